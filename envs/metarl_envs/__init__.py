@@ -1,0 +1,41 @@
+"""Control task families and their Gymnasium environments; importing this package registers the environments.
+
+``gymnasium.make("metarl/PointNavigation-v0", goal=(0.1, 0.2))`` makes one environment of one task,
+``gymnasium.make_vec("metarl/PointNavigation-v0", num_envs=8)`` a batch whose lanes take their tasks by
+``reset(options={"goal": ...})``, one row per lane.
+"""
+
+from gymnasium.envs.registration import register
+
+register(
+    "metarl/PointNavigation-v0",
+    "metarl_envs.navigation:make_env",
+    vector_entry_point="metarl_envs.navigation:make_vector_env",
+    max_episode_steps=100,
+)
+register(
+    "metarl/Bandit-v0",
+    "metarl_envs.bandit:make_env",
+    vector_entry_point="metarl_envs.bandit:make_vector_env",
+    max_episode_steps=100,
+)
+register(
+    "metarl/TabularMDP-v0",
+    "metarl_envs.tabular:make_env",
+    vector_entry_point="metarl_envs.tabular:make_vector_env",
+    max_episode_steps=10,
+)
+for robot_family in (
+    "half_cheetah:HalfCheetahDirection",
+    "half_cheetah:HalfCheetahVelocity",
+    "ant:AntDirection",
+    "ant:AntGoal",
+    "ant:AntVelocity",
+):
+    register(
+        f"metarl/{robot_family.partition(':')[2]}-v0",
+        "metarl_envs.robot_tasks:make_env",
+        vector_entry_point="metarl_envs.robot_tasks:make_vector_env",
+        max_episode_steps=200,
+        kwargs={"family": f"metarl_envs.{robot_family}"},
+    )

@@ -1,0 +1,59 @@
+"""Robots that differ in their dynamics: factors on masses, friction and damping, 1 being the robot as designed."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+SCALED_FIELDS = {
+    "mass": ("body_mass", "body_inertia"),
+    "friction": ("geom_friction",),
+    "damping": ("dof_damping",),
+}
+"""The fields of MuJoCo's model that each factor multiplies."""
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How the dynamics differ between tasks: the range of each factor, drawn uniformly; (1, 1) leaves it alone."""
+
+    mass: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor on the masses and inertias of all bodies."""
+    friction: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor on the friction coefficients of all geoms, the floor among them."""
+    damping: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor on the damping of all joints."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in asdict(self).items():
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name} must be a range 0 < low <= high of factors, not ({low}, {high})")
+
+    @property
+    def varied(self) -> dict[str, tuple[float, float]]:
+        """The ranges that are not (1, 1): each is a task parameter and part of the descriptor."""
+        return {name: bounds for name, bounds in asdict(self).items() if tuple(bounds) != (1.0, 1.0)}
+
+
+def scaled_fields(model: Any, factors: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
+    """Yield the model's scaled fields by name, ``[*lanes, *shape]`` for factors ``[*lanes]``."""
+    for factor, fields in SCALED_FIELDS.items():
+        for field in fields:
+            nominal = getattr(model, field)
+            yield field, nominal * np.asarray(factors[factor]).reshape(*np.shape(factors[factor]), *[1] * nominal.ndim)
+
+
+def set_scaled_fields(model: Any, data: Any, nominal: Any, factors: Mapping[str, Array]) -> None:
+    """Give one model the fields of ``nominal`` times scalar factors, and the constants that follow from them.
+
+    ``data`` is scratch space: its state must be reset afterwards.
+    """
+    for field, values in scaled_fields(nominal, factors):
+        getattr(model, field)[...] = values
+    mujoco.mj_setConst(model, data)

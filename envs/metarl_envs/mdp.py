@@ -1,0 +1,203 @@
+"""Gymnasium environments, single and batched, from a Markov decision process written as pure torch functions.
+
+The functions read the last axes only, so that a single environment (no leading axis) and a batch of lanes share every
+line of the dynamics: on the CPU the two agree bit for bit.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Generator, Tensor
+
+Parameters = Mapping[str, Tensor]
+Draw = Callable[[Tensor, Parameters], np.ndarray[Any, Any]]
+"""``(states visited [time, ...], parameters) -> frame [height, width, 3]``, uint8."""
+
+_CPU = torch.device("cpu")
+
+
+class MDP(NamedTuple):
+    """Dynamics of one family; ``...`` are leading axes, none or the lanes."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    parameter_space: spaces.Dict
+    start: Tensor
+    """The state that every episode starts in."""
+    step: Callable[[Parameters, Tensor, Tensor, Generator], tuple[Tensor, Tensor, Tensor]]
+    """``(parameters, state, action, generator) -> (state, reward [...], terminated [...])``."""
+    observe: Callable[[Tensor], Tensor]
+    """``state -> observation``."""
+    check: Callable[[Parameters], None] = lambda parameters: None
+    """Raises ValueError for parameters that describe no task; shapes and finiteness are checked already."""
+
+
+def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box:
+    """Return a Box of torch's default dtype."""
+    return spaces.Box(low, high, shape, dtype=torch.empty(0).numpy().dtype.type)
+
+
+class MDPEnv(gymnasium.Env[Any, Any]):
+    """One lane of an MDP. ``reset(options={...})`` sets task parameters by name, in force until set again."""
+
+    def __init__(
+        self, mdp: MDP, parameters: Mapping[str, Any], draw: Draw | None = None, render_mode: str | None = None
+    ):
+        modes = ["rgb_array"] if draw else []
+        if render_mode not in (None, *modes):
+            raise ValueError(f"unknown render mode {render_mode!r}: expected one of {[None, *modes]}")
+        self.metadata = {"render_modes": modes, "render_fps": 20}
+        self.observation_space, self.action_space = mdp.observation_space, mdp.action_space
+        self.parameter_space, self.render_mode = mdp.parameter_space, render_mode
+        self._mdp, self._draw, self._generator = mdp, draw, Generator()
+        self._parameters = _checked(mdp, parameters, ())
+        self._state, self._path = mdp.start, [mdp.start]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode. Raises ValueError for options that are no task parameters, or of the wrong shape."""
+        super().reset(seed=seed)
+        self._generator.manual_seed(int(self.np_random.integers(2**63)))
+        self._parameters = {**self._parameters, **_checked(self._mdp, options or {}, ())}
+        self._state, self._path = self._mdp.start, [self._mdp.start]
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act; the time limit is Gymnasium's."""
+        actions = _tensor(action, _action_dtype(self.action_space))
+        self._state, reward, terminated = self._mdp.step(self._parameters, self._state, actions, self._generator)
+        if self.render_mode is not None:
+            self._path.append(self._state)
+        return self._observation(), float(reward), bool(terminated), False, {}
+
+    def render(self) -> Any:
+        """Return the episode so far as an image, ``[height, width, 3]`` uint8; None without a render mode."""
+        if self._draw is None or self.render_mode is None:
+            return None
+        return self._draw(torch.stack(self._path), self._parameters)
+
+    def _observation(self) -> np.ndarray[Any, Any]:
+        return self._mdp.observe(self._state).numpy().copy()
+
+
+class MDPVectorEnv(VectorEnv[Any, Any, Any]):
+    """Lanes of an MDP on one device, without automatic resets: a finished lane idles until it is reset.
+
+    Args:
+        mdp: The dynamics.
+        parameters: One task, in force in every lane until ``reset`` is given others.
+        num_envs: Number of lanes.
+        horizon: Steps after which a lane is truncated; None for never.
+        device: Where the lanes live, arrays then being torch tensors; None for NumPy arrays in and out.
+
+    Raises:
+        ValueError: no lanes, no steps, or parameters of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        mdp: MDP,
+        parameters: Mapping[str, Any],
+        num_envs: int,
+        horizon: int | None = None,
+        device: torch.device | str | None = None,
+    ):
+        if num_envs < 1 or (horizon is not None and horizon < 1):
+            raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.num_envs, self.horizon = num_envs, horizon
+        self.device = None if device is None else torch.device(device)
+        self._on = torch.device(device or "cpu")
+        self.single_observation_space, self.single_action_space = mdp.observation_space, mdp.action_space
+        self.observation_space = batch_space(mdp.observation_space, num_envs)
+        self.action_space = batch_space(mdp.action_space, num_envs)
+        self.parameter_space = mdp.parameter_space
+        self._mdp, self._generator = mdp, Generator(self._on)
+        self._generator.seed()
+        self._parameters = {name: self._lanes(value) for name, value in _checked(mdp, parameters, ()).items()}
+        self._state = self._lanes(mdp.start)
+        self._elapsed = self._lanes(torch.tensor(0))
+        self._terminated = self._truncated = self._lanes(torch.tensor(False))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Restart the lanes of ``options["reset_mask"]`` (all without it); the others go on undisturbed.
+
+        The other options are task parameters, one row per lane, of which the restarted lanes take theirs.
+        Raises ValueError for unknown options and wrong shapes.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        given = dict(options or {})
+        restarted = self._mask(given.pop("reset_mask", True))
+        for name, value in _checked(self._mdp, given, (self.num_envs,), self._on).items():
+            self._parameters[name] = _where(restarted, value, self._parameters[name])
+        self._state = _where(restarted, self._mdp.start.to(self._on), self._state)
+        self._elapsed = torch.where(restarted, 0, self._elapsed)
+        self._terminated, self._truncated = self._terminated & ~restarted, self._truncated & ~restarted
+        return self._array(self._mdp.observe(self._state)), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Act in every lane that has not finished. Raises ValueError for actions of the wrong shape."""
+        running = ~(self._terminated | self._truncated)
+        tensor = _tensor(actions, _action_dtype(self.single_action_space), self._on)
+        if tensor.shape != self.action_space.shape:
+            raise ValueError(f"actions have shape {tuple(tensor.shape)} where {self.action_space.shape} was expected")
+        state, rewards, ended = self._mdp.step(self._parameters, self._state, tensor, self._generator)
+        self._state = _where(running, state, self._state)
+        self._elapsed = self._elapsed + running
+        self._terminated = self._terminated | (running & ended)
+        if self.horizon is not None:
+            self._truncated = self._truncated | (running & (self._elapsed >= self.horizon))
+        told = (self._mdp.observe(self._state), torch.where(running, rewards, 0.0), self._terminated, self._truncated)
+        observations, rewards, terminations, truncations = map(self._array, told)
+        return observations, rewards, terminations, truncations, {}
+
+    def _lanes(self, value: Tensor) -> Tensor:
+        return value.to(self._on).expand(self.num_envs, *value.shape).clone()
+
+    def _mask(self, mask: Any) -> Tensor:
+        tensor = _tensor(mask, torch.bool, self._on)
+        if tensor.shape not in ((), (self.num_envs,)):
+            raise ValueError(f"reset_mask has shape {tuple(tensor.shape)} where {(self.num_envs,)} was expected")
+        return tensor.expand(self.num_envs)
+
+    def _array(self, value: Tensor) -> Any:
+        # A copy: the next step still reads what is told here, and its receiver may write to it.
+        return value.numpy().copy() if self.device is None else value.clone()
+
+
+def _where(lanes: Tensor, chosen: Tensor, otherwise: Tensor) -> Tensor:
+    return torch.where(lanes.reshape(-1, *[1] * (otherwise.ndim - 1)), chosen, otherwise)
+
+
+def _action_dtype(space: spaces.Space[Any]) -> torch.dtype:
+    return torch.int64 if isinstance(space, spaces.Discrete) else torch.get_default_dtype()
+
+
+def _tensor(value: Any, dtype: torch.dtype, device: torch.device = _CPU) -> Tensor:
+    # NumPy's arrays are copied, because torch warns of those that cannot be written to.
+    return torch.as_tensor(value if isinstance(value, Tensor) else np.array(value), dtype=dtype, device=device)
+
+
+def _checked(
+    mdp: MDP, given: Mapping[str, Any], lanes: tuple[int, ...], device: torch.device = _CPU
+) -> dict[str, Tensor]:
+    """Return task parameters as copies on the device. Raises ValueError for names, shapes and values of no task."""
+    known = [*mdp.parameter_space.spaces, *(["reset_mask"] if lanes else [])]
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"unknown options {unknown}: expected some of {known}")
+    checked = {name: _tensor(value, torch.get_default_dtype(), device).clone() for name, value in given.items()}
+    for name, tensor in checked.items():
+        expected = (*lanes, *(mdp.parameter_space[name].shape or ()))
+        if tensor.shape != expected:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} where {expected} was expected")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    mdp.check(checked)
+    return checked

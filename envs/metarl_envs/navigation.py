@@ -1,0 +1,147 @@
+"""2-D point navigation to a goal that the point cannot see (MAML, https://arxiv.org/abs/1703.03400, sec. 5.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+from metarl.control import ControlTasks, Sampling
+from metarl.types import Spec, Split
+from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
+
+Array = np.ndarray[Any, Any]
+
+LARGEST_MOVE = 0.1
+"""Metres per step and axis."""
+GOAL_RADIUS = 0.01
+"""The episode terminates when the point is nearer than this to the goal on both axes, in metres."""
+DEFAULT_GOAL = (0.3, 0.4)
+WORLD = 1000.0
+"""Bound of the observation space, in metres: Gymnasium's checker wants one; no wall stands there."""
+VIEW = 0.6
+"""Pictures show [-0.6, 0.6] metres on both axes."""
+
+
+def move(position: Tensor, action: Tensor, action_unit: float) -> Tensor:
+    """Return the next position ``[..., 2]`` in metres; each axis moves by at most 0.1 m."""
+    return position + (action * action_unit).clamp(-LARGEST_MOVE, LARGEST_MOVE)
+
+
+def distance(position: Tensor, goal: Tensor) -> Tensor:
+    """Return the Euclidean distance ``[...]`` in metres."""
+    # Written out: torch's norms add in an order that may differ between a batch and one of its lanes.
+    x, y = (position - goal).unbind(-1)
+    return (x * x + y * y).sqrt()
+
+
+def arrived(position: Tensor, goal: Tensor) -> Tensor:
+    """Return whether the point is nearer than 0.01 m to the goal on both axes, ``[...]``."""
+    x, y = (position - goal).abs().unbind(-1)
+    return (x < GOAL_RADIUS) & (y < GOAL_RADIUS)
+
+
+def make_env(
+    goal: Sequence[float] = DEFAULT_GOAL, action_unit: float = LARGEST_MOVE, render_mode: str | None = None
+) -> MDPEnv:
+    """Return one environment: starts at the origin, observes its position [2] (m), is paid minus the distance (m).
+
+    Args:
+        goal: ``[2]``, in metres.
+        action_unit: Metres moved per unit of action.
+        render_mode: ``"rgb_array"`` or None.
+    """
+    return MDPEnv(navigation(action_unit), {"goal": goal}, draw, render_mode)
+
+
+def make_vector_env(
+    num_envs: int,
+    horizon: int | None = None,
+    device: torch.device | str | None = None,
+    goal: Sequence[float] = DEFAULT_GOAL,
+    action_unit: float = LARGEST_MOVE,
+    max_episode_steps: int | None = None,
+) -> MDPVectorEnv:
+    """Return lanes of the same environment; ``max_episode_steps`` is Gymnasium's name for the horizon."""
+    horizon = max_episode_steps if horizon is None else horizon
+    return MDPVectorEnv(navigation(action_unit), {"goal": goal}, num_envs, horizon, device)
+
+
+def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MDP:
+    """Return the dynamics, with goals in [-goal_range, goal_range]^2 m. Raises ValueError where either is not > 0."""
+    if not (action_unit > 0 and goal_range > 0):
+        raise ValueError(f"action_unit and goal_range are metres above 0, not {action_unit} and {goal_range}")
+
+    def step(parameters: Parameters, state: Tensor, action: Tensor, _: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        position = move(state, action, action_unit)
+        return position, -distance(position, parameters["goal"]), arrived(position, parameters["goal"])
+
+    reach = LARGEST_MOVE / action_unit
+    observation_space, action_space = box(-WORLD, WORLD, (2,)), box(-reach, reach, (2,))
+    parameter_space = spaces.Dict({"goal": box(-goal_range, goal_range, (2,))})
+    return MDP(observation_space, action_space, parameter_space, torch.zeros(2), step, lambda position: position)
+
+
+@dataclass(frozen=True)
+class PointNavigation:
+    """2-D navigation to a goal uniform in [-0.5, 0.5]^2 m from the origin; reward minus the distance to it.
+
+    Task parameter and descriptor: ``goal`` ``[task, 2]``, in metres.
+    """
+
+    action_unit: float = LARGEST_MOVE
+    """Metres per unit of the policy's action, clipped to 0.1 m per axis: 0.1 as the paper's code, 1 for raw metres."""
+    goal_range: float = 0.5
+    """Goals are uniform in [-goal_range, goal_range] on each axis, in metres."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=20, horizon=100))
+    """How episodes are sampled."""
+
+    def __post_init__(self) -> None:
+        navigation(self.action_unit, self.goal_range)
+
+    @property
+    def spec(self) -> Spec:
+        """Position in, displacement out; described by the goal."""
+        return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2)
+
+    @property
+    def parameter_space(self) -> spaces.Dict:
+        """Where goals come from."""
+        return navigation(self.action_unit, self.goal_range).parameter_space
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
+        """Sample goals; the splits share one distribution. Raises ValueError for fewer than one task."""
+        if num_tasks < 1:
+            raise ValueError(f"at least one task is needed, not {num_tasks}")
+        goals = (2 * torch.rand(num_tasks, 2, generator=generator) - 1) * self.goal_range
+        return ControlTasks(self.spec, {"goal": goals}, goals, self.environment, self.sampling)
+
+    def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
+        """Return the lanes that episodes are sampled from."""
+        return make_vector_env(num_envs, self.sampling.horizon, device, action_unit=self.action_unit)
+
+
+def draw(positions: Tensor, parameters: Parameters, pixels: int = 400) -> Array:
+    """Return ``[pixels, pixels, 3]`` uint8: the path grey, the start black, the goal green, the point red."""
+    frame = np.full((pixels, pixels, 3), 255, dtype=np.uint8)
+    visited = positions.double().numpy()
+    between = np.linspace(0, 1, 40)[:, None, None]
+    path = (visited[:-1] * (1 - between) + visited[1:] * between).reshape(-1, 2)
+    columns, rows = (np.floor((path * (1, -1) + VIEW) / (2 * VIEW) * pixels).astype(int)).T
+    seen = (np.minimum(columns, rows) >= 0) & (np.maximum(columns, rows) < pixels)
+    frame[rows[seen], columns[seen]] = (160, 160, 160)
+    _disc(frame, visited[0], radius=0.01, colour=(0, 0, 0))
+    _disc(frame, parameters["goal"].numpy(), radius=0.02, colour=(0, 150, 60))
+    _disc(frame, visited[-1], radius=0.012, colour=(200, 30, 30))
+    return frame
+
+
+def _disc(frame: Array, centre: Array, radius: float, colour: tuple[int, int, int]) -> None:
+    """Paint a disc given in metres; y points up. What lies outside the frame is left out."""
+    pixels = len(frame)
+    centres = ((np.arange(pixels) + 0.5) / pixels * 2 - 1) * VIEW
+    inside = (centres - centre[0])[None, :] ** 2 + (-centres - centre[1])[:, None] ** 2 <= radius**2
+    frame[inside] = colour

@@ -1,0 +1,109 @@
+"""What the families of MuJoCo tasks share: drawing task parameters, describing them, building environments."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+from torch import Generator, Tensor
+
+from metarl.control import ControlTasks, Sampling
+from metarl.types import Spec
+from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
+from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
+from metarl_envs.robots import RobotFamily, action_space, box, observation_size
+
+
+class SampledFamily(RobotFamily, Protocol):
+    """A robot family that says how it is sampled."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How episodes are sampled."""
+
+    @property
+    def spec(self) -> Spec:
+        """What it asks of a policy."""
+
+    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
+        """Return the lanes that episodes are sampled from."""
+
+
+def robot_spec(family: RobotFamily) -> Spec:
+    """Return what the family asks of a policy; its task parameters, side by side, are the descriptor."""
+    return Spec(
+        input_shape=(observation_size(family.robot),),
+        output_size=action_space(family.robot).shape[0],
+        kind="continuous",
+        descriptor_size=spaces.flatdim(family.parameter_space),
+    )
+
+
+def parameters_in(task: Mapping[str, spaces.Box], dynamics: Dynamics) -> spaces.Dict:
+    """Return the space of the task parameters and of the factors on the dynamics that vary."""
+    varied = {name: box(*bounds) for name, bounds in dynamics.varied.items()}
+    return spaces.Dict([*task.items(), *varied.items()])  # a list keeps its order, where a mapping is sorted
+
+
+def uniform(bounds: tuple[float, float], generator: Generator, num_tasks: int, *shape: int) -> Tensor:
+    """Draw from ``[low, high)``: ``[task, *shape]``. Raises ValueError for fewer than one task."""
+    if num_tasks < 1:
+        raise ValueError(f"at least one task is needed, not {num_tasks}")
+    low, high = bounds
+    return low + (high - low) * torch.rand(num_tasks, *shape, generator=generator)
+
+
+def control_tasks(family: SampledFamily, drawn: Mapping[str, Tensor], generator: Generator) -> ControlTasks:
+    """Return tasks with these parameters ``[task, ...]``, and with dynamics drawn now where they vary."""
+    num_tasks = len(next(iter(drawn.values())))
+    varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in family.dynamics.varied.items()}
+    parameters = {**drawn, **varied}
+    descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in family.parameter_space], dim=1)
+    return ControlTasks(family.spec, parameters, descriptors, family.environment, family.sampling)
+
+
+def signs(generator: Generator, num_tasks: int) -> Tensor:
+    """Draw 1 or -1 with equal chances, ``[task]``. Raises ValueError for fewer than one task."""
+    return torch.where(uniform((-1.0, 1.0), generator, num_tasks) < 0, -1.0, 1.0)
+
+
+def make_env(family: str, render_mode: str | None = None, **options: Any) -> RobotEnv:
+    """Return one environment of a family: what ``gymnasium.make`` calls.
+
+    Args:
+        family: ``module:class``.
+        render_mode: As of Gymnasium's MuJoCo environments.
+        options: Task parameters and factors on the dynamics; fields of the family, of its robot and of its simulation
+            (flat, where families are nested); ``width``, ``height``, ``camera_name``, ... of the rendering.
+    """
+    made, parameters, rendering = _configured(family, options)
+    return RobotEnv(made, parameters, render_mode, **rendering)
+
+
+def make_vector_env(
+    num_envs: int, family: str, horizon: int | None = None, max_episode_steps: int | None = None, **options: Any
+) -> RobotVectorEnv:
+    """Return lanes of a family: what ``gymnasium.make_vec`` calls, with the options of ``make_env`` save rendering.
+
+    ``max_episode_steps`` is Gymnasium's name for the horizon. Raises ValueError for unknown options.
+    """
+    made, parameters, unknown = _configured(family, options)
+    if unknown:
+        raise ValueError(f"unknown options {sorted(unknown)} of {family}")
+    return RobotVectorEnv(made, num_envs, max_episode_steps if horizon is None else horizon, parameters)
+
+
+def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:
+    """Return the family, the task parameters and factors, and the options that are neither."""
+    left, default = dict(options), load_env_creator(family)()
+    parts = {name: _replaced(getattr(default, name), left) for name in ("robot", "simulation")}
+    made = replace(_replaced(default, left), **parts)
+    parameters = {name: left.pop(name) for name in (*made.parameter_space, *SCALED_FIELDS) if name in left}
+    return made, parameters, left
+
+
+def _replaced(part: Any, options: dict[str, Any]) -> Any:
+    """Return the dataclass with those options that are its fields, which are taken out of the options."""
+    return replace(part, **{field.name: options.pop(field.name) for field in fields(part) if field.name in options})

@@ -1,0 +1,171 @@
+"""What MuJoCo robots with tasks are made of: data, and pure NumPy functions that read the last axes only.
+
+Single environments (no leading axis) and lanes share every line of them.
+"""
+
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import mujoco
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics
+from metarl_envs.simulator import Physics, Simulation, load_model
+
+Parameters = Mapping[str, Array]
+"""Task parameters, and the factors on the dynamics, by name: ``[..., *shape]`` in float64."""
+
+
+class Motion(NamedTuple):
+    """What a control step did, as rewards see it."""
+
+    position: Array  # [..., axis] of the robot after the step, metres
+    velocity: Array  # [..., axis] mean over the step, metres per second
+    action: Array  # [..., actuator] as the simulator took it: scaled and clipped
+
+    @property
+    def effort(self) -> Array:
+        """The squared length of the action, ``[...]``."""
+        squares: Array = np.square(self.action).sum(axis=-1)
+        return squares
+
+
+class Robot(Hashable, Protocol):
+    """A frozen dataclass: a robot, what it observes, and when it has fallen."""
+
+    @property
+    def model_file(self) -> str:
+        """One of Gymnasium's MuJoCo models."""
+
+    @property
+    def substeps(self) -> int:
+        """Simulation steps in one control step."""
+
+    @property
+    def action_scale(self) -> float:
+        """The policy's action that means one unit of the simulator's."""
+
+    @property
+    def reset_noise(self) -> float:
+        """Half-width of the uniform noise on starting positions, standard deviation of that on velocities."""
+
+    @property
+    def contact_forces(self) -> bool:
+        """Whether ``observe`` reads contact forces."""
+
+    def position(self, physics: Physics) -> Array:
+        """Return where the robot is, ``[..., axis]`` in metres: along x, or along x and y."""
+
+    def observe(self, physics: Physics) -> Array:
+        """Return the observations, ``[..., size]``, as a new array."""
+
+    def healthy(self, physics: Physics) -> Array:
+        """Return which robots may go on, ``[...]``."""
+
+
+class RobotFamily(Protocol):
+    """What the environments need of a task family."""
+
+    @property
+    def robot(self) -> Robot:
+        """The robot."""
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """How its dynamics differ between tasks."""
+
+    @property
+    def simulation(self) -> Simulation:
+        """How lanes are simulated."""
+
+    @property
+    def parameter_space(self) -> spaces.Dict:
+        """The task parameters, and the factors on the dynamics that vary."""
+
+    @property
+    def default_task(self) -> dict[str, Any]:
+        """The task of environments that are given none."""
+
+    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+        """Return the reward of a control step, ``[...]``."""
+
+
+def observation_space(robot: Robot) -> spaces.Box:
+    """Return the unbounded space of the robot's observations, in float64."""
+    return box(-np.inf, np.inf, observation_size(robot))
+
+
+def box(low: float, high: float, *shape: int) -> spaces.Box:
+    """Return a Box in float64."""
+    return spaces.Box(low, high, shape, dtype=np.float64)
+
+
+@lru_cache
+def observation_size(robot: Robot) -> int:
+    """Return how many numbers the robot observes."""
+    return len(robot.observe(mujoco.MjData(load_model(robot.model_file))))
+
+
+def action_space(robot: Robot) -> spaces.Box:
+    """Return the actions that are not clipped: the actuators' range times the action scale."""
+    low, high = (load_model(robot.model_file).actuator_ctrlrange.T * robot.action_scale).astype(np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def starting_state(robot: Robot, model: Any, rng: np.random.Generator, lanes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Draw starting positions ``[*lanes, nq]`` and velocities ``[*lanes, nv]`` as Gymnasium's robots do."""
+    noise = robot.reset_noise
+    qpos = model.qpos0 + rng.uniform(-noise, noise, size=(*lanes, model.nq))
+    return qpos, noise * rng.standard_normal((*lanes, model.nv))
+
+
+def to_control(actions: Any, robot: Robot, model: Any, lanes: tuple[int, ...]) -> Array:
+    """Return the actuators' inputs in float64. Raises ValueError for a wrong shape or numbers that are not finite."""
+    values = np.asarray(actions, dtype=np.float64)
+    if values.shape != (*lanes, model.nu):
+        raise ValueError(f"actions have shape {values.shape} where {(*lanes, model.nu)} was expected")
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=-1))
+        raise ValueError(f"the action of lane {bad[0]} is not finite: {np.atleast_2d(values)[bad[0]]}")
+    low, high = model.actuator_ctrlrange.T
+    return np.clip(values / robot.action_scale, low, high)
+
+
+def initial_parameters(family: RobotFamily, given: Mapping[str, Any] | None) -> dict[str, Array]:
+    """Return one task's parameters and factors on the dynamics. Raises ValueError as ``check_parameters``."""
+    nominal = dict.fromkeys(SCALED_FIELDS, 1.0)
+    return check_parameters(family, {**nominal, **family.default_task, **(given or {})}, ())
+
+
+def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple[int, ...]) -> dict[str, Array]:
+    """Return task parameters and factors as float64 copies. Raises ValueError for what describes no task."""
+    shapes = dict.fromkeys(SCALED_FIELDS, ()) | {name: space.shape for name, space in family.parameter_space.items()}
+    if unknown := sorted(set(given) - set(shapes)):
+        raise ValueError(f"unknown options {unknown}: expected some of {[*shapes, *(['reset_mask'] if lanes else [])]}")
+    checked: dict[str, Array] = {}
+    for name, value in given.items():
+        array = np.array(value.cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+        expected = (*lanes, *(shapes[name] or ()))
+        if array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape} where {expected} was expected")
+        if not np.isfinite(array).all() or (name in SCALED_FIELDS and not (array > 0).all()):
+            raise ValueError(f"{name} must hold {'factors above 0' if name in SCALED_FIELDS else 'finite numbers'}")
+        checked[name] = array
+    return checked
+
+
+def check_robot(robot: Robot) -> None:
+    """Raise ValueError for an action scale or a reset noise that make no sense."""
+    if not 0 < robot.action_scale < np.inf:
+        raise ValueError(f"action_scale must be above 0, not {robot.action_scale}")
+    if not 0 <= robot.reset_noise < np.inf:
+        raise ValueError(f"reset_noise must be 0 or more, not {robot.reset_noise}")
+
+
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raise ValueError unless ``bounds`` are finite and in order."""
+    if not -np.inf < bounds[0] <= bounds[1] < np.inf:
+        raise ValueError(f"{name} must be finite, low <= high, not {bounds}")

@@ -1,0 +1,176 @@
+"""Random tabular Markov decision processes, as in RL^2 (https://arxiv.org/abs/1611.02779, sec. 3.2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+from metarl.control import ControlTasks, Sampling
+from metarl.types import Spec, Split
+from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
+
+
+def transition(transitions: Tensor, state: Tensor, action: Tensor, uniform: Tensor) -> Tensor:
+    """Return the next state ``[...]``: where the uniform number falls among the cumulative probabilities.
+
+    Args:
+        transitions: ``[..., state, action, next state]``.
+        state: ``[...]``.
+        action: ``[...]``.
+        uniform: ``[...]`` in [0, 1).
+    """
+    cumulative = _row(transitions, state, action).cumsum(-1)
+    # The last sum is left out: rounding may put it below 1, and no number may fall beyond the last state.
+    return (cumulative[..., :-1] <= uniform.unsqueeze(-1)).sum(-1)
+
+
+def reward(reward_means: Tensor, state: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    """Return the reward ``[...]``: the mean of the state and action, plus standard normal noise ``[...]``."""
+    return _row(reward_means.unsqueeze(-1), state, action).squeeze(-1) + noise
+
+
+def _row(table: Tensor, state: Tensor, action: Tensor) -> Tensor:
+    """Return ``table[..., state, action, :]``."""
+    # Not take_along_dim: it wraps actions that do not exist, where gather raises.
+    rows = table.gather(-3, state[..., None, None, None].expand(*state.shape, 1, *table.shape[-2:])).squeeze(-3)
+    return rows.gather(-2, action[..., None, None].expand(*action.shape, 1, table.shape[-1])).squeeze(-2)
+
+
+def optimal_returns(transitions: Tensor, reward_means: Tensor, horizon: int) -> Tensor:
+    """Return the largest expected sum of rewards from state 0 in ``horizon`` steps, ``[task]``.
+
+    Args:
+        transitions: ``[task, state, action, next state]``.
+        reward_means: ``[task, state, action]``.
+        horizon: Steps in an episode.
+    """
+    return _returns(transitions, reward_means, horizon, lambda values: values.amax(-1))
+
+
+def uniform_returns(transitions: Tensor, reward_means: Tensor, horizon: int) -> Tensor:
+    """Return the same for actions chosen at random."""
+    return _returns(transitions, reward_means, horizon, lambda values: values.mean(-1))
+
+
+def _returns(transitions: Tensor, reward_means: Tensor, horizon: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    """Go backwards from the horizon: Bellman's equation under a way to choose among action values."""
+    values = torch.zeros_like(reward_means[..., 0])
+    for _ in range(horizon):
+        values = choose(reward_means + torch.einsum("...san,...n->...sa", transitions, values))
+    return values[..., 0]
+
+
+def sample_parameters(num_tasks: int, states: int, actions: int, generator: Generator) -> dict[str, Tensor]:
+    """Sample transitions from Dirichlet(1) and reward means from Normal(1, 1); shapes as in ``TabularMDP``."""
+    # Exponential numbers divided by their sum are Dirichlet(1).
+    weights = torch.empty(num_tasks, states, actions, states).exponential_(generator=generator)
+    reward_means = 1 + torch.randn(num_tasks, states, actions, generator=generator)
+    return {"transitions": weights / weights.sum(-1, keepdim=True), "reward_means": reward_means}
+
+
+def make_env(transitions: Any = None, reward_means: Any = None) -> MDPEnv:
+    """Return one random MDP, observing the state one-hot.
+
+    Args:
+        transitions: ``[state, action, next state]``; None for a task of 10 states and 5 actions sampled with seed 0.
+        reward_means: ``[state, action]``; None for that task's.
+    """
+    parameters = _parameters(transitions, reward_means)
+    return MDPEnv(tabular(*parameters["transitions"].shape[:2]), parameters)
+
+
+def make_vector_env(
+    num_envs: int,
+    horizon: int | None = None,
+    device: torch.device | str | None = None,
+    transitions: Any = None,
+    reward_means: Any = None,
+    max_episode_steps: int | None = None,
+) -> MDPVectorEnv:
+    """Return lanes of the same environment; ``max_episode_steps`` is Gymnasium's name for the horizon."""
+    horizon = max_episode_steps if horizon is None else horizon
+    parameters = _parameters(transitions, reward_means)
+    return MDPVectorEnv(tabular(*parameters["transitions"].shape[:2]), parameters, num_envs, horizon, device)
+
+
+def _parameters(transitions: Any, reward_means: Any) -> dict[str, Tensor]:
+    sampled = sample_parameters(1, 10, 5, Generator().manual_seed(0))
+    given = {"transitions": transitions, "reward_means": reward_means}
+    return {name: sampled[name][0] if value is None else torch.as_tensor(value) for name, value in given.items()}
+
+
+def tabular(states: int, actions: int) -> MDP:
+    """Return the dynamics of MDPs with so many states and actions. Raises ValueError for fewer than two of either."""
+    if states < 2 or actions < 2:
+        raise ValueError(f"a tabular MDP needs at least two states and two actions, not {states} and {actions}")
+
+    def observe(state: Tensor) -> Tensor:
+        hot = state.unsqueeze(-1) == torch.arange(states, device=state.device)
+        return hot.to(torch.get_default_dtype())
+
+    means = box(-torch.inf, torch.inf, (states, actions))
+    parameters = spaces.Dict(transitions=box(0, 1, (states, actions, states)), reward_means=means)
+    start = torch.tensor(0)
+    return MDP(box(0, 1, (states,)), spaces.Discrete(actions), parameters, start, _step, observe, _check)
+
+
+def _step(parameters: Parameters, state: Tensor, action: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    uniform = torch.rand(state.shape, generator=generator, device=state.device)
+    noise = torch.randn(state.shape, generator=generator, device=state.device)
+    following = transition(parameters["transitions"], state, action, uniform)
+    never = torch.zeros_like(state, dtype=torch.bool)
+    return following, reward(parameters["reward_means"], state, action, noise), never
+
+
+def _check(parameters: Parameters) -> None:
+    if "transitions" in parameters:
+        transitions = parameters["transitions"]
+        if (transitions < 0).any() or ((transitions.sum(-1) - 1).abs() > 1e-4).any():
+            raise ValueError("transitions are probabilities: at least 0, and summing to 1 over next states")
+
+
+@dataclass(frozen=True)
+class TabularMDP:
+    """Random MDPs: transitions Dirichlet(1), reward means Normal(1, 1), rewards Normal(mean, 1); starts in state 0.
+
+    Task parameters: ``transitions`` ``[task, state, action, next state]``, ``reward_means`` ``[task, state, action]``.
+    The descriptor is the whole description: the reward means, then the transitions, flattened.
+    """
+
+    states: int = 10
+    """Number of states."""
+    actions: int = 5
+    """Number of actions."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=20, horizon=10))
+    """How episodes are sampled; the horizon is the MDP's own."""
+
+    def __post_init__(self) -> None:
+        tabular(self.states, self.actions)
+
+    @property
+    def spec(self) -> Spec:
+        """A state, one-hot, in; an action out; described by 550 numbers at the default size."""
+        numbers = self.states * self.actions * (1 + self.states)
+        return Spec(input_shape=(self.states,), output_size=self.actions, kind="discrete", descriptor_size=numbers)
+
+    @property
+    def parameter_space(self) -> spaces.Dict:
+        """Shapes and bounds; the rows of ``transitions`` sum to 1 besides."""
+        return tabular(self.states, self.actions).parameter_space
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
+        """Sample MDPs; the splits share one distribution. Raises ValueError for fewer than one task."""
+        if num_tasks < 1:
+            raise ValueError(f"at least one task is needed, not {num_tasks}")
+        parameters = sample_parameters(num_tasks, self.states, self.actions, generator)
+        descriptors = torch.cat([parameters["reward_means"].flatten(1), parameters["transitions"].flatten(1)], dim=1)
+        return ControlTasks(self.spec, parameters, descriptors, self.environment, self.sampling)
+
+    def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
+        """Return the lanes that episodes are sampled from."""
+        transitions = torch.full((self.states, self.actions, self.states), 1 / self.states)
+        uniform = {"transitions": transitions, "reward_means": torch.zeros(self.states, self.actions)}
+        return MDPVectorEnv(tabular(self.states, self.actions), uniform, num_envs, self.sampling.horizon, device)

@@ -1,0 +1,61 @@
+"""Meta-reinforcement learning on parametrised Gymnasium tasks, in PyTorch, batched over tasks.
+
+The public names below are imported when first used, so that ``import metarl`` is instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metarl.control import ControlTasks, Sampling
+    from metarl.evaluation import evaluate
+    from metarl.families import GymnasiumFamily
+    from metarl.plugins import load
+    from metarl.training import train
+    from metarl.types import Examples, Learner, Params, Rollout, Spec
+
+    __version__: str
+
+__all__ = [
+    "ControlTasks",
+    "Examples",
+    "GymnasiumFamily",
+    "Learner",
+    "Params",
+    "Rollout",
+    "Sampling",
+    "Spec",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+_HOMES = {
+    "ControlTasks": "metarl.control",
+    "Examples": "metarl.types",
+    "GymnasiumFamily": "metarl.families",
+    "Learner": "metarl.types",
+    "Params": "metarl.types",
+    "Rollout": "metarl.types",
+    "Sampling": "metarl.control",
+    "Spec": "metarl.types",
+    "evaluate": "metarl.evaluation",
+    "load": "metarl.plugins",
+    "train": "metarl.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("metarl")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'metarl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

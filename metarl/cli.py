@@ -1,0 +1,105 @@
+"""The commands. The standard library only, until a command needs more: ``metarl list`` answers at once."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from metarl import plugins
+
+USAGE = """usage: metarl COMMAND ...
+
+  list [tasks|algorithms]              what is installed, and which package offers it
+  train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
+  resume RUN [options]                 go on exactly where a run stopped
+  evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
+  plot RUN [RUN ...]                   learning curves, adaptation curves, family pictures
+
+ALGORITHM and TASKS are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options, and
+'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+Execute = Callable[[], int]
+"""A request that was understood and found possible."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done. 2: the request was wrong; standard error tells why in one line. 1: it failed while running, with a
+    traceback, and the last checkpoint is intact. 130: stopped by Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        execute = _prepare(arguments)
+    except (ValueError, LookupError) as error:
+        print(f"metarl: {error.args[0] if error.args else error!r}", file=sys.stderr)
+        return WRONG
+    try:
+        return execute()
+    except KeyboardInterrupt:
+        print("metarl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (metarl list | head): no failure, and nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def _prepare(arguments: list[str]) -> Execute:
+    if not arguments:
+        raise ValueError("no command given; 'metarl --help' lists them")
+    name, rest = arguments[0], arguments[1:]
+    if name in ("-h", "--help"):
+        return lambda: _say(USAGE)
+    if name == "--version":
+        return _version
+    if name == "list":
+        return _list(rest)
+    if name not in ("train", "resume", "evaluate", "plot"):
+        raise ValueError(f"unknown command {name!r}; 'metarl --help' lists them")
+    from metarl import commands  # torch and tyro come with it
+
+    prepare: Callable[[list[str]], Execute] = getattr(commands, name)
+    return prepare(rest)
+
+
+def _say(text: str) -> int:
+    print(text)
+    return DONE
+
+
+def _version() -> int:
+    from metarl import __version__
+
+    return _say(f"metarl {__version__}")
+
+
+def _list(arguments: list[str]) -> Execute:
+    groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks"}
+    if len(arguments) > 1 or (arguments and arguments[0] not in (*groups, "-h", "--help")):
+        raise ValueError(f"metarl list takes 'tasks', 'algorithms' or nothing, not {' '.join(arguments)!r}")
+    if arguments and arguments[0] not in groups:
+        return lambda: _say(USAGE)
+    chosen = [groups[arguments[0]]] if arguments else list(groups.values())
+    return lambda: _say("\n\n".join(_table(group) for group in chosen))
+
+
+def _table(group: plugins.Group) -> str:
+    found = plugins.available(group)
+    width = max([len(plugin.name) for plugin in found], default=0)
+    lines = [
+        f"  {plugin.name:<{width}}  "
+        + (f"BROKEN: {plugin.problem}" if plugin.problem else plugin.summary)
+        + f"  [{plugin.package} {plugin.version}]"
+        for plugin in found
+    ]
+    return "\n".join([f"{group}:", *(lines or ["  none installed"])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

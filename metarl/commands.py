@@ -1,0 +1,258 @@
+"""Train, resume, evaluate and plot: each takes a command line and returns what to execute, or raises ValueError."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from metarl import evaluation, outer, plotting, plugins, runs, training
+from metarl.logger import read_progress
+from metarl.models import Network
+from metarl.training import Device, Result, Run, Settings, Source
+from metarl.types import Split
+
+DONE, INTERRUPTED = 0, 130
+Execute = Callable[[], int]
+Update = Literal["trpo", "promp", "adam"]
+UPDATES: dict[str, type[Any]] = {"trpo": outer.TRPO, "promp": outer.ProMP, "adam": outer.Adam}
+
+registry = ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _network(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Network] | None:
+    """On the command line a network is a name: functions are given as module:attribute."""
+    if info.type != Network:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse(kind: Any, arguments: list[str], command: str, description: str, default: Any = None) -> Any:
+    """Parse a command line into a dataclass. Raises ValueError, in one line, for a wrong one; --help exits."""
+    said = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind, args=arguments, prog=f"metarl {command}", description=description, registry=registry, **extra
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_message(said.getvalue())}; 'metarl {command} --help' tells the options") from None
+
+
+def _message(box: str) -> str:
+    """Return the message in tyro's box, without the frame and the advice under it."""
+    lines = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
+    rule = next((index for index, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return " ".join(line for line in lines[:rule] if line) or box.strip()
+
+
+def train(arguments: list[str]) -> Execute:
+    """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
+    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        raise ValueError(
+            "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
+        )
+    algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
+    algorithm, tasks = _default("algorithms", algorithm_name), _default("tasks", tasks_name)
+    update = _chosen_update(options, "trpo" if tasks.spec.control else "adam")
+    chosen = parse(
+        _options(algorithm, tasks, update),
+        options,
+        f"train {algorithm_name} {tasks_name}",
+        f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
+    )
+    out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
+    sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
+    run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite)
+    return lambda: _finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+
+
+def _default(group: plugins.Group, name: str) -> Any:
+    target = plugins.load(group, name)
+    return target() if isinstance(target, type) else target
+
+
+def _first_line(target: Any) -> str:
+    return (type(target).__doc__ or "").strip().split("\n")[0]
+
+
+def _chosen_update(options: list[str], default: str) -> Any:
+    """Read --outer ahead of the rest: it decides which options there are."""
+    name = default
+    for index, word in enumerate(options):
+        if word == "--outer" and index + 1 < len(options):
+            name = options[index + 1]
+        elif word.startswith("--outer="):
+            name = word.removeprefix("--outer=")
+    if name not in UPDATES:
+        raise ValueError(f"unknown outer update {name!r}; expected {', '.join(UPDATES)}")
+    return UPDATES[name]()
+
+
+def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
+    """Join the options of a run into one dataclass, which tyro turns into a command line."""
+    name: Any = next(name for name, kind in UPDATES.items() if isinstance(update, kind))
+    return dataclasses.make_dataclass(
+        "Train",
+        [
+            ("outer", Annotated[Update, arg(help="How the meta-parameters move.")], name),
+            ("settings", OmitArgPrefixes[Settings], Settings()),
+            ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
+            ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
+            ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+            ("algorithm", type(algorithm), algorithm),
+            ("tasks", type(tasks), tasks),
+            ("update", Annotated[type(update), arg(name="outer")], update),
+        ],
+        frozen=True,
+    )
+
+
+def _finish(result: Result, out: Path, quiet: bool) -> int:
+    if result.interrupted:
+        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
+        return INTERRUPTED
+    if not quiet:
+        print(f"done: {out}. Next: metarl evaluate {out}")
+    return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeOptions:
+    """Options of ``metarl resume``."""
+
+    run: Positional[Path]
+    """Run folder."""
+    iterations: int | None = None
+    """Go on to this many iterations instead of those that the run was started with."""
+    quiet: bool = False
+    """No table and no progress bar."""
+
+
+def resume(arguments: list[str]) -> Execute:
+    """``RUN``: go on exactly where a run stopped."""
+    chosen = parse(ResumeOptions, arguments, "resume", "Go on exactly where a run stopped.")
+    run, progress = training.reopen(chosen.run, chosen.iterations)
+    return lambda: _finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``metarl evaluate``."""
+
+    run: Positional[Path]
+    """Run folder."""
+    tasks: int = 40
+    """Held-out tasks to adapt to."""
+    steps: int = 3
+    """Adaptation steps; scores are given after 0, 1, ..., this many."""
+    split: Split = "test"
+    """Which tasks."""
+    seed: int = 0
+    """Decides the tasks, and the random numbers of adaptation."""
+    checkpoint: Literal["last", "best"] = "last"
+    """The last parameters, or those of the best training score (the MAML paper's protocol)."""
+    schedule: tuple[float, ...] | None = None
+    """Factors of the inner step size at step 1, 2, ...; the paper's is 1 0.5 (default: the run's own)."""
+    episodes: int | None = None
+    """Episodes before each adaptation step (default: the run's own)."""
+    device: Device = "auto"
+    """Where to run."""
+
+    def __post_init__(self) -> None:
+        if self.tasks < 1 or self.steps < 0:
+            raise ValueError(f"--tasks {self.tasks} and --steps {self.steps}: expected at least 1 and 0")
+
+
+def evaluate(arguments: list[str]) -> Execute:
+    """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
+    chosen = parse(EvaluateOptions, arguments, "evaluate", "Adapt to held-out tasks and score every step on the way.")
+    run = training.load(chosen.run)
+    family = run.family if chosen.episodes is None else _with_episodes(run.family, chosen.episodes)
+    learner = _with_option(run.algorithm, "schedule", chosen.schedule).build(family.spec)
+    device = training.resolve_device(chosen.device)
+    path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
+    progress = Run(run.algorithm, family, run.outer, run.settings).restore(path, device)
+
+    def execute() -> int:
+        found = evaluation.evaluate(
+            learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, device
+        )
+        asked = {name: getattr(chosen, name) for name in ("tasks", "split", "seed", "steps", "checkpoint", "schedule")}
+        record = {"metrics": found.metrics, **asked, "iteration": progress.iteration, "versions": runs.versions()}
+        runs.write_json(chosen.run / runs.EVALUATION, record)
+        print(evaluation.table(found.metrics))
+        for picture in _pictures(chosen.run, family, found, record):
+            print(f"wrote {picture}")
+        return DONE
+
+    return execute
+
+
+def _with_option(target: Any, name: str, value: Any) -> Any:
+    if value is None:
+        return target
+    if not hasattr(target, name):
+        raise ValueError(f"{type(target).__name__} has no option {name}, so --{name} cannot be given")
+    return dataclasses.replace(target, **{name: value})
+
+
+def _with_episodes(family: Any, episodes: int) -> Any:
+    sampling = getattr(family, "sampling", None)
+    if sampling is None:
+        raise ValueError(f"{type(family).__name__} has no episodes, so --episodes cannot be given")
+    return dataclasses.replace(family, sampling=dataclasses.replace(sampling, episodes=episodes))
+
+
+def _pictures(folder: Path, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> list[Path]:
+    """Draw the adaptation curve, and whatever picture of adaptation the family itself offers."""
+    curve = plotting.adaptation_curve({folder.name: record}, folder / "adaptation.png")
+    draw = getattr(family, "picture", None)
+    return [curve] if draw is None else [curve, draw(found.tasks, found.queries, folder / "tasks.png")]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotOptions:
+    """Options of ``metarl plot``."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders; several are drawn into one picture."""
+    out: Path | None = None
+    """Folder for the pictures (default: the first run's)."""
+
+
+def plot(arguments: list[str]) -> Execute:
+    """``RUN [RUN ...]``: learning curves, and adaptation curves where there are evaluations."""
+    chosen = parse(PlotOptions, arguments, "plot", "Draw learning curves, and adaptation curves of evaluated runs.")
+    if not chosen.runs:
+        raise ValueError("plot needs at least one run folder")
+    for folder in chosen.runs:
+        runs.read_config(folder)  # refuses what is no run
+    progress = {folder.name: read_progress(folder / runs.PROGRESS) for folder in chosen.runs}
+    evaluated = {folder.name: folder / runs.EVALUATION for folder in chosen.runs if (folder / runs.EVALUATION).exists()}
+    out = chosen.out or chosen.runs[0]
+
+    def execute() -> int:
+        print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
+        if evaluated:
+            found = {name: json.loads(path.read_text()) for name, path in evaluated.items()}
+            print(f"wrote {plotting.adaptation_curve(found, out / 'adaptation.png')}")
+        return DONE
+
+    return execute

@@ -1,0 +1,80 @@
+"""What a training run writes while it runs: a table on standard output, progress.csv and TensorBoard events.
+
+Stable-Baselines3's logger does the writing, but for progress.csv: SB3's writer truncates the file of an interrupted run
+and orders columns differently in every process.
+"""
+
+import csv
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from torch.utils.tensorboard import SummaryWriter
+
+
+class ProgressCSV(KVWriter):
+    """Appends rows to a CSV file, whose columns stay in the order in which they first appeared."""
+
+    def __init__(self, path: Path, rows: list[dict[str, str]]) -> None:
+        self.path = path
+        self.columns = list(rows[0]) if rows else []
+        _write(path, self.columns, rows)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Append one row; the file is rewritten where it brings new columns."""
+        new = [key for key in key_values if key not in self.columns]
+        if new:
+            rows = read_progress(self.path)
+            self.columns += new
+            _write(self.path, self.columns, rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
+
+    def close(self) -> None:
+        """Nothing is held open between rows."""
+
+
+def open_files(folder: Path, iteration: int) -> Logger:
+    """Return the logger of progress.csv and TensorBoard, from which everything after ``iteration`` is struck."""
+    tensorboard = TensorBoardOutputFormat(str(folder))
+    if iteration:
+        tensorboard.writer.close()
+        tensorboard.writer = SummaryWriter(log_dir=str(folder), purge_step=iteration + 1)
+    path = folder / "progress.csv"
+    rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
+    formats: list[KVWriter] = [ProgressCSV(path, rows), tensorboard]
+    return Logger(str(folder), formats)
+
+
+def open_table() -> Logger:
+    """Return the logger of the table on standard output."""
+    formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)]
+    return Logger(None, formats)
+
+
+def dump(logger: Logger, values: Mapping[str, Any], iteration: int) -> None:
+    """Write one row."""
+    for name, value in values.items():
+        logger.record(name, value)
+    logger.dump(step=iteration)
+
+
+def read_progress(path: Path) -> list[dict[str, str]]:
+    """Rows of a progress.csv; a last line that was cut short is left out."""
+    text = path.read_text() if path.exists() else ""
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if columns:
+            writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,152 @@
+"""Networks over stacked parameters ``[task, *shape]``: built-in multilayer perceptrons, and any ``nn.Module``.
+
+A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run as
+batched matrix products over the task axis; any other module goes through ``functional_call`` under ``vmap``.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, vmap
+
+from metarl.types import Params, Spec
+
+Network = str | Callable[[Spec], nn.Module]
+"""A network's name: 'mlp', or 'module:attribute' of a function from a Spec to any nn.Module; or that function."""
+Activation = Literal["tanh", "relu"]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.Identity)
+MINIMUM_STD = 1e-6
+
+
+class Model(NamedTuple):
+    """A network as two pure functions."""
+
+    init: Callable[[Generator], Params]
+    """``(CPU generator) -> params``; leaves the global generator as it was."""
+    apply: Callable[[Params, Tensor], Tensor]
+    """``(stacked params [task, *shape], inputs [task, ..., *input_shape]) -> outputs [task, ..., model_outputs]``."""
+
+
+class LogStd(nn.Module):
+    """Sets a learned log standard deviation, the same in every state, beside a Gaussian policy's means."""
+
+    def __init__(self, size: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.full((size,), math.log(std)))
+
+    def forward(self, means: Tensor) -> Tensor:
+        """``[..., size]`` means to ``[..., 2 * size]`` outputs."""
+        return torch.cat([means, self.log_std.clamp_min(math.log(MINIMUM_STD)).expand_as(means)], dim=-1)
+
+
+def mlp(
+    spec: Spec, hidden: tuple[int, ...] = (100, 100), activation: Activation = "relu", std: float = 1.0
+) -> nn.Module:
+    """A multilayer perceptron with layers ``hidden_0``, ..., ``head`` (and ``policy`` with the log-std, if Gaussian).
+
+    Weights are Xavier-uniform, biases zero, as in the MAML paper's code; ``std`` is the initial action standard
+    deviation. The input is flattened. Draws from the global generator, as any ``nn.Module`` does.
+    """
+    widths = (math.prod(spec.input_shape), *hidden)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        layers[f"hidden_{index}"] = _linear(inputs, outputs)
+        layers[f"activation_{index}"] = ACTIVATIONS[activation]()
+    layers["head"] = _linear(widths[-1], spec.output_size)
+    if spec.kind == "continuous":
+        layers["policy"] = LogStd(spec.output_size, std)
+    if len(spec.input_shape) != 1:
+        layers["flatten"] = nn.Flatten(-len(spec.input_shape))
+        layers.move_to_end("flatten", last=False)
+    return nn.Sequential(layers)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def build(make: Callable[[Spec], nn.Module], spec: Spec) -> Model:
+    """Turn ``make(spec)``, any ``nn.Module``, into a Model.
+
+    Raises:
+        ValueError: the module holds buffers (running statistics would leak from task to task), or its output has not
+            the width that spec asks for.
+    """
+    skeleton = _seeded(make, spec, 0).to("meta")
+    _check(skeleton, spec)
+
+    def init(generator: Generator) -> Params:
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return {name: value.detach().clone() for name, value in _seeded(make, spec, seed).named_parameters()}
+
+    def apply(params: Params, inputs: Tensor) -> Tensor:
+        return _apply(skeleton, "", params, inputs, inputs.ndim - len(spec.input_shape))
+
+    return Model(init, apply)
+
+
+def _seeded(make: Callable[[Spec], nn.Module], spec: Spec, seed: int) -> nn.Module:
+    """Modules draw their initial weights from the global generator: lend them one, and put the old one back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make(spec)
+
+
+def _check(skeleton: nn.Module, spec: Spec) -> None:
+    buffers = [name for name, _ in skeleton.named_buffers()]
+    if buffers:
+        raise ValueError(
+            f"the network keeps buffers ({', '.join(buffers[:3])}), which tasks would share; "
+            "use parameters only (for batch norm: track_running_stats=False)"
+        )
+    width = skeleton(torch.empty((2, *spec.input_shape), device="meta")).shape[-1]
+    if width != spec.model_outputs:
+        wanted = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
+        raise ValueError(f"the network gives {width} outputs where {spec} asks for {spec.model_outputs} {wanted}")
+
+
+def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
+    """Run one module on ``[task, ..., *shape]``, whose first ``lead`` axes are the task's and the batch's."""
+    if isinstance(module, nn.Sequential):
+        for name, layer in module.named_children():
+            inputs = _apply(layer, f"{prefix}{name}.", params, inputs, lead)
+        return inputs
+    if isinstance(module, nn.Linear):
+        return _stacked_linear(params[f"{prefix}weight"], params.get(f"{prefix}bias"), inputs)
+    if isinstance(module, ELEMENTWISE):
+        activated: Tensor = module(inputs)
+        return activated
+    if isinstance(module, LogStd):
+        return _stacked_log_std(params[f"{prefix}log_std"], inputs)
+    return _vmapped(module, prefix, params, inputs, lead)
+
+
+def _stacked_linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
+    rows = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+    outputs = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
+
+
+def _stacked_log_std(log_std: Tensor, means: Tensor) -> Tensor:
+    log_std = log_std.clamp_min(math.log(MINIMUM_STD))
+    log_std = log_std.reshape(log_std.shape[0], *[1] * (means.ndim - 2), log_std.shape[-1])
+    return torch.cat([means, log_std.expand_as(means)], dim=-1)
+
+
+def _vmapped(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
+    own = {name: params[prefix + name] for name, _ in module.named_parameters()}
+    rows = inputs.reshape(inputs.shape[0], -1, *inputs.shape[lead:])
+    if own:
+        outputs: Tensor = vmap(lambda one, x: functional_call(module, one, (x,)))(own, rows)
+    else:
+        outputs = module(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+    return outputs.reshape(*inputs.shape[:lead], *outputs.shape[2:])

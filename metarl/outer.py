@@ -1,0 +1,234 @@
+"""Outer updates: how the meta-parameters move. TRPO, ProMP (PPO) and Adam, for any learner.
+
+Each processes the tasks in groups (``chunks``), one after another, whose sums are those of the whole batch.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl import adapted, objectives
+from metarl.adapted import Linearised
+from metarl.numerics import adam_state, adam_step, conjugate_gradient, flatten, sum_of, unflatten
+from metarl.types import Experience, Learner, Params, Update
+
+
+@dataclass(frozen=True)
+class TRPO:
+    """Trust-region policy optimisation of the adapted policies (arXiv 1502.05477, as in MAML, arXiv 1703.03400)."""
+
+    max_kl: float = 0.01
+    """Bound on the mean KL divergence between the adapted policies before and after the step, in nats."""
+    cg_iterations: int = 10
+    """Conjugate-gradient iterations for the natural gradient."""
+    damping: float = 1e-5
+    """Added to the diagonal of the KL's Hessian."""
+    backtrack: float = 0.8
+    """Factor by which the line search shortens the step."""
+    max_backtracks: int = 15
+    """Step lengths that the line search tries before it gives up and leaves the parameters alone."""
+    chunks: int | None = None
+    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+    keep_graphs: bool = True
+    """Keep every group's graph for the whole update (fast); or rebuild it each time: memory for one group only."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_kl", "cg_iterations", "backtrack", "max_backtracks")
+        if self.damping < 0 or self.backtrack >= 1:
+            raise ValueError(f"damping={self.damping} must not be negative, backtrack={self.backtrack} be below 1")
+        _require_chunks(self.chunks)
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """TRPO keeps nothing from one update to the next."""
+        return {}
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Take the largest acceptable step along the natural gradient.
+
+        Metrics: ``outer/kl`` and ``outer/surrogate`` (the fall of the surrogate loss) at the new parameters;
+        ``outer/accepted`` is 0 where no step was acceptable and the parameters stay as they were.
+
+        Raises:
+            ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
+        """
+        parts = adapted.split(experience, self.chunks)
+        kept = [adapted.linearise(learner, params, part) for part in parts] if self.keep_graphs else None
+
+        def lines() -> Iterable[Linearised]:
+            return kept if kept is not None else (adapted.linearise(learner, params, part) for part in parts)
+
+        def product(vector: Tensor) -> Tensor:
+            return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector
+
+        gradient, old_outputs = adapted.surrogate_gradient(learner, lines())
+        if not torch.isfinite(gradient).all():
+            return Update(params, state, {}, finite=False)
+        direction = conjugate_gradient(product, -gradient, self.cg_iterations)
+        full_step = direction * _step_length(direction @ product(direction), self.max_kl)
+        kept = []  # the line search needs no graphs: let their memory go
+        moved, metrics = self._line_search(learner, params, full_step, parts, old_outputs)
+        return Update(moved, state, metrics | {"outer/gradient_norm": float(gradient.norm())})
+
+    def _line_search(
+        self, learner: Learner, params: Params, full_step: Tensor, parts: list[Experience], old: list[Tensor]
+    ) -> tuple[Params, dict[str, float]]:
+        start, _ = adapted.surrogate_and_kl(learner, params, parts, old)
+        origin = flatten(params.values())
+        for attempt in range(self.max_backtracks):
+            candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
+            surrogate, kl = adapted.surrogate_and_kl(learner, candidate, parts, old)
+            if surrogate < start and kl <= self.max_kl:
+                return candidate, _step_metrics(start - surrogate, kl, attempt + 1, accepted=True)
+        return params, _step_metrics(0.0, 0.0, self.max_backtracks, accepted=False)
+
+
+def _step_length(curvature: Tensor, max_kl: float) -> Tensor:
+    """Length at which the quadratic model of the KL reaches its bound."""
+    return (2 * max_kl / curvature.clamp_min(torch.finfo(curvature.dtype).tiny)).sqrt()
+
+
+def _step_metrics(gain: float, kl: float, tried: int, accepted: bool) -> dict[str, float]:
+    return {
+        "outer/surrogate": gain,
+        "outer/kl": kl,
+        "outer/line_search_steps": float(tried),
+        "outer/accepted": float(accepted),
+    }
+
+
+@dataclass(frozen=True)
+class ProMP:
+    """Proximal meta-policy search (arXiv 1810.06784): PPO's clipped ratio, and a penalty on the inner steps' KL."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    clip: float = 0.3
+    """How far the adapted policies' probability ratio may move from 1."""
+    epochs: int = 5
+    """Gradient steps on one iteration's data."""
+    inner_kl_coefficient: float = 5e-4
+    """Initial weight of the KL between the policies that acted before each inner step and the present ones."""
+    inner_kl_target: float = 0.01
+    """The weight is halved where that KL ends below target / 1.5, and doubled where above target * 1.5."""
+    chunks: int | None = None
+    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
+        _require_chunks(self.chunks)
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """Adam's moments, and no penalty weights yet: there is one for each inner step of the first experience."""
+        return adam_state(params) | {"coefficients": None}
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Take ``epochs`` Adam steps on the clipped surrogate plus the inner-KL penalty (the paper's eq. 14).
+
+        Raises:
+            ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
+        """
+        parts = adapted.split(experience, self.chunks)
+        with torch.no_grad():
+            old = [adapted.policy_outputs(learner, params, part) for part in parts]
+        coefficients = state["coefficients"]
+        if coefficients is None:
+            coefficients = state["first"].new_full((len(experience.supports),), self.inner_kl_coefficient)
+
+        def loss(candidate: Params, index: int) -> Tensor:
+            part, outputs = parts[index], adapted.policy_outputs(learner, candidate, parts[index])
+            query = adapted.rollout_of(part.query)
+            surrogate = objectives.clipped_surrogate(learner.spec.kind, outputs[-1], query, self.clip).sum()
+            return surrogate + torch.dot(coefficients, _inner_kls(learner, old[index], outputs, part))
+
+        moved, moments = params, {name: state[name] for name in ("count", "first", "second")}
+        for _ in range(self.epochs):
+            gradient = adapted.mean_gradient(loss, moved, parts)
+            if not torch.isfinite(gradient).all():
+                return Update(params, state, {}, finite=False)
+            moved, moments = adam_step(moved, moments, gradient, self.learning_rate)
+        inner_kls, metrics = self._measure(learner, params, moved, parts, old)
+        return Update(moved, moments | {"coefficients": self._adapt(coefficients, inner_kls)}, metrics)
+
+    def _measure(
+        self, learner: Learner, params: Params, moved: Params, parts: list[Experience], old: list[list[Tensor]]
+    ) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            sums = [
+                _inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part)
+                for before, part in zip(old, parts, strict=True)
+            ]
+        inner_kls = sum_of(sums) / sum(len(part.descriptors) for part in parts)
+        queries = [before[-1] for before in old]
+        start, _ = adapted.surrogate_and_kl(learner, params, parts, queries)
+        surrogate, kl = adapted.surrogate_and_kl(learner, moved, parts, queries)
+        metrics = {"outer/surrogate": start - surrogate, "outer/kl": kl, "outer/inner_kl": float(inner_kls.mean())}
+        return inner_kls, metrics
+
+    def _adapt(self, coefficients: Tensor, inner_kls: Tensor) -> Tensor:
+        coefficients = torch.where(inner_kls < self.inner_kl_target / 1.5, coefficients / 2, coefficients)
+        return torch.where(inner_kls > self.inner_kl_target * 1.5, coefficients * 2, coefficients)
+
+
+def _inner_kls(learner: Learner, old: list[Tensor], new: list[Tensor], part: Experience) -> Tensor:
+    """KL of the policies before each inner step from those that acted there, summed over tasks: ``[inner step]``."""
+    triples = zip(old, new, part.supports, strict=False)
+    return torch.stack([adapted.mean_kl(learner, before, after, support).sum() for before, after, support in triples])
+
+
+@dataclass(frozen=True)
+class Adam:
+    """One Adam step on the meta-loss (arXiv 1412.6980); for control that is a policy gradient through adaptation."""
+
+    learning_rate: float = 1e-3
+    """Step size."""
+    chunks: int | None = None
+    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate")
+        _require_chunks(self.chunks)
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """Adam's moments, all zero."""
+        return adam_state(params)
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Take one step.
+
+        Raises:
+            ValueError: chunks exceeds the number of tasks.
+        """
+        parts = adapted.split(experience, self.chunks)
+        losses: list[Tensor] = []
+
+        def loss(candidate: Params, index: int) -> Tensor:
+            mean, _ = learner.meta_loss(candidate, parts[index])
+            losses.append(mean.detach() * len(parts[index].descriptors))
+            return mean * len(parts[index].descriptors)
+
+        gradient = adapted.mean_gradient(loss, params, parts)
+        if not torch.isfinite(gradient).all():
+            return Update(params, state, {}, finite=False)
+        moved, moments = adam_step(params, state, gradient, self.learning_rate)
+        metrics = {
+            "outer/loss": float(sum_of(losses) / len(experience.descriptors)),
+            "outer/gradient_norm": float(gradient.norm()),
+        }
+        return Update(moved, moments, metrics)
+
+
+OUTER_UPDATES = {"trpo": TRPO, "promp": ProMP, "adam": Adam}
+
+
+def _require_positive(options: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{type(options).__name__}: {name}={getattr(options, name)} must be positive")
+
+
+def _require_chunks(chunks: int | None) -> None:
+    if chunks is not None and chunks < 1:
+        raise ValueError(f"chunks={chunks}: give at least one group of tasks, or leave it out")

@@ -1,0 +1,198 @@
+"""The pictures: learning curves, adaptation curves and paths of navigation, in the format that the file's suffix names.
+
+Runs differ by colour and marker, adaptation steps by dash and strength: colour-blind readers can tell them apart.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from metarl.runs import write_bytes
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, https://jfly.uni-koeln.de/color/."""
+MARKERS = "osD^vPX"
+DASHES = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
+LABELS = {"return": "return per episode (sum of rewards)", "accuracy": "accuracy (fraction correct)", "loss": "loss"}
+SMOOTHING = 50
+"""Learning curves are averaged over one part in so many of the longest run."""
+
+
+def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str) -> Path:
+    """Draw the scores before and after each adaptation step over training; return the path written.
+
+    ``runs`` holds the rows of each run's progress.csv by label; blank cells are left out. Long runs are drawn as
+    running means, with the raw values faint behind them.
+
+    Raises:
+        ValueError: no row holds a score.
+    """
+    keys = {key for rows in runs.values() for row in rows for key in row}
+    names = _scores(keys)
+    figure, panels = _panels(names, "meta-iteration")
+    window = max(1, max(map(len, runs.values())) // SMOOTHING)
+    last = max(step for name in names for step in _steps(name, keys))
+    for name, axes in zip(names, panels, strict=True):
+        for index, rows in enumerate(runs.values()):
+            for step in _steps(name, keys):
+                _curve(axes, *_column(rows, f"{name}/step_{step}"), window, _line(index, step, last))
+    if window > 1:
+        figure.suptitle(f"mean over {window} iterations; faint: every iteration", fontsize="small", color="0.35")
+    lines: dict[str, dict[str, Any]] = {
+        label: {"color": COLOURS[index % len(COLOURS)]} for index, label in enumerate(runs)
+    }
+    lines |= {_after(step): _line(0, step, last) | {"color": "0.3"} for step in range(last + 1)}
+    handles = [Line2D([], [], label=label, **line) for label, line in lines.items()]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return _save(figure, path)
+
+
+def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
+    """Draw the mean scores over adaptation steps with their 95 % intervals; return the path written.
+
+    ``evaluations`` holds the contents of each run's evaluation.json by label.
+
+    Raises:
+        ValueError: no evaluation holds a score.
+    """
+    names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
+    figure, panels = _panels(names, "adaptation steps")
+    for name, axes in zip(names, panels, strict=True):
+        for index, (label, evaluation) in enumerate(evaluations.items()):
+            # Runs stand a little beside each other, so that no interval hides another.
+            _intervals(axes, evaluation["metrics"], name, index, 0.04 * (index - (len(evaluations) - 1) / 2), label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
+    figure.suptitle(f"mean and 95 % interval over {' or '.join(tasks)}", fontsize="small", color="0.35")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return _save(figure, path)
+
+
+def navigation_paths(paths: Any, mask: Any, goals: Any, path: Path | str, shown: int = 4) -> Path:
+    """Draw a point's paths before and after each adaptation step, one panel for each goal; return the path written.
+
+    Arrays or CPU tensors: positions ``[step, task, episode, time, 2]`` and goals ``[task, 2]`` in metres, mask ``[step,
+    task, episode, time]``. The first ``shown`` tasks are drawn.
+
+    Raises:
+        ValueError: the shapes do not agree.
+    """
+    paths, mask, goals = np.asarray(paths, float), np.asarray(mask, float), np.asarray(goals, float)
+    if paths.ndim != 5 or paths.shape != (*mask.shape, 2) or goals.shape != (paths.shape[1], 2):
+        raise ValueError(
+            "expected paths [step, task, episode, time, 2], mask [step, task, episode, time] and goals [task, 2], "
+            f"not shapes {paths.shape}, {mask.shape} and {goals.shape}"
+        )
+    running = np.where(mask[..., None] > 0, paths, np.nan)
+    count = min(shown, len(goals))
+    figure = Figure(figsize=(3.0 * count + 2.5, 3.8), dpi=150, layout="constrained")
+    panels = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
+    for task, axes in enumerate(panels):
+        _paths(axes, running[:, task], goals[task])
+    limits = _square(np.concatenate([running[:, :count].reshape(-1, 2), goals[:count]]))
+    panels[0].set(ylabel="y (metres)", xlim=limits[:, 0], ylim=limits[:, 1])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return _save(figure, path)
+
+
+def _scores(keys: Iterable[str]) -> list[str]:
+    """Return which scores there are among the names of what was logged. Raises ValueError where there are none."""
+    found = {key.partition("/step_")[0] for key in keys if "/step_" in key}
+    names = [name for name in LABELS if name in found]
+    if not names:
+        raise ValueError(f"nothing to draw: expected {', '.join(f'{name}/step_0' for name in LABELS)} or their like")
+    return names
+
+
+def _steps(name: str, keys: Iterable[str]) -> list[int]:
+    """Return the adaptation steps after which a score was logged, in order."""
+    matches = (re.fullmatch(rf"{name}/step_(\d+)", key) for key in keys)
+    return sorted({int(match[1]) for match in matches if match})
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return iterations and values ``[row]`` of a column, without its blank cells."""
+    cells = [(row["iteration"], row[name]) for row in rows if row.get(name) not in (None, "")]
+    pairs = np.array(cells, dtype=float).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _after(step: int) -> str:
+    return f"after {step} step{'s' * (step > 1)}" if step else "before adaptation"
+
+
+def _line(run: int, step: int, last: int) -> dict[str, Any]:
+    """Return how a step's curve looks: the last one solid and strong."""
+    dash = "-" if step == last else DASHES[step % len(DASHES)]
+    return {"color": COLOURS[run % len(COLOURS)], "linestyle": dash, "alpha": 0.55 + 0.45 * step / max(last, 1)}
+
+
+def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with one panel for each score."""
+    figure = Figure(figsize=(5.4 * len(names) + 1.8, 4.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+        axes.set(xlabel=xlabel, ylabel=LABELS[name])
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, window: int, line: Mapping[str, Any]) -> None:
+    if window > 1:
+        axes.plot(iterations, values, color=line["color"], alpha=0.15, linewidth=0.6)
+    axes.plot(iterations, _running_mean(values, window), **line)
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return centred means over ``window`` values, over fewer where the ends are near."""
+    half = window // 2
+    return np.array([values[max(0, i - half) : i + window - half].mean() for i in range(len(values))])
+
+
+def _intervals(
+    axes: Axes, metrics: Mapping[str, Mapping[str, Any]], name: str, run: int, shift: float, label: str
+) -> None:
+    steps = _steps(name, metrics)
+    mean, low, high = (
+        np.array([metrics[f"{name}/step_{step}"][key] for step in steps]) for key in ("mean", "low", "high")
+    )
+    colour, marker = COLOURS[run % len(COLOURS)], MARKERS[run % len(MARKERS)]
+    where, errors = np.array(steps) + shift, np.array([mean - low, high - mean])
+    axes.errorbar(where, mean, errors, color=colour, marker=marker, capsize=3, linewidth=1.8, label=label)
+
+
+def _paths(axes: Axes, paths: np.ndarray, goal: np.ndarray) -> None:
+    """Draw the paths ``[step, episode, time, 2]`` of one task."""
+    colours = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(paths)))
+    for step, (episodes, colour) in enumerate(zip(paths, colours, strict=True)):
+        lines = axes.plot(*episodes.transpose(2, 1, 0), color=colour, linewidth=1, alpha=0.7)
+        lines[0].set_label(_after(step))
+    axes.plot(*goal, "*", color="#D55E00", markeredgecolor="black", markersize=16, linestyle="", label="goal", zorder=3)
+    axes.set(xlabel="x (metres)", aspect="equal", title=f"goal ({goal[0]:.2f}, {goal[1]:.2f})")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _square(points: np.ndarray) -> np.ndarray:
+    """Return the smallest square, with a margin, around points ``[point, 2]``: ``[corner, 2]``."""
+    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    half = 0.55 * (high - low).max() or 1.0
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half])
+
+
+def _save(figure: Figure, path: Path | str) -> Path:
+    path = Path(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", bbox_inches="tight")
+    write_bytes(path, buffer.getvalue())
+    return path

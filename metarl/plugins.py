@@ -1,0 +1,156 @@
+"""The registry: algorithms and task families by name, offered by installed packages through entry points.
+
+Plugins are found, and described, without importing them; a plugin is imported when it is asked for. Entry-point
+groups: ``metarl.algorithms`` and ``metarl.tasks``. Standard library only, so that listing is quick.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import groupby
+from typing import Any, Literal
+
+from metarl.sources import summary
+
+Group = Literal["algorithms", "tasks"]
+
+_KIND = {"algorithms": "algorithm", "tasks": "task family"}
+_MEMBERS = {"algorithms": ("build",), "tasks": ("sample", "spec")}
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+class PluginError(LookupError):
+    """A plugin that does not exist, is offered twice, cannot be imported, or lacks what its group asks for."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What is known of a plugin without importing it."""
+
+    name: str
+    group: Group
+    value: str
+    """``module:attribute``."""
+    package: str
+    """The distribution that offers it."""
+    version: str
+    """The version of that distribution."""
+    summary: str = ""
+    """First line of its docstring; empty where it cannot be read without importing."""
+    problem: str = ""
+    """Why it cannot be loaded, as far as that shows without importing; empty where nothing seems wrong."""
+
+    def __str__(self) -> str:
+        """Return the words that errors use for the plugin."""
+        return f"{_KIND[self.group]} {self.name!r} of {self.package} {self.version} ({self.value})"
+
+
+def available(group: Group) -> list[Plugin]:
+    """Return every installed plugin of a group, sorted by name, importing none.
+
+    Raises ValueError for a group other than "algorithms" or "tasks".
+    """
+    plugins = _installed(group)
+    return [_described(plugin, [other for other in plugins if other.name == plugin.name]) for plugin in plugins]
+
+
+def load(group: Group, name: str) -> Any:
+    """Import and return what ``name``, an installed name or ``module:attribute``, stands for.
+
+    Raises PluginError when it does not exist, several packages offer it, importing it fails, or it lacks the
+    members that its group asks for; ValueError for a group other than "algorithms" or "tasks".
+    """
+    plugins = _installed(group)
+    if ":" in name:
+        return _checked(group, import_attribute(name), f"the {_KIND[group]} {name}")
+    plugin = _only([plugin for plugin in plugins if plugin.name == name], group, name)
+    try:
+        target = import_attribute(plugin.value)
+    except PluginError as error:
+        raise PluginError(f"cannot load the {plugin}: {error}") from (error.__cause__ or error)
+    return _checked(group, target, f"the {plugin}")
+
+
+def import_attribute(value: str) -> Any:
+    """Import and return ``module:attribute``. Raises PluginError that tells which of the two is at fault."""
+    name, path = _split(value)
+    try:
+        target: Any = importlib.import_module(name)
+    # SystemExit too: a script without a __main__ guard must not end the program that asks for it.
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise PluginError(f"there is no module {missing!r}; is it installed, or on PYTHONPATH?") from error
+        raise PluginError(f"importing {name!r} failed: {type(error).__name__}: {error}") from error
+    for attribute in path.split("."):
+        if not hasattr(target, attribute):
+            near = _nearest(attribute, dir(target))
+            raise PluginError(f"the module {name!r} was imported but has no attribute {path!r}{near}")
+        target = getattr(target, attribute)
+    return target
+
+
+def _installed(group: Group) -> list[Plugin]:
+    """Return the plugins of a group, sorted by name, not yet described."""
+    if group not in _KIND:
+        raise ValueError(f"unknown plugin group {group!r}: expected {' or '.join(map(repr, _KIND))}")
+    plugins = set()
+    # Of several copies of a distribution on sys.path, entry_points() keeps the one that would be imported.
+    for package, entries in groupby(metadata.entry_points(group=f"metarl.{group}"), key=lambda entry: entry.dist):
+        title = (package.name, package.version) if package else ("an unknown package", "")
+        plugins |= {Plugin(entry.name, group, re.sub(r"\s|\[.*", "", entry.value), *title) for entry in entries}
+    return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package, plugin.value))
+
+
+def _described(plugin: Plugin, namesakes: list[Plugin]) -> Plugin:
+    """Return the plugin with its summary, or with its problem."""
+    try:
+        _only(namesakes, plugin.group, plugin.name)
+        return replace(plugin, summary=summary(*_split(plugin.value)))
+    except (PluginError, ImportError) as error:
+        return replace(plugin, problem=str(error))
+
+
+def _only(found: list[Plugin], group: Group, name: str) -> Plugin:
+    """Return the one plugin found under a name. Raises PluginError for none, several, or a name against the rule."""
+    if not found:
+        raise PluginError(_unknown(group, name))
+    if len(found) > 1:
+        offers = " and ".join(f"{plugin.package} {plugin.version} ({plugin.value})" for plugin in found)
+        values = " or ".join(plugin.value for plugin in found)
+        raise PluginError(f"{name!r} is offered by {offers}; uninstall all but one, or ask for {values}")
+    if not _NAME.fullmatch(name):
+        raise PluginError(f"the name {name!r} is not lower-case words joined by hyphens; ask for {found[0].value}")
+    return found[0]
+
+
+def _unknown(group: Group, name: str) -> str:
+    near = _nearest(re.sub(r"[\s_]+", "-", name.lower()), (plugin.name for plugin in _installed(group)))
+    other: Group = "tasks" if group == "algorithms" else "algorithms"
+    if any(plugin.name == name for plugin in _installed(other)):
+        near = f"; it is one of the {other}"
+    return f"no {_KIND[group]} is called {name!r}{near}; `metarl list {group}` shows all names"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(set(names)))
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _split(value: str) -> tuple[str, str]:
+    module, _, attribute = value.partition(":")
+    if not module or not attribute:
+        raise PluginError(f"{value!r} is not of the form module:attribute")
+    return module, attribute
+
+
+def _checked(group: Group, target: Any, title: str) -> Any:
+    """Return target. Raises PluginError where it lacks the members that its group asks for."""
+    fields = getattr(target, "__dataclass_fields__", {})
+    missing = [member for member in _MEMBERS[group] if not hasattr(target, member) and member not in fields]
+    if missing:
+        raise PluginError(f"{title} has no {' and no '.join(map(repr, missing))}; metarl.types says what is asked")
+    return target

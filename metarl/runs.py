@@ -1,0 +1,202 @@
+"""A run folder: config.json, progress.csv, checkpoint.pt, best.pt, evaluation.json, pictures, TensorBoard events.
+
+It needs nothing else to be resumed or evaluated. Files are written to a temporary neighbour, synced and renamed, so
+that a crash or a full disk leaves the last good one as it was.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from metarl import plugins
+from metarl.types import Params
+
+FORMAT = 1
+CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
+    "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
+)  # fmt: skip
+GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
+"""What a configuration records, and the registry's group of it; outer updates are not in the registry."""
+RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
+
+
+def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Make a run folder and write its configuration.
+
+    Raises:
+        RunError: the folder already holds a run, and overwrite is off.
+    """
+    if (folder / CONFIG).exists() and not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; choose another folder with --out, go on with it by "
+            f"'metarl resume {folder}', or replace it with --overwrite"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
+    for old in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *(path.name for path in folder.glob("events.out.tfevents.*"))):
+        (folder / old).unlink(missing_ok=True)
+    write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run's configuration. Raises RunError where there is none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no run: {CONFIG} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
+    if config.get("format") != FORMAT:
+        raise RunError(f"{folder / CONFIG} has format {config.get('format')}; this version reads {FORMAT}")
+    return dict(config)
+
+
+def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, loadable with ``torch.load(weights_only=True)``."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **contents}, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint. Raises RunError where it is missing, cut short, or not one of metarl's."""
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist: the run has not saved a checkpoint yet") from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({error})") from error
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise RunError(f"{path} is not a checkpoint of this version of metarl")
+    return contents
+
+
+def check_architecture(expected: Params, found: Params, path: Path) -> None:
+    """Raise RunError unless two sets of parameters have the same names and shapes."""
+    ours = {name: tuple(value.shape) for name, value in expected.items()}
+    theirs = {name: tuple(value.shape) for name, value in found.items()}
+    if ours != theirs:
+        names = [name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)]
+        first = names[0]
+        raise RunError(
+            f"{path} was written for another architecture: {first} is {theirs.get(first, 'absent')} there and "
+            f"{ours.get(first, 'absent')} in this configuration ({len(set(names))} parameters differ)"
+        )
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write JSON atomically."""
+    write_bytes(path, (json.dumps(contents, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, contents: bytes | memoryview) -> None:
+    """Write a file so that, whatever happens, path holds either its old contents or all of the new ones."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        told = f"could not write {path}: {error.strerror}; what it held before is intact"
+        raise OSError(error.errno, told) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    installed = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
+
+
+def _git_revision() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
+    """Record a frozen dataclass, such as an algorithm or a family, as JSON: where it comes from and its options.
+
+    ``reference`` is the name or ``module:attribute`` that the user gave; by default that of its class.
+
+    Raises:
+        ValueError: it could not be rebuilt from such a record.
+    """
+    reference = reference or f"{type(target).__module__}:{type(target).__qualname__}"
+    base = _base(reference, "algorithms" if hasattr(target, "build") else "tasks")
+    if not isinstance(target, base if isinstance(base, type) else type(base)):
+        raise ValueError(f"{reference} is {base!r}, which did not make {target!r}")
+    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    options = {item.name: getattr(target, item.name) for item in fields if item.init}
+    if not isinstance(base, type):
+        options = {name: value for name, value in options.items() if value != getattr(base, name)}
+    try:
+        return {"reference": reference, "options": json.loads(json.dumps(options, default=_plain))}
+    except TypeError as error:
+        raise ValueError(
+            f"{reference} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
+            "pass 'module:name'"
+        ) from error
+
+
+def _base(reference: str, group: plugins.Group | None) -> Any:
+    if group is None or ":" in reference:
+        return plugins.import_attribute(reference)
+    return plugins.load(group, reference)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    raise TypeError(f"{value!r} is not plain data")
+
+
+def rebuild(record: Mapping[str, Any], group: plugins.Group | None) -> Any:
+    """Rebuild what ``describe`` recorded. Raises PluginError or RunError where that is impossible."""
+    reference = record["reference"]
+    base = _base(reference, group)
+    kind = base if isinstance(base, type) else type(base)
+    hints = get_type_hints(kind)
+    try:
+        options = {name: _restored(hints[name], value) for name, value in record["options"].items()}
+        return base(**options) if isinstance(base, type) else dataclasses.replace(base, **options)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{reference} no longer takes the options that this run recorded: {error}") from error
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = get_type_hints(hint)
+        return hint(**{name: _restored(hints[name], part) for name, part in value.items()})
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    # JSON has lists only, frozen dataclasses hold tuples only.
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

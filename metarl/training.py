@@ -1,0 +1,347 @@
+"""The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume."""
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Generator
+from tqdm import tqdm
+
+from metarl import logger, objectives, plugins, runs
+from metarl.memory import keep_freed_memory
+from metarl.outer import TRPO, Adam
+from metarl.seeding import stream
+from metarl.types import Algorithm, Batch, Experience, Family, Learner, Outer, Params, Rollout, State, Tasks
+
+Device = Literal["auto", "cpu", "cuda"]
+MAX_REFUSED = 5
+"""Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
+TABLE_EVERY = 10
+"""Iterations between tables on standard output."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is intact."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options common to every training run."""
+
+    iterations: int = 500
+    """Meta-iterations: outer updates."""
+    meta_batch_size: int = 40
+    """Tasks sampled for each outer update."""
+    seed: int = 0
+    """The one seed that every stream of random numbers comes from."""
+    device: Device = "auto"
+    """Where networks and data live; auto is cuda where there is one."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints; one more is written at the end."""
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.meta_batch_size < 1 or self.checkpoint_every < 1:
+            raise ValueError(
+                f"iterations={self.iterations}, meta_batch_size={self.meta_batch_size} and "
+                f"checkpoint_every={self.checkpoint_every} must be at least 1"
+            )
+
+
+class Progress(NamedTuple):
+    """Where a run stands: everything that the next iteration depends on."""
+
+    iteration: int
+    params: Params
+    outer: dict[str, Any]
+    best: float | None
+    """Best training score so far."""
+    refused: int
+
+
+class Result(NamedTuple):
+    """What training returns."""
+
+    params: Params
+    learner: Learner
+    rows: list[dict[str, float]]
+    """One row of metrics for each iteration of this call."""
+    interrupted: bool
+
+
+def train(
+    algorithm: Algorithm | str,
+    family: Family | str,
+    outer: Outer | None = None,
+    settings: Settings | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Result:
+    """Meta-train an algorithm on a family of tasks.
+
+    ``algorithm`` and ``family`` are objects, or installed names (with their default options). ``outer`` is TRPO for
+    control and Adam otherwise, unless given. With ``out``, everything goes into that run folder.
+
+    Raises:
+        ValueError: an option or a combination is wrong, or out holds a run already (RunError).
+        TrainingError: several meta-gradients in a row were not finite.
+        RolloutError: an environment broke.
+    """
+    run = start(_source("algorithms", algorithm), _source("tasks", family), outer, settings, out, overwrite)
+    return run.train(run.first(), quiet)
+
+
+def resume(folder: Path | str, iterations: int | None = None, quiet: bool = True) -> Result:
+    """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
+
+    Raises:
+        RunError: the folder holds no usable run, or it has reached its last iteration.
+    """
+    run, progress = reopen(Path(folder), iterations)
+    return run.train(progress, quiet)
+
+
+class Source(NamedTuple):
+    """An algorithm or a family, and the name or ``module:attribute`` under which it was asked for, if any."""
+
+    target: Any
+    reference: str | None = None
+
+
+def _source(group: plugins.Group, target: Any) -> Source:
+    if not isinstance(target, str):
+        return Source(target)
+    loaded = plugins.load(group, target)
+    return Source(loaded() if isinstance(loaded, type) else loaded, target)
+
+
+def start(
+    algorithm: Source,
+    family: Source,
+    outer: Outer | None = None,
+    settings: Settings | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+) -> "Run":
+    """Check that everything fits together, and make the run folder. Raises ValueError."""
+    outer = outer or (TRPO() if family.target.spec.control else Adam())
+    folder = None if out is None else Path(out)
+    run = Run(algorithm.target, family.target, outer, settings or Settings(), folder)
+    if folder is not None:
+        record = {
+            "algorithm": runs.describe(*algorithm),
+            "tasks": runs.describe(*family),
+            "outer": runs.describe(outer),
+            "settings": asdict(run.settings),
+        }
+        runs.create(folder, record, overwrite)
+    return run
+
+
+def load(folder: Path) -> "Run":
+    """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
+    config = runs.read_config(folder)
+    algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
+    return Run(algorithm, family, outer, Settings(**config["settings"]), folder)
+
+
+def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progress"]:
+    """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    run = load(folder)
+    if iterations is not None:
+        run.settings = replace(run.settings, iterations=iterations)
+    path = folder / runs.CHECKPOINT
+    # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
+    progress = run.restore(path) if path.exists() else run.first()
+    if progress.iteration >= run.settings.iterations:
+        raise runs.RunError(
+            f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
+            "ask for more with --iterations"
+        )
+    if iterations is not None:
+        runs.write_json(folder / runs.CONFIG, runs.read_config(folder) | {"settings": asdict(run.settings)})
+    return run, progress
+
+
+class Run:
+    """The parts of one training run, put together and checked."""
+
+    def __init__(
+        self, algorithm: Algorithm, family: Family, outer: Outer, settings: Settings, folder: Path | None = None
+    ) -> None:
+        self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
+        self.folder = folder
+        self.device = resolve_device(settings.device)
+        self.learner = algorithm.build(family.spec)
+        chunks = getattr(outer, "chunks", None)
+        if chunks is not None and chunks > settings.meta_batch_size:
+            raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
+
+    def first(self) -> Progress:
+        """Return where a new run stands."""
+        params = self.learner.init(stream(self.settings.seed, "initialisation"))
+        params = {name: value.to(self.device) for name, value in params.items()}
+        return Progress(0, params, self.outer.init(params), None, 0)
+
+    def restore(self, path: Path, device: torch.device | None = None) -> Progress:
+        """Return where a checkpoint stands. Raises RunError when it does not fit."""
+        saved = runs.load_checkpoint(path, device or self.device)
+        runs.check_architecture(self.first().params, saved["params"], path)
+        return Progress(*(saved[name] for name in Progress._fields))
+
+    def train(self, progress: Progress, quiet: bool = True) -> Result:
+        """Iterate to the end, or to the iteration in which Ctrl-C was pressed."""
+        last = self.settings.iterations
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        rows: list[dict[str, float]] = []
+        with _logs(self.folder, progress.iteration, last, quiet) as log, _stop_on_interrupt() as stop:
+            while progress.iteration < last and not stop.is_set():
+                reached, row = self.iterate(progress)
+                rows.append(row)
+                log(row)
+                ends = reached.iteration == last or stop.is_set()
+                progress = self.save(progress, reached, training_score(row), ends)
+        return Result(progress.params, self.learner, rows, interrupted=progress.iteration < last)
+
+    def iterate(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
+        """Run one meta-iteration and return its row of metrics."""
+        number, seed, began = progress.iteration + 1, self.settings.seed, time.perf_counter()
+        tasks = self.family.sample(self.settings.meta_batch_size, "train", stream(seed, "tasks/train", number))
+        draws = (stream(seed, "draw", number, step, device=self.device) for step in itertools.count())
+        experience, scores = gather(self.learner, progress.params, tasks, draws)
+        sampled = time.perf_counter()
+        update = self.outer.update(self.learner, progress.params, progress.outer, experience)
+        times = _times(experience, sampled - began, time.perf_counter() - began)
+        refused = 0 if update.finite else progress.refused + 1
+        if refused >= MAX_REFUSED:
+            raise TrainingError(
+                f"the meta-gradient was not finite in {refused} iterations in a row, up to iteration {number}; "
+                "the parameters before them are kept; try a smaller step size"
+            )
+        seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
+        row = {"iteration": number, **scores, **update.metrics, **seen, **times}
+        return Progress(number, update.params, update.state, progress.best, refused), row
+
+    def save(self, acted: Progress, reached: Progress, score: float, ends: bool) -> Progress:
+        """Keep the parameters that acted when the training score was best, and a checkpoint every so often."""
+        better = reached.best is None or score > reached.best
+        reached = reached._replace(best=score if better else reached.best)
+        if self.folder is not None and better:
+            runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
+        if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
+            runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
+        return reached
+
+
+def resolve_device(name: Device) -> torch.device:
+    """Return the device to use. Raises ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def gather(
+    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator]
+) -> tuple[Experience, dict[str, float]]:
+    """Adapt to every task without keeping graphs, and return the data it took with the mean scores on the way.
+
+    Control draws fresh episodes before every adaptation, with the policies that are about to be adapted; labelled
+    examples use one support set for all of them. Every draw takes the next generator of ``draws``.
+    """
+    generator = next(draws)
+    descriptors = tasks.descriptors.to(generator.device)
+    supports: list[Batch] = []
+    with torch.no_grad():
+        state = learner.begin(params, descriptors)
+        for step in range(learner.adaptations):
+            if learner.spec.control or step == 0:
+                generator = next(draws) if step else generator
+                supports.append(tasks.draw(learner, state, "support", generator))
+            else:
+                supports.append(supports[0])
+            state = learner.adapt(state, supports[-1])
+        query = tasks.draw(learner, state, "query", next(draws))
+        experience = Experience(descriptors, tuple(supports), query)
+        return experience, _mean_scores(learner, state, experience)
+
+
+def _mean_scores(learner: Learner, state: State, experience: Experience) -> dict[str, float]:
+    """Mean over tasks of the scores before each adaptation (control only) and after the last one."""
+    kind, query, last = learner.spec.kind, experience.query, learner.adaptations
+    if isinstance(query, Rollout):
+        batches = enumerate([*experience.supports, query])
+        named = {f"{name}/step_{step}": value for step, batch in batches
+                 for name, value in objectives.scores(kind, batch).items()}
+    else:
+        outputs, _ = learner.predict(state, query.inputs)
+        named = {f"{name}/step_{last}": value for name, value in objectives.scores(kind, query, outputs).items()}
+    means = torch.stack([value.mean() for value in named.values()]).tolist()
+    return dict(zip(named, means, strict=True))
+
+
+def training_score(row: Mapping[str, float]) -> float:
+    """The number by which the best checkpoint is chosen: the return, or minus the loss, after the last adaptation."""
+    returns = [value for name, value in row.items() if name.startswith("return/step_")]
+    return returns[-1] if returns else -[value for name, value in row.items() if name.startswith("loss/step_")][-1]
+
+
+def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, float]:
+    rollouts = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
+    steps = sum(rollout.rewards.numel() for rollout in rollouts)
+    speed = {"time/environment_steps_per_second": steps / iteration} if rollouts else {}
+    return {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling, **speed}
+
+
+@contextmanager
+def _logs(folder: Path | None, start: int, last: int, quiet: bool) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Open the files, the table and the bar, and yield the function that writes a row to all of them."""
+    files = logger.open_files(folder, start) if folder else None
+    table = None if quiet else logger.open_table()
+    bar = tqdm(total=last, initial=start, disable=quiet or not sys.stderr.isatty(), unit="it", dynamic_ncols=True)
+
+    def log(row: Mapping[str, float]) -> None:
+        iteration = int(row["iteration"])
+        if files:
+            logger.dump(files, row, iteration)
+        if table and (iteration % TABLE_EVERY == 0 or iteration == last):
+            logger.dump(table, row, iteration)
+        scores = {name: f"{value:.4g}" for name, value in row.items() if "/step_" in name}
+        bar.set_postfix(scores, refresh=False)
+        bar.update()
+
+    try:
+        yield log
+    finally:
+        bar.close()
+        if files:
+            files.close()
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after the current iteration; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+        print("stopping after this iteration; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,147 @@
+"""The vocabulary of metarl: what a task family, an algorithm and an outer update say to each other.
+
+The task axis comes first in every tensor. Supervised data are ``[task, item, ...]``, control data
+``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Generator, Tensor
+
+Params = dict[str, Tensor]
+"""Meta-parameters by name, without a task axis; stacked parameters hold ``[task, *shape]`` under the same names."""
+
+Kind = Literal["regression", "classification", "discrete", "continuous"]
+Split = Literal["train", "validation", "test"]
+Role = Literal["support", "query"]
+State = Any
+"""What a learner knows of each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a family asks of a model."""
+
+    input_shape: tuple[int, ...]
+    """Shape of one observation or one input."""
+    output_size: int
+    """Number of classes, targets, actions to choose from (discrete) or action dimensions (continuous)."""
+    kind: Kind
+    descriptor_size: int = 0
+    """How many numbers describe a task (goal, amplitude, ...); 0 where nothing describes it."""
+
+    @property
+    def control(self) -> bool:
+        """Whether the data are rollouts of a policy (else they are labelled examples)."""
+        return self.kind in ("discrete", "continuous")
+
+    @property
+    def model_outputs(self) -> int:
+        """Width of a model's output: a Gaussian policy gives means and log standard deviations side by side."""
+        return 2 * self.output_size if self.kind == "continuous" else self.output_size
+
+
+class Examples(NamedTuple):
+    """Supervised data."""
+
+    inputs: Tensor  # [task, item, *input_shape]
+    targets: Tensor  # [task, item] class ids, or [task, item, output_size]
+
+
+class Rollout(NamedTuple):
+    """Control data: one episode per lane, of fixed length, masked after its end."""
+
+    observations: Tensor  # [task, episode, time, *input_shape]
+    actions: Tensor  # [task, episode, time] ids (discrete), or [task, episode, time, output_size]
+    log_probs: Tensor  # [task, episode, time] under the policy that acted
+    rewards: Tensor  # [task, episode, time] 0 after the end
+    mask: Tensor  # [task, episode, time] 1 while the episode runs, then 0
+    advantages: Tensor  # [task, episode, time] 0 after the end
+
+
+Batch = Examples | Rollout
+
+
+class Experience(NamedTuple):
+    """What one meta-iteration learns from."""
+
+    descriptors: Tensor  # [task, descriptor_size]
+    supports: tuple[Batch, ...]  # one per adaptation, in order
+    query: Batch  # drawn after the last adaptation
+
+
+class Learner(NamedTuple):
+    """An algorithm built for a Spec: pure functions.
+
+    Learning a task is a fold: ``begin``, then ``adapt`` to each support batch, then ``predict``.
+    """
+
+    spec: Spec
+    adaptations: int
+    """How many support batches the meta-objective adapts to."""
+    init: Callable[[Generator], Params]
+    """``(generator) -> params``; the generator lives on the CPU, whatever the training device."""
+    begin: Callable[[Params, Tensor], State]
+    """``(params, descriptors [task, d]) -> state``: nothing seen yet of any task."""
+    adapt: Callable[[State, Batch], State]
+    """``(state, batch) -> state``; differentiable in the parameters unless gradients are disabled."""
+    predict: Callable[[State, Tensor], tuple[Tensor, State]]
+    """``(state, inputs [task, ..., *input_shape]) -> (outputs [task, ..., model_outputs], state)``."""
+    meta_loss: Callable[[Params, Experience], tuple[Tensor, dict[str, Tensor]]]
+    """``(params, experience) -> (mean loss over tasks, metrics)``."""
+
+
+class Algorithm(Protocol):
+    """A frozen dataclass of hyper-parameters; entry-point group ``metarl.algorithms``."""
+
+    def build(self, spec: Spec) -> Learner:
+        """Return the learner for spec. Raises ValueError when the algorithm cannot serve it."""
+
+
+class Tasks(Protocol):
+    """A fixed batch of sampled tasks."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What defines each task, ``[task, ...]`` by name."""
+
+    @property
+    def descriptors(self) -> Tensor:
+        """The same as numbers that a model can read, ``[task, descriptor_size]``."""
+
+    def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Batch:
+        """Draw a fresh batch, on the generator's device; control families act with ``state``'s policies."""
+
+
+class Family(Protocol):
+    """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``."""
+
+    @property
+    def spec(self) -> Spec:
+        """What the family asks of a model."""
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> Tasks:
+        """Sample tasks. The generator lives on the CPU, so that tasks do not depend on the device."""
+
+
+class Update(NamedTuple):
+    """What an outer update returns."""
+
+    params: Params
+    state: dict[str, Any]
+    """The optimiser's own state: tensors and numbers only, so that it can be checkpointed."""
+    metrics: dict[str, float]
+    finite: bool = True
+    """False when the meta-gradient was not finite and the step was refused."""
+
+
+class Outer(Protocol):
+    """A frozen dataclass of hyper-parameters: how the meta-parameters move."""
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """Return the optimiser's state before the first update."""
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Return the moved parameters. Raises ValueError for data it cannot serve."""

@@ -1,0 +1,1 @@
+"""Task plugins beyond control, and adapters to other suites."""

@@ -1,0 +1,1 @@
+"""A task family and an algorithm for metarl, from a package of its own."""
