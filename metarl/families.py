@@ -1,6 +1,5 @@
 """What makes a task plugin short: a control family from any Gymnasium environment."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,17 +19,17 @@ class GymnasiumFamily:
     ``GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)))`` is pendulums under gravities from 5 to
     15 m/s^2. A Box is sampled uniformly, a Discrete space with equal chances; a Box of one number reaches the
     environment as a float, a larger one as an array, a Discrete space as an int. The descriptor is the parameters as
-    they are, flattened, in the order of ``parameters`` (Gymnasium sorts the names).
+    they are, flattened, in the order of ``parameters``.
 
     The policy reads Box observations as they are and Discrete ones one-hot. It acts in [-1, 1], which is stretched over
     the bounds of a Box action space (0 is the middle) and clipped beyond, or chooses among Discrete actions.
 
     Raises:
-        ValueError: parameters that cannot be sampled, an unknown way to apply them; on ``spec``, spaces that no policy
-            serves.
+        ValueError: parameters that cannot be sampled, an unknown way to apply them; from ``spec``, an environment that
+            cannot be made or whose spaces no policy serves.
     """
 
-    env: str | Callable[..., lanes.Env]
+    env: lanes.Maker
     """Id of a registered environment, or a function that makes one."""
     parameters: spaces.Dict
     """What tasks differ in, and the range of each: bounded Boxes of floats and Discrete spaces by name."""
@@ -58,7 +57,16 @@ class GymnasiumFamily:
     @cached_property
     def spec(self) -> Spec:
         """What an environment asks of a policy: one is made, with parameters in the middle of their ranges."""
-        return lanes.probe(self.env, self.parameters, self.apply)
+        values = {name: lanes.plain(space, lanes.middle(space)) for name, space in self.parameters.spaces.items()}
+        try:
+            env = lanes.make(self.env, self.apply, values)
+        except Exception as error:
+            raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
+        try:
+            lanes.assign(env, self.apply, values)
+            return lanes.spec_of(env, self.parameters)
+        finally:
+            env.close()
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample tasks; the splits share one distribution. Raises ValueError for fewer than one task."""

@@ -18,11 +18,13 @@ from metarl.types import Spec
 
 Env = gymnasium.Env[Any, Any]
 Array = np.ndarray[Any, Any]
+Maker = str | Callable[..., Env]
+"""Id of a registered environment, or a function that makes one."""
 Apply = Literal["keyword", "options", "attribute"] | Callable[..., object]
 """How task parameters reach an environment; see ``metarl.families.GymnasiumFamily.apply``."""
 
 
-def make(env: str | Callable[..., Env], apply: Apply, values: Mapping[str, Any]) -> Env:
+def make(env: Maker, apply: Apply, values: Mapping[str, Any]) -> Env:
     """Make an environment from its id or function, with ``values`` as keywords where that is how they are applied."""
     keywords = dict(values) if apply == "keyword" else {}
     # Gymnasium's checker looks at the first step only; the lanes look at every one.
@@ -55,17 +57,6 @@ def spec_of(env: Env, parameters: spaces.Dict) -> Spec:
     if is_bounded_box(acted):
         return Spec(input_shape, math.prod(acted.shape), "continuous", descriptor_size)
     raise ValueError(f"actions of {acted} cannot be chosen: expected Discrete or a bounded Box of floats")
-
-
-def probe(env: str | Callable[..., Env], parameters: spaces.Dict, apply: Apply) -> Spec:
-    """Return the spec of the environment in the middle of the parameters' ranges; raises what making it raises."""
-    values = {name: plain(space, middle(space)) for name, space in parameters.spaces.items()}
-    made = make(env, apply, values)
-    try:
-        assign(made, apply, values)
-        return spec_of(made, parameters)
-    finally:
-        made.close()
 
 
 def is_bounded_box(space: spaces.Space[Any]) -> TypeGuard["spaces.Box[Any]"]:
@@ -109,13 +100,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
     """
 
     def __init__(
-        self,
-        env: str | Callable[..., Env],
-        parameters: spaces.Dict,
-        apply: Apply,
-        spec: Spec,
-        num_envs: int,
-        horizon: int | None = None,
+        self, env: Maker, parameters: spaces.Dict, apply: Apply, spec: Spec, num_envs: int, horizon: int | None = None
     ):
         if num_envs < 1 or (horizon is not None and horizon < 1):
             raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
@@ -171,13 +156,13 @@ class Lanes(VectorEnv[Any, Any, Any]):
             old = self._rows[name]
             if rows.shape != old.shape or not np.can_cast(rows.dtype, old.dtype, "same_kind"):
                 raise ValueError(f"{name} is {rows.dtype} {rows.shape} where {old.dtype} {old.shape} was expected")
-            differs = (rows != old).reshape(self.num_envs, -1).any(1)
+        for name, rows in given.items():
+            differs = (rows != self._rows[name]).reshape(self.num_envs, -1).any(1)
             self._outdated |= differs & restarted
-            old[restarted] = rows[restarted]
+            self._rows[name][restarted] = rows[restarted]
 
     def _restart(self, lane: int, seed: int | None) -> None:
-        named = self.parameter_space.spaces.items()
-        values = {name: plain(space, self._rows[name][lane]) for name, space in named}
+        values = {name: plain(space, self._rows[name][lane]) for name, space in self.parameter_space.spaces.items()}
         with _blamed(lane, step=0):
             env = self._made(lane, values)
             assign(env, self._apply, values)

@@ -87,7 +87,7 @@ class AntVelocity:
     robot: Ant = Ant()
     """The robot."""
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks: not at all."""
+    """How the robot's dynamics differ between tasks; by default they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -145,7 +145,7 @@ class AntDirection:
     robot: Ant = Ant()
     """The robot."""
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks: not at all."""
+    """How the robot's dynamics differ between tasks; by default they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -206,7 +206,7 @@ class AntGoal:
     robot: Ant = Ant(observe_position=True)
     """The robot; it observes x and y."""
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks: not at all."""
+    """How the robot's dynamics differ between tasks; by default they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)

@@ -68,7 +68,7 @@ class HalfCheetahVelocity:
     robot: HalfCheetah = HalfCheetah()
     """The robot."""
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks: not at all."""
+    """How the robot's dynamics differ between tasks; by default they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -121,7 +121,7 @@ class HalfCheetahDirection:
     robot: HalfCheetah = HalfCheetah()
     """The robot."""
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks: not at all."""
+    """How the robot's dynamics differ between tasks; by default they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)

@@ -18,6 +18,7 @@ from metarl_envs.robots import (
     observation_space,
     starting_state,
     to_control,
+    to_numpy,
 )
 from metarl_envs.simulator import ALARMS, load_model, simulate
 
@@ -131,7 +132,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         initial = initial_parameters(family, parameters)
         self._parameters = {name: np.repeat(value[None], num_envs, axis=0) for name, value in initial.items()}
-        self._simulator = simulate(self._model, num_envs, family.simulation, self._robot.contact_forces)
+        self.simulator = simulate(self._model, num_envs, family.simulation, self._robot.contact_forces)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._terminated, self._truncated = np.zeros((2, num_envs), dtype=np.bool_)
         self._scaled = {name: np.ones(num_envs) for name in SCALED_FIELDS}
@@ -145,7 +146,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         """
         super().reset(seed=seed)
         given = dict(options or {})
-        mask = np.asarray(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
+        mask = np.asarray(to_numpy(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_))))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ValueError(f"reset_mask must be bool [{self.num_envs}], not {mask.dtype} {list(mask.shape)}")
         lanes = np.flatnonzero(mask)
@@ -153,7 +154,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
             self._parameters[name][lanes] = values[lanes]
         if len(lanes):
             self._restart(lanes)
-        return self._robot.observe(self._simulator), {}
+        return self._robot.observe(self.simulator), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Act for one control step in every lane that has not finished.
@@ -164,28 +165,28 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         """
         control = to_control(actions, self._robot, self._model, (self.num_envs,))
         running = ~(self._terminated | self._truncated)
-        before = self._robot.position(self._simulator).copy()
+        before = self._robot.position(self.simulator).copy()
         if running.any():
-            self._simulator.step(control, self._robot.substeps, None if running.all() else np.flatnonzero(running))
-        position = self._robot.position(self._simulator).copy()
+            self.simulator.step(control, self._robot.substeps, None if running.all() else np.flatnonzero(running))
+        position = self._robot.position(self.simulator).copy()
         motion = Motion(position, (position - before) / self.dt, control)
         rewards = np.where(running, self._family.reward(motion, self._parameters), 0.0)
         self._steps += running
-        self._terminated |= running & ~self._robot.healthy(self._simulator)
+        self._terminated |= running & ~self._robot.healthy(self.simulator)
         if self.horizon is not None:
             self._truncated |= self._steps >= self.horizon
-        observations = self._robot.observe(self._simulator)
+        observations = self._robot.observe(self.simulator)
         return observations, rewards, self._terminated.copy(), self._truncated.copy(), {}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release the threads."""
-        self._simulator.close()
+        self.simulator.close()
 
     def _restart(self, lanes: Array) -> None:
         factors = {name: self._parameters[name][lanes] for name in SCALED_FIELDS}
         if any((factors[name] != self._scaled[name][lanes]).any() for name in SCALED_FIELDS):
-            self._simulator.scale(lanes, factors)
+            self.simulator.scale(lanes, factors)
             for name, values in factors.items():
                 self._scaled[name][lanes] = values
-        self._simulator.reset(lanes, *starting_state(self._robot, self._model, self.np_random, (len(lanes),)))
+        self.simulator.reset(lanes, *starting_state(self._robot, self._model, self.np_random, (len(lanes),)))
         self._steps[lanes], self._terminated[lanes], self._truncated[lanes] = 0, False, False

@@ -3,8 +3,7 @@
 Single environments (no leading axis) and lanes share every line of them.
 """
 
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import mujoco
@@ -33,7 +32,7 @@ class Motion(NamedTuple):
         return squares
 
 
-class Robot(Hashable, Protocol):
+class Robot(Protocol):
     """A frozen dataclass: a robot, what it observes, and when it has fallen."""
 
     @property
@@ -94,8 +93,8 @@ class RobotFamily(Protocol):
 
 
 def observation_space(robot: Robot) -> spaces.Box:
-    """Return the unbounded space of the robot's observations, in float64."""
-    return box(-np.inf, np.inf, observation_size(robot))
+    """Return the space of the robot's observations, in float64: MuJoCo resets what leaves its bounds (1e10)."""
+    return box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, observation_size(robot))
 
 
 def box(low: float, high: float, *shape: int) -> spaces.Box:
@@ -103,7 +102,6 @@ def box(low: float, high: float, *shape: int) -> spaces.Box:
     return spaces.Box(low, high, shape, dtype=np.float64)
 
 
-@lru_cache
 def observation_size(robot: Robot) -> int:
     """Return how many numbers the robot observes."""
     return len(robot.observe(mujoco.MjData(load_model(robot.model_file))))
@@ -140,6 +138,11 @@ def initial_parameters(family: RobotFamily, given: Mapping[str, Any] | None) -> 
     return check_parameters(family, {**nominal, **family.default_task, **(given or {})}, ())
 
 
+def to_numpy(value: Any) -> Any:
+    """Return a tensor, on any device, as an array; other values as they are."""
+    return value.numpy(force=True) if isinstance(value, torch.Tensor) else value
+
+
 def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple[int, ...]) -> dict[str, Array]:
     """Return task parameters and factors as float64 copies. Raises ValueError for what describes no task."""
     shapes = dict.fromkeys(SCALED_FIELDS, ()) | {name: space.shape for name, space in family.parameter_space.items()}
@@ -147,7 +150,7 @@ def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple
         raise ValueError(f"unknown options {unknown}: expected some of {[*shapes, *(['reset_mask'] if lanes else [])]}")
     checked: dict[str, Array] = {}
     for name, value in given.items():
-        array = np.array(value.cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+        array = np.array(to_numpy(value), dtype=np.float64)
         expected = (*lanes, *(shapes[name] or ()))
         if array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape} where {expected} was expected")

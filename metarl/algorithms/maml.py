@@ -57,9 +57,9 @@ class MAML:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
-        if self.step_size <= 0 or self.std <= 0:
+        if not (self.step_size > 0 and self.std > 0):
             raise ValueError(f"step_size={self.step_size} and std={self.std} must be positive")
-        if not self.schedule or min(self.schedule) <= 0:
+        if not self.schedule or not all(factor > 0 for factor in self.schedule):
             raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden={self.hidden}: widths are at least 1")

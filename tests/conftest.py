@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Run a test with torch's default dtype set to float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Give every test the same number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,181 @@
+"""Outer updates: curvature against finite differences, chunks against the whole, what TRPO promises, ProMP's penalty."""
+
+import loop_reference
+import pytest
+import synthetic
+import torch
+from synthetic import CONTINUOUS, DISCRETE
+
+from metarl import adapted
+from metarl.algorithms.maml import MAML
+from metarl.numerics import flatten, unflatten
+from metarl.outer import TRPO, Adam, ProMP
+from metarl.types import Spec
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SPECS = pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+SURROGATES = pytest.mark.parametrize("surrogate", ["log_likelihood", "likelihood_ratio", "dice"])
+UPDATES = pytest.mark.parametrize("update", [TRPO(), ProMP(), Adam()], ids=["trpo", "promp", "adam"])
+
+
+def prepared(spec, steps=1, tasks=4, **options):
+    learner = MAML(steps=steps, hidden=(5,), activation="tanh", step_size=0.2, **options).build(spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    return learner, params, synthetic.experience(learner, params, tasks)
+
+
+@SPECS
+@SURROGATES
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_hessian_product_matches_finite_differences_of_the_kl_gradient(spec, surrogate, steps):
+    learner, params, experience = prepared(spec, steps, surrogate=surrogate)
+    old = adapted.adapted_outputs(learner, params, experience).detach()
+
+    def kl_gradient(vector):
+        leaves = {name: value.requires_grad_() for name, value in unflatten(vector.detach(), params).items()}
+        new = adapted.adapted_outputs(learner, leaves, experience)
+        kl = adapted.mean_kl(learner, old, new, experience.query).mean()
+        return flatten(torch.autograd.grad(kl, list(leaves.values())))
+
+    origin = flatten(params.values())
+    direction = torch.randn(origin.shape, generator=torch.Generator().manual_seed(3))
+    expected = (kl_gradient(origin + 1e-5 * direction) - kl_gradient(origin - 1e-5 * direction)) / 2e-5
+    lines = [adapted.linearise(learner, params, part) for part in adapted.split(experience, 2)]
+    found = adapted.kl_hessian_product(learner, lines, direction)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@SURROGATES
+@pytest.mark.parametrize("steps", [1, 2])
+def test_trpo_equals_the_plain_loop_with_exact_hessians(surrogate, steps):
+    learner, params, experience = prepared(CONTINUOUS, steps, surrogate=surrogate)
+    expected, _ = loop_reference.trpo_update(params, experience.supports, experience.query, 0.2, surrogate)
+    found = TRPO().update(learner, params, {}, experience).params
+    for name, value in expected.items():
+        assert not torch.equal(value, params[name])
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
+
+
+@SPECS
+@UPDATES
+@pytest.mark.parametrize("options", [{"chunks": 2}, {"chunks": 3}, {"chunks": 4}, {"keep_graphs": False, "chunks": 4}])
+def test_chunks_equal_the_whole(spec, update, options):
+    if "keep_graphs" in options and not isinstance(update, TRPO):
+        pytest.skip("only TRPO keeps graphs")
+    learner, params, experience = prepared(spec, steps=2)
+    whole = type(update)(chunks=1).update(learner, params, update.init(params), experience)
+    parts = type(update)(**options).update(learner, params, update.init(params), experience)
+    torch.testing.assert_close(parts.params, whole.params, rtol=1e-7, atol=1e-10)
+    assert parts.metrics == pytest.approx(whole.metrics, rel=1e-6, abs=1e-9)
+
+
+@SPECS
+@SURROGATES
+@UPDATES
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_every_update_serves_every_surrogate_and_number_of_steps(spec, surrogate, update, steps):
+    learner, params, experience = prepared(spec, steps, surrogate=surrogate)
+    old = adapted.adapted_outputs(learner, params, experience)
+    start, _ = adapted.surrogate_and_kl(learner, params, [experience], [old])
+    found = update.update(learner, params, update.init(params), experience)
+    end, kl = adapted.surrogate_and_kl(learner, found.params, [experience], [old])
+    assert found.finite
+    assert end < start
+    if not isinstance(update, Adam):
+        assert found.metrics["outer/surrogate"] == pytest.approx(start - end)
+        assert found.metrics["outer/kl"] == pytest.approx(kl)
+
+
+@SPECS
+@pytest.mark.parametrize("max_kl", [0.001, 0.01, 0.1])
+def test_trpo_steps_satisfy_the_bound_and_use_it(spec, max_kl):
+    learner, params, experience = prepared(spec)
+    found = TRPO(max_kl=max_kl).update(learner, params, {}, experience)
+    assert found.metrics["outer/accepted"] == 1
+    assert max_kl / 10 < found.metrics["outer/kl"] <= max_kl
+    assert found.metrics["outer/surrogate"] > 0
+
+
+def test_trpo_keeps_its_parameters_when_no_step_is_acceptable(monkeypatch):
+    learner, params, experience = prepared(CONTINUOUS)
+    monkeypatch.setattr(adapted, "surrogate_and_kl", lambda *arguments: (0.0, 1.0))
+    found = TRPO().update(learner, params, {}, experience)
+    assert found.finite
+    assert all(torch.equal(value, params[name]) for name, value in found.params.items())
+    assert found.metrics["outer/accepted"] == 0
+    assert found.metrics["outer/line_search_steps"] == 15
+
+
+@UPDATES
+def test_a_batch_without_any_advantage_moves_nothing_far(update):
+    learner, params, experience = prepared(CONTINUOUS)
+    zero = [batch._replace(advantages=torch.zeros_like(batch.advantages)) for batch in experience.supports]
+    query = experience.query._replace(advantages=torch.zeros_like(experience.query.advantages))
+    found = update.update(
+        learner, params, update.init(params), experience._replace(supports=tuple(zero), query=query)
+    )
+    assert found.finite
+    assert all(torch.isfinite(value).all() for value in found.params.values())
+
+
+@UPDATES
+def test_a_gradient_that_is_not_finite_is_refused(update):
+    learner, params, experience = prepared(CONTINUOUS)
+    broken = experience.query.advantages.clone()
+    broken[0, 0, 0] = float("nan")
+    state = update.init(params)
+    found = update.update(learner, params, state, experience._replace(query=experience.query._replace(advantages=broken)))
+    assert not found.finite
+    assert found.params is params
+    assert found.state is state
+
+
+def test_promp_adapts_its_penalty():
+    learner, params, experience = prepared(CONTINUOUS, steps=2)
+    calm, wild = ProMP(learning_rate=1e-6), ProMP(learning_rate=0.1)
+    state = calm.update(learner, params, calm.init(params), experience).state
+    assert state["coefficients"].tolist() == [2.5e-4, 2.5e-4]
+    assert calm.update(learner, params, state, experience).state["coefficients"].tolist() == [1.25e-4, 1.25e-4]
+    assert wild.update(learner, params, wild.init(params), experience).state["coefficients"].tolist() == [1e-3, 1e-3]
+
+
+def test_promp_penalty_holds_the_inner_policies_back():
+    learner, params, experience = prepared(CONTINUOUS)
+
+    def inner_kl(coefficient):
+        update = ProMP(inner_kl_coefficient=coefficient, learning_rate=0.01, epochs=20)
+        return update.update(learner, params, update.init(params), experience).metrics["outer/inner_kl"]
+
+    assert inner_kl(100.0) < 0.3 * inner_kl(1e-9)
+
+
+@pytest.mark.parametrize("update", [TRPO(), ProMP()], ids=["trpo", "promp"])
+def test_policy_updates_refuse_labelled_examples(update):
+    learner, params, experience = prepared(Spec((3,), 1, "regression"))
+    with pytest.raises(ValueError, match="labelled examples use adam"):
+        update.update(learner, params, update.init(params), experience)
+
+
+def test_more_chunks_than_tasks_are_refused():
+    learner, params, experience = prepared(CONTINUOUS)
+    with pytest.raises(ValueError, match="chunks=5 is more than the 4 tasks"):
+        TRPO(chunks=5).update(learner, params, {}, experience)
+
+
+@pytest.mark.parametrize(
+    ("update", "options"),
+    [
+        (TRPO, {"max_kl": 0.0}),
+        (TRPO, {"backtrack": 1.0}),
+        (TRPO, {"damping": -1.0}),
+        (TRPO, {"chunks": 0}),
+        (ProMP, {"clip": -0.1}),
+        (ProMP, {"epochs": 0}),
+        (Adam, {"learning_rate": float("nan")}),
+        (Adam, {"chunks": -1}),
+    ],
+)
+def test_options_out_of_range_are_refused(update, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        update(**options)

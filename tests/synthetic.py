@@ -1,0 +1,59 @@
+"""Made-up data for tests of the mathematics: rollouts and examples of any shape, without an environment."""
+
+import torch
+from torch import Generator
+
+from metarl import objectives
+from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State
+
+CONTINUOUS = Spec((3,), 2, "continuous")
+DISCRETE = Spec((3,), 4, "discrete")
+
+
+def rollout(spec: Spec, tasks: int, generator: Generator, episodes: int = 3, horizon: int = 5) -> Rollout:
+    """Episodes of random lengths under a made-up policy near the uniform or the standard normal one."""
+    shape = (tasks, episodes, horizon)
+    observations = torch.randn(*shape, *spec.input_shape, generator=generator)
+    outputs = 0.3 * torch.randn(*shape, spec.model_outputs, generator=generator)
+    actions = objectives.sample(spec.kind, outputs, generator)
+    log_probs = objectives.log_prob(spec.kind, outputs, actions)
+    lengths = torch.randint(2, horizon + 1, (tasks, episodes, 1), generator=generator)
+    mask = (torch.arange(horizon) < lengths).to(observations.dtype)
+    advantages = torch.randn(shape, generator=generator) * mask
+    rewards = torch.randn(shape, generator=generator) * mask
+    return Rollout(observations, actions, log_probs, rewards, mask, advantages)
+
+
+def acted(learner: Learner, params: Params, experience: Experience, generator: Generator) -> Experience:
+    """Let the actions be those of the learner's own policies at params, as sampling would have it."""
+    supports = []
+    with torch.no_grad():
+        state = learner.begin(params, experience.descriptors)
+        for batch in experience.supports:
+            supports.append(_act(learner, state, batch, generator))
+            state = learner.adapt(state, supports[-1])
+        return experience._replace(supports=tuple(supports), query=_act(learner, state, experience.query, generator))
+
+
+def _act(learner: Learner, state: State, batch: Rollout, generator: Generator) -> Rollout:
+    outputs, _ = learner.predict(state, batch.observations)
+    actions = objectives.sample(learner.spec.kind, outputs, generator)
+    return batch._replace(actions=actions, log_probs=objectives.log_prob(learner.spec.kind, outputs, actions))
+
+
+def experience(learner: Learner, params: Params, tasks: int = 4, seed: int = 0) -> Experience:
+    """Experience of ``learner.adaptations`` adaptations to made-up data, acted by the learner itself."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = learner.spec
+    if not spec.control:
+        supports = (examples(spec, tasks, generator),) * learner.adaptations
+        return Experience(torch.zeros(tasks, 0), supports, examples(spec, tasks, generator))
+    batches = [rollout(spec, tasks, generator) for _ in range(learner.adaptations + 1)]
+    return acted(learner, params, Experience(torch.zeros(tasks, 0), tuple(batches[:-1]), batches[-1]), generator)
+
+
+def examples(spec: Spec, tasks: int, generator: Generator, items: int = 6) -> Examples:
+    inputs = torch.randn(tasks, items, *spec.input_shape, generator=generator)
+    if spec.kind == "classification":
+        return Examples(inputs, torch.randint(spec.output_size, (tasks, items), generator=generator))
+    return Examples(inputs, torch.randn(tasks, items, spec.output_size, generator=generator))
