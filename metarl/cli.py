@@ -30,24 +30,29 @@ def main(arguments: list[str] | None = None) -> int:
     0: done. 2: the request was wrong; standard error tells why in one line. 1: it failed while running, with a
     traceback, and the last checkpoint is intact. 130: stopped by Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        execute = _prepare(arguments)
-    except (ValueError, LookupError) as error:
-        print(f"metarl: {error.args[0] if error.args else error!r}", file=sys.stderr)
-        return WRONG
-    try:
-        return execute()
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python shuts down
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (metarl list | head): no failure, and nobody left to tell.
+        # The reader of our output has gone (metarl list | head): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return FAILED
     except Exception:
         traceback.print_exc()
         return FAILED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        execute = _prepare(arguments)
+    except (ValueError, plugins.PluginError) as error:
+        print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG
+    return execute()
 
 
 def _prepare(arguments: list[str]) -> Execute:

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +21,11 @@ DONE, INTERRUPTED = 0, 130
 Execute = Callable[[], int]
 Update = Literal["trpo", "promp", "adam"]
 UPDATES: dict[str, type[Any]] = {"trpo": outer.TRPO, "promp": outer.ProMP, "adam": outer.Adam}
+
+TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
+
+Below are the options of every run. Name both, 'metarl train ALGORITHM TASKS --help', for the algorithm's, the tasks'
+and the outer update's, too."""
 
 registry = ConstructorRegistry()
 
@@ -64,6 +68,8 @@ def _message(box: str) -> str:
 
 def train(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
+    if arguments in (["-h"], ["--help"]):
+        parse(Settings, ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise ValueError(
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
@@ -183,16 +189,15 @@ class EvaluateOptions:
 def evaluate(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     chosen = parse(EvaluateOptions, arguments, "evaluate", "Adapt to held-out tasks and score every step on the way.")
-    run = training.load(chosen.run)
+    run = training.load(chosen.run, chosen.device)
     family = run.family if chosen.episodes is None else _with_episodes(run.family, chosen.episodes)
     learner = _with_option(run.algorithm, "schedule", chosen.schedule).build(family.spec)
-    device = training.resolve_device(chosen.device)
     path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
-    progress = Run(run.algorithm, family, run.outer, run.settings).restore(path, device)
+    progress = Run(run.algorithm, family, run.outer, run.settings).restore(path)
 
     def execute() -> int:
         found = evaluation.evaluate(
-            learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, device
+            learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
         )
         asked = {name: getattr(chosen, name) for name in ("tasks", "split", "seed", "steps", "checkpoint", "schedule")}
         record = {"metrics": found.metrics, **asked, "iteration": progress.iteration, "versions": runs.versions()}
@@ -242,17 +247,32 @@ def plot(arguments: list[str]) -> Execute:
     chosen = parse(PlotOptions, arguments, "plot", "Draw learning curves, and adaptation curves of evaluated runs.")
     if not chosen.runs:
         raise ValueError("plot needs at least one run folder")
-    for folder in chosen.runs:
-        runs.read_config(folder)  # refuses what is no run
-    progress = {folder.name: read_progress(folder / runs.PROGRESS) for folder in chosen.runs}
-    evaluated = {folder.name: folder / runs.EVALUATION for folder in chosen.runs if (folder / runs.EVALUATION).exists()}
+    folders = _labelled(chosen.runs)
+    progress = {label: _progress(folder) for label, folder in folders.items()}
+    evaluated = {label: runs.read_evaluation(folder) for label, folder in folders.items()
+                 if (folder / runs.EVALUATION).exists()}
     out = chosen.out or chosen.runs[0]
 
     def execute() -> int:
+        out.mkdir(parents=True, exist_ok=True)
         print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
         if evaluated:
-            found = {name: json.loads(path.read_text()) for name, path in evaluated.items()}
-            print(f"wrote {plotting.adaptation_curve(found, out / 'adaptation.png')}")
+            print(f"wrote {plotting.adaptation_curve(evaluated, out / 'adaptation.png')}")
         return DONE
 
     return execute
+
+
+def _labelled(folders: Sequence[Path]) -> dict[str, Path]:
+    """Run folders by their names; where two have the same one, by their paths."""
+    named = {folder.resolve().name: folder for folder in folders}
+    return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
+
+
+def _progress(folder: Path) -> list[dict[str, str]]:
+    """Rows of a run's progress.csv. Raises RunError where the folder holds no run, or one without an iteration."""
+    runs.read_config(folder)
+    rows = read_progress(folder / runs.PROGRESS)
+    if not rows:
+        raise runs.RunError(f"{folder} has nothing to draw yet: {runs.PROGRESS} holds no iteration")
+    return rows

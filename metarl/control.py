@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
 from metarl import objectives
@@ -20,7 +21,11 @@ from metarl.types import Learner, Role, Rollout, Spec, State
 
 
 class RolloutError(RuntimeError):
-    """An environment or a policy broke while episodes were collected; names the task, the lane and the step."""
+    """An environment or a policy broke while episodes were collected; names the task, the lane and the step.
+
+    Step 0 is the reset, step 1 the first action. An environment tells its lanes by an attribute of the exception that
+    it raises: ``lanes``, a list of int.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class ControlTasks:
     environment: Callable[[int, torch.device], VectorEnv]
     """``(num_envs, device) -> env``; called once, at the first draw."""
     sampling: Sampling
-    _made: list[VectorEnv] = field(default_factory=list, repr=False, compare=False)
+    _made: list[VectorEnv] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Rollout:
         """Run ``sampling.episodes`` fresh episodes of every task under ``state``'s policies.
@@ -63,13 +68,24 @@ class ControlTasks:
         Raises:
             RolloutError: an environment raised, or gave a wrong shape or a number that is not finite; or the policy
                 asked for an action that is not finite.
+            ValueError: the vector environment has another number of lanes, or resets them by itself.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         if not self._made:
-            self._made.append(self.environment(tasks * episodes, generator.device))
+            self._made.append(_checked(self.environment(tasks * episodes, generator.device), tasks * episodes))
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         trajectory = collect(self._made[0], learner, state, tasks, self.sampling.horizon, generator, lanes)
         return with_advantages(trajectory, self.sampling)
+
+
+def _checked(env: VectorEnv, lanes: int) -> VectorEnv:
+    mode = env.metadata.get("autoreset_mode")
+    if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
+        raise ValueError(
+            f"the environment has {env.num_envs} lanes and {mode}: expected {lanes} (one for each episode of each task) "
+            "and AutoresetMode.DISABLED in its metadata"
+        )
+    return env
 
 
 class Trajectory(NamedTuple):
@@ -102,13 +118,13 @@ def collect(
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
     steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "log_probs", "rewards", "mask")}
     with torch.no_grad(), _one_thread():
-        observation = _observed(_reset(env, seed, parameters), spec, tasks, generator.device, step=0)
+        observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
         truncated = torch.zeros_like(running)
         for step in range(horizon):
             outputs, state = learner.predict(state, observation)
             action = objectives.sample(spec.kind, outputs, generator)
-            following, reward, ended, cut = _step(env, action, spec, tasks, step)
+            following, reward, ended, cut = _step(env, action, spec, tasks, step + 1)
             log_probs = objectives.log_prob(spec.kind, outputs, action)
             for name, value in zip(steps, (observation, action, log_probs, reward * running, running), strict=True):
                 steps[name].append(value)
@@ -133,53 +149,78 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _reset(env: VectorEnv, seed: int, parameters: Mapping[str, Tensor] | None) -> Any:
-    try:
-        return env.reset(seed=seed, options=dict(parameters or {}))[0]
-    except Exception as error:
-        raise RolloutError(f"the environments failed to reset: {error}") from error
+def _reset(
+    env: VectorEnv, seed: int, parameters: Mapping[str, Tensor] | None, spec: Spec, tasks: int, device: torch.device
+) -> Tensor:
+    episodes = env.num_envs // tasks
+    with _blamed(0, episodes):
+        observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
+    return _told(observation, device, "observations at step 0", (tasks, episodes, *spec.input_shape))
 
 
 def _step(env: VectorEnv, action: Tensor, spec: Spec, tasks: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     device, lanes = action.device, action.flatten(0, 1)
-    try:
-        observation, reward, ended, cut, _ = env.step(lanes if _on_torch(env) else lanes.cpu().numpy())
-    except Exception as error:
-        raise RolloutError(f"an environment raised at step {step}: {error}") from error
     shape = (tasks, len(lanes) // tasks)
-    flags = [_tensor(value, device, f"{name} at step {step}", shape) for name, value in
-             (("rewards", reward), ("terminations", ended), ("truncations", cut))]
-    rewards = flags[0].to(torch.get_default_dtype())
-    return _observed(observation, spec, tasks, device, step + 1), rewards, flags[1].bool(), flags[2].bool()
+    with _blamed(step, shape[1]):
+        observation, reward, ended, cut, _ = env.step(lanes if _on_torch(env) else lanes.cpu().numpy())
+    return (
+        _told(observation, device, f"observations at step {step}", (*shape, *spec.input_shape)),
+        _told(reward, device, f"rewards at step {step}", shape),
+        _told(ended, device, f"terminations at step {step}", shape).bool(),
+        _told(cut, device, f"truncations at step {step}", shape).bool(),
+    )
+
+
+@contextmanager
+def _blamed(step: int, episodes: int) -> Iterator[None]:
+    """Say where an environment raised, as far as it tells."""
+    try:
+        yield
+    except Exception as error:
+        lanes = list(getattr(error, "lanes", ()))
+        named = "; ".join(_lane(lane, episodes) for lane in lanes[:3])
+        where = f"{named}{' and others' if len(lanes) > 3 else ''}, step {step}" if lanes else f"step {step}"
+        raise RolloutError(f"an environment raised: {where}: {type(error).__name__}: {error}") from error
+
+
+def _lane(lane: int, episodes: int) -> str:
+    return f"task {lane // episodes}, lane {lane} (episode {lane % episodes})"
 
 
 def _on_torch(env: VectorEnv) -> bool:
     return getattr(env.unwrapped, "device", None) is not None
 
 
-def _observed(observation: Any, spec: Spec, tasks: int, device: torch.device, step: int) -> Tensor:
-    lanes = len(observation)
-    tensor = _tensor(observation, device, f"observations at step {step}", (tasks, lanes // tasks, *spec.input_shape))
-    return tensor.to(torch.get_default_dtype())
-
-
-def _tensor(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(value, device=device)
+def _told(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
+    """Return a copy of what an environment told, in torch's default dtype: it may use its array again."""
     expected = (shape[0] * shape[1], *shape[2:])
-    if tuple(tensor.shape) != expected:
-        raise RolloutError(f"{what} have shape {tuple(tensor.shape)} where {expected} was expected")
-    return tensor.reshape(shape)
+    try:
+        array = value.clone() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError) as error:
+        raise RolloutError(f"{what} are no array of numbers but {type(value).__name__}: {error}") from error
+    if tuple(array.shape) != expected:
+        raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
+    return array.to(device).to(torch.get_default_dtype()).reshape(shape)
 
 
 def _check_finite(trajectory: Trajectory) -> None:
-    for name in ("observations", "actions", "rewards"):
-        values = getattr(trajectory, name)
-        if not torch.isfinite(values).all():
-            bad = (~torch.isfinite(values)).flatten(3).any(-1) if values.ndim > 3 else ~torch.isfinite(values)
-            step = int(bad.any(0).any(0).nonzero()[0])
-            task, episode = (int(i) for i in bad[:, :, step].nonzero()[0])
-            lane = task * bad.shape[1] + episode
-            raise RolloutError(f"{name} are not finite: task {task}, lane {lane} (episode {episode}), step {step}")
+    last, horizon = trajectory.last_observations.unsqueeze(2), trajectory.rewards.shape[2]
+    # In the order of cause and effect within a step: an action that is not finite makes the rest so.
+    told = (
+        ("actions", trajectory.actions, 1),
+        ("observations", trajectory.observations, 0),
+        ("observations", last, horizon),
+        ("rewards", trajectory.rewards, 1),
+    )
+    broken = [
+        (int(bad.any(0).any(0).nonzero()[0]) + first, name, bad[:, :, bad.any(0).any(0)])
+        for name, values, first in told
+        if (bad := ~torch.isfinite(values).reshape(*values.shape[:3], -1).all(-1)).any()
+    ]
+    if broken:
+        step, name, bad = min(broken, key=lambda found: found[0])
+        lane = int(bad[:, :, 0].flatten().nonzero()[0])
+        raise RolloutError(f"{name} are not finite: {_lane(lane, bad.shape[1])}, step {step}")
 
 
 def with_advantages(trajectory: Trajectory, sampling: Sampling) -> Rollout:
@@ -188,7 +229,7 @@ def with_advantages(trajectory: Trajectory, sampling: Sampling) -> Rollout:
     The horizon is the end of the task: no value lies beyond it, as in the MAML paper. An episode that its environment
     truncated earlier goes on in the baseline's estimate.
     """
-    returns = discounted_sums(trajectory.rewards * trajectory.mask, sampling.discount)
+    returns = discounted_sums((trajectory.rewards * trajectory.mask).double(), sampling.discount)
     final_step = trajectory.mask.sum(2, keepdim=True)
     observations = torch.cat([trajectory.observations, trajectory.last_observations.unsqueeze(2)], dim=2)
     time = torch.arange(observations.shape[2], device=observations.device, dtype=observations.dtype)
@@ -223,18 +264,19 @@ def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
 def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
     """Least-squares weights of each task, ``[task, feature]``, over its valid steps.
 
-    The ridge rises tenfold until the normal equations can be solved, so that no batch is refused: all episodes may end
-    at their first step, or hold one and the same observation.
+    A task's ridge rises tenfold until its normal equations can be solved, so that no batch is refused: all episodes
+    may end at their first step, or hold one and the same observation.
     """
     valid = features * mask.double().unsqueeze(-1)
     rows = valid.flatten(1, 2)
     gram = rows.mT @ rows
     target = rows.mT @ (returns.double() * mask).flatten(1).unsqueeze(-1)
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    for exponent in range(12):
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * 10.0**exponent * identity)
+    penalty = ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    for _ in range(12):
+        factor, failed = torch.linalg.cholesky_ex(gram + penalty)
         if not failed.any():
             break
+        penalty = torch.where(failed.reshape(-1, 1, 1) > 0, 10 * penalty, penalty)
     return torch.cholesky_solve(target, factor).squeeze(-1)
 
 

@@ -5,7 +5,7 @@ and orders columns differently in every process.
 """
 
 import csv
-import os
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
+
+from metarl.runs import write_bytes
 
 
 class ProgressCSV(KVWriter):
@@ -30,8 +32,11 @@ class ProgressCSV(KVWriter):
             rows = read_progress(self.path)
             self.columns += new
             _write(self.path, self.columns, rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
+        except OSError as error:
+            raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Nothing is held open between rows."""
@@ -39,8 +44,9 @@ class ProgressCSV(KVWriter):
 
 def open_files(folder: Path, iteration: int) -> Logger:
     """Return the logger of progress.csv and TensorBoard, from which everything after ``iteration`` is struck."""
+    began_before = any(folder.glob("events.out.tfevents.*"))
     tensorboard = TensorBoardOutputFormat(str(folder))
-    if iteration:
+    if began_before:
         tensorboard.writer.close()
         tensorboard.writer = SummaryWriter(log_dir=str(folder), purge_step=iteration + 1)
     path = folder / "progress.csv"
@@ -69,12 +75,9 @@ def read_progress(path: Path) -> list[dict[str, str]]:
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if columns:
-            writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if columns:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())

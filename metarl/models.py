@@ -78,10 +78,12 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec) -> Model:
     """Turn ``make(spec)``, any ``nn.Module``, into a Model.
 
     Raises:
-        ValueError: the module holds buffers (running statistics would leak from task to task), or its output has not
-            the width that spec asks for.
+        ValueError: the module holds buffers (running statistics would leak from task to task), cannot run on spec's
+            inputs for many tasks at once (random layers such as dropout cannot), or gives outputs of another shape.
     """
-    skeleton = _seeded(make, spec, 0).to("meta")
+    module = _seeded(make, spec, 0)
+    owners = _owners(module)
+    skeleton = module.to("meta")
     _check(skeleton, spec)
 
     def init(generator: Generator) -> Params:
@@ -89,7 +91,8 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec) -> Model:
         return {name: value.detach().clone() for name, value in _seeded(make, spec, seed).named_parameters()}
 
     def apply(params: Params, inputs: Tensor) -> Tensor:
-        return _apply(skeleton, "", params, inputs, inputs.ndim - len(spec.input_shape))
+        shared = {name: params[owner] for name, owner in owners.items()}
+        return _apply(skeleton, "", shared, inputs, inputs.ndim - len(spec.input_shape))
 
     return Model(init, apply)
 
@@ -101,6 +104,12 @@ def _seeded(make: Callable[[Spec], nn.Module], spec: Spec, seed: int) -> nn.Modu
         return make(spec)
 
 
+def _owners(module: nn.Module) -> dict[str, str]:
+    """Every name that a parameter has in the module, and the first of them: tied layers have several."""
+    first = {id(value): name for name, value in module.named_parameters()}
+    return {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
+
+
 def _check(skeleton: nn.Module, spec: Spec) -> None:
     buffers = [name for name, _ in skeleton.named_buffers()]
     if buffers:
@@ -108,24 +117,36 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
             f"the network keeps buffers ({', '.join(buffers[:3])}), which tasks would share; "
             "use parameters only (for batch norm: track_running_stats=False)"
         )
-    width = skeleton(torch.empty((2, *spec.input_shape), device="meta")).shape[-1]
-    if width != spec.model_outputs:
+    stacked = {name: value.unsqueeze(0) for name, value in skeleton.named_parameters(remove_duplicate=False)}
+    inputs = torch.empty((1, 2, *spec.input_shape), device="meta")
+    try:
+        shape = tuple(_apply(skeleton, "", stacked, inputs, lead=2).shape[1:])
+    except Exception as error:
+        raise ValueError(f"the network cannot run on inputs of shape {spec.input_shape}: {error}") from error
+    if shape != (2, spec.model_outputs):
         wanted = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
-        raise ValueError(f"the network gives {width} outputs where {spec} asks for {spec.model_outputs} {wanted}")
+        raise ValueError(
+            f"for 2 inputs the network gives outputs of shape {shape} where {spec} asks for {spec.model_outputs} {wanted} "
+            "for each input"
+        )
 
 
 def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
-    """Run one module on ``[task, ..., *shape]``, whose first ``lead`` axes are the task's and the batch's."""
-    if isinstance(module, nn.Sequential):
-        for name, layer in module.named_children():
+    """Run one module on ``[task, ..., *shape]``, whose first ``lead`` axes are the task's and the batch's.
+
+    Subclasses may compute something else than the common layers, so only these very types have short cuts.
+    """
+    if type(module) is nn.Sequential:
+        for name, layer in module._modules.items():  # named_children() leaves out a layer's second occurrence
+            assert layer is not None
             inputs = _apply(layer, f"{prefix}{name}.", params, inputs, lead)
         return inputs
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return _stacked_linear(params[f"{prefix}weight"], params.get(f"{prefix}bias"), inputs)
-    if isinstance(module, ELEMENTWISE):
+    if type(module) in ELEMENTWISE:
         activated: Tensor = module(inputs)
         return activated
-    if isinstance(module, LogStd):
+    if type(module) is LogStd:
         return _stacked_log_std(params[f"{prefix}log_std"], inputs)
     return _vmapped(module, prefix, params, inputs, lead)
 
@@ -145,8 +166,5 @@ def _stacked_log_std(log_std: Tensor, means: Tensor) -> Tensor:
 def _vmapped(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
     own = {name: params[prefix + name] for name, _ in module.named_parameters()}
     rows = inputs.reshape(inputs.shape[0], -1, *inputs.shape[lead:])
-    if own:
-        outputs: Tensor = vmap(lambda one, x: functional_call(module, one, (x,)))(own, rows)
-    else:
-        outputs = module(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+    outputs: Tensor = vmap(lambda one, x: functional_call(module, one, (x,)))(own, rows)
     return outputs.reshape(*inputs.shape[:lead], *outputs.shape[2:])

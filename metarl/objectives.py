@@ -83,7 +83,7 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
     if name == "log_likelihood":
         weights = log_probs
     elif name == "likelihood_ratio":
-        weights = (log_probs - rollout.log_probs).exp()
+        weights = _log_ratios(log_probs, rollout).exp()
     else:
         weights = _dice_weights(log_probs, rollout)
     return -masked_mean(weights * rollout.advantages, rollout.mask)
@@ -91,23 +91,34 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
 
 def _dice_weights(log_probs: Tensor, rollout: Rollout) -> Tensor:
     # Ratios to the acting policy, not magic boxes: equal at that policy, and right away from it too.
-    ratios = ((log_probs - rollout.log_probs) * rollout.mask).cumsum(-1)
-    before = ratios - (log_probs - rollout.log_probs) * rollout.mask
-    return ratios.exp() - before.exp()
+    log_ratios = _log_ratios(log_probs, rollout)
+    through = log_ratios.cumsum(-1)
+    return through.exp() - (through - log_ratios).exp()
+
+
+def _log_ratios(log_probs: Tensor, rollout: Rollout) -> Tensor:
+    # 0 after the end, where a ratio might overflow and infinity times the mask is not a number.
+    return (log_probs - rollout.log_probs) * rollout.mask
 
 
 def clipped_surrogate(kind: Kind, outputs: Tensor, rollout: Rollout, clip: float) -> Tensor:
     """PPO's pessimistic surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
-    ratio = (log_prob(kind, outputs, rollout.actions) - rollout.log_probs).exp()
+    ratio = _log_ratios(log_prob(kind, outputs, rollout.actions), rollout).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -masked_mean(torch.minimum(ratio * rollout.advantages, clipped * rollout.advantages), rollout.mask)
 
 
 def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
-    """Mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats."""
+    """Mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats.
+
+    Raises:
+        ValueError: targets of a regression have another shape than the outputs.
+    """
     if kind == "classification":
         classes = examples.targets
         return functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none").flatten(1).mean(1)
+    if outputs.shape != examples.targets.shape:  # they would be broadcast to every pair of items
+        raise ValueError(f"targets have shape {tuple(examples.targets.shape)}, expected {tuple(outputs.shape)}")
     return (outputs - examples.targets).square().flatten(1).mean(1)
 
 

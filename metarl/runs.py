@@ -8,12 +8,11 @@ import dataclasses
 import io
 import json
 import os
-import pickle
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -57,13 +56,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's configuration. Raises RunError where there is none."""
     try:
         config = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: {CONFIG} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
-    if config.get("format") != FORMAT:
-        raise RunError(f"{folder / CONFIG} has format {config.get('format')}; this version reads {FORMAT}")
-    return dict(config)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise RunError(f"{folder / CONFIG} has format {found}; this version reads {FORMAT}")
+    absent = [name for name in (*GROUPS, "settings") if not isinstance(config.get(name), dict)]
+    if absent:
+        raise RunError(f"{folder / CONFIG} is damaged: it does not tell the {' and the '.join(absent)} of the run")
+    return config
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Read a run's evaluation. Raises RunError where there is none, or none that can be read."""
+    try:
+        contents = json.loads((folder / EVALUATION).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / EVALUATION} cannot be read: {error}") from error
+    if not isinstance(contents, dict) or "metrics" not in contents:
+        raise RunError(f"{folder / EVALUATION} is not an evaluation: it holds no metrics")
+    return contents
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
@@ -79,8 +93,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run has not saved a checkpoint yet") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({error})") from error
+    except Exception as error:  # bytes that are no checkpoint make torch raise anything, KeyError for one
+        cause = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({cause})") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
     return contents
@@ -114,9 +129,11 @@ def write_bytes(path: Path, contents: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         told = f"could not write {path}: {error.strerror}; what it held before is intact"
         raise OSError(error.errno, told) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
 
 
 def versions() -> dict[str, str]:
@@ -149,20 +166,46 @@ def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
         ValueError: it could not be rebuilt from such a record.
     """
     reference = reference or f"{type(target).__module__}:{type(target).__qualname__}"
-    base = _base(reference, "algorithms" if hasattr(target, "build") else "tasks")
-    if not isinstance(target, base if isinstance(base, type) else type(base)):
-        raise ValueError(f"{reference} is {base!r}, which did not make {target!r}")
-    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
-    options = {item.name: getattr(target, item.name) for item in fields if item.init}
-    if not isinstance(base, type):
-        options = {name: value for name, value in options.items() if value != getattr(base, name)}
+    group: plugins.Group = "algorithms" if hasattr(target, "build") else "tasks"
     try:
-        return {"reference": reference, "options": json.loads(json.dumps(options, default=_plain))}
-    except TypeError as error:
+        options = _changed(target, _base(reference, group))
+        record = {"reference": reference, "options": json.loads(json.dumps(options, default=_plain))}
+        rebuilt = _options(rebuild(record, group))
+    except (TypeError, ValueError, plugins.PluginError) as error:
         raise ValueError(
             f"{reference} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
             "pass 'module:name'"
         ) from error
+    lost = [name for name, value in _options(target).items() if not _same(value, rebuilt[name])]
+    if lost:
+        raise ValueError(
+            f"{reference} cannot be recorded in a run folder: {lost[0]} would come back as {rebuilt[lost[0]]!r}; "
+            "use numbers, strings, tuples and frozen dataclasses of them"
+        )
+    return record
+
+
+def _changed(target: Any, base: Any) -> dict[str, Any]:
+    """Return the options that make target from its class, or from the instance that its name stands for."""
+    if target is base:
+        return {}
+    if not dataclasses.is_dataclass(target):
+        raise TypeError(f"{type(target).__name__} is not a dataclass, whose options could be read")
+    if type(target) is not (base if isinstance(base, type) else type(base)):
+        raise TypeError(f"{base!r} did not make {target!r}")
+    if isinstance(base, type):
+        return _options(target)
+    return {name: value for name, value in _options(target).items() if not _same(value, getattr(base, name))}
+
+
+def _options(target: Any) -> dict[str, Any]:
+    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    return {item.name: getattr(target, item.name) for item in fields if item.init}
+
+
+def _same(one: Any, other: Any) -> bool:
+    # Identity first: arrays and tensors refuse to say in one word whether they are equal.
+    return one is other or bool(one == other)
 
 
 def _base(reference: str, group: plugins.Group | None) -> Any:
@@ -179,21 +222,26 @@ def _plain(value: Any) -> Any:
 
 def rebuild(record: Mapping[str, Any], group: plugins.Group | None) -> Any:
     """Rebuild what ``describe`` recorded. Raises PluginError or RunError where that is impossible."""
-    reference = record["reference"]
-    base = _base(reference, group)
-    kind = base if isinstance(base, type) else type(base)
-    hints = get_type_hints(kind)
     try:
-        options = {name: _restored(hints[name], value) for name, value in record["options"].items()}
+        reference, recorded = record["reference"], record["options"]
+        base = _base(reference, group)
+        if not isinstance(base, type) and not recorded:
+            return base
+        hints = get_type_hints(base if isinstance(base, type) else type(base))
+        options = {name: _restored(hints[name], value) for name, value in recorded.items()}
         return base(**options) if isinstance(base, type) else dataclasses.replace(base, **options)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{reference} no longer takes the options that this run recorded: {error}") from error
+    except (KeyError, TypeError, NameError, AttributeError) as error:
+        raise RunError(
+            f"{record.get('reference')} cannot be made with the options that this run recorded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = get_type_hints(hint)
-        return hint(**{name: _restored(hints[name], part) for name, part in value.items()})
+    for kind in (hint, *get_args(hint)):  # a dataclass may be one choice of several: Sampling | None
+        if isinstance(value, dict) and dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            hints = get_type_hints(kind)
+            return kind(**{name: _restored(hints[name], part) for name, part in value.items()})
     return _tuples(value)
 
 

@@ -1,6 +1,7 @@
 """The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume."""
 
 import itertools
+import math
 import signal
 import sys
 import threading
@@ -146,11 +147,18 @@ def start(
     return run
 
 
-def load(folder: Path) -> "Run":
-    """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
+def load(folder: Path, device: Device | None = None) -> "Run":
+    """Rebuild what a run folder trains, to be used on ``device`` (default: where it was trained).
+
+    Raises RunError, PluginError or ValueError where that is impossible.
+    """
     config = runs.read_config(folder)
     algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
-    return Run(algorithm, family, outer, Settings(**config["settings"]), folder)
+    try:
+        settings = Settings(**config["settings"])
+    except TypeError as error:
+        raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
+    return Run(algorithm, family, outer, settings if device is None else replace(settings, device=device), folder)
 
 
 def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progress"]:
@@ -203,8 +211,10 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         rows: list[dict[str, float]] = []
+        ends = progress.iteration >= last
         with _logs(self.folder, progress.iteration, last, quiet) as log, _stop_on_interrupt() as stop:
-            while progress.iteration < last and not stop.is_set():
+            # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
+            while not ends:
                 reached, row = self.iterate(progress)
                 rows.append(row)
                 log(row)
@@ -233,7 +243,7 @@ class Run:
 
     def save(self, acted: Progress, reached: Progress, score: float, ends: bool) -> Progress:
         """Keep the parameters that acted when the training score was best, and a checkpoint every so often."""
-        better = reached.best is None or score > reached.best
+        better = reached.best is None or score > reached.best or math.isnan(reached.best)
         reached = reached._replace(best=score if better else reached.best)
         if self.folder is not None and better:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())

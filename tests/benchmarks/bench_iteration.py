@@ -1,0 +1,125 @@
+"""Time one MAML-TRPO iteration: against the plain loop on point navigation, and at the paper's half-cheetah size.
+
+    python tests/benchmarks/bench_iteration.py navigation [--repeats 5] [--json PATH]
+    python tests/benchmarks/bench_iteration.py half-cheetah [--repeats 3] [--chunks 10 20] [--json PATH]
+
+Contestants take turns within one run, so that a busy machine slows all of them; medians are reported, and ratios are
+what to quote.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import loop_reference
+
+from metarl import adapted, runs
+from metarl.algorithms.maml import MAML
+from metarl.memory import keep_freed_memory
+from metarl.numerics import flatten
+from metarl.outer import TRPO
+from metarl.seeding import stream
+from metarl.training import Run, Settings, gather
+from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.navigation import PointNavigation
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def navigation(repeats: int) -> dict[str, float]:
+    """20 tasks x 20 episodes x 100 steps, 64-64 tanh, one inner step, 10 conjugate-gradient iterations."""
+    run = Run(
+        MAML(hidden=(64, 64), activation="tanh", step_size=0.5),
+        PointNavigation(),
+        TRPO(),
+        Settings(iterations=1, meta_batch_size=20),
+    )
+    progress = run.first()
+    goals = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 2))
+    run.iterate(progress)
+    ours, loop = [], []
+    for _ in range(repeats):
+        ours.append(seconds(lambda: run.iterate(progress)))
+        loop.append(seconds(lambda: loop_reference.iteration(progress.params, goals, 20, 100, 0.5)))
+    found = {"metarl_seconds": statistics.median(ours), "loop_seconds": statistics.median(loop)}
+    return found | {"times_faster": statistics.median(b / a for a, b in zip(ours, loop, strict=True))}
+
+
+def half_cheetah(repeats: int, chunks: list[int | None]) -> dict[str, float]:
+    """The paper's 40 tasks x 20 episodes x 200 steps, 100-100 relu: sampling once, then the parts of the update."""
+    family, learner = HalfCheetahVelocity(), MAML().build(HalfCheetahVelocity().spec)
+    params = learner.init(stream(0, "initialisation"))
+    tasks = family.sample(40, "train", stream(0, "tasks"))
+    draws = (stream(0, "draw", index) for index in range(2))
+    sampling, experience = timed(lambda: gather(learner, params, tasks, draws)[0])
+    found = {"sampling_seconds": sampling}
+    rows: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for count in chunks:
+            for name, value in update_parts(learner, params, experience, count).items():
+                rows.setdefault(f"chunks_{count or 'default'}/{name}", []).append(value)
+    found |= {name: statistics.median(values) for name, values in rows.items()}
+    return found | {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def update_parts(learner, params, experience, chunks) -> dict[str, float]:
+    """Seconds of TRPO's update as a whole, and of its parts measured apart."""
+    update = TRPO(chunks=chunks)
+    total, result = timed(lambda: update.update(learner, params, {}, experience))
+    parts = adapted.split(experience, chunks)
+    linearise, lines = timed(lambda: [adapted.linearise(learner, params, part) for part in parts])
+    gradient, (vector, old) = timed(lambda: adapted.surrogate_gradient(learner, lines))
+    product, _ = timed(lambda: adapted.kl_hessian_product(learner, lines, vector))
+    del lines
+    evaluation, _ = timed(lambda: adapted.surrogate_and_kl(learner, params, parts, old))
+    tried = result.metrics["outer/line_search_steps"]
+    return {
+        "update_seconds": total,
+        "linearise_seconds": linearise,
+        "gradient_seconds": gradient,
+        "one_product_seconds": product,
+        "one_evaluation_seconds": evaluation,
+        "line_search_steps": tried,
+        "gradient_norm": float(vector.norm()),
+        "parameters": float(flatten(params.values()).numel()),
+    }
+
+
+def timed(work):
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["navigation", "half-cheetah"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--chunks", type=int, nargs="*", default=[None])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    keep_freed_memory()
+    found = navigation(options.repeats) if options.what == "navigation" else half_cheetah(options.repeats, options.chunks)
+    for name, value in found.items():
+        print(f"{name:<42} {value:.4g}")
+    if options.json:
+        machine = {"versions": runs.versions(), "torch_threads": torch.get_num_threads()}
+        options.json.write_text(json.dumps({"what": options.what, **found, **machine}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
