@@ -249,8 +249,9 @@ def plot(arguments: list[str]) -> Execute:
         raise ValueError("plot needs at least one run folder")
     folders = _labelled(chosen.runs)
     progress = {label: _progress(folder) for label, folder in folders.items()}
-    evaluated = {label: runs.read_evaluation(folder) for label, folder in folders.items()
-                 if (folder / runs.EVALUATION).exists()}
+    evaluated = {
+        label: runs.read_evaluation(folder) for label, folder in folders.items() if (folder / runs.EVALUATION).exists()
+    }
     out = chosen.out or chosen.runs[0]
 
     def execute() -> int:

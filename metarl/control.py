@@ -23,9 +23,17 @@ from metarl.types import Learner, Role, Rollout, Spec, State
 class RolloutError(RuntimeError):
     """An environment or a policy broke while episodes were collected; names the task, the lane and the step.
 
-    Step 0 is the reset, step 1 the first action. An environment tells its lanes by an attribute of the exception that
-    it raises: ``lanes``, a list of int.
+    Step 0 is the reset, step 1 the first action. Which lanes are named: those of an exception with the attribute
+    ``lanes`` (a list of int), such as LaneError.
     """
+
+
+class LaneError(RuntimeError):
+    """What a vector environment raises when some of its lanes broke."""
+
+    def __init__(self, message: str, lanes: list[int]) -> None:
+        super().__init__(message)
+        self.lanes = lanes
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ def _checked(env: VectorEnv, lanes: int) -> VectorEnv:
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(
-            f"the environment has {env.num_envs} lanes and {mode}: expected {lanes} (one for each episode of each task) "
-            "and AutoresetMode.DISABLED in its metadata"
+            f"the environment has {env.num_envs} lanes and {mode}: expected {lanes}, one for each episode of "
+            "each task, and AutoresetMode.DISABLED in its metadata"
         )
     return env
 
@@ -155,32 +163,32 @@ def _reset(
     episodes = env.num_envs // tasks
     with _blamed(0, episodes):
         observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
-    return _told(observation, device, "observations at step 0", (tasks, episodes, *spec.input_shape))
+    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape))
 
 
 def _step(env: VectorEnv, action: Tensor, spec: Spec, tasks: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     device, lanes = action.device, action.flatten(0, 1)
     shape = (tasks, len(lanes) // tasks)
-    with _blamed(step, shape[1]):
+    with _blamed(step, shape[1], lanes):
         observation, reward, ended, cut, _ = env.step(lanes if _on_torch(env) else lanes.cpu().numpy())
-    return (
-        _told(observation, device, f"observations at step {step}", (*shape, *spec.input_shape)),
-        _told(reward, device, f"rewards at step {step}", shape),
-        _told(ended, device, f"terminations at step {step}", shape).bool(),
-        _told(cut, device, f"truncations at step {step}", shape).bool(),
-    )
+    told = (("rewards", reward), ("terminations", ended), ("truncations", cut))
+    rewards, *flags = (_told(value, device, f"{name} at step {step}", shape) for name, value in told)
+    following = _observed(observation, device, step, (*shape, *spec.input_shape))
+    return following, rewards.to(following.dtype), flags[0].bool(), flags[1].bool()
 
 
 @contextmanager
-def _blamed(step: int, episodes: int) -> Iterator[None]:
-    """Say where an environment raised, as far as it tells."""
+def _blamed(step: int, episodes: int, actions: Tensor | None = None) -> Iterator[None]:
+    """Say where an environment raised, as far as it tells, or that it was given actions ``[lane, ...]`` of nan."""
     try:
         yield
     except Exception as error:
-        lanes = list(getattr(error, "lanes", ()))
-        named = "; ".join(_lane(lane, episodes) for lane in lanes[:3])
-        where = f"{named}{' and others' if len(lanes) > 3 else ''}, step {step}" if lanes else f"step {step}"
-        raise RolloutError(f"an environment raised: {where}: {type(error).__name__}: {error}") from error
+        what, lanes = "an environment raised", list(getattr(error, "lanes", ()))
+        if actions is not None and not torch.isfinite(actions).all():
+            what = "actions are not finite"
+            lanes = (~torch.isfinite(actions).reshape(len(actions), -1).all(1)).nonzero().flatten().tolist()
+        named = [*(_lane(lane, episodes) for lane in lanes[:3]), *(["..."] if len(lanes) > 3 else []), f"step {step}"]
+        raise RolloutError(f"{what}: {', '.join(named)}: {type(error).__name__}: {error}") from error
 
 
 def _lane(lane: int, episodes: int) -> str:
@@ -191,16 +199,21 @@ def _on_torch(env: VectorEnv) -> bool:
     return getattr(env.unwrapped, "device", None) is not None
 
 
+def _observed(observation: Any, device: torch.device, step: int, shape: tuple[int, ...]) -> Tensor:
+    # A copy: the environment may write its next observation into the array that it gave.
+    return _told(observation, device, f"observations at step {step}", shape).to(torch.get_default_dtype(), copy=True)
+
+
 def _told(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
-    """Return a copy of what an environment told, in torch's default dtype: it may use its array again."""
     expected = (shape[0] * shape[1], *shape[2:])
     try:
-        array = value.clone() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        # NumPy's arrays are copied, because torch warns of those that cannot be written to.
+        array = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
         raise RolloutError(f"{what} are no array of numbers but {type(value).__name__}: {error}") from error
     if tuple(array.shape) != expected:
         raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
-    return array.to(device).to(torch.get_default_dtype()).reshape(shape)
+    return array.to(device).reshape(shape)
 
 
 def _check_finite(trajectory: Trajectory) -> None:

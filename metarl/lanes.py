@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from metarl.control import LaneError
 from metarl.types import Spec
 
 Env = gymnasium.Env[Any, Any]
@@ -94,7 +95,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         horizon: Steps after which a lane is truncated, its environment's own limit aside; None for never.
 
     Raises:
-        RuntimeError: an environment raised, asks for another spec, or gave an observation of another shape or a number
+        LaneError: an environment raised, asks for another spec, or gave an observation of another shape or a number
             that is not finite; names the lane and its step (0 is the reset) and chains the cause.
         ValueError: unknown reset options, wrong shapes, or actions that are not finite.
     """
@@ -211,7 +212,7 @@ def _blamed(lane: int, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise RuntimeError(f"lane {lane}, step {step}: {type(error).__name__}: {error}") from error
+        raise LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error}", [lane]) from error
 
 
 def _seen(space: spaces.Space[Any], observation: Any) -> Array:

@@ -126,8 +126,8 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
     if shape != (2, spec.model_outputs):
         wanted = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
         raise ValueError(
-            f"for 2 inputs the network gives outputs of shape {shape} where {spec} asks for {spec.model_outputs} {wanted} "
-            "for each input"
+            f"for 2 inputs the network gives outputs of shape {shape} where {spec} asks for "
+            f"{spec.model_outputs} {wanted} for each"
         )
 
 

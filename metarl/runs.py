@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -102,9 +102,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def check_architecture(expected: Params, found: Params, path: Path) -> None:
-    """Raise RunError unless two sets of parameters have the same names and shapes."""
-    ours = {name: tuple(value.shape) for name, value in expected.items()}
-    theirs = {name: tuple(value.shape) for name, value in found.items()}
+    """Raise RunError unless two sets of parameters have the same names, shapes and types."""
+    ours = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in expected.items()}
+    theirs = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in found.items()}
     if ours != theirs:
         names = [name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)]
         first = names[0]
@@ -242,9 +242,11 @@ def _restored(hint: Any, value: Any) -> Any:
         if isinstance(value, dict) and dataclasses.is_dataclass(kind) and isinstance(kind, type):
             hints = get_type_hints(kind)
             return kind(**{name: _restored(hints[name], part) for name, part in value.items()})
+        if isinstance(value, list) and list in (kind, get_origin(kind)):
+            return value
     return _tuples(value)
 
 
 def _tuples(value: Any) -> Any:
-    # JSON has lists only, frozen dataclasses hold tuples only.
+    # JSON has lists only, frozen dataclasses hold tuples unless their hints say otherwise.
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

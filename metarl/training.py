@@ -289,8 +289,11 @@ def _mean_scores(learner: Learner, state: State, experience: Experience) -> dict
     kind, query, last = learner.spec.kind, experience.query, learner.adaptations
     if isinstance(query, Rollout):
         batches = enumerate([*experience.supports, query])
-        named = {f"{name}/step_{step}": value for step, batch in batches
-                 for name, value in objectives.scores(kind, batch).items()}
+        named = {
+            f"{name}/step_{step}": value
+            for step, batch in batches
+            for name, value in objectives.scores(kind, batch).items()
+        }
     else:
         outputs, _ = learner.predict(state, query.inputs)
         named = {f"{name}/step_{last}": value for name, value in objectives.scores(kind, query, outputs).items()}

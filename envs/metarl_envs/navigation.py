@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
-from metarl.types import Spec, Split
+from metarl.types import Batch, Rollout, Spec, Split, Tasks
 from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +23,8 @@ GOAL_RADIUS = 0.01
 DEFAULT_GOAL = (0.3, 0.4)
 WORLD = 1000.0
 """Bound of the observation space, in metres: Gymnasium's checker wants one; no wall stands there."""
+SHOWN_EPISODES = 5
+"""Episodes of each task that pictures show."""
 VIEW = 0.6
 """Pictures show [-0.6, 0.6] metres on both axes."""
 
@@ -122,6 +125,15 @@ class PointNavigation:
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
         """Return the lanes that episodes are sampled from."""
         return make_vector_env(num_envs, self.sampling.horizon, device, action_unit=self.action_unit)
+
+    def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
+        """Draw the paths of an evaluation, before and after each step, towards the first goals; return the path."""
+        from metarl.plotting import navigation_paths  # matplotlib, which only pictures need
+
+        rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
+        paths = torch.stack([rollout.observations[:, :SHOWN_EPISODES] for rollout in rollouts])
+        mask = torch.stack([rollout.mask[:, :SHOWN_EPISODES] for rollout in rollouts])
+        return navigation_paths(paths.cpu(), mask.cpu(), tasks.parameters["goal"].cpu(), path)
 
 
 def draw(positions: Tensor, parameters: Parameters, pixels: int = 400) -> Array:

@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
+from metarl.control import LaneError
 from metarl_envs.dynamics import Array, scaled_fields, set_scaled_fields
 
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
@@ -52,7 +53,7 @@ class Simulator(Physics, Protocol):
         """Advance the lanes (indices; None for all) under ``control [all lanes, nu]``.
 
         Raises:
-            RuntimeError: lanes became unstable (they are named, and must be reset), or MuJoCo failed in some.
+            LaneError: lanes became unstable (they are named, and must be reset), or MuJoCo failed in some.
         """
 
     def reset(self, lanes: Array, qpos: Array, qvel: Array) -> None:
@@ -201,7 +202,7 @@ class ThreadSimulator:
                 try:
                     act(lane, self._models[lane], data)
                 except mujoco.FatalError as error:
-                    raise RuntimeError(f"MuJoCo failed in lane {lane}: {error}") from error
+                    raise LaneError(f"MuJoCo failed in lane {lane}: {error}", [lane]) from error
                 for name in self._outputs:
                     getattr(self, name)[lane] = getattr(data, name)
                 self._alarms[lane] = data.warning.number[ALARMS]
@@ -210,7 +211,7 @@ class ThreadSimulator:
 
 
 def _refuse_unstable(alarms: Array) -> None:
-    """Raise RuntimeError where MuJoCo found a state that is not finite, or huge, and reset the lane by itself."""
+    """Raise LaneError where MuJoCo found a state that is not finite, or huge, and reset the lane by itself."""
     if alarms.any():
         lanes = np.flatnonzero(alarms.any(axis=1)).tolist()
-        raise RuntimeError(f"the simulation became unstable in lanes {lanes}: reset them, with milder dynamics")
+        raise LaneError(f"the simulation became unstable in lanes {lanes}: reset them, with milder dynamics", lanes)

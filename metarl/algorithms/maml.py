@@ -43,8 +43,9 @@ class MAML:
     """Adapt only parameters whose names begin so, such as 'head' (ANIL); empty: all of them."""
     learn_step_sizes: bool = False
     """Meta-learn a step size for every single parameter (Meta-SGD)."""
-    surrogate: Surrogate = "log_likelihood"
-    """Inner policy-gradient loss (control): the paper's log_likelihood, likelihood_ratio (LVC) or dice."""
+    surrogate: Surrogate = "likelihood_ratio"
+    """Inner policy-gradient loss (control): likelihood_ratio (ProMP's LVC), dice, or the MAML paper's log_likelihood,
+    whose second derivatives are wrong and whose training is less stable for it (see docs/results.md)."""
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the multilayer perceptron's hidden layers."""
     activation: Activation = "relu"
@@ -119,9 +120,11 @@ class _Loop:
         gradients.
         """
         differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in state.params.values())
-        params = state.params if differentiable else {
-            name: value.detach().requires_grad_(name in self.adapted) for name, value in state.params.items()
-        }
+        params = (
+            state.params
+            if differentiable
+            else {name: value.detach().requires_grad_(name in self.adapted) for name, value in state.params.items()}
+        )
         names = [name for name in params if name in self.adapted]
         with torch.enable_grad():
             loss = self.inner_loss(self.model.apply(params, _inputs(batch)), batch).sum()

@@ -43,7 +43,7 @@ def seconds(work: Callable[[], object]) -> float:
 def navigation(repeats: int) -> dict[str, float]:
     """20 tasks x 20 episodes x 100 steps, 64-64 tanh, one inner step, 10 conjugate-gradient iterations."""
     run = Run(
-        MAML(hidden=(64, 64), activation="tanh", step_size=0.5),
+        MAML(hidden=(64, 64), activation="tanh", step_size=0.5, surrogate="log_likelihood"),
         PointNavigation(),
         TRPO(),
         Settings(iterations=1, meta_batch_size=20),
@@ -84,7 +84,6 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     linearise, lines = timed(lambda: [adapted.linearise(learner, params, part) for part in parts])
     gradient, (vector, old) = timed(lambda: adapted.surrogate_gradient(learner, lines))
     product, _ = timed(lambda: adapted.kl_hessian_product(learner, lines, vector))
-    del lines
     evaluation, _ = timed(lambda: adapted.surrogate_and_kl(learner, params, parts, old))
     tried = result.metrics["outer/line_search_steps"]
     return {
@@ -113,7 +112,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     keep_freed_memory()
-    found = navigation(options.repeats) if options.what == "navigation" else half_cheetah(options.repeats, options.chunks)
+    small = options.what == "navigation"
+    found = navigation(options.repeats) if small else half_cheetah(options.repeats, options.chunks)
     for name, value in found.items():
         print(f"{name:<42} {value:.4g}")
     if options.json:

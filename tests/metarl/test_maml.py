@@ -106,7 +106,7 @@ def test_batched_equals_a_plain_loop_over_tasks(surrogate, steps):
 
 
 def test_meta_gradient_equals_that_of_the_loop():
-    learner = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2).build(CONTINUOUS)
+    learner = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood").build(CONTINUOUS)
     params = initial(learner)
     experience = synthetic.experience(learner, params)
     expected = loop_reference.trpo_update(params, experience.supports, experience.query, 0.2)[1]
@@ -115,7 +115,9 @@ def test_meta_gradient_equals_that_of_the_loop():
 
 
 def test_first_order_equals_the_detached_loop():
-    learner = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2, first_order=True).build(CONTINUOUS)
+    learner = MAML(
+        steps=2, hidden=(5,), activation="tanh", step_size=0.2, first_order=True, surrogate="log_likelihood"
+    ).build(CONTINUOUS)
     params = initial(learner)
     experience = synthetic.experience(learner, params)
     total = torch.zeros_like(loop_reference.flat(list(params.values())))
@@ -128,7 +130,7 @@ def test_first_order_equals_the_detached_loop():
         total += loop_reference.flat(torch.autograd.grad(loss, list(own.values()))) / 4
     found = loop_reference.flat(list(meta_gradient(learner, params, experience).values()))
     torch.testing.assert_close(found, total, rtol=1e-10, atol=1e-12)
-    second = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2).build(CONTINUOUS)
+    second = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood").build(CONTINUOUS)
     assert not torch.allclose(loop_reference.flat(list(meta_gradient(second, params, experience).values())), total)
 
 
@@ -149,7 +151,9 @@ def test_meta_sgd_starts_as_maml():
     assert len(sizes) == 5
     assert all((value == 0.3).all() for value in sizes.values())
     network = {name: value for name, value in params.items() if name not in sizes}
-    assert all(torch.equal(value, network[name]) for name, value in plain.init(torch.Generator().manual_seed(0)).items())
+    assert all(
+        torch.equal(value, network[name]) for name, value in plain.init(torch.Generator().manual_seed(0)).items()
+    )
     experience = synthetic.experience(plain, network)
     torch.testing.assert_close(meta_loss(learned, params, experience), meta_loss(plain, network, experience))
 

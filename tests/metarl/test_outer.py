@@ -112,9 +112,7 @@ def test_a_batch_without_any_advantage_moves_nothing_far(update):
     learner, params, experience = prepared(CONTINUOUS)
     zero = [batch._replace(advantages=torch.zeros_like(batch.advantages)) for batch in experience.supports]
     query = experience.query._replace(advantages=torch.zeros_like(experience.query.advantages))
-    found = update.update(
-        learner, params, update.init(params), experience._replace(supports=tuple(zero), query=query)
-    )
+    found = update.update(learner, params, update.init(params), experience._replace(supports=tuple(zero), query=query))
     assert found.finite
     assert all(torch.isfinite(value).all() for value in found.params.values())
 
@@ -125,7 +123,9 @@ def test_a_gradient_that_is_not_finite_is_refused(update):
     broken = experience.query.advantages.clone()
     broken[0, 0, 0] = float("nan")
     state = update.init(params)
-    found = update.update(learner, params, state, experience._replace(query=experience.query._replace(advantages=broken)))
+    found = update.update(
+        learner, params, state, experience._replace(query=experience.query._replace(advantages=broken))
+    )
     assert not found.finite
     assert found.params is params
     assert found.state is state

@@ -1,0 +1,114 @@
+"""progress.csv keeps its columns and loses no row, TensorBoard shows no step twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+
+from metarl import logger
+from metarl.logger import ProgressCSV, read_progress
+
+
+@pytest.fixture(autouse=True)
+def ordered_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads its files by name: second, process, number. One process reopens within a second here."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "progress.csv"
+    assert not list(tmp_path.glob("*tmp"))
+
+
+def test_rows_are_appended_in_the_order_of_their_first_columns(path: Path) -> None:
+    csv = ProgressCSV(path, [])
+    assert path.read_text() == ""
+    csv.write({"iteration": 1, "b": 0.5}, {})
+    csv.write({"b": 0.25, "iteration": 2}, {})
+    assert path.read_text() == "iteration,b\n1,0.5\n2,0.25\n"
+
+
+def test_new_columns_come_after_the_old_ones_and_are_blank_before(path: Path) -> None:
+    csv = ProgressCSV(path, [])
+    csv.write({"iteration": 1, "z": 1}, {})
+    csv.write({"iteration": 2, "a": 3, "z": 2}, {})
+    csv.write({"iteration": 3}, {})
+    assert path.read_text() == "iteration,z,a\n1,1,\n2,2,3\n3,,\n"
+    csv = ProgressCSV(path, read_progress(path)[:1])
+    assert path.read_text() == "iteration,z,a\n1,1,\n"
+
+
+def test_numbers_are_written_exactly(path: Path) -> None:
+    values = {"iteration": 1, "third": 1 / 3, "tiny": 5e-324, "big": 2.0**70, "negative": -0.1}
+    ProgressCSV(path, []).write(values, {})
+    (row,) = read_progress(path)
+    assert {name: float(value) for name, value in row.items()} == values
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("", []),
+        ("iterat", []),
+        ("iteration,a", []),
+        ("iteration,a\n", []),
+        ("iteration,a\n1,2\n3", [{"iteration": "1", "a": "2"}]),
+        ("iteration,a\n1,2\n3,4", [{"iteration": "1", "a": "2"}]),
+        ("iteration,a\n1,2\n3,4\n", [{"iteration": "1", "a": "2"}, {"iteration": "3", "a": "4"}]),
+    ],
+)
+def test_a_last_line_without_its_end_is_left_out(path: Path, text: str, rows: list[dict[str, str]]) -> None:
+    path.write_text(text)
+    assert read_progress(path) == rows
+
+
+def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
+    assert read_progress(tmp_path / "progress.csv") == []
+
+
+def test_a_row_that_cannot_be_written_names_the_file(tmp_path: Path) -> None:
+    csv = ProgressCSV(tmp_path / "progress.csv", [])
+    csv.write({"iteration": 1}, {})
+    csv.path.unlink()
+    csv.path.mkdir()
+    with pytest.raises(OSError, match=f"could not write {csv.path}: Is a directory"):
+        csv.write({"iteration": 2}, {})
+
+
+def steps(folder: Path) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in EventAccumulator(str(folder)).Reload().Scalars("a")]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_what_comes_after_the_iteration_is_struck_when_files_are_opened(tmp_path: Path, kept: int) -> None:
+    def write(start: int, stop: int, value: float) -> None:
+        files = logger.open_files(tmp_path, start)
+        for iteration in range(start + 1, stop + 1):
+            logger.dump(files, {"iteration": iteration, "a": value}, iteration)
+        files.close()
+
+    write(0, 3, 1.0)
+    assert steps(tmp_path) == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    write(kept, 4, 2.0)
+    expected = [(step, 1.0 if step <= kept else 2.0) for step in range(1, 5)]
+    assert steps(tmp_path) == expected
+    assert [(int(row["iteration"]), float(row["a"])) for row in read_progress(tmp_path / "progress.csv")] == expected
+
+
+def test_a_new_run_has_one_file_of_events(tmp_path: Path) -> None:
+    logger.open_files(tmp_path, 0).close()
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+def test_the_table_shows_the_last_values(capsys: pytest.CaptureFixture[str]) -> None:
+    table = logger.open_table()
+    values: dict[str, Any] = {"iteration": 3, "return/step_0": -40.25, "time/environment_steps_per_second": 1234.0}
+    logger.dump(table, values, 3)
+    told = capsys.readouterr().out
+    assert "step_0" in told
+    assert "-40.2" in told
+    assert "environment_steps_per_second" in told
