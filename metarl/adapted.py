@@ -118,16 +118,17 @@ def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
     return Linearised(part, list(leaves.values()), outputs, cotangents, flatten(pulled_back))
 
 
-def surrogate_gradient(learner: Learner, lines: Iterable[Linearised]) -> tuple[Tensor, list[Tensor]]:
-    """Flat gradient of the mean surrogate loss, and each group's outputs without their graphs."""
-    gradients, outputs, tasks = [], [], 0
+def surrogate_gradient(learner: Learner, lines: Iterable[Linearised]) -> tuple[float, Tensor, list[Tensor]]:
+    """Mean surrogate loss, its flat gradient, and each group's outputs without their graphs."""
+    losses, gradients, outputs, tasks = [], [], [], 0
     for line in lines:
         query = rollout_of(line.part.query)
         loss = objectives.surrogate("likelihood_ratio", learner.spec.kind, line.outputs, query).sum()
+        losses.append(loss.detach())
         gradients.append(gradient(loss, line.leaves, keep_graph=True))
         outputs.append(line.outputs.detach())
         tasks += len(line.part.descriptors)
-    return sum_of(gradients) / tasks, outputs
+    return float(sum_of(losses)) / tasks, sum_of(gradients) / tasks, outputs
 
 
 def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Tensor) -> Tensor:

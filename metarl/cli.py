@@ -52,6 +52,8 @@ def _run(arguments: list[str]) -> int:
     except (ValueError, plugins.PluginError) as error:
         print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
+    except SystemExit as stop:  # --help was printed
+        return int(stop.code or DONE)
     return execute()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from gymnasium.spaces import Space
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -18,6 +19,8 @@ from metarl.training import Device, Result, Run, Settings, Source
 from metarl.types import Split
 
 DONE, INTERRUPTED = 0, 130
+EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
+"""What evaluation.json repeats of the request."""
 Execute = Callable[[], int]
 Update = Literal["trpo", "promp", "adam"]
 UPDATES: dict[str, type[Any]] = {"trpo": outer.TRPO, "promp": outer.ProMP, "adam": outer.Adam}
@@ -40,6 +43,24 @@ def _network(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Network] | Non
         metavar="NAME",
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@registry.primitive_rule
+def _space(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Space[Any]] | None:
+    """A space has no form on the command line: it stays as the family has it."""
+    if not (isinstance(info.type, type) and issubclass(info.type, Space)):
+        return None
+
+    def refuse(words: list[str]) -> Space[Any]:
+        raise ValueError("a space cannot be given on the command line; bind a family to a name, pass 'module:name'")
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{fixed}",
+        instance_from_str=refuse,
+        is_instance=lambda value: isinstance(value, Space),
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -199,7 +220,7 @@ def evaluate(arguments: list[str]) -> Execute:
         found = evaluation.evaluate(
             learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
         )
-        asked = {name: getattr(chosen, name) for name in ("tasks", "split", "seed", "steps", "checkpoint", "schedule")}
+        asked = {name: getattr(chosen, name) for name in EVALUATED}
         record = {"metrics": found.metrics, **asked, "iteration": progress.iteration, "versions": runs.versions()}
         runs.write_json(chosen.run / runs.EVALUATION, record)
         print(evaluation.table(found.metrics))
@@ -227,7 +248,7 @@ def _with_episodes(family: Any, episodes: int) -> Any:
 
 def _pictures(folder: Path, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> list[Path]:
     """Draw the adaptation curve, and whatever picture of adaptation the family itself offers."""
-    curve = plotting.adaptation_curve({folder.name: record}, folder / "adaptation.png")
+    curve = plotting.adaptation_curve({folder.resolve().name: record}, folder / "adaptation.png")
     draw = getattr(family, "picture", None)
     return [curve] if draw is None else [curve, draw(found.tasks, found.queries, folder / "tasks.png")]
 

@@ -1,4 +1,4 @@
-"""From environments to rollouts: sampling, the linear feature baseline, and generalised advantages.
+"""From environments to rollouts.
 
 An environment batch is a ``gymnasium.vector.VectorEnv`` of task-major lanes (lane i belongs to task i // episodes) with
 ``AutoresetMode.DISABLED``, whose arrays are NumPy's or torch tensors. A lane that has finished idles: it repeats its
@@ -6,17 +6,20 @@ last observation with reward 0 until it is reset. Task parameters go in by name 
 row per lane.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import Trajectory, with_advantages
 from metarl.types import Learner, Role, Rollout, Spec, State
 
 
@@ -76,36 +79,31 @@ class ControlTasks:
         Raises:
             RolloutError: an environment raised, or gave a wrong shape or a number that is not finite; or the policy
                 asked for an action that is not finite.
-            ValueError: the vector environment has another number of lanes, or resets them by itself.
+            ValueError: the environment is not what ``check_environment`` expects.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         if not self._made:
-            self._made.append(_checked(self.environment(tasks * episodes, generator.device), tasks * episodes))
+            env = self.environment(tasks * episodes, generator.device)
+            check_environment(env, tasks * episodes, self.spec)
+            self._made.append(env)
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         trajectory = collect(self._made[0], learner, state, tasks, self.sampling.horizon, generator, lanes)
-        return with_advantages(trajectory, self.sampling)
+        return with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda)
 
 
-def _checked(env: VectorEnv, lanes: int) -> VectorEnv:
+def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
+    """Raise ValueError unless a vector environment has these lanes, leaves resets to us, and fits spec."""
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(
             f"the environment has {env.num_envs} lanes and {mode}: expected {lanes}, one for each episode of "
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
-    return env
-
-
-class Trajectory(NamedTuple):
-    """What the environments and the policy said, before any estimate of advantages."""
-
-    observations: Tensor  # [task, episode, time, *input_shape]
-    actions: Tensor  # [task, episode, time(, output_size)]
-    log_probs: Tensor  # [task, episode, time]
-    rewards: Tensor  # [task, episode, time]
-    mask: Tensor  # [task, episode, time]
-    last_observations: Tensor  # [task, episode, *input_shape] after the last step
-    truncated: Tensor  # [task, episode] 1 where the environment cut the episode before the horizon
+    seen, acted = env.single_observation_space, env.single_action_space
+    discrete = isinstance(acted, spaces.Discrete)
+    size = int(acted.n) if isinstance(acted, spaces.Discrete) else math.prod(acted.shape or ())
+    if seen.shape != spec.input_shape or size != spec.output_size or discrete != (spec.kind == "discrete"):
+        raise ValueError(f"the environment observes {seen} and acts in {acted}, which is not what {spec} says")
 
 
 def collect(
@@ -234,81 +232,3 @@ def _check_finite(trajectory: Trajectory) -> None:
         step, name, bad = min(broken, key=lambda found: found[0])
         lane = int(bad[:, :, 0].flatten().nonzero()[0])
         raise RolloutError(f"{name} are not finite: {_lane(lane, bad.shape[1])}, step {step}")
-
-
-def with_advantages(trajectory: Trajectory, sampling: Sampling) -> Rollout:
-    """Fit the baseline to each task, estimate advantages, and normalise them per task.
-
-    The horizon is the end of the task: no value lies beyond it, as in the MAML paper. An episode that its environment
-    truncated earlier goes on in the baseline's estimate.
-    """
-    returns = discounted_sums((trajectory.rewards * trajectory.mask).double(), sampling.discount)
-    final_step = trajectory.mask.sum(2, keepdim=True)
-    observations = torch.cat([trajectory.observations, trajectory.last_observations.unsqueeze(2)], dim=2)
-    time = torch.arange(observations.shape[2], device=observations.device, dtype=observations.dtype)
-    features = baseline_features(observations, torch.minimum(time, final_step))
-    weights = fit_baseline(features[:, :, :-1], returns, trajectory.mask)
-    values = torch.einsum("teif,tf->tei", features, weights)
-    last_values = values[:, :, -1] * trajectory.truncated
-    advantages = gae(trajectory.rewards, values[:, :, :-1], last_values, trajectory.mask, sampling)
-    return Rollout(*trajectory[:5], advantages=normalise(advantages, trajectory.mask).to(trajectory.rewards.dtype))
-
-
-def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
-    """Discounted reward-to-go along the last axis, which is time."""
-    sums = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[..., 0])
-    for step in reversed(range(rewards.shape[-1])):
-        following = rewards[..., step] + discount * following
-        sums[..., step] = following
-    return sums
-
-
-def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
-    """Features of the linear baseline, ``[task, episode, time, 2 * size + 4]`` in float64.
-
-    Observations clipped to [-10, 10], their squares, powers of time / 100, and 1 (Duan et al., arXiv 1604.06778).
-    """
-    states = observations.flatten(3).double().clamp(-10, 10)
-    step = (time.double() / 100).expand(states.shape[:3]).unsqueeze(-1)
-    return torch.cat([states, states.square(), step, step.square(), step**3, torch.ones_like(step)], dim=-1)
-
-
-def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
-    """Least-squares weights of each task, ``[task, feature]``, over its valid steps.
-
-    A task's ridge rises tenfold until its normal equations can be solved, so that no batch is refused: all episodes
-    may end at their first step, or hold one and the same observation.
-    """
-    valid = features * mask.double().unsqueeze(-1)
-    rows = valid.flatten(1, 2)
-    gram = rows.mT @ rows
-    target = rows.mT @ (returns.double() * mask).flatten(1).unsqueeze(-1)
-    penalty = ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    for _ in range(12):
-        factor, failed = torch.linalg.cholesky_ex(gram + penalty)
-        if not failed.any():
-            break
-        penalty = torch.where(failed.reshape(-1, 1, 1) > 0, 10 * penalty, penalty)
-    return torch.cholesky_solve(target, factor).squeeze(-1)
-
-
-def gae(rewards: Tensor, values: Tensor, last_values: Tensor, mask: Tensor, sampling: Sampling) -> Tensor:
-    """Generalised advantage estimates, ``[..., time]`` (arXiv 1506.02438, eq. 16); 0 after the end.
-
-    ``values[..., t]`` is the value of the state acted in at t, ``last_values`` that after the last valid step: 0 where
-    the episode terminated.
-    """
-    following = torch.cat([values[..., 1:] * mask[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
-    is_last = mask - torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], dim=-1)
-    following = following + is_last * last_values.unsqueeze(-1)
-    errors = (rewards + sampling.discount * following - values) * mask
-    return discounted_sums(errors, sampling.discount * sampling.gae_lambda)
-
-
-def normalise(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale each task's valid advantages to mean 0 and standard deviation 1: ``[task, episode, time]``."""
-    mean = objectives.masked_mean(advantages, mask).reshape(-1, 1, 1)
-    centred = (advantages - mean) * mask
-    std = objectives.masked_mean(centred.square(), mask).sqrt().reshape(-1, 1, 1)
-    return centred / (std + 1e-8)

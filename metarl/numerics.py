@@ -29,8 +29,11 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
-    """Solve ``product(x) = target`` for a symmetric positive definite product, starting from zero."""
+def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Solve ``product(x) = target`` for a symmetric positive definite product, starting from zero.
+
+    Returns x and the residual ``target - product(x)``.
+    """
     solution, residual, direction = torch.zeros_like(target), target, target
     tiny = torch.finfo(target.dtype).tiny
     norm = residual @ residual
@@ -41,7 +44,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iter
         solution, residual = solution + length * direction, residual - length * image
         norm, previous = residual @ residual, norm
         direction = residual + norm / previous.clamp_min(tiny) * direction
-    return solution
+    return solution, residual
 
 
 def adam_state(params: Params) -> dict[str, Any]:

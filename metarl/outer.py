@@ -63,19 +63,25 @@ class TRPO:
         def product(vector: Tensor) -> Tensor:
             return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector
 
-        gradient, old_outputs = adapted.surrogate_gradient(learner, lines())
+        start, gradient, old_outputs = adapted.surrogate_gradient(learner, lines())
         if not torch.isfinite(gradient).all():
             return Update(params, state, {}, finite=False)
-        direction = conjugate_gradient(product, -gradient, self.cg_iterations)
-        full_step = direction * _step_length(direction @ product(direction), self.max_kl)
+        direction, residual = conjugate_gradient(product, -gradient, self.cg_iterations)
         kept = []  # the line search needs no graphs: let their memory go
-        moved, metrics = self._line_search(learner, params, full_step, parts, old_outputs)
+        # The residual tells the direction's image, which would cost one more product.
+        full_step = direction * _step_length(direction @ (-gradient - residual), self.max_kl)
+        moved, metrics = self._line_search(learner, params, full_step, parts, start, old_outputs)
         return Update(moved, state, metrics | {"outer/gradient_norm": float(gradient.norm())})
 
     def _line_search(
-        self, learner: Learner, params: Params, full_step: Tensor, parts: list[Experience], old: list[Tensor]
+        self,
+        learner: Learner,
+        params: Params,
+        full_step: Tensor,
+        parts: list[Experience],
+        start: float,
+        old: list[Tensor],
     ) -> tuple[Params, dict[str, float]]:
-        start, _ = adapted.surrogate_and_kl(learner, params, parts, old)
         origin = flatten(params.values())
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)

@@ -17,6 +17,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from metarl import logger, objectives, plugins, runs
+from metarl.control import ControlTasks, check_environment
 from metarl.memory import keep_freed_memory
 from metarl.outer import TRPO, Adam
 from metarl.seeding import stream
@@ -189,6 +190,7 @@ class Run:
         self.folder = folder
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
+        _check_environment(family)
         chunks = getattr(outer, "chunks", None)
         if chunks is not None and chunks > settings.meta_batch_size:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
@@ -250,6 +252,15 @@ class Run:
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
             runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
         return reached
+
+
+def _check_environment(family: Family) -> None:
+    """Raise ValueError where a control family's environments and its Spec disagree: before training, not within."""
+    tasks = family.sample(1, "train", stream(0, "check"))
+    if isinstance(tasks, ControlTasks):
+        env = tasks.environment(1, torch.device("cpu"))
+        check_environment(env, 1, family.spec)
+        env.close()
 
 
 def resolve_device(name: Device) -> torch.device:

@@ -53,7 +53,7 @@ class MAML:
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of the policy's action."""
     network: Network = "mlp"
-    """'mlp', or 'module:attribute' of a function from a Spec to any nn.Module, whose options hidden to std then are."""
+    """'mlp' (of hidden, activation and std), or 'module:attribute' of a function from a Spec to any nn.Module."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -82,7 +82,7 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     total, result = timed(lambda: update.update(learner, params, {}, experience))
     parts = adapted.split(experience, chunks)
     linearise, lines = timed(lambda: [adapted.linearise(learner, params, part) for part in parts])
-    gradient, (vector, old) = timed(lambda: adapted.surrogate_gradient(learner, lines))
+    gradient, (_, vector, old) = timed(lambda: adapted.surrogate_gradient(learner, lines))
     product, _ = timed(lambda: adapted.kl_hessian_product(learner, lines, vector))
     evaluation, _ = timed(lambda: adapted.surrogate_and_kl(learner, params, parts, old))
     tried = result.metrics["outer/line_search_steps"]

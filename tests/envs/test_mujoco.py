@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import metarl_envs  # noqa: F401  # registers the environments
+from metarl.control import LaneError
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.simulator import Simulation
@@ -229,8 +230,9 @@ def test_an_unstable_lane_is_named_and_can_be_reset(backend, speed):
     qpos, qvel = env.simulator.qpos.copy(), env.simulator.qvel.copy()
     qvel[[1, 3]] = speed
     env.simulator.reset(np.arange(4), qpos, qvel)
-    with pytest.raises(RuntimeError, match=r"unstable in lanes \[1, 3\]"):
+    with pytest.raises(LaneError, match=r"unstable in lanes \[1, 3\]") as caught:
         env.step(actions_for(env))
+    assert caught.value.lanes == [1, 3]
     env.reset(options={"reset_mask": np.array([False, True, False, True])})
     assert np.isfinite(env.step(actions_for(env))[0]).all()
 

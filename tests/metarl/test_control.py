@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from metarl import control, objectives
+from metarl import objectives
+from metarl.advantages import with_advantages
 from metarl.control import ControlTasks, LaneError, RolloutError, Sampling, collect
 from metarl.families import GymnasiumFamily
 from metarl.types import Learner, Rollout, Spec
@@ -39,6 +40,8 @@ class Track(VectorEnv):
     def __init__(self, num_envs: int, device: str | None = None, fault: Callable[[int, Told], None] | None = None):
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.num_envs, self.device, self.fault = num_envs, device, fault
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
+        self.single_action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
         self.seeds: list[int | None] = []
         self.threads: list[int] = []
         self.actions: list[np.ndarray] = []
@@ -200,8 +203,9 @@ def test_one_thread_while_episodes_run() -> None:
 @SPECS
 def test_equal_generators_give_equal_episodes_and_nothing_else_is_drawn_from(spec: Spec) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    envs = [Track(4) for _ in range(3)]
-    first, again, other = (collect(env, policy(spec), 0, 2, 5, generator(seed)) for env, seed in zip(envs, (1, 1, 2)))
+    envs = [Track(4), Track(4), Track(4)]
+    seeded = zip(envs, (1, 1, 2), strict=True)
+    first, again, other = (collect(env, policy(spec), 0, 2, 5, generator(seed)) for env, seed in seeded)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert not torch.equal(first.actions, other.actions)
     assert envs[0].seeds == envs[1].seeds != envs[2].seeds
@@ -266,7 +270,7 @@ class TestDraw:
 
     def test_environments_that_would_spoil_the_episodes_are_refused(self) -> None:
         tasks = track_tasks(lambda lanes: Track(lanes + 1))
-        with pytest.raises(ValueError, match="5 lanes .* expected 4, one for each episode of each task"):
+        with pytest.raises(ValueError, match=r"5 lanes .* expected 4, one for each episode of each task"):
             tasks.draw(policy(CONTINUOUS), 0, "support", generator())
         env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 4)
         with pytest.raises(ValueError, match=r"AutoresetMode.NEXT_STEP: expected .* AutoresetMode.DISABLED"):
@@ -423,14 +427,21 @@ def test_a_bug_of_the_policy_is_not_blamed_on_the_environment() -> None:
         collect(Track(2), policy(CONTINUOUS, outputs), 0, 1, 3, generator())
 
 
-@DEVICES
-def test_pendulum_lanes_of_gymnasium_serve(device: str | None) -> None:
-    """The contract is Gymnasium's own: its vector environments work as they come."""
+def test_gymnasiums_own_lanes_serve() -> None:
     envs = [lambda: gymnasium.make("Pendulum-v1", max_episode_steps=5)] * 4
     env = gymnasium.vector.SyncVectorEnv(envs, autoreset_mode=AutoresetMode.DISABLED, copy=False)
-    if device:
-        env = gymnasium.wrappers.vector.NumpyToTorch(env)
     idle = policy(Spec((3,), 1, "continuous"), lambda seen: torch.zeros(*seen.shape[:-1], 2))
-    found = collect(env, idle, 0, 2, 5, generator(), None)
+    found = collect(env, idle, 0, 2, 5, generator())
     assert len(found.observations[..., 2].unique()) == 20
-    assert control.with_advantages(found, Sampling(2, 5)).advantages.isfinite().all()
+    assert with_advantages(found, 0.99, 1.0).advantages.isfinite().all()
+
+
+def test_environments_and_specs_that_disagree_are_refused() -> None:
+    for spec in (
+        Spec((4,), 1, "continuous"),
+        Spec((3,), 2, "continuous"),
+        Spec((3,), 1, "discrete"),
+    ):
+        with pytest.raises(ValueError, match=r"observes Box.* and acts in Box.*, which is not what Spec"):
+            control.check_environment(Track(4), 4, spec)
+    control.check_environment(Track(4), 4, Spec((3,), 1, "continuous"))

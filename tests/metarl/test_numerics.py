@@ -23,22 +23,22 @@ def positive_definite(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def test_conjugate_gradient_solves_a_system() -> None:
     matrix, solution = positive_definite(20), torch.randn(20, generator=generator(1), dtype=torch.float64)
     target = matrix @ solution
-    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 40), solution, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 40)[0], solution, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(target, matrix @ solution, rtol=0, atol=0)
 
 
 def test_conjugate_gradient_by_hand() -> None:
     # One iteration is one step of steepest descent, r'r / r'Ar long; two solve a system of two.
     matrix, target = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([2.0, 1.0])
-    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 1), target * 5 / 9)
-    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 2), torch.ones(2))
-    assert conjugate_gradient(lambda x: matrix @ x, target, 0).tolist() == [0, 0]
+    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 1)[0], target * 5 / 9)
+    torch.testing.assert_close(conjugate_gradient(lambda x: matrix @ x, target, 2)[0], torch.ones(2))
+    assert conjugate_gradient(lambda x: matrix @ x, target, 0)[0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_conjugate_gradient_of_nothing_is_nothing(dtype: torch.dtype) -> None:
     matrix = positive_definite(4, dtype)
-    found = conjugate_gradient(lambda x: matrix @ x, torch.zeros(4, dtype=dtype), 10)
+    found = conjugate_gradient(lambda x: matrix @ x, torch.zeros(4, dtype=dtype), 10)[0]
     assert found.dtype == dtype
     assert found.tolist() == [0] * 4
 
@@ -47,7 +47,7 @@ def test_conjugate_gradient_of_nothing_is_nothing(dtype: torch.dtype) -> None:
 def test_conjugate_gradient_stays_put_once_it_has_solved(scale: float) -> None:
     matrix = positive_definite(3, torch.float32)
     solution = torch.tensor([1.0, -2.0, 0.5]) * scale
-    found = conjugate_gradient(lambda x: matrix @ x, matrix @ solution, 200)
+    found = conjugate_gradient(lambda x: matrix @ x, matrix @ solution, 200)[0]
     torch.testing.assert_close(found / scale, solution / scale, rtol=1e-4, atol=1e-4)
 
 

@@ -253,7 +253,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunError, match=f"cannot make the run folder {folder}: "):
             runs.create(folder, CONFIG)
-        with pytest.raises(RunError, match="holds no run: config.json is missing"):
+        with pytest.raises(RunError, match=r"holds no run: config\.json is missing"):
             runs.read_config(folder)
 
 

@@ -443,9 +443,9 @@ def test_the_best_checkpoint_holds_the_parameters_that_earned_the_best_score(tmp
         progress = reached
     run.train(run.first())
     best = torch.load(tmp_path / "best.pt", weights_only=True)
-    score, params = max(visited, key=lambda pair: pair[0])
-    index = [found for found, _ in visited].index(score)
-    assert best["best"] == score == torch.load(tmp_path / "checkpoint.pt", weights_only=True)["best"]
+    scores = [score for score, _ in visited]
+    index = scores.index(max(scores))
+    assert best["best"] == max(scores) == torch.load(tmp_path / "checkpoint.pt", weights_only=True)["best"]
     assert best["iteration"] == index, "the first of the best, after so many updates"
     assert equal(best["params"], visited[index][1])
 
@@ -671,7 +671,7 @@ class TestBadInput:
 
     def test_a_folder_that_holds_a_run_is_refused(self, tmp_path: Path) -> None:
         start(tmp_path, 5)
-        with pytest.raises(runs.RunError, match="already holds a run.*--overwrite"):
+        with pytest.raises(runs.RunError, match=r"already holds a run.*--overwrite"):
             training.train(ALGORITHM, BANDIT, outer.Adam(), settings(1), out=tmp_path)
 
     def test_overwriting_leaves_nothing_of_the_old_run(self, tmp_path: Path, whole: Path) -> None:
@@ -714,6 +714,43 @@ def test_the_table_is_written_every_ten_iterations_and_at_the_end(capsys: pytest
     assert told.err == "", "a bar is for terminals"
     training.train(ALGORITHM, BANDIT, outer.Adam(), settings(10))
     assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_shows_the_returns_beside_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    last = training.train(ALGORITHM, BANDIT, outer.Adam(), settings(3), quiet=False).rows[-1]
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert "3/3" in shown
+    assert f"return/step_1={last['return/step_1']:.4g}" in shown
+
+
+def test_a_checkpoint_holds_all_that_the_next_iteration_depends_on(whole: Path) -> None:
+    for name, iteration in (("checkpoint.pt", 5), ("best.pt", None)):
+        saved = torch.load(whole / name, weights_only=True)
+        assert set(saved) == {"format", "iteration", "params", "outer", "best", "refused"}
+        assert iteration in (None, saved["iteration"])
+        assert {key: tuple(value.shape) for key, value in saved["params"].items()} == {
+            "hidden_0.weight": (8, 1), "hidden_0.bias": (8,), "head.weight": (3, 8), "head.bias": (3,)
+        }  # fmt: skip
+        assert set(saved["outer"]) == {"count", "first", "second"}
+
+
+def test_parameters_of_another_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tmp_path, 2)
+    run.train(run.first())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(runs.RunError, match=r"hidden_0\.weight is torch\.float32 .* and torch\.float64"):
+            training.resume(tmp_path, iterations=3)
+        run = start(tmp_path / "double", 1)
+        run.train(run.first())
+        assert training.resume(tmp_path / "double", iterations=2).params["head.bias"].dtype == torch.float64
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_gathering_keeps_no_graph_and_draws_fresh_episodes_for_every_step() -> None:

@@ -1,0 +1,206 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from metarl import evaluation, objectives
+from metarl.algorithms.maml import MAML
+from metarl.control import ControlTasks, Sampling
+from metarl.evaluation import Evaluation, evaluate, summary
+from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
+from metarl_envs.bandit import Bandit
+
+BANDIT = Bandit(arms=3, sampling=Sampling(episodes=5, horizon=2))
+
+
+@dataclass(frozen=True)
+class LineTasks:
+    """Points on a line through the origin, of the task's slope."""
+
+    slopes: Tensor
+    drawn: list[str]
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"slope": self.slopes}
+
+    @property
+    def descriptors(self) -> Tensor:
+        return self.slopes.unsqueeze(1)
+
+    def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
+        self.drawn.append(role)
+        inputs = torch.randn(len(self.slopes), 8, 1, generator=generator)
+        return Examples(inputs, self.slopes.reshape(-1, 1, 1) * inputs)
+
+
+class Lines:
+    @property
+    def spec(self) -> Spec:
+        return Spec((1,), 1, "regression", 1)
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> LineTasks:
+        return LineTasks(torch.randn(num_tasks, generator=generator), [])
+
+
+def slope_learner() -> Learner:
+    """Knows one slope for each task: 0 at first; each adaptation halves its distance from the least-squares slope."""
+
+    def begin(params: Params, descriptors: Tensor) -> Tensor:
+        return params["slope"].expand(len(descriptors))
+
+    def adapt(state: Tensor, batch: Examples) -> Tensor:
+        fitted = (batch.inputs * batch.targets).sum((1, 2)) / batch.inputs.square().sum((1, 2))
+        return (state + fitted) / 2
+
+    def predict(state: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return state.reshape(-1, 1, 1) * inputs, state
+
+    def init(generator: Generator) -> Params:
+        return {"slope": torch.zeros(())}
+
+    return Learner(Lines().spec, 1, init, begin, adapt, predict, lambda *_: None)
+
+
+def test_the_interval_is_students() -> None:
+    # Mean 3, standard deviation sqrt(2.5), error sqrt(2.5 / 5); t with 4 degrees of freedom is 2.7764451.
+    found = summary([1.0, 2.0, 3.0, 4.0, 5.0])
+    width = 2.7764451052 * 0.7071067812
+    assert found["mean"] == 3
+    assert found["low"] == pytest.approx(3 - width, abs=1e-8)
+    assert found["high"] == pytest.approx(3 + width, abs=1e-8)
+    assert found["per_task"] == [1, 2, 3, 4, 5]
+    # Two values: t with 1 degree of freedom is 12.7062047, the error of 1 and 3 is 1.
+    assert summary([1.0, 3.0])["high"] == pytest.approx(2 + 12.7062047362, abs=1e-8)
+    assert summary([4.0, 4.0, 4.0]) == {"mean": 4, "low": 4, "high": 4, "per_task": [4, 4, 4]}
+    assert summary([7.0]) == {"mean": 7, "low": 7, "high": 7, "per_task": [7]}
+
+
+def test_the_interval_covers_the_mean_19_times_in_20() -> None:
+    samples = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) + 1
+    covered = [found["low"] <= 1 <= found["high"] for found in map(summary, samples.tolist())]
+    assert sum(covered) / 2000 == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_control_is_scored_after_every_number_of_steps(steps: int) -> None:
+    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), BANDIT, tasks=4, steps=steps)
+    assert list(found.metrics) == [f"return/step_{step}" for step in range(steps + 1)]
+    assert found.scores["return"].shape == (steps + 1, 4)
+    assert len(found.queries) == steps + 1
+    for step, rollout in enumerate(found.queries):
+        assert isinstance(rollout, Rollout)
+        returns = rollout.rewards.sum(2).mean(1)
+        torch.testing.assert_close(found.scores["return"][step], returns)
+        assert found.metrics[f"return/step_{step}"]["per_task"] == pytest.approx(returns.tolist())
+        assert found.metrics[f"return/step_{step}"]["mean"] == pytest.approx(returns.mean().item())
+
+
+def test_control_acts_with_the_adapted_policies_in_fresh_episodes() -> None:
+    acted: list[int] = []
+
+    def predict(state: int, observations: Tensor) -> tuple[Tensor, int]:
+        acted.append(state)
+        return torch.zeros(*observations.shape[:-1], 3), state
+
+    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    counter = learner._replace(begin=lambda *_: 0, adapt=lambda state, batch: state + 1, predict=predict)
+    found = evaluate(counter, {}, BANDIT, tasks=2, steps=2)
+    assert acted == [0, 0, 1, 1, 2, 2]
+    first, second, third = (rollout.actions for rollout in found.queries)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_every_algorithm_meets_the_same_tasks() -> None:
+    learners = [MAML(hidden=(4,)).build(BANDIT.spec), MAML(steps=2, hidden=(6, 5), first_order=True).build(BANDIT.spec)]
+
+    def tasks_of(learner: Learner, **options: Any) -> Tensor:
+        params = learner.init(torch.Generator().manual_seed(1))
+        found = evaluate(learner, params, BANDIT, **{"tasks": 4, "steps": 1, **options}).tasks
+        assert isinstance(found, ControlTasks)
+        return found.parameters["probabilities"]
+
+    first = tasks_of(learners[0])
+    assert torch.equal(first, tasks_of(learners[1], steps=2))
+    assert not torch.equal(first, tasks_of(learners[0], seed=1))
+    assert not torch.equal(first, tasks_of(learners[0], split="validation"))
+    assert not torch.equal(first, tasks_of(learners[0], split="train"))
+
+
+def test_an_evaluation_can_be_repeated_and_draws_from_no_global_generator() -> None:
+    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    kept, before = {name: value.clone() for name, value in params.items()}, torch.get_rng_state()
+    first, again = (evaluate(learner, params, BANDIT, tasks=3, steps=2) for _ in range(2))
+    assert first.metrics == again.metrics
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(params[name], value) for name, value in kept.items())
+    other = evaluate(learner, params, BANDIT, tasks=3, steps=2, seed=5)
+    assert first.metrics != other.metrics
+
+
+def test_examples_are_scored_after_every_number_of_steps() -> None:
+    learner = slope_learner()
+    found = evaluate(learner, learner.init(torch.Generator()), Lines(), tasks=5, steps=2)
+    assert list(found.metrics) == ["loss/step_0", "loss/step_1", "loss/step_2"]
+    assert isinstance(found.tasks, LineTasks)
+    assert found.tasks.drawn == ["support", "query"]
+    (query,) = found.queries
+    assert isinstance(query, Examples)
+    # Each adaptation to the support set halves the error in the slope, and so quarters the loss on the query set.
+    start = (found.tasks.slopes.reshape(-1, 1) * query.inputs.squeeze(-1)).square().mean(1)
+    expected = torch.stack([start, start / 4, start / 16])
+    torch.testing.assert_close(found.scores["loss"], expected)
+    assert found.metrics["loss/step_2"]["mean"] == pytest.approx(float(start.mean()) / 16, rel=1e-5)
+
+
+def test_maml_is_scored_on_examples_without_keeping_graphs() -> None:
+    learner = MAML(hidden=(8,), step_size=0.05).build(Lines().spec)
+    params = {name: value.requires_grad_() for name, value in learner.init(torch.Generator().manual_seed(0)).items()}
+    found = evaluate(learner, params, Lines(), tasks=6, steps=3)
+    losses = found.scores["loss"]
+    assert losses.shape == (4, 6)
+    assert not losses.requires_grad
+    assert (losses[1:].mean(1) < losses[:-1].mean(1)).all()
+
+
+def test_classification_has_an_accuracy() -> None:
+    scores = objectives.scores(
+        "classification", Examples(torch.zeros(2, 4, 1), torch.zeros(2, 4, dtype=torch.int64)), torch.zeros(2, 4, 3)
+    )
+    found = Evaluation({name: value.unsqueeze(0) for name, value in scores.items()}, LineTasks(torch.ones(2), []), ())
+    assert sorted(found.metrics) == ["accuracy/step_0", "loss/step_0"]
+
+
+@pytest.mark.parametrize("options", [{"tasks": 0}, {"steps": -1}, {"tasks": -3, "steps": 2}])
+def test_requests_without_sense_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1 task and 0 steps"):
+        evaluate(slope_learner(), {}, Lines(), **options)
+
+
+def test_a_family_that_draws_something_else_is_refused() -> None:
+    learner = slope_learner()
+    rollout = Rollout(*[torch.zeros(2, 1, 1)] * 6)
+
+    class Wrong(LineTasks):
+        def draw(self, *arguments: Any) -> Any:
+            return rollout
+
+    class Family(Lines):
+        def sample(self, *arguments: Any) -> LineTasks:
+            return Wrong(torch.ones(2), [])
+
+    with pytest.raises(ValueError, match="a regression family must draw Examples, not Rollout"):
+        evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)
+
+
+def test_the_table_has_a_line_for_each_metric() -> None:
+    metrics = {"return/step_0": summary([1.0, 3.0]), "return/step_1": summary([2.0])}
+    lines = evaluation.table(metrics).splitlines()
+    assert lines[1].split() == ["return/step_0", "2", "[-10.71,", "14.71]"]
+    assert lines[2].split() == ["return/step_1", "2", "[2,", "2]"]
+    assert len(lines) == 3

@@ -1,0 +1,64 @@
+"""Every installed family with every installed algorithm and every outer update: it trains and evaluates."""
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import metarl_envs  # noqa: F401  # registers the environments
+from metarl import plugins
+from metarl.evaluation import evaluate
+from metarl.outer import TRPO, Adam, ProMP
+from metarl.seeding import stream
+from metarl.training import Settings, train
+
+ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms") if plugin.package == "metarl"]
+FAMILIES = [plugin.name for plugin in plugins.available("tasks") if plugin.package == "metarl"]
+
+
+def small(name):
+    family = plugins.load("tasks", name)()
+    return replace(family, sampling=replace(family.sampling, episodes=2, horizon=4))
+
+
+@pytest.mark.parametrize("update", [TRPO(), ProMP(), Adam()], ids=["trpo", "promp", "adam"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trains_and_evaluates(family, algorithm, update):
+    settings = Settings(iterations=2, meta_batch_size=3)
+    result = train(plugins.load("algorithms", algorithm)(), small(family), update, settings)
+    assert all(torch.isfinite(value).all() for value in result.params.values())
+    assert all(np.isfinite(row["return/step_1"]) for row in result.rows)
+    found = evaluate(result.learner, result.params, small(family), tasks=2, steps=2)
+    assert found.scores["return"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_keep_their_contract(name):
+    family = small(name)
+    tasks = family.sample(6, "train", stream(0, "tasks"))
+    again = family.sample(6, "train", stream(0, "tasks"))
+    assert tasks.descriptors.shape == (6, family.spec.descriptor_size)
+    assert torch.equal(tasks.descriptors, again.descriptors)
+    assert set(tasks.parameters) == set(family.parameter_space)
+    for key, value in tasks.parameters.items():
+        assert value.shape == (6, *family.parameter_space[key].shape)
+        for row in value:
+            assert family.parameter_space[key].contains(row.numpy().astype(family.parameter_space[key].dtype))
+    with pytest.raises(ValueError, match="task"):
+        family.sample(0, "train", stream(0, "tasks"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_environments_are_registered(name):
+    words = {"mdp": "MDP"}
+    identity = "metarl/" + "".join(words.get(word, word.capitalize()) for word in name.split("-")) + "-v0"
+    spec = plugins.load("tasks", name)().spec
+    env = gymnasium.make(identity)
+    lanes = gymnasium.make_vec(identity, num_envs=3, vectorization_mode="vector_entry_point")
+    assert env.observation_space.shape == lanes.single_observation_space.shape == spec.input_shape
+    assert lanes.reset(seed=0)[0].shape == (3, *spec.input_shape)
+    env.close()
+    lanes.close()
