@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import with_advantages
-from metarl.control import ControlTasks, LaneError, RolloutError, Sampling, collect
+from metarl.control import ControlTasks, LaneError, RolloutError, Sampling, check_environment, collect
 from metarl.families import GymnasiumFamily
 from metarl.types import Learner, Rollout, Spec
 
@@ -443,5 +443,5 @@ def test_environments_and_specs_that_disagree_are_refused() -> None:
         Spec((3,), 1, "discrete"),
     ):
         with pytest.raises(ValueError, match=r"observes Box.* and acts in Box.*, which is not what Spec"):
-            control.check_environment(Track(4), 4, spec)
-    control.check_environment(Track(4), 4, Spec((3,), 1, "continuous"))
+            check_environment(Track(4), 4, spec)
+    check_environment(Track(4), 4, Spec((3,), 1, "continuous"))
