@@ -7,14 +7,19 @@ and orders columns differently in every process.
 import csv
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from metarl.runs import write_bytes
+
+TABLE_EVERY = 10
+"""Iterations between tables on standard output."""
 
 
 class ProgressCSV(KVWriter):
@@ -40,6 +45,33 @@ class ProgressCSV(KVWriter):
 
     def close(self) -> None:
         """Nothing is held open between rows."""
+
+
+@contextmanager
+def open_all(
+    folder: Path | None, start: int, last: int, quiet: bool
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Open the files, the table and the bar, and yield the function that writes a row to all of them."""
+    files = open_files(folder, start) if folder else None
+    table = None if quiet else open_table()
+    bar = tqdm(total=last, initial=start, disable=quiet or not sys.stderr.isatty(), unit="it", dynamic_ncols=True)
+
+    def log(row: Mapping[str, float]) -> None:
+        iteration = int(row["iteration"])
+        if files:
+            dump(files, row, iteration)
+        if table and (iteration % TABLE_EVERY == 0 or iteration == last):
+            dump(table, row, iteration)
+        scores = {name: f"{value:.4g}" for name, value in row.items() if "/step_" in name}
+        bar.set_postfix(scores, refresh=False)
+        bar.update()
+
+    try:
+        yield log
+    finally:
+        bar.close()
+        if files:
+            files.close()
 
 
 def open_files(folder: Path, iteration: int) -> Logger:

@@ -23,6 +23,7 @@ FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
+PICTURES = ("learning.png", "adaptation.png", "tasks.png")
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3")
@@ -47,8 +48,9 @@ def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    for old in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *(path.name for path in folder.glob("events.out.tfevents.*"))):
-        (folder / old).unlink(missing_ok=True)
+    for name in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, "events.out.tfevents.*"):
+        for old in folder.glob(name):
+            old.unlink()
     write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})
 
 
@@ -148,10 +150,12 @@ def versions() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
+    """Return the commit of metarl's own checkout; None where it was installed from a wheel."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -2,32 +2,25 @@
 
 import itertools
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Generator
-from tqdm import tqdm
 
-from metarl import logger, objectives, plugins, runs
+from metarl import logger, plugins, runs
 from metarl.control import ControlTasks, check_environment
+from metarl.experience import gather, training_score
+from metarl.interrupts import stop_on_interrupt
 from metarl.memory import keep_freed_memory
 from metarl.outer import TRPO, Adam
 from metarl.seeding import stream
-from metarl.types import Algorithm, Batch, Experience, Family, Learner, Outer, Params, Rollout, State, Tasks
+from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout
 
 Device = Literal["auto", "cpu", "cuda"]
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
-TABLE_EVERY = 10
-"""Iterations between tables on standard output."""
 
 
 class TrainingError(RuntimeError):
@@ -214,7 +207,7 @@ class Run:
             keep_freed_memory()
         rows: list[dict[str, float]] = []
         ends = progress.iteration >= last
-        with _logs(self.folder, progress.iteration, last, quiet) as log, _stop_on_interrupt() as stop:
+        with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
                 reached, row = self.iterate(progress)
@@ -270,102 +263,8 @@ def resolve_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def gather(
-    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator]
-) -> tuple[Experience, dict[str, float]]:
-    """Adapt to every task without keeping graphs, and return the data it took with the mean scores on the way.
-
-    Control draws fresh episodes before every adaptation, with the policies that are about to be adapted; labelled
-    examples use one support set for all of them. Every draw takes the next generator of ``draws``.
-    """
-    generator = next(draws)
-    descriptors = tasks.descriptors.to(generator.device)
-    supports: list[Batch] = []
-    with torch.no_grad():
-        state = learner.begin(params, descriptors)
-        for step in range(learner.adaptations):
-            if learner.spec.control or step == 0:
-                generator = next(draws) if step else generator
-                supports.append(tasks.draw(learner, state, "support", generator))
-            else:
-                supports.append(supports[0])
-            state = learner.adapt(state, supports[-1])
-        query = tasks.draw(learner, state, "query", next(draws))
-        experience = Experience(descriptors, tuple(supports), query)
-        return experience, _mean_scores(learner, state, experience)
-
-
-def _mean_scores(learner: Learner, state: State, experience: Experience) -> dict[str, float]:
-    """Mean over tasks of the scores before each adaptation (control only) and after the last one."""
-    kind, query, last = learner.spec.kind, experience.query, learner.adaptations
-    if isinstance(query, Rollout):
-        batches = enumerate([*experience.supports, query])
-        named = {
-            f"{name}/step_{step}": value
-            for step, batch in batches
-            for name, value in objectives.scores(kind, batch).items()
-        }
-    else:
-        outputs, _ = learner.predict(state, query.inputs)
-        named = {f"{name}/step_{last}": value for name, value in objectives.scores(kind, query, outputs).items()}
-    means = torch.stack([value.mean() for value in named.values()]).tolist()
-    return dict(zip(named, means, strict=True))
-
-
-def training_score(row: Mapping[str, float]) -> float:
-    """The number by which the best checkpoint is chosen: the return, or minus the loss, after the last adaptation."""
-    returns = [value for name, value in row.items() if name.startswith("return/step_")]
-    return returns[-1] if returns else -[value for name, value in row.items() if name.startswith("loss/step_")][-1]
-
-
 def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, float]:
     rollouts = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
     steps = sum(rollout.rewards.numel() for rollout in rollouts)
     speed = {"time/environment_steps_per_second": steps / iteration} if rollouts else {}
     return {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling, **speed}
-
-
-@contextmanager
-def _logs(folder: Path | None, start: int, last: int, quiet: bool) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Open the files, the table and the bar, and yield the function that writes a row to all of them."""
-    files = logger.open_files(folder, start) if folder else None
-    table = None if quiet else logger.open_table()
-    bar = tqdm(total=last, initial=start, disable=quiet or not sys.stderr.isatty(), unit="it", dynamic_ncols=True)
-
-    def log(row: Mapping[str, float]) -> None:
-        iteration = int(row["iteration"])
-        if files:
-            logger.dump(files, row, iteration)
-        if table and (iteration % TABLE_EVERY == 0 or iteration == last):
-            logger.dump(table, row, iteration)
-        scores = {name: f"{value:.4g}" for name, value in row.items() if "/step_" in name}
-        bar.set_postfix(scores, refresh=False)
-        bar.update()
-
-    try:
-        yield log
-    finally:
-        bar.close()
-        if files:
-            files.close()
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request to stop after the current iteration; a second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-        print("stopping after this iteration; press Ctrl-C again to stop at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

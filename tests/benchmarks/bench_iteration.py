@@ -25,11 +25,12 @@ import loop_reference
 
 from metarl import adapted, runs
 from metarl.algorithms.maml import MAML
+from metarl.experience import gather
 from metarl.memory import keep_freed_memory
 from metarl.numerics import flatten
 from metarl.outer import TRPO
 from metarl.seeding import stream
-from metarl.training import Run, Settings, gather
+from metarl.training import Run, Settings
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
 
