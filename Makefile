@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
 		--algorithm.step-size 0.5 --out $(RUN) --overwrite
-	$(BIN)/metarl evaluate $(RUN) --tasks 40 --steps 3 --checkpoint best --schedule 1 0.5
+	$(BIN)/metarl evaluate $(RUN) --tasks 40 --steps 3 --checkpoint best
 	$(BIN)/metarl plot $(RUN)
 
 test: $(STAMP)

@@ -35,8 +35,9 @@ class MAML:
     """Inner gradient steps in meta-training, each on fresh episodes (control) or on the support set (examples)."""
     step_size: float = 0.1
     """Inner step size (the paper's alpha); where step sizes are learned, their initial value."""
-    schedule: tuple[float, ...] = (1.0,)
-    """Factors of the step size at inner step 1, 2, ...; the last one holds for all later steps."""
+    schedule: tuple[float, ...] | None = None
+    """Factors of the step size at inner step 1, 2, ..., the last for all later ones; by default 1 0.5 for control (the
+    paper's at test: normalised advantages do not shrink near the optimum), and 1 for examples."""
     first_order: bool = False
     """Leave the inner loop's second derivatives out of the meta-gradient (FOMAML)."""
     adapt_only: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class MAML:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
         if not (self.step_size > 0 and self.std > 0):
             raise ValueError(f"step_size={self.step_size} and std={self.std} must be positive")
-        if not self.schedule or not all(factor > 0 for factor in self.schedule):
+        if self.schedule is not None and not (self.schedule and all(factor > 0 for factor in self.schedule)):
             raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden={self.hidden}: widths are at least 1")
@@ -140,7 +141,7 @@ class _Loop:
         return Adapted(moved, state.step_sizes, state.step + 1)
 
     def step_size(self, state: Adapted, name: str) -> Tensor | float:
-        schedule = self.options.schedule
+        schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
         return state.step_sizes.get(name, self.options.step_size) * schedule[min(state.step, len(schedule) - 1)]
 
     def inner_loss(self, outputs: Tensor, batch: Batch) -> Tensor:

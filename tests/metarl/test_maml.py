@@ -91,7 +91,8 @@ def test_meta_gradient_on_examples_matches_finite_differences(spec, steps):
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_batched_equals_a_plain_loop_over_tasks(surrogate, steps):
-    learner = MAML(steps=steps, surrogate=surrogate, hidden=(5, 4), activation="tanh", step_size=0.2).build(CONTINUOUS)
+    maml = MAML(steps=steps, surrogate=surrogate, hidden=(5, 4), activation="tanh", step_size=0.2, schedule=(1.0,))
+    learner = maml.build(CONTINUOUS)
     params = initial(learner)
     experience = synthetic.experience(learner, params)
     state = learner.begin(params, experience.descriptors)
@@ -106,7 +107,9 @@ def test_batched_equals_a_plain_loop_over_tasks(surrogate, steps):
 
 
 def test_meta_gradient_equals_that_of_the_loop():
-    learner = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood").build(CONTINUOUS)
+    learner = MAML(
+        steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood", schedule=(1.0,)
+    ).build(CONTINUOUS)
     params = initial(learner)
     experience = synthetic.experience(learner, params)
     expected = loop_reference.trpo_update(params, experience.supports, experience.query, 0.2)[1]
@@ -116,7 +119,13 @@ def test_meta_gradient_equals_that_of_the_loop():
 
 def test_first_order_equals_the_detached_loop():
     learner = MAML(
-        steps=2, hidden=(5,), activation="tanh", step_size=0.2, first_order=True, surrogate="log_likelihood"
+        steps=2,
+        hidden=(5,),
+        activation="tanh",
+        step_size=0.2,
+        first_order=True,
+        surrogate="log_likelihood",
+        schedule=(1.0,),
     ).build(CONTINUOUS)
     params = initial(learner)
     experience = synthetic.experience(learner, params)
@@ -130,7 +139,9 @@ def test_first_order_equals_the_detached_loop():
         total += loop_reference.flat(torch.autograd.grad(loss, list(own.values()))) / 4
     found = loop_reference.flat(list(meta_gradient(learner, params, experience).values()))
     torch.testing.assert_close(found, total, rtol=1e-10, atol=1e-12)
-    second = MAML(steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood").build(CONTINUOUS)
+    second = MAML(
+        steps=2, hidden=(5,), activation="tanh", step_size=0.2, surrogate="log_likelihood", schedule=(1.0,)
+    ).build(CONTINUOUS)
     assert not torch.allclose(loop_reference.flat(list(meta_gradient(second, params, experience).values())), total)
 
 
@@ -169,6 +180,15 @@ def test_schedule_scales_each_step_and_its_last_factor_holds():
         expected = single.adapt(state._replace(step=0), experience.supports[0]).params
         state = learner.adapt(state, experience.supports[0])
         torch.testing.assert_close(state.params, expected)
+
+
+def test_by_default_control_halves_the_step_size_after_the_first_step():
+    for spec, same in ((CONTINUOUS, (1.0, 0.5)), (REGRESSION, (1.0,))):
+        default = MAML(steps=3, hidden=(4,)).build(spec)
+        explicit = MAML(steps=3, hidden=(4,), schedule=same).build(spec)
+        params = initial(default)
+        experience = synthetic.experience(default, params)
+        assert torch.equal(meta_loss(default, params, experience), meta_loss(explicit, params, experience))
 
 
 def test_tasks_are_independent_and_their_order_does_not_matter():

@@ -20,7 +20,7 @@ UPDATES = pytest.mark.parametrize("update", [TRPO(), ProMP(), Adam()], ids=["trp
 
 
 def prepared(spec, steps=1, tasks=4, **options):
-    learner = MAML(steps=steps, hidden=(5,), activation="tanh", step_size=0.2, **options).build(spec)
+    learner = MAML(steps=steps, hidden=(5,), activation="tanh", step_size=0.2, schedule=(1.0,), **options).build(spec)
     params = learner.init(torch.Generator().manual_seed(0))
     return learner, params, synthetic.experience(learner, params, tasks)
 
