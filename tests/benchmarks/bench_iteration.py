@@ -70,6 +70,8 @@ def half_cheetah(repeats: int, chunks: list[int | None]) -> dict[str, float]:
     found = {"sampling_seconds": sampling}
     rows: dict[str, list[float]] = {}
     for _ in range(repeats):
+        for name, value in exact_hessian_parts(learner, params, experience).items():
+            rows.setdefault(f"exact/{name}", []).append(value)
         for count in chunks:
             for name, value in update_parts(learner, params, experience, count).items():
                 rows.setdefault(f"chunks_{count or 'default'}/{name}", []).append(value)
@@ -86,6 +88,7 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     gradient, (_, vector, old) = timed(lambda: adapted.surrogate_gradient(learner, lines))
     product, _ = timed(lambda: adapted.kl_hessian_product(learner, lines, vector))
     evaluation, _ = timed(lambda: adapted.surrogate_and_kl(learner, params, parts, old))
+    lines.clear()
     tried = result.metrics["outer/line_search_steps"]
     return {
         "update_seconds": total,
@@ -99,6 +102,22 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     }
 
 
+def exact_hessian_parts(learner, params, experience) -> dict[str, float]:
+    """Seconds of the textbook way: all tasks in one piece, the KL's Hessian by double backward on a kept graph."""
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    values = list(leaves.values())
+
+    def first() -> torch.Tensor:
+        outputs = adapted.adapted_outputs(learner, leaves, experience)
+        kl = adapted.mean_kl(learner, outputs.detach(), outputs, experience.query).mean()
+        return flatten(torch.autograd.grad(kl, values, create_graph=True))
+
+    graph_seconds, gradient = timed(first)
+    vector = torch.randn(gradient.shape, generator=stream(0, "vector"))
+    product_seconds, _ = timed(lambda: torch.autograd.grad(gradient @ vector, values, retain_graph=True))
+    return {"graph_seconds": graph_seconds, "one_product_seconds": product_seconds}
+
+
 def timed(work):
     began = time.perf_counter()
     result = work()
@@ -110,9 +129,11 @@ def main() -> None:
     parser.add_argument("what", choices=["navigation", "half-cheetah"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--chunks", type=int, nargs="*", default=[None])
+    parser.add_argument("--default-malloc", action="store_true", help="leave glibc's settings as they are")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    keep_freed_memory()
+    if not options.default_malloc:
+        keep_freed_memory()
     small = options.what == "navigation"
     found = navigation(options.repeats) if small else half_cheetah(options.repeats, options.chunks)
     for name, value in found.items():
