@@ -47,6 +47,14 @@ class ProgressCSV(KVWriter):
         """Nothing is held open between rows."""
 
 
+class ContinuedTensorBoard(TensorBoardOutputFormat):
+    """Hides the events of steps from ``purge_step`` on that an interrupted run left behind."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
+        self._is_closed = False
+
+
 @contextmanager
 def open_all(
     folder: Path | None, start: int, last: int, quiet: bool
@@ -77,10 +85,7 @@ def open_all(
 def open_files(folder: Path, iteration: int) -> Logger:
     """Return the logger of progress.csv and TensorBoard, from which everything after ``iteration`` is struck."""
     began_before = any(folder.glob("events.out.tfevents.*"))
-    tensorboard = TensorBoardOutputFormat(str(folder))
-    if began_before:
-        tensorboard.writer.close()
-        tensorboard.writer = SummaryWriter(log_dir=str(folder), purge_step=iteration + 1)
+    tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None)
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
     formats: list[KVWriter] = [ProgressCSV(path, rows), tensorboard]

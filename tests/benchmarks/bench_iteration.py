@@ -60,7 +60,7 @@ def navigation(repeats: int) -> dict[str, float]:
     return found | {"times_faster": statistics.median(b / a for a, b in zip(ours, loop, strict=True))}
 
 
-def half_cheetah(repeats: int, chunks: list[int | None]) -> dict[str, float]:
+def half_cheetah(repeats: int, chunks: list[int | None], exact: bool) -> dict[str, float]:
     """The paper's 40 tasks x 20 episodes x 200 steps, 100-100 relu: sampling once, then the parts of the update."""
     family, learner = HalfCheetahVelocity(), MAML().build(HalfCheetahVelocity().spec)
     params = learner.init(stream(0, "initialisation"))
@@ -70,8 +70,9 @@ def half_cheetah(repeats: int, chunks: list[int | None]) -> dict[str, float]:
     found = {"sampling_seconds": sampling}
     rows: dict[str, list[float]] = {}
     for _ in range(repeats):
-        for name, value in exact_hessian_parts(learner, params, experience).items():
-            rows.setdefault(f"exact/{name}", []).append(value)
+        if exact:
+            for name, value in exact_hessian_parts(learner, params, experience).items():
+                rows.setdefault(f"exact/{name}", []).append(value)
         for count in chunks:
             for name, value in update_parts(learner, params, experience, count).items():
                 rows.setdefault(f"chunks_{count or 'default'}/{name}", []).append(value)
@@ -129,13 +130,14 @@ def main() -> None:
     parser.add_argument("what", choices=["navigation", "half-cheetah"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--chunks", type=int, nargs="*", default=[None])
+    parser.add_argument("--exact", action="store_true", help="time the exact Hessian too (it needs more memory)")
     parser.add_argument("--default-malloc", action="store_true", help="leave glibc's settings as they are")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.default_malloc:
         keep_freed_memory()
     small = options.what == "navigation"
-    found = navigation(options.repeats) if small else half_cheetah(options.repeats, options.chunks)
+    found = navigation(options.repeats) if small else half_cheetah(options.repeats, options.chunks, options.exact)
     for name, value in found.items():
         print(f"{name:<42} {value:.4g}")
     if options.json:

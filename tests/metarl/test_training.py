@@ -276,7 +276,6 @@ def test_a_run_killed_twice_by_the_system_goes_on_exactly(tmp_path: Path) -> Non
     assert cli.main(["resume", str(folder), "--quiet"]) == 0
     assert cli.main(["train", "maml", "bandit", "--out", str(expected), *options]) == 0
     assert_same(folder, expected)
-    assert steps_on_tensorboard(folder) == list(range(1, 41))
 
 
 def test_ctrl_c_stops_a_process_after_the_iteration_with_a_checkpoint(tmp_path: Path) -> None:
