@@ -12,10 +12,11 @@ from gymnasium.spaces import Space
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from metarl import evaluation, outer, plotting, plugins, runs, training
+from metarl import evaluation, plotting, plugins, runs, training
 from metarl.logger import read_progress
 from metarl.models import Network
-from metarl.training import Device, Result, Run, Settings, Source
+from metarl.outer import OUTER_UPDATES
+from metarl.training import Device, Result, Settings, Source
 from metarl.types import Split
 
 DONE, INTERRUPTED = 0, 130
@@ -23,7 +24,6 @@ EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episo
 """What evaluation.json repeats of the request."""
 Execute = Callable[[], int]
 Update = Literal["trpo", "promp", "adam"]
-UPDATES: dict[str, type[Any]] = {"trpo": outer.TRPO, "promp": outer.ProMP, "adam": outer.Adam}
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
 
@@ -84,7 +84,8 @@ def _message(box: str) -> str:
     """Return the message in tyro's box, without the frame and the advice under it."""
     lines = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
     rule = next((index for index, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return " ".join(line for line in lines[:rule] if line) or box.strip()
+    told = " ".join(line for line in lines[:rule] if line) or box.strip()
+    return told.replace("parsing update", "parsing outer")
 
 
 def train(arguments: list[str]) -> Execute:
@@ -127,14 +128,14 @@ def _chosen_update(options: list[str], default: str) -> Any:
             name = options[index + 1]
         elif word.startswith("--outer="):
             name = word.removeprefix("--outer=")
-    if name not in UPDATES:
-        raise ValueError(f"unknown outer update {name!r}; expected {', '.join(UPDATES)}")
-    return UPDATES[name]()
+    if name not in OUTER_UPDATES:
+        raise ValueError(f"unknown outer update {name!r}; expected {', '.join(OUTER_UPDATES)}")
+    return OUTER_UPDATES[name]()
 
 
 def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
     """Join the options of a run into one dataclass, which tyro turns into a command line."""
-    name: Any = next(name for name, kind in UPDATES.items() if isinstance(update, kind))
+    name: Any = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
     return dataclasses.make_dataclass(
         "Train",
         [
@@ -196,7 +197,7 @@ class EvaluateOptions:
     checkpoint: Literal["last", "best"] = "last"
     """The last parameters, or those of the best training score (the MAML paper's protocol)."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the inner step size at step 1, 2, ...; the paper's is 1 0.5 (default: the run's own)."""
+    """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
     episodes: int | None = None
     """Episodes before each adaptation step (default: the run's own)."""
     device: Device = "auto"
@@ -214,7 +215,7 @@ def evaluate(arguments: list[str]) -> Execute:
     family = run.family if chosen.episodes is None else _with_episodes(run.family, chosen.episodes)
     learner = _with_option(run.algorithm, "schedule", chosen.schedule).build(family.spec)
     path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
-    progress = Run(run.algorithm, family, run.outer, run.settings).restore(path)
+    progress = run.restore(path)
 
     def execute() -> int:
         found = evaluation.evaluate(

@@ -100,9 +100,9 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
     seen, acted = env.single_observation_space, env.single_action_space
-    discrete = isinstance(acted, spaces.Discrete)
+    kind = {spaces.Discrete: "discrete", spaces.Box: "continuous"}.get(type(acted), type(acted).__name__)
     size = int(acted.n) if isinstance(acted, spaces.Discrete) else math.prod(acted.shape or ())
-    if seen.shape != spec.input_shape or size != spec.output_size or discrete != (spec.kind == "discrete"):
+    if (seen.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
         raise ValueError(f"the environment observes {seen} and acts in {acted}, which is not what {spec} says")
 
 

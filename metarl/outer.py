@@ -170,7 +170,11 @@ class ProMP:
         queries = [before[-1] for before in old]
         start, _ = adapted.surrogate_and_kl(learner, params, parts, queries)
         surrogate, kl = adapted.surrogate_and_kl(learner, moved, parts, queries)
-        metrics = {"outer/surrogate": start - surrogate, "outer/kl": kl, "outer/inner_kl": float(inner_kls.mean())}
+        metrics = {
+            "outer/surrogate": start - surrogate,
+            "outer/kl": kl,
+            "outer/inner_kl": float(inner_kls.sum()) / max(len(inner_kls), 1),
+        }
         return inner_kls, metrics
 
     def _adapt(self, coefficients: Tensor, inner_kls: Tensor) -> Tensor:
@@ -180,8 +184,9 @@ class ProMP:
 
 def _inner_kls(learner: Learner, old: list[Tensor], new: list[Tensor], part: Experience) -> Tensor:
     """KL of the policies before each inner step from those that acted there, summed over tasks: ``[inner step]``."""
-    triples = zip(old, new, part.supports, strict=False)
-    return torch.stack([adapted.mean_kl(learner, before, after, support).sum() for before, after, support in triples])
+    triples = zip(old[:-1], new[:-1], part.supports, strict=True)
+    kls = [adapted.mean_kl(learner, before, after, support).sum() for before, after, support in triples]
+    return torch.stack(kls) if kls else new[-1].new_zeros(0)
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,8 @@ class Adam:
         return Update(moved, moments, metrics)
 
 
-OUTER_UPDATES = {"trpo": TRPO, "promp": ProMP, "adam": Adam}
+OUTER_UPDATES: dict[str, type[Any]] = {"trpo": TRPO, "promp": ProMP, "adam": Adam}
+"""Outer updates by the name that users type."""
 
 
 def _require_positive(options: Any, *names: str) -> None:

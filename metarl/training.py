@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -43,6 +43,8 @@ class Settings:
     """Iterations between checkpoints; one more is written at the end."""
 
     def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise ValueError(f"device={self.device!r}: expected one of {', '.join(get_args(Device))}")
         if self.iterations < 1 or self.meta_batch_size < 1 or self.checkpoint_every < 1:
             raise ValueError(
                 f"iterations={self.iterations}, meta_batch_size={self.meta_batch_size} and "
@@ -265,6 +267,6 @@ def resolve_device(name: Device) -> torch.device:
 
 def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, float]:
     rollouts = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
-    steps = sum(rollout.rewards.numel() for rollout in rollouts)
+    steps = sum(float(rollout.mask.sum()) for rollout in rollouts)
     speed = {"time/environment_steps_per_second": steps / iteration} if rollouts else {}
     return {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling, **speed}

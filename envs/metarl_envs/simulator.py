@@ -85,7 +85,12 @@ class Simulation:
 @lru_cache
 def load_model(file: str) -> Any:
     """Compile one of Gymnasium's MuJoCo models; the result is shared and must not be changed."""
-    return mujoco.MjModel.from_xml_path(expand_model_path(file))
+    # Gymnasium's files use an attribute that MuJoCo 4 calls deprecated, on standard output and in a file.
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        return mujoco.MjModel.from_xml_path(expand_model_path(file))
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 def simulate(model: Any, lanes: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:

@@ -5,7 +5,7 @@ Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: ada
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,7 +15,7 @@ from metarl.models import Activation, Model, Network
 from metarl.objectives import Surrogate
 from metarl.types import Batch, Examples, Experience, Learner, Params, Rollout, Spec
 
-STEP_SIZE = "step_size."
+STEP_SIZE = "step_size:"
 """Prefix under which Meta-SGD's step sizes stand among the meta-parameters."""
 
 
@@ -57,6 +57,9 @@ class MAML:
     """'mlp' (of hidden, activation and std), or 'module:attribute' of a function from a Spec to any nn.Module."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("surrogate", Surrogate), ("activation", Activation)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(choices))}")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
         if not (self.step_size > 0 and self.std > 0):

@@ -158,7 +158,7 @@ def test_meta_sgd_starts_as_maml():
     options = {"hidden": (5,), "step_size": 0.3, "steps": 2}
     plain, learned = MAML(**options).build(CONTINUOUS), MAML(**options, learn_step_sizes=True).build(CONTINUOUS)
     params = learned.init(torch.Generator().manual_seed(0))
-    sizes = {name: value for name, value in params.items() if name.startswith("step_size.")}
+    sizes = {name: value for name, value in params.items() if name.startswith("step_size:")}
     assert len(sizes) == 5
     assert all((value == 0.3).all() for value in sizes.values())
     network = {name: value for name, value in params.items() if name not in sizes}
@@ -275,3 +275,10 @@ def test_options_out_of_range_are_refused(options, message):
 def test_anil_refuses_layers_that_do_not_exist():
     with pytest.raises(ValueError, match=r"adapt_only=\['haed'\] names no parameter; the network has hidden_0.weight"):
         MAML(adapt_only=("haed",)).build(CONTINUOUS)
+
+
+def test_names_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match=r"surrogate='lvc': expected one of log_likelihood, likelihood_ratio, dice"):
+        MAML(surrogate="lvc")
+    with pytest.raises(ValueError, match=r"activation='elu': expected one of tanh, relu"):
+        MAML(activation="elu")
