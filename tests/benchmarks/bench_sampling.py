@@ -1,8 +1,8 @@
 """Environment steps per second on HalfCheetah: MuJoCo alone, our lanes, our lanes with a policy, Gymnasium's lanes.
 
 Run by hand: ``python tests/benchmarks/bench_sampling.py --json sampling.json``. All rows are measured in turn, in one
-process, with the same number of lanes, steps and threads, from fresh resets, with actions of the same distribution; the
-table shows the median over repetitions. One step is 0.05 s of simulated time, five steps of MuJoCo.
+process, with the same number of lanes, steps and threads, from fresh resets, with the actions that the policy
+takes; the table shows the median over repetitions. One step is 0.05 s of simulated time, five steps of MuJoCo.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.robots import starting_state
 from metarl_envs.simulator import Simulation, load_model
 
-Run = Callable[[], object]
+Run = Callable[[], Any]
 
 
 def main() -> None:
@@ -85,8 +85,9 @@ def machine() -> dict[str, Any]:
 
 
 def actions(options: argparse.Namespace) -> np.ndarray[Any, Any]:
-    """Return normal actions, ``[step, lane, 6]``, as an untrained policy takes."""
-    return np.random.default_rng(0).standard_normal((options.steps, options.lanes, 6)).astype(np.float32)
+    """Return the actions, ``[step, lane, 6]``, that the policy takes: the cost of physics depends on them."""
+    trajectory = collect_with_policy(options, metarl_lanes(options))()
+    return trajectory.actions.flatten(0, 1).transpose(0, 1).contiguous().numpy()
 
 
 def family(options: argparse.Namespace) -> HalfCheetahVelocity:
@@ -95,7 +96,7 @@ def family(options: argparse.Namespace) -> HalfCheetahVelocity:
 
 
 def step_batch(options: argparse.Namespace) -> Run:
-    """Return MuJoCo's own pool under random controls: what no environment can exceed."""
+    """Return MuJoCo's own pool under the same controls: what no environment can exceed."""
     from mujoco.batch import Batch
 
     model, robot, rng = load_model("half_cheetah.xml"), family(options).robot, np.random.default_rng(0)
