@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-
 # Background jobs of a shell inherit SIGINT ignored, and their children too: tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
