@@ -69,8 +69,8 @@ def _prepare(arguments: list[str]) -> Execute:
         return _list(rest)
     if name not in ("train", "resume", "evaluate", "plot"):
         raise ValueError(f"unknown command {name!r}; 'metarl --help' lists them")
-    # Threads that wait must not take the cores from a busy machine's other work: torch reads this when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's waiting threads spin for milliseconds, which makes a shared machine crawl; torch reads this at import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.path.append(os.getcwd())  # so that module:attribute finds the modules that lie here
     from metarl import commands  # torch and tyro come with it
 
