@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,17 +12,16 @@ from gymnasium.spaces import Space
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from metarl import evaluation, plotting, plugins, runs, training
+from metarl import evaluation, plotting, runs, training
+from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.logger import read_progress
 from metarl.models import Network
 from metarl.outer import OUTER_UPDATES
 from metarl.training import Device, Result, Settings, Source
 from metarl.types import Split
 
-DONE, INTERRUPTED = 0, 130
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
 """What evaluation.json repeats of the request."""
-Execute = Callable[[], int]
 Update = Literal["trpo", "promp", "adam"]
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
@@ -97,7 +96,8 @@ def train(arguments: list[str]) -> Execute:
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    algorithm, tasks = _default("algorithms", algorithm_name), _default("tasks", tasks_name)
+    algorithm = training.source("algorithms", algorithm_name).target
+    tasks = training.source("tasks", tasks_name).target
     update = _chosen_update(options, "trpo" if tasks.spec.control else "adam")
     chosen = parse(
         _options(algorithm, tasks, update),
@@ -109,11 +109,6 @@ def train(arguments: list[str]) -> Execute:
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
     run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite)
     return lambda: _finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
-
-
-def _default(group: plugins.Group, name: str) -> Any:
-    target = plugins.load(group, name)
-    return target() if isinstance(target, type) else target
 
 
 def _first_line(target: Any) -> str:

@@ -92,7 +92,7 @@ def train(
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    run = start(_source("algorithms", algorithm), _source("tasks", family), outer, settings, out, overwrite)
+    run = start(source("algorithms", algorithm), source("tasks", family), outer, settings, out, overwrite)
     return run.train(run.first(), quiet)
 
 
@@ -113,7 +113,8 @@ class Source(NamedTuple):
     reference: str | None = None
 
 
-def _source(group: plugins.Group, target: Any) -> Source:
+def source(group: plugins.Group, target: Any) -> Source:
+    """Return an object as it is, or load a name with its default options. Raises PluginError."""
     if not isinstance(target, str):
         return Source(target)
     loaded = plugins.load(group, target)
@@ -196,9 +197,9 @@ class Run:
         params = {name: value.to(self.device) for name, value in params.items()}
         return Progress(0, params, self.outer.init(params), None, 0)
 
-    def restore(self, path: Path, device: torch.device | None = None) -> Progress:
+    def restore(self, path: Path) -> Progress:
         """Return where a checkpoint stands. Raises RunError when it does not fit."""
-        saved = runs.load_checkpoint(path, device or self.device)
+        saved = runs.load_checkpoint(path, self.device)
         runs.check_architecture(self.first().params, saved["params"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
