@@ -7,41 +7,58 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.algorithms.maml import MAML
     from metarl.control import ControlTasks, Sampling
     from metarl.evaluation import evaluate
     from metarl.families import GymnasiumFamily
+    from metarl.networks import Network
+    from metarl.outer import TRPO, Adam, ProMP
     from metarl.plugins import load
-    from metarl.training import train
+    from metarl.training import Settings, resume, train
     from metarl.types import Examples, Learner, Params, Rollout, Spec
 
     __version__: str
 
 __all__ = [
+    "MAML",
+    "TRPO",
+    "Adam",
     "ControlTasks",
     "Examples",
     "GymnasiumFamily",
     "Learner",
+    "Network",
     "Params",
+    "ProMP",
     "Rollout",
     "Sampling",
+    "Settings",
     "Spec",
     "__version__",
     "evaluate",
     "load",
+    "resume",
     "train",
 ]
 
 _HOMES = {
+    "MAML": "metarl.algorithms.maml",
+    "TRPO": "metarl.outer",
+    "Adam": "metarl.outer",
     "ControlTasks": "metarl.control",
     "Examples": "metarl.types",
     "GymnasiumFamily": "metarl.families",
     "Learner": "metarl.types",
+    "Network": "metarl.networks",
     "Params": "metarl.types",
+    "ProMP": "metarl.outer",
     "Rollout": "metarl.types",
     "Sampling": "metarl.control",
+    "Settings": "metarl.training",
     "Spec": "metarl.types",
     "evaluate": "metarl.evaluation",
     "load": "metarl.plugins",
+    "resume": "metarl.training",
     "train": "metarl.training",
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.numerics import flatten, sum_of
-from metarl.types import Batch, Experience, Learner, Params, Rollout
+from metarl.types import Batch, Experience, Learner, Params, Rollout, State
 
 STEPS_PER_CHUNK = 16_384
 """Environment steps in a group of tasks by default: a CPU works through larger groups more slowly (measured)."""
@@ -36,7 +36,9 @@ def _tasks_of(experience: Experience, tasks: slice) -> Experience:
         return type(batch)(*(field[tasks] for field in batch))
 
     supports = tuple(cut(support) for support in experience.supports)
-    return Experience(experience.descriptors[tasks], supports, cut(experience.query))
+    return experience._replace(
+        descriptors=experience.descriptors[tasks], supports=supports, query=cut(experience.query)
+    )
 
 
 def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[Tensor]:
@@ -53,10 +55,15 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
 
 def adapted_outputs(learner: Learner, params: Params, part: Experience) -> Tensor:
     """Outputs of the adapted policies on the query rollout, ``[task, episode, time, model_outputs]``."""
+    return learner.predict(adapt(learner, params, part), rollout_of(part.query).observations)[0]
+
+
+def adapt(learner: Learner, params: Params, part: Experience) -> State:
+    """Fold the support batches into what the learner knows of each task."""
     state = learner.begin(params, part.descriptors)
     for support in part.supports:
         state = learner.adapt(state, support)
-    return learner.predict(state, rollout_of(part.query).observations)[0]
+    return state
 
 
 def rollout_of(batch: Batch) -> Rollout:

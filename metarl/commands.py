@@ -15,7 +15,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from metarl import evaluation, plotting, runs, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.logger import read_progress
-from metarl.models import Network
+from metarl.networks import Architecture
 from metarl.outer import OUTER_UPDATES
 from metarl.training import Device, Result, Settings, Source
 from metarl.types import Split
@@ -33,9 +33,9 @@ registry = ConstructorRegistry()
 
 
 @registry.primitive_rule
-def _network(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Network] | None:
-    """On the command line a network is a name: functions are given as module:attribute."""
-    if info.type != Network:
+def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architecture] | None:
+    """On the command line an architecture is a name: functions are given as module:attribute."""
+    if info.type != Architecture:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -135,7 +135,7 @@ def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
         "Train",
         [
             ("outer", Annotated[Update, arg(help="How the meta-parameters move.")], name),
-            ("settings", OmitArgPrefixes[Settings], Settings()),
+            ("settings", OmitArgPrefixes[Settings], training.default_settings(tasks.spec)),
             ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
             ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
             ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
@@ -217,9 +217,10 @@ def evaluate(arguments: list[str]) -> Execute:
             learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
         )
         asked = {name: getattr(chosen, name) for name in EVALUATED}
-        record = {"metrics": found.metrics, **asked, "iteration": progress.iteration, "versions": runs.versions()}
+        kept = {"batch_norm": learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
+        record = {"metrics": found.metrics, **asked, **kept}
         runs.write_json(chosen.run / runs.EVALUATION, record)
-        print(evaluation.table(found.metrics))
+        print(evaluation.table(found.metrics, learner.batch_norm))
         for picture in _pictures(chosen.run, family, found, record):
             print(f"wrote {picture}")
         return DONE

@@ -99,9 +99,11 @@ def summary(values: list[float]) -> dict[str, Any]:
     return {"mean": mean, "low": mean - width, "high": mean + width, "per_task": values}
 
 
-def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Render metrics as text, one line each."""
+def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
+    """Render metrics as text, one line each, and how batch norm was used, which accuracies depend on."""
     lines = [f"{'metric':<20} {'mean':>10}   95 % interval"]
     for name, values in metrics.items():
         lines.append(f"{name:<20} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
+    if batch_norm is not None:
+        lines.append(f"batch norm: {batch_norm}")
     return "\n".join(lines)

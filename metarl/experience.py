@@ -1,54 +1,53 @@
-"""Gathering what one meta-iteration learns from: adapt to every task, and keep the data that it took."""
+"""Gathering what one meta-iteration learns from."""
 
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.types import Batch, Experience, Learner, Params, Rollout, State, Tasks
+from metarl.types import Batch, Experience, Learner, Params, Tasks
 
 
 def gather(
-    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator]
-) -> tuple[Experience, dict[str, float]]:
-    """Adapt to every task without keeping graphs, and return the data it took with the mean scores on the way.
+    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float = 0.0
+) -> tuple[Experience, dict[str, Tensor]]:
+    """Draw what one meta-iteration learns from, and the mean returns on the way (control only).
 
     Control draws fresh episodes before every adaptation, with the policies that are about to be adapted; labelled
     examples use one support set for all of them. Every draw takes the next generator of ``draws``.
     """
+    with torch.no_grad():
+        gathered = _rollouts if learner.spec.control else _examples
+        return gathered(learner, params, tasks, draws, progress)
+
+
+def _examples(
+    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
+) -> tuple[Experience, dict[str, Tensor]]:
+    """Nothing is adapted here: what is drawn does not depend on it, and the meta-loss tells the scores."""
+    first = next(draws)
+    state = learner.begin(params, tasks.descriptors.to(first.device))
+    support = tasks.draw(learner, state, "support", first)
+    query = tasks.draw(learner, state, "query", next(draws))
+    descriptors = tasks.descriptors.to(first.device)
+    return Experience(descriptors, (support,) * learner.adaptations, query, progress), {}
+
+
+def _rollouts(
+    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
+) -> tuple[Experience, dict[str, Tensor]]:
     generator = next(draws)
     descriptors = tasks.descriptors.to(generator.device)
-    supports: list[Batch] = []
-    with torch.no_grad():
-        state = learner.begin(params, descriptors)
-        for step in range(learner.adaptations):
-            if learner.spec.control or step == 0:
-                generator = next(draws) if step else generator
-                supports.append(tasks.draw(learner, state, "support", generator))
-            else:
-                supports.append(supports[0])
-            state = learner.adapt(state, supports[-1])
-        query = tasks.draw(learner, state, "query", next(draws))
-        experience = Experience(descriptors, tuple(supports), query)
-        return experience, _mean_scores(learner, state, experience)
-
-
-def _mean_scores(learner: Learner, state: State, experience: Experience) -> dict[str, float]:
-    """Mean over tasks of the scores before each adaptation (control only) and after the last one."""
-    kind, query, last = learner.spec.kind, experience.query, learner.adaptations
-    if isinstance(query, Rollout):
-        batches = enumerate([*experience.supports, query])
-        named = {
-            f"{name}/step_{step}": value
-            for step, batch in batches
-            for name, value in objectives.scores(kind, batch).items()
-        }
-    else:
-        outputs, _ = learner.predict(state, query.inputs)
-        named = {f"{name}/step_{last}": value for name, value in objectives.scores(kind, query, outputs).items()}
-    means = torch.stack([value.mean() for value in named.values()]).tolist()
-    return dict(zip(named, means, strict=True))
+    state, rollouts = learner.begin(params, descriptors), list[Batch]()
+    for _ in range(learner.adaptations):
+        rollouts.append(tasks.draw(learner, state, "support", generator))
+        state, generator = learner.adapt(state, rollouts[-1]), next(draws)
+    query = tasks.draw(learner, state, "query", generator)
+    scores: dict[str, Tensor] = {}
+    for step, rollout in enumerate([*rollouts, query]):
+        scores |= objectives.mean_scores(learner.spec.kind, rollout, None, step)
+    return Experience(descriptors, tuple(rollouts), query, progress), scores
 
 
 def training_score(row: Mapping[str, float]) -> float:

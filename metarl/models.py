@@ -1,14 +1,12 @@
-"""Networks over stacked parameters ``[task, *shape]``: built-in multilayer perceptrons, and any ``nn.Module``.
+"""Any ``nn.Module`` as pure functions over stacked parameters ``[task, *shape]``.
 
 A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run as
 batched matrix products over the task axis; any other module goes through ``functional_call`` under ``vmap``.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,10 +14,6 @@ from torch.func import functional_call, vmap
 
 from metarl.types import Params, Spec
 
-Network = str | Callable[[Spec], nn.Module]
-"""A network's name: 'mlp', or 'module:attribute' of a function from a Spec to any nn.Module; or that function."""
-Activation = Literal["tanh", "relu"]
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.Identity)
 MINIMUM_STD = 1e-6
 
@@ -43,35 +37,6 @@ class LogStd(nn.Module):
     def forward(self, means: Tensor) -> Tensor:
         """``[..., size]`` means to ``[..., 2 * size]`` outputs."""
         return torch.cat([means, self.log_std.clamp_min(math.log(MINIMUM_STD)).expand_as(means)], dim=-1)
-
-
-def mlp(
-    spec: Spec, hidden: tuple[int, ...] = (100, 100), activation: Activation = "relu", std: float = 1.0
-) -> nn.Module:
-    """A multilayer perceptron with layers ``hidden_0``, ..., ``head`` (and ``policy`` with the log-std, if Gaussian).
-
-    Weights are Xavier-uniform, biases zero, as in the MAML paper's code; ``std`` is the initial action standard
-    deviation. The input is flattened. Draws from the global generator, as any ``nn.Module`` does.
-    """
-    widths = (math.prod(spec.input_shape), *hidden)
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, (inputs, outputs) in enumerate(pairwise(widths)):
-        layers[f"hidden_{index}"] = _linear(inputs, outputs)
-        layers[f"activation_{index}"] = ACTIVATIONS[activation]()
-    layers["head"] = _linear(widths[-1], spec.output_size)
-    if spec.kind == "continuous":
-        layers["policy"] = LogStd(spec.output_size, std)
-    if len(spec.input_shape) != 1:
-        layers["flatten"] = nn.Flatten(-len(spec.input_shape))
-        layers.move_to_end("flatten", last=False)
-    return nn.Sequential(layers)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def build(make: Callable[[Spec], nn.Module], spec: Spec) -> Model:

@@ -135,3 +135,8 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     if kind == "classification":
         found["accuracy"] = (outputs.argmax(-1) == batch.targets).to(outputs.dtype).mean(1)
     return found
+
+
+def mean_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
+    """Mean of each score over the tasks, by the name that is logged: ``return/step_0``."""
+    return {f"{name}/step_{step}": value.detach().mean() for name, value in scores(kind, batch, outputs).items()}

@@ -213,22 +213,20 @@ class Adam:
             ValueError: chunks exceeds the number of tasks.
         """
         parts = adapted.split(experience, self.chunks)
-        losses: list[Tensor] = []
+        shares = [len(part.descriptors) / len(experience.descriptors) for part in parts]
+        metrics: dict[str, Tensor | float] = {}
 
         def loss(candidate: Params, index: int) -> Tensor:
-            mean, _ = learner.meta_loss(candidate, parts[index])
-            losses.append(mean.detach() * len(parts[index].descriptors))
+            mean, told = learner.meta_loss(candidate, parts[index])
+            for name, value in {"outer/loss": mean.detach(), **told}.items():
+                metrics[name] = metrics.get(name, 0.0) + shares[index] * value
             return mean * len(parts[index].descriptors)
 
         gradient = adapted.mean_gradient(loss, params, parts)
         if not torch.isfinite(gradient).all():
-            return Update(params, state, {}, finite=False)
+            return Update(params, state, metrics, finite=False)
         moved, moments = adam_step(params, state, gradient, self.learning_rate)
-        metrics = {
-            "outer/loss": float(sum_of(losses) / len(experience.descriptors)),
-            "outer/gradient_norm": float(gradient.norm()),
-        }
-        return Update(moved, moments, metrics)
+        return Update(moved, moments, metrics | {"outer/gradient_norm": gradient.norm()})
 
 
 OUTER_UPDATES: dict[str, type[Any]] = {"trpo": TRPO, "promp": ProMP, "adam": Adam}

@@ -3,20 +3,23 @@
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from torch import Tensor
 
 from metarl import logger, plugins, runs
 from metarl.control import ControlTasks, check_environment
 from metarl.experience import gather, training_score
 from metarl.interrupts import stop_on_interrupt
 from metarl.memory import keep_freed_memory
+from metarl.numerics import sum_of
 from metarl.outer import TRPO, Adam
 from metarl.seeding import stream
-from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout
+from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout, Spec
 
 Device = Literal["auto", "cpu", "cuda"]
 MAX_REFUSED = 5
@@ -41,15 +44,23 @@ class Settings:
     """Where networks and data live; auto is cuda where there is one."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; one more is written at the end."""
+    log_every: int = 1
+    """Iterations between rows of the logs, which tell of one iteration each; the last one is always logged. The best
+    checkpoint is chosen among logged iterations."""
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
             raise ValueError(f"device={self.device!r}: expected one of {', '.join(get_args(Device))}")
-        if self.iterations < 1 or self.meta_batch_size < 1 or self.checkpoint_every < 1:
-            raise ValueError(
-                f"iterations={self.iterations}, meta_batch_size={self.meta_batch_size} and "
-                f"checkpoint_every={self.checkpoint_every} must be at least 1"
-            )
+        for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def default_settings(spec: Spec) -> Settings:
+    """Return settings fit for a family: iterations on labelled examples are many and short."""
+    if spec.control:
+        return Settings()
+    return Settings(iterations=20_000, meta_batch_size=25, checkpoint_every=1000, log_every=100)
 
 
 class Progress(NamedTuple):
@@ -132,7 +143,7 @@ def start(
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     outer = outer or (TRPO() if family.target.spec.control else Adam())
     folder = None if out is None else Path(out)
-    run = Run(algorithm.target, family.target, outer, settings or Settings(), folder)
+    run = Run(algorithm.target, family.target, outer, settings or default_settings(family.target.spec), folder)
     if folder is not None:
         record = {
             "algorithm": runs.describe(*algorithm),
@@ -214,18 +225,22 @@ class Run:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
                 reached, row = self.iterate(progress)
-                rows.append(row)
-                log(row)
                 ends = reached.iteration == last or stop.is_set()
-                progress = self.save(progress, reached, training_score(row), ends)
+                score = None
+                if reached.iteration % self.settings.log_every == 0 or reached.iteration == last:
+                    rows.append(_numbers(row))
+                    log(rows[-1])
+                    score = training_score(rows[-1])
+                progress = self.save(progress, reached, score, ends)
         return Result(progress.params, self.learner, rows, interrupted=progress.iteration < last)
 
-    def iterate(self, progress: Progress) -> tuple[Progress, dict[str, float]]:
-        """Run one meta-iteration and return its row of metrics."""
+    def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
+        """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
         number, seed, began = progress.iteration + 1, self.settings.seed, time.perf_counter()
         tasks = self.family.sample(self.settings.meta_batch_size, "train", stream(seed, "tasks/train", number))
         draws = (stream(seed, "draw", number, step, device=self.device) for step in itertools.count())
-        experience, scores = gather(self.learner, progress.params, tasks, draws)
+        share = progress.iteration / self.settings.iterations
+        experience, scores = gather(self.learner, progress.params, tasks, draws, share)
         sampled = time.perf_counter()
         update = self.outer.update(self.learner, progress.params, progress.outer, experience)
         times = _times(experience, sampled - began, time.perf_counter() - began)
@@ -239,9 +254,10 @@ class Run:
         row = {"iteration": number, **scores, **update.metrics, **seen, **times}
         return Progress(number, update.params, update.state, progress.best, refused), row
 
-    def save(self, acted: Progress, reached: Progress, score: float, ends: bool) -> Progress:
+    def save(self, acted: Progress, reached: Progress, score: float | None, ends: bool) -> Progress:
         """Keep the parameters that acted when the training score was best, and a checkpoint every so often."""
-        better = reached.best is None or score > reached.best or math.isnan(reached.best)
+        best = -math.inf if reached.best is None or math.isnan(reached.best) else reached.best
+        better = score is not None and (score > best or best == -math.inf)
         reached = reached._replace(best=score if better else reached.best)
         if self.folder is not None and better:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
@@ -266,8 +282,13 @@ def resolve_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, float]:
+def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, Tensor | float]:
     rollouts = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
-    steps = sum(float(rollout.mask.sum()) for rollout in rollouts)
-    speed = {"time/environment_steps_per_second": steps / iteration} if rollouts else {}
-    return {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling, **speed}
+    times: dict[str, Tensor | float] = {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling}
+    if rollouts:
+        times["time/environment_steps_per_second"] = sum_of(rollout.mask.sum() for rollout in rollouts) / iteration
+    return times
+
+
+def _numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    return {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}

@@ -70,6 +70,7 @@ class Experience(NamedTuple):
     descriptors: Tensor  # [task, descriptor_size]
     supports: tuple[Batch, ...]  # one per adaptation, in order
     query: Batch  # drawn after the last adaptation
+    progress: float = 0.0  # share of the training that lies behind: what is annealed follows it
 
 
 class Learner(NamedTuple):
@@ -90,7 +91,10 @@ class Learner(NamedTuple):
     predict: Callable[[State, Tensor], tuple[Tensor, State]]
     """``(state, inputs [task, ..., *input_shape]) -> (outputs [task, ..., model_outputs], state)``."""
     meta_loss: Callable[[Params, Experience], tuple[Tensor, dict[str, Tensor]]]
-    """``(params, experience) -> (mean loss over tasks, metrics)``."""
+    """``(params, experience) -> (mean loss over tasks, metrics)``; for examples, the metrics hold the mean scores of
+    the query set by the names that are logged, such as ``loss/step_1``."""
+    batch_norm: str | None = None
+    """Whose statistics batch norm uses: 'transductive' (the whole batch's) or 'inductive'; None where there is none."""
 
 
 class Algorithm(Protocol):
@@ -132,7 +136,8 @@ class Update(NamedTuple):
     params: Params
     state: dict[str, Any]
     """The optimiser's own state: tensors and numbers only, so that it can be checkpointed."""
-    metrics: dict[str, float]
+    metrics: Mapping[str, Tensor | float]
+    """Scalars; tensors stay on their device until they are logged."""
     finite: bool = True
     """False when the meta-gradient was not finite and the step was refused."""
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from metarl import models, objectives, plugins
-from metarl.models import Activation, Model, Network
+from metarl import objectives
+from metarl.models import Model
+from metarl.networks import Network, NetworkOptions
 from metarl.objectives import Surrogate
 from metarl.types import Batch, Examples, Experience, Learner, Params, Rollout, Spec
 
@@ -47,27 +48,18 @@ class MAML:
     surrogate: Surrogate = "likelihood_ratio"
     """Inner policy-gradient loss (control): likelihood_ratio (ProMP's LVC), dice, or the MAML paper's log_likelihood,
     whose second derivatives are wrong and whose training is less stable for it (see docs/results.md)."""
-    hidden: tuple[int, ...] = (100, 100)
-    """Widths of the multilayer perceptron's hidden layers."""
-    activation: Activation = "relu"
-    """Its activation."""
-    std: float = 1.0
-    """Initial standard deviation of a Gaussian policy, in units of the policy's action."""
-    network: Network = "mlp"
-    """'mlp' (of hidden, activation and std), or 'module:attribute' of a function from a Spec to any nn.Module."""
+    network: NetworkOptions = Network()
+    """The network that adapts."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("surrogate", Surrogate), ("activation", Activation)):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(choices))}")
+        if self.surrogate not in get_args(Surrogate):
+            raise ValueError(f"surrogate={self.surrogate!r}: expected one of {', '.join(get_args(Surrogate))}")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
-        if not (self.step_size > 0 and self.std > 0):
-            raise ValueError(f"step_size={self.step_size} and std={self.std} must be positive")
+        if not self.step_size > 0:
+            raise ValueError(f"step_size={self.step_size} must be positive")
         if self.schedule is not None and not (self.schedule and all(factor > 0 for factor in self.schedule)):
             raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden={self.hidden}: widths are at least 1")
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind.
@@ -75,15 +67,9 @@ class MAML:
         Raises:
             ValueError: the network does not fit spec, or adapt_only names none of its parameters.
         """
-        model = models.build(self._make_network, spec)
+        model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         return Learner(spec, self.steps, loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss)
-
-    def _make_network(self, spec: Spec) -> nn.Module:
-        if self.network == "mlp":
-            return models.mlp(spec, self.hidden, self.activation, self.std)
-        make = plugins.import_attribute(self.network) if isinstance(self.network, str) else self.network
-        return make(spec)
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:
@@ -163,7 +149,9 @@ class _Loop:
         outputs, query = self.model.apply(state.params, _inputs(experience.query)), experience.query
         if isinstance(query, Rollout):
             return objectives.surrogate("likelihood_ratio", self.spec.kind, outputs, query).mean(), {}
-        return objectives.loss(self.spec.kind, outputs, query).mean(), {}
+        return objectives.loss(self.spec.kind, outputs, query).mean(), objectives.mean_scores(
+            self.spec.kind, query, outputs, len(experience.supports)
+        )
 
 
 def _inputs(batch: Batch) -> Tensor:

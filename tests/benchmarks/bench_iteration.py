@@ -27,6 +27,7 @@ from metarl import adapted, runs
 from metarl.algorithms.maml import MAML
 from metarl.experience import gather
 from metarl.memory import keep_freed_memory
+from metarl.networks import Network
 from metarl.numerics import flatten
 from metarl.outer import TRPO
 from metarl.seeding import stream
@@ -44,7 +45,7 @@ def seconds(work: Callable[[], object]) -> float:
 def navigation(repeats: int) -> dict[str, float]:
     """20 tasks x 20 episodes x 100 steps, 64-64 tanh, one inner step, 10 conjugate-gradient iterations."""
     run = Run(
-        MAML(hidden=(64, 64), activation="tanh", step_size=0.5, surrogate="log_likelihood"),
+        MAML(network=Network(hidden=(64, 64), activation="tanh"), step_size=0.5, surrogate="log_likelihood"),
         PointNavigation(),
         TRPO(),
         Settings(iterations=1, meta_batch_size=20),

@@ -6,6 +6,7 @@ import torch
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
+from metarl.networks import Network
 from metarl_envs.dynamics import Dynamics
 from metarl_envs.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.robots import Motion
@@ -81,7 +82,7 @@ def test_varied_dynamics_are_parameters_and_descriptors():
 def test_tasks_draw_rollouts(dynamics):
     family = HalfCheetahVelocity(dynamics=dynamics, sampling=Sampling(episodes=2, horizon=5))
     tasks = family.sample(3, "train", generator())
-    learner = MAML(hidden=(8,)).build(family.spec)
+    learner = MAML(network=Network(hidden=(8,))).build(family.spec)
     state = learner.begin(learner.init(generator()), tasks.descriptors)
     rollout = tasks.draw(learner, state, "support", generator())
     assert rollout.observations.shape == (3, 2, 5, 17) and rollout.mask.all()

@@ -145,8 +145,8 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml bandit --algorithm.step-size nan --out X", "step_size=nan"),
         ("train maml bandit --algorithm.hidden 0 --out X", "hidden=(0,)"),
         ("train maml bandit --algorithm.adapt-only tail --out X", "the network has hidden_0.weight, hidden_0.bias"),
-        ("train maml bandit --algorithm.network my_tasks:nowhere --out X", "no attribute 'nowhere'"),
-        ("train maml bandit --algorithm.network conv --out X", "'conv' is not of the form module:attribute"),
+        ("train maml bandit --algorithm.architecture my_tasks:nowhere --out X", "no attribute 'nowhere'"),
+        ("train maml bandit --algorithm.architecture conv --out X", "'conv' is not of the form module:attribute"),
         ("train maml bandit --outer.max-kl 0 --out X", "max_kl=0.0 must be positive"),
         ("train maml bandit --outer.chunks 0 --out X", "chunks=0"),
         ("train maml bandit --meta-batch-size 3 --outer.chunks 4 --out X", "chunks=4 is more than the 3 tasks"),
@@ -206,7 +206,7 @@ class TestDamagedRuns:
 
     def test_a_checkpoint_of_another_architecture(self, run: Path, capsys: Captured, command: str) -> None:
         config = json.loads((run / "config.json").read_text())
-        config["algorithm"]["options"]["hidden"] = [8, 9]
+        config["algorithm"]["options"]["network"]["hidden"] = [8, 9]
         (run / "config.json").write_text(json.dumps(config))
         told = self.answer(capsys, command, run)
         assert f"{run}/checkpoint.pt was written for another architecture: hidden_1.weight is absent there" in told
@@ -259,7 +259,7 @@ class TestHelp:
             "Bound on the mean KL divergence",
             "Episodes of each task in one draw",
             "Replace the run that the folder holds.",
-            "--algorithm.network NAME",
+            "--algorithm.architecture NAME",
         ):
             assert text in told
 
@@ -340,13 +340,14 @@ class TestTrain:
         config = json.loads((tmp_path / "run/config.json").read_text())
         assert config["algorithm"]["reference"] == "maml"
         assert config["algorithm"]["options"]["first_order"] is True
-        assert config["algorithm"]["options"]["hidden"] == [8]
+        assert config["algorithm"]["options"]["network"]["hidden"] == [8]
         assert config["tasks"]["reference"] == "point-navigation"
         assert config["tasks"]["options"]["sampling"]["horizon"] == 5
         assert config["outer"] == {"reference": "metarl.outer:ProMP", "options": config["outer"]["options"]}
         assert config["outer"]["options"]["epochs"] == 2
         assert config["settings"] == {
-            "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "checkpoint_every": 10
+            "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "checkpoint_every": 10,
+            "log_every": 1,
         }  # fmt: skip
 
     def test_quiet_is_quiet(self, tmp_path: Path, capsys: Captured) -> None:
@@ -387,7 +388,7 @@ class TestTrain:
             assert pictured.read_text() == "2 2", "after 0 and 1 steps, two tasks"
 
     def test_a_users_network_goes_all_the_way(self, tmp_path: Path, capsys: Captured) -> None:
-        options = ["--algorithm.network", "my_tasks:network", "--iterations", "2", *SMALL]
+        options = ["--algorithm.architecture", "my_tasks:network", "--iterations", "2", *SMALL]
         printed(capsys, "train", "maml", "bandit", "--out", tmp_path / "run", "--quiet", *options)
         saved = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
         assert {name: tuple(value.shape) for name, value in saved["params"].items()} == {

@@ -9,6 +9,7 @@ from metarl import evaluation, objectives
 from metarl.algorithms.maml import MAML
 from metarl.control import ControlTasks, Sampling
 from metarl.evaluation import Evaluation, evaluate, summary
+from metarl.networks import Network
 from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
@@ -86,7 +87,7 @@ def test_the_interval_covers_the_mean_19_times_in_20() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_control_is_scored_after_every_number_of_steps(steps: int) -> None:
-    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    learner = MAML(network=Network(hidden=(4,))).build(BANDIT.spec)
     found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), BANDIT, tasks=4, steps=steps)
     assert list(found.metrics) == [f"return/step_{step}" for step in range(steps + 1)]
     assert found.scores["return"].shape == (steps + 1, 4)
@@ -106,7 +107,7 @@ def test_control_acts_with_the_adapted_policies_in_fresh_episodes() -> None:
         acted.append(state)
         return torch.zeros(*observations.shape[:-1], 3), state
 
-    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    learner = MAML(network=Network(hidden=(4,))).build(BANDIT.spec)
     counter = learner._replace(begin=lambda *_: 0, adapt=lambda state, batch: state + 1, predict=predict)
     found = evaluate(counter, {}, BANDIT, tasks=2, steps=2)
     assert acted == [0, 0, 1, 1, 2, 2]
@@ -116,7 +117,10 @@ def test_control_acts_with_the_adapted_policies_in_fresh_episodes() -> None:
 
 
 def test_every_algorithm_meets_the_same_tasks() -> None:
-    learners = [MAML(hidden=(4,)).build(BANDIT.spec), MAML(steps=2, hidden=(6, 5), first_order=True).build(BANDIT.spec)]
+    learners = [
+        MAML(network=Network(hidden=(4,))).build(BANDIT.spec),
+        MAML(steps=2, network=Network(hidden=(6, 5)), first_order=True).build(BANDIT.spec),
+    ]
 
     def tasks_of(learner: Learner, **options: Any) -> Tensor:
         params = learner.init(torch.Generator().manual_seed(1))
@@ -132,7 +136,7 @@ def test_every_algorithm_meets_the_same_tasks() -> None:
 
 
 def test_an_evaluation_can_be_repeated_and_draws_from_no_global_generator() -> None:
-    learner = MAML(hidden=(4,)).build(BANDIT.spec)
+    learner = MAML(network=Network(hidden=(4,))).build(BANDIT.spec)
     params = learner.init(torch.Generator().manual_seed(0))
     kept, before = {name: value.clone() for name, value in params.items()}, torch.get_rng_state()
     first, again = (evaluate(learner, params, BANDIT, tasks=3, steps=2) for _ in range(2))
@@ -159,7 +163,7 @@ def test_examples_are_scored_after_every_number_of_steps() -> None:
 
 
 def test_maml_is_scored_on_examples_without_keeping_graphs() -> None:
-    learner = MAML(hidden=(8,), step_size=0.05).build(Lines().spec)
+    learner = MAML(network=Network(hidden=(8,)), step_size=0.05).build(Lines().spec)
     params = {name: value.requires_grad_() for name, value in learner.init(torch.Generator().manual_seed(0)).items()}
     found = evaluate(learner, params, Lines(), tasks=6, steps=3)
     losses = found.scores["loss"]

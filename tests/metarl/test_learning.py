@@ -4,6 +4,7 @@ import torch
 
 from metarl.algorithms.maml import MAML
 from metarl.evaluation import evaluate
+from metarl.networks import Network
 from metarl.training import Settings, train
 from metarl_envs import bandit, tabular
 from metarl_envs.bandit import Bandit
@@ -20,7 +21,9 @@ def adaptation(algorithm, family, iterations, steps):
 
 def test_bandit_comes_close_to_the_best_arm():
     family = Bandit(arms=5)
-    returns, parameters = adaptation(MAML(step_size=1.0, hidden=(32, 32)), family, iterations=40, steps=2)
+    returns, parameters = adaptation(
+        MAML(step_size=1.0, network=Network(hidden=(32, 32))), family, iterations=40, steps=2
+    )
     best = float(bandit.optimal_returns(parameters["probabilities"], 1).mean())
     uniform = float(bandit.uniform_returns(parameters["probabilities"], 1).mean())
     assert abs(returns[0] - uniform) < 0.05
@@ -30,7 +33,7 @@ def test_bandit_comes_close_to_the_best_arm():
 
 def test_tabular_mdp_improves_with_every_step():
     family = TabularMDP()
-    algorithm = MAML(step_size=3.0, hidden=(32, 32), activation="tanh")
+    algorithm = MAML(step_size=3.0, network=Network(hidden=(32, 32), activation="tanh"))
     returns, parameters = adaptation(algorithm, family, iterations=30, steps=3)
     tables = (parameters["transitions"], parameters["reward_means"])
     best = float(tabular.optimal_returns(*tables, family.sampling.horizon).mean())
@@ -42,7 +45,7 @@ def test_tabular_mdp_improves_with_every_step():
 
 
 def test_navigation_adapts_in_one_step():
-    algorithm = MAML(step_size=0.5, hidden=(32, 32), activation="tanh")
+    algorithm = MAML(step_size=0.5, network=Network(hidden=(32, 32), activation="tanh"))
     returns, _ = adaptation(algorithm, PointNavigation(), iterations=12, steps=1)
     assert returns[1] > returns[0] + 10
 

@@ -18,6 +18,7 @@ from metarl import outer, plugins, runs
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.families import GymnasiumFamily
+from metarl.networks import Network
 from metarl.runs import RunError
 from metarl.types import Learner, Spec
 from metarl_envs.bandit import Bandit
@@ -155,7 +156,7 @@ def test_options_that_would_come_back_changed_are_refused(options: dict[str, Any
 )
 def test_options_that_are_no_plain_data_are_refused(network: Any) -> None:
     with pytest.raises(ValueError, match=r"MAML cannot be recorded .* is not plain data.*pass 'module:name'"):
-        runs.describe(MAML(network=network))
+        runs.describe(MAML(network=Network(architecture=network)))
 
 
 def test_a_local_class_is_refused() -> None:

@@ -23,14 +23,15 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import adapted, cli, logger, outer, runs, training
 from metarl.algorithms.maml import MAML
 from metarl.control import RolloutError, Sampling
+from metarl.networks import Network
 from metarl.seeding import stream
 from metarl.training import Run, Settings, Source, TrainingError
-from metarl.types import Experience, Learner, Outer, Params, Split, Tasks, Update
+from metarl.types import Experience, Learner, Outer, Params, Spec, Split, Tasks, Update
 from metarl_envs.bandit import Bandit
 from metarl_envs.mdp import MDPVectorEnv
 from metarl_envs.navigation import PointNavigation
 
-ALGORITHM = MAML(hidden=(8,))
+ALGORITHM = MAML(network=Network(hidden=(8,)))
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))
 NAVIGATION = PointNavigation(sampling=Sampling(episodes=2, horizon=5))
 UPDATES: list[Outer] = [outer.TRPO(), outer.ProMP(), outer.Adam()]
@@ -146,6 +147,25 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, update: Outer, family: An
     assert [row["iteration"] for row in result.rows] == [3, 4, 5]
     assert_same(whole, parts)
     assert runs.read_config(parts)["settings"] == runs.read_config(whole)["settings"]
+
+
+def test_only_every_so_many_iterations_are_logged_and_chosen_from(tmp_path: Path) -> None:
+    dense, sparse = (
+        training.start(Source(ALGORITHM), Source(BANDIT), outer.Adam(), settings(7, log_every=every), tmp_path / name)
+        for name, every in [("dense", 1), ("sparse", 3)]
+    )
+    every, some = dense.train(dense.first()), sparse.train(sparse.first())
+    assert equal(some.params, every.params)
+    logged = [row for row in every.rows if row["iteration"] in (3, 6, 7)]
+    assert [row["return/step_1"] for row in some.rows] == [row["return/step_1"] for row in logged]
+    assert [row["iteration"] for row in logger.read_progress(tmp_path / "sparse" / "progress.csv")] == ["3", "6", "7"]
+    best = runs.load_checkpoint(tmp_path / "sparse" / "best.pt")["best"]
+    assert best == max(row["return/step_1"] for row in logged)
+
+
+def test_labelled_examples_get_settings_of_their_own() -> None:
+    assert training.default_settings(BANDIT.spec) == Settings()
+    assert training.default_settings(Spec((1,), 1, "regression")).log_every == 100
 
 
 @pytest.fixture(scope="module")
@@ -417,13 +437,13 @@ def test_tasks_and_results_do_not_depend_on_chunks(kind: Any) -> None:
 def test_tasks_do_not_depend_on_how_they_are_sampled_or_learnt() -> None:
     few, many = (Recorded(arms=3, sampling=Sampling(episodes, 5)) for episodes in (1, 3))
     training.train(ALGORITHM, few, outer.Adam(), settings(2))
-    training.train(MAML(hidden=(4,), steps=2), many, outer.TRPO(), settings(2))
+    training.train(MAML(network=Network(hidden=(4,)), steps=2), many, outer.TRPO(), settings(2))
     assert torch.equal(torch.stack(few.seen), torch.stack(many.seen))
     assert torch.equal(few.seen[1], BANDIT.sample(3, "train", stream(0, "tasks/train", 2)).descriptors)
 
 
 def test_every_step_of_every_task_is_logged_under_the_promised_names() -> None:
-    result = training.train(MAML(hidden=(8,), steps=2), BANDIT, outer.TRPO(), settings(2))
+    result = training.train(MAML(network=Network(hidden=(8,)), steps=2), BANDIT, outer.TRPO(), settings(2))
     assert {
         "iteration", "return/step_0", "return/step_1", "return/step_2", "outer/kl", "outer/surrogate",
         "outer/line_search_steps", "outer/refused", "tasks/seen", "time/iteration_seconds",
@@ -544,7 +564,7 @@ class TestRefusedUpdates:
 
                 return learner._replace(predict=predict)
 
-        run = training.start(Source(Spoilt(hidden=(8,))), Source(BANDIT), outer.TRPO(), settings(9))
+        run = training.start(Source(Spoilt(network=Network(hidden=(8,)))), Source(BANDIT), outer.TRPO(), settings(9))
         first = run.first()
         reached, row = run.iterate(first)
         assert row["outer/refused"] == 1
@@ -658,7 +678,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("name", ["iterations", "meta_batch_size", "checkpoint_every"])
+    @pytest.mark.parametrize("name", ["iterations", "meta_batch_size", "checkpoint_every", "log_every"])
     def test_settings_below_one_are_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name}=0.* must be at least 1"):
             Settings(**{name: 0})
@@ -753,7 +773,7 @@ def test_parameters_of_another_precision_are_refused(tmp_path: Path, monkeypatch
 
 
 def test_gathering_keeps_no_graph_and_draws_fresh_episodes_for_every_step() -> None:
-    learner = MAML(hidden=(8,), steps=2).build(BANDIT.spec)
+    learner = MAML(network=Network(hidden=(8,)), steps=2).build(BANDIT.spec)
     params = {name: value.requires_grad_() for name, value in learner.init(stream(0, "a")).items()}
     tasks: Tasks = BANDIT.sample(3, "train", stream(0, "b"))
     draws = (stream(0, "c", index) for index in range(9))
