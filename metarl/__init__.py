@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from metarl.algorithms.maml import MAML
     from metarl.control import ControlTasks, Sampling
     from metarl.evaluation import evaluate
-    from metarl.families import GymnasiumFamily
+    from metarl.families import GymnasiumFamily, NWayKShot, Regression, TableRegression
     from metarl.networks import Network
     from metarl.outer import TRPO, Adam, ProMP
     from metarl.plugins import load
@@ -27,13 +27,16 @@ __all__ = [
     "Examples",
     "GymnasiumFamily",
     "Learner",
+    "NWayKShot",
     "Network",
     "Params",
     "ProMP",
+    "Regression",
     "Rollout",
     "Sampling",
     "Settings",
     "Spec",
+    "TableRegression",
     "__version__",
     "evaluate",
     "load",
@@ -50,12 +53,15 @@ _HOMES = {
     "GymnasiumFamily": "metarl.families",
     "Learner": "metarl.types",
     "Network": "metarl.networks",
+    "NWayKShot": "metarl.fewshot",
     "Params": "metarl.types",
+    "Regression": "metarl.regression",
     "ProMP": "metarl.outer",
     "Rollout": "metarl.types",
     "Sampling": "metarl.control",
     "Settings": "metarl.training",
     "Spec": "metarl.types",
+    "TableRegression": "metarl.regression",
     "evaluate": "metarl.evaluation",
     "load": "metarl.plugins",
     "resume": "metarl.training",

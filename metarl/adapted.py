@@ -45,7 +45,15 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
     """Outputs of the policies before each adaptation on its support rollout, and of the adapted ones on the query.
 
     Each is ``[task, episode, time, model_outputs]``.
+
+    Raises:
+        ValueError: the policies have a memory, and so take no inner steps that could be told apart.
     """
+    if learner.replay is not None:
+        raise ValueError(
+            "this outer update penalises inner steps, and a policy with memory takes none: use trpo, or adam "
+            "(which is PPO with several --outer.epochs)"
+        )
     state, outputs = learner.begin(params, part.descriptors), []
     for support in part.supports:
         outputs.append(learner.predict(state, rollout_of(support).observations)[0])
@@ -54,8 +62,25 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
 
 
 def adapted_outputs(learner: Learner, params: Params, part: Experience) -> Tensor:
-    """Outputs of the adapted policies on the query rollout, ``[task, episode, time, model_outputs]``."""
-    return learner.predict(adapt(learner, params, part), rollout_of(part.query).observations)[0]
+    """Outputs of the adapted policies on the judged rollout, ``[task, episode, time, model_outputs]``."""
+    if learner.replay is None:
+        return learner.predict(adapt(learner, params, part), rollout_of(part.query).observations)[0]
+    state, outputs = learner.begin(params, part.descriptors), []
+    for batch in (*part.supports, part.query):
+        said, state = learner.replay(state, rollout_of(batch))
+        outputs.append(said)
+    return torch.cat(outputs, dim=2)
+
+
+def judged(learner: Learner, part: Experience) -> Rollout:
+    """The rollout whose actions are made more or less likely: the query; with memory, all of the trial."""
+    return rollout_of(part.query) if learner.replay is None else joined((*part.supports, part.query))
+
+
+def joined(batches: Iterable[Batch]) -> Rollout:
+    """Join the rollouts of a trial, episode after episode, along time."""
+    rollouts = [rollout_of(batch) for batch in batches]
+    return Rollout(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
 
 
 def adapt(learner: Learner, params: Params, part: Experience) -> State:
@@ -85,7 +110,7 @@ def surrogate_and_kl(
     sums = []
     with torch.no_grad():
         for part, before in zip(parts, old, strict=True):
-            outputs, query = adapted_outputs(learner, params, part), rollout_of(part.query)
+            outputs, query = adapted_outputs(learner, params, part), judged(learner, part)
             surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, query)
             sums.append(torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()]))
     surrogate_mean, kl = (sum_of(sums) / sum(len(part.descriptors) for part in parts)).tolist()
@@ -110,29 +135,30 @@ class Linearised(NamedTuple):
     part: Experience
     leaves: list[Tensor]
     outputs: Tensor  # [task, episode, time, model_outputs], with its graph
-    cotangents: Tensor  # like outputs: a variable
-    pulled_back: Tensor  # J^T cotangents, flat: linear in the cotangents, so that its transpose gives J
+    surrogate: Tensor  # the summed surrogate loss
+    cotangents: Tensor  # its gradient in the outputs: a variable
+    gradient: Tensor  # J^T cotangents, flat: linear in the cotangents, so that its transpose gives J
 
 
 def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
     """Evaluate the adapted policies once and keep the graphs that products with J and its transpose need."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     outputs = adapted_outputs(learner, leaves, part)
-    cotangents = torch.zeros_like(outputs, requires_grad=True)
+    variable = outputs.detach().requires_grad_()
+    surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, variable, judged(learner, part)).sum()
+    cotangents = torch.autograd.grad(surrogate, variable)[0].requires_grad_()
     pulled_back = torch.autograd.grad(
         outputs, list(leaves.values()), cotangents, create_graph=True, materialize_grads=True
     )
-    return Linearised(part, list(leaves.values()), outputs, cotangents, flatten(pulled_back))
+    return Linearised(part, list(leaves.values()), outputs, surrogate.detach(), cotangents, flatten(pulled_back))
 
 
-def surrogate_gradient(learner: Learner, lines: Iterable[Linearised]) -> tuple[float, Tensor, list[Tensor]]:
+def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[float, Tensor, list[Tensor]]:
     """Mean surrogate loss, its flat gradient, and each group's outputs without their graphs."""
     losses, gradients, outputs, tasks = [], [], [], 0
     for line in lines:
-        query = rollout_of(line.part.query)
-        loss = objectives.surrogate("likelihood_ratio", learner.spec.kind, line.outputs, query).sum()
-        losses.append(loss.detach())
-        gradients.append(gradient(loss, line.leaves, keep_graph=True))
+        losses.append(line.surrogate)
+        gradients.append(line.gradient.detach())
         outputs.append(line.outputs.detach())
         tasks += len(line.part.descriptors)
     return float(sum_of(losses)) / tasks, sum_of(gradients) / tasks, outputs
@@ -146,8 +172,8 @@ def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Te
     """
     products, tasks = [], 0
     for line in lines:
-        (tangents,) = torch.autograd.grad(line.pulled_back, line.cotangents, vector, retain_graph=True)
-        mask = rollout_of(line.part.query).mask
+        (tangents,) = torch.autograd.grad(line.gradient, line.cotangents, vector, retain_graph=True)
+        mask = judged(learner, line.part).mask
         weights = (mask / mask.sum((1, 2), keepdim=True).clamp_min(1)).unsqueeze(-1)
         weighted = objectives.fisher_product(learner.spec.kind, line.outputs.detach(), tangents) * weights
         products.append(gradient(line.outputs, line.leaves, weighted, keep_graph=True))

@@ -39,6 +39,24 @@ def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) 
     return Rollout(*trajectory[:5], advantages=normalise(advantages, trajectory.mask).to(trajectory.rewards.dtype))
 
 
+def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tensor:
+    """Advantages over the several episodes of a trial, joined along time: the first may pay for what the last earns.
+
+    Steps after the end of an episode count as no time. Episodes end where the mask says; none bootstraps.
+    """
+    order = trial.mask.argsort(dim=2, descending=True, stable=True)  # valid steps first
+
+    def without_gaps(values: Tensor) -> Tensor:
+        index = order.reshape(*order.shape, *[1] * (values.ndim - 3))
+        return values.gather(2, index.expand_as(values))
+
+    whole = Rollout(*map(without_gaps, trial))
+    never = torch.zeros_like(whole.rewards[:, :, 0])
+    trajectory = Trajectory(*whole[:5], whole.observations[:, :, -1], never)
+    advantages = with_advantages(trajectory, discount, gae_lambda).advantages
+    return torch.zeros_like(advantages).scatter(2, order, advantages)
+
+
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
     """Discounted reward-to-go along the last axis, which is time."""
     sums = torch.zeros_like(rewards)

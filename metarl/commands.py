@@ -9,20 +9,22 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from gymnasium.spaces import Space
+from torch import Tensor
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from metarl import evaluation, plotting, runs, training
+from metarl import comparison, evaluation, plotting, runs, training
 from metarl.cli import DONE, INTERRUPTED, Execute
+from metarl.grouping import Classes
 from metarl.logger import read_progress
 from metarl.networks import Architecture
-from metarl.outer import OUTER_UPDATES
+from metarl.outer import OUTER_UPDATES, default_outer
 from metarl.training import Device, Result, Settings, Source
 from metarl.types import Split
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
 """What evaluation.json repeats of the request."""
-Update = Literal["trpo", "promp", "adam"]
+Update = Literal["trpo", "promp", "adam", "sgd"]
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
 
@@ -47,32 +49,36 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
 
 
 @registry.primitive_rule
-def _space(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Space[Any]] | None:
-    """A space has no form on the command line: it stays as the family has it."""
-    if not (isinstance(info.type, type) and issubclass(info.type, Space)):
+def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Spaces, tensors and splits of classes have no form on the command line: they stay as the family has them."""
+    kind: Any = info.type
+    if not (kind == Classes | None or (isinstance(kind, type) and issubclass(kind, Space | Tensor))):
         return None
 
-    def refuse(words: list[str]) -> Space[Any]:
-        raise ValueError("a space cannot be given on the command line; bind a family to a name, pass 'module:name'")
+    def refuse(words: list[str]) -> Any:
+        raise ValueError("this cannot be given on the command line; bind a family to a name, pass 'module:name'")
 
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="{fixed}",
         instance_from_str=refuse,
-        is_instance=lambda value: isinstance(value, Space),
-        str_from_instance=lambda value: [str(value)],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value) if isinstance(value, Space) else type(value).__name__],
     )
 
 
-def parse(kind: Any, arguments: list[str], command: str, description: str, default: Any = None) -> Any:
-    """Parse a command line into a dataclass. Raises ValueError, in one line, for a wrong one; --help exits."""
+def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
+    """Parse a command line into a dataclass, if ``partial`` leaving out options that it does not have.
+
+    Raises ValueError, in one line, for a wrong one; --help exits.
+    """
     said = io.StringIO()
-    extra = {} if default is None else {"default": default}
+    told: dict[str, Any] = {"prog": f"metarl {command}", "description": description, "registry": registry}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind, args=arguments, prog=f"metarl {command}", description=description, registry=registry, **extra
-            )
+            if partial:
+                return tyro.cli(kind, args=arguments, return_unknown_args=True, **told)[0]
+            return tyro.cli(kind, args=arguments, **told)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -98,7 +104,7 @@ def train(arguments: list[str]) -> Execute:
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     algorithm = training.source("algorithms", algorithm_name).target
     tasks = training.source("tasks", tasks_name).target
-    update = _chosen_update(options, "trpo" if tasks.spec.control else "adam")
+    update = _chosen_update(options, default_outer(algorithm, tasks.spec))
     chosen = parse(
         _options(algorithm, tasks, update),
         options,
@@ -115,14 +121,16 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _chosen_update(options: list[str], default: str) -> Any:
+def _chosen_update(options: list[str], default: Any) -> Any:
     """Read --outer ahead of the rest: it decides which options there are."""
-    name = default
+    name = None
     for index, word in enumerate(options):
         if word == "--outer" and index + 1 < len(options):
             name = options[index + 1]
         elif word.startswith("--outer="):
             name = word.removeprefix("--outer=")
+    if name is None:
+        return default
     if name not in OUTER_UPDATES:
         raise ValueError(f"unknown outer update {name!r}; expected {', '.join(OUTER_UPDATES)}")
     return OUTER_UPDATES[name]()
@@ -195,37 +203,76 @@ class EvaluateOptions:
     """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
     episodes: int | None = None
     """Episodes before each adaptation step (default: the run's own)."""
+    oracle: Path | None = None
+    """Run of an algorithm that knows each task, evaluated on the same ones, to tell with --pretrained how much of the
+    gap between the two is closed."""
+    pretrained: Path | None = None
+    """Run of a network trained on all tasks at once, evaluated on the same ones."""
     device: Device = "auto"
     """Where to run."""
 
     def __post_init__(self) -> None:
+        if (self.oracle is None) != (self.pretrained is None):
+            raise ValueError("--oracle and --pretrained go together: the gap is the one between them")
         if self.tasks < 1 or self.steps < 0:
             raise ValueError(f"--tasks {self.tasks} and --steps {self.steps}: expected at least 1 and 0")
 
 
+EVALUATE_HELP = """Adapt to held-out tasks and score every step on the way.
+
+Options of the run's algorithm and tasks can be changed for it: --algorithm.step-size 0.05, --tasks.shots 5."""
+
+
 def evaluate(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
-    chosen = parse(EvaluateOptions, arguments, "evaluate", "Adapt to held-out tasks and score every step on the way.")
-    run = training.load(chosen.run, chosen.device)
-    family = run.family if chosen.episodes is None else _with_episodes(run.family, chosen.episodes)
-    learner = _with_option(run.algorithm, "schedule", chosen.schedule).build(family.spec)
+    chosen, run = _evaluated(arguments)
     path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
-    progress = run.restore(path)
+    progress, config = run.restore(path), runs.read_config(chosen.run)
+    asked = {name: getattr(chosen, name) for name in EVALUATED}
+    asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
+    asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
+    compared = [
+        comparison.comparable(folder, asked, steps)
+        for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, chosen.steps))
+        if folder is not None
+    ]
 
     def execute() -> int:
         found = evaluation.evaluate(
-            learner, progress.params, family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
+            run.learner, progress.params, run.family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
         )
-        asked = {name: getattr(chosen, name) for name in EVALUATED}
-        kept = {"batch_norm": learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
+        kept = {"batch_norm": run.learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
         record = {"metrics": found.metrics, **asked, **kept}
+        print(evaluation.table(found.metrics, run.learner.batch_norm))
+        if compared:
+            gap = comparison.gap_closed(found.metrics, *compared)
+            record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
+            print(comparison.table(gap))
         runs.write_json(chosen.run / runs.EVALUATION, record)
-        print(evaluation.table(found.metrics, learner.batch_norm))
-        for picture in _pictures(chosen.run, family, found, record):
+        for picture in _pictures(chosen.run, run.family, found, record):
             print(f"wrote {picture}")
         return DONE
 
     return execute
+
+
+def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
+    """Read what is asked for, and rebuild the run with the options that it is evaluated with."""
+    changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
+    chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+    run = training.load(chosen.run, chosen.device)
+    algorithm, family = run.algorithm, run.family
+    if changes:
+        fields: list[Any] = [
+            ("request", OmitArgPrefixes[EvaluateOptions]),
+            ("algorithm", type(algorithm), algorithm),
+            ("family", Annotated[type(family), arg(name="tasks")], family),
+        ]
+        both = parse(dataclasses.make_dataclass("Evaluate", fields), arguments, "evaluate", EVALUATE_HELP)
+        algorithm, family = both.algorithm, both.family
+    algorithm = _with_option(algorithm, "schedule", chosen.schedule)
+    family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
+    return chosen, training.Run(algorithm, family, run.outer, run.settings, chosen.run)
 
 
 def _with_option(target: Any, name: str, value: Any) -> Any:

@@ -122,7 +122,7 @@ def collect(
     """
     spec = learner.spec
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
-    steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "log_probs", "rewards", "mask")}
+    steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "outputs", "rewards", "mask")}
     with torch.no_grad(), _one_thread():
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
@@ -131,15 +131,17 @@ def collect(
             outputs, state = learner.predict(state, observation)
             action = objectives.sample(spec.kind, outputs, generator)
             following, reward, ended, cut = _step(env, action, spec, tasks, step + 1)
-            log_probs = objectives.log_prob(spec.kind, outputs, action)
-            for name, value in zip(steps, (observation, action, log_probs, reward * running, running), strict=True):
+            if learner.observe is not None:
+                state = learner.observe(state, action, reward, ended | cut | (step == horizon - 1))
+            for name, value in zip(steps, (observation, action, outputs, reward * running, running), strict=True):
                 steps[name].append(value)
             if step < horizon - 1:
                 truncated = torch.where((running > 0) & cut & ~ended, 1.0, truncated)
             running = running * (~(ended | cut)).to(running.dtype)
             observation = following
         stacked = {name: torch.stack(values, dim=2) for name, values in steps.items()}
-        trajectory = Trajectory(**stacked, last_observations=observation, truncated=truncated)
+        log_probs = objectives.log_prob(spec.kind, stacked.pop("outputs"), stacked["actions"])
+        trajectory = Trajectory(**stacked, log_probs=log_probs, last_observations=observation, truncated=truncated)
         _check_finite(trajectory)
     return trajectory
 

@@ -22,15 +22,20 @@ class Evaluation:
     tasks: Tasks
     queries: tuple[Batch, ...]
     """What the scores of each step were measured on."""
+    instances: Tensor | None = None
+    """``[instance, task]`` of a learner with memory that classifies: how often it told the first, second, ... support
+    item of a class before it was shown the label."""
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Mean, 95 % interval and every task's score by ``name/step_k``."""
-        return {
+        """Mean, 95 % interval and every task's score by ``name/step_k``, and perhaps by ``accuracy/instance_k``."""
+        by_step = {
             f"{name}/step_{step}": summary(values)
             for name, steps in self.scores.items()
             for step, values in enumerate(steps.tolist())
         }
+        instances = [] if self.instances is None else self.instances.tolist()
+        return by_step | {f"accuracy/instance_{k}": summary(values) for k, values in enumerate(instances, start=1)}
 
 
 def evaluate(
@@ -58,12 +63,12 @@ def evaluate(
     with torch.no_grad():
         state = learner.begin(params, sampled.descriptors.to(device))
         draw = _control if learner.spec.control else _examples
-        scores, queries = draw(learner, state, sampled, steps, seed, torch.device(device))
+        scores, queries, instances = draw(learner, state, sampled, steps, seed, torch.device(device))
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
-    return Evaluation(named, sampled, tuple(queries))
+    return Evaluation(named, sampled, tuple(queries), instances)
 
 
-Steps = tuple[list[dict[str, Tensor]], list[Batch]]
+Steps = tuple[list[dict[str, Tensor]], list[Batch], Tensor | None]
 
 
 def _control(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
@@ -72,7 +77,7 @@ def _control(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, 
         rollouts.append(tasks.draw(learner, state, "support", stream(seed, "evaluation", step, device=device)))
         if step < steps:
             state = learner.adapt(state, rollouts[-1])
-    return [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts], rollouts
+    return [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts], rollouts, None
 
 
 def _examples(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
@@ -80,13 +85,15 @@ def _examples(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int,
     query = tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device))
     if isinstance(query, Rollout) or not isinstance(query, Examples):
         raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(query).__name__}")
-    scores = []
+    scores, instances = [], None
+    if learner.replay is not None and learner.spec.kind == "classification" and isinstance(support, Examples):
+        instances = objectives.instance_accuracies(learner.replay(state, support)[0], support).cpu()
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)
         scores.append(objectives.scores(learner.spec.kind, query, outputs))
         if step < steps:
             state = learner.adapt(state, support)
-    return scores, [query]
+    return scores, [query], instances
 
 
 def summary(values: list[float]) -> dict[str, Any]:

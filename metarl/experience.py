@@ -47,7 +47,8 @@ def _rollouts(
     scores: dict[str, Tensor] = {}
     for step, rollout in enumerate([*rollouts, query]):
         scores |= objectives.mean_scores(learner.spec.kind, rollout, None, step)
-    return Experience(descriptors, tuple(rollouts), query, progress), scores
+    experience = Experience(descriptors, tuple(rollouts), query, progress)
+    return experience if learner.prepare is None else learner.prepare(experience), scores
 
 
 def training_score(row: Mapping[str, float]) -> float:

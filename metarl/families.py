@@ -1,4 +1,8 @@
-"""What makes a task plugin short: a control family from any Gymnasium environment."""
+"""What makes a task plugin short.
+
+A control family from any Gymnasium environment, classification of any labelled tensor, regression of any function or
+table.
+"""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +13,11 @@ from torch import Generator, Tensor
 
 from metarl import lanes
 from metarl.control import ControlTasks, Sampling
+from metarl.fewshot import NWayKShot
+from metarl.regression import Regression, TableRegression
 from metarl.types import Spec, Split
+
+__all__ = ["GymnasiumFamily", "NWayKShot", "Regression", "TableRegression"]
 
 
 @dataclass(frozen=True)

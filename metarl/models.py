@@ -1,21 +1,35 @@
 """Any ``nn.Module`` as pure functions over stacked parameters ``[task, *shape]``.
 
-A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run as
-batched matrix products over the task axis; any other module goes through ``functional_call`` under ``vmap``.
+A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run for
+all tasks at once (``metarl.stacked``); any other module goes through ``functional_call`` under ``vmap``.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from metarl import perceptron, stacked
+from metarl.perceptron import Activation
+from metarl.stacked import LogStd, Residual
 from metarl.types import Params, Spec
 
-ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.Identity)
-MINIMUM_STD = 1e-6
+BatchNorm = Literal["transductive", "inductive"]
+
+
+class Apply(Protocol):
+    """A network's function."""
+
+    def __call__(self, params: Params, inputs: Tensor, reference: int | None = None) -> Tensor:
+        """Stacked params ``[task, *shape]``, inputs ``[task, item, ..., *input_shape]`` to ``[..., model_outputs]``.
+
+        Batch norm takes its statistics from the first ``reference`` items of a task; None: from all of them, which then
+        see each other; 0: from each item alone.
+        """
 
 
 class Model(NamedTuple):
@@ -23,43 +37,135 @@ class Model(NamedTuple):
 
     init: Callable[[Generator], Params]
     """``(CPU generator) -> params``; leaves the global generator as it was."""
-    apply: Callable[[Params, Tensor], Tensor]
-    """``(stacked params [task, *shape], inputs [task, ..., *input_shape]) -> outputs [task, ..., model_outputs]``."""
+    apply: Apply
+    """``(stacked params, inputs) -> outputs``, each with the task axis first."""
+    batch_norm: BatchNorm | None = None
+    """Whose statistics ``predict`` takes, where the network has batch norm."""
+    layout: "Layout | None" = None
+    """Where the network is a multilayer perceptron: its parts, for derivatives by hand."""
 
 
-class LogStd(nn.Module):
-    """Sets a learned log standard deviation, the same in every state, beside a Gaussian policy's means."""
+class Layout(NamedTuple):
+    """A multilayer perceptron: linear layers with one activation between them, and perhaps a log-std after them."""
 
-    def __init__(self, size: int, std: float = 1.0) -> None:
-        super().__init__()
-        self.log_std = nn.Parameter(torch.full((size,), math.log(std)))
+    activation: Activation
+    layers: tuple[str, ...]
+    """Names of the parameters, layer by layer: weight, bias, weight, bias, ..."""
+    log_std: str | None
+    input_dimensions: int
 
-    def forward(self, means: Tensor) -> Tensor:
-        """``[..., size]`` means to ``[..., 2 * size]`` outputs."""
-        return torch.cat([means, self.log_std.clamp_min(math.log(MINIMUM_STD)).expand_as(means)], dim=-1)
+    def split(self, params: Params) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the layers' parameters and the log-std, if any."""
+        return [params[name] for name in self.layers], [] if self.log_std is None else [params[self.log_std]]
+
+    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+        """Run it on ``[task, ..., *input_shape]``."""
+        layers, log_std = self.split(params)
+        lead = inputs.ndim - self.input_dimensions
+        return self.finish(perceptron.outputs(self.activation, layers, _rows(inputs, lead)), log_std, inputs, lead)
+
+    def finish(self, rows: Tensor, log_std: Sequence[Tensor], inputs: Tensor, lead: int) -> Tensor:
+        """Give the layers' outputs the batch's axes, and set the log-std beside them."""
+        outputs = rows.reshape(*inputs.shape[:lead], rows.shape[-1])
+        return stacked.log_std(log_std[0], outputs) if log_std else outputs
 
 
-def build(make: Callable[[Spec], nn.Module], spec: Spec) -> Model:
+def _rows(inputs: Tensor, lead: int) -> Tensor:
+    return inputs.reshape(inputs.shape[0], math.prod(inputs.shape[1:lead]), -1)
+
+
+def loss_gradient(
+    model: Model,
+    params: Params,
+    names: Collection[str],
+    inputs: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    second_order: bool = False,
+) -> Params:
+    """Gradient of each task's ``loss(outputs) -> [task]`` in its own named parameters, ``[task, *shape]``.
+
+    Tasks are independent: the gradient of their summed losses in the stacked parameters is the stack of their own
+    gradients. It keeps its graph, for ``second_order``, where gradients are on and a parameter requires them; the loss
+    must then depend on nothing else that requires them.
+    """
+    differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
+    if model.layout is not None and not inputs.requires_grad:
+        return _perceptron_gradient(model.layout, params, names, inputs, loss, differentiable and second_order)
+    if not differentiable:
+        params = {name: value.detach().requires_grad_(name in names) for name, value in params.items()}
+    with torch.enable_grad():
+        found = torch.autograd.grad(
+            loss(model.apply(params, inputs)).sum(),
+            [params[name] for name in names],
+            create_graph=differentiable and second_order,
+            materialize_grads=True,
+        )
+    return dict(zip(names, found, strict=True))
+
+
+def _perceptron_gradient(
+    layout: Layout,
+    params: Params,
+    names: Collection[str],
+    inputs: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    differentiable: bool,
+) -> Params:
+    lead = inputs.ndim - layout.input_dimensions
+
+    def of_rows(rows: Tensor, *log_std: Tensor) -> Tensor:
+        return loss(layout.finish(rows, log_std, inputs, lead))
+
+    layers, log_std = layout.split(params)
+    found = perceptron.loss_gradient(layout.activation, layers, log_std, _rows(inputs, lead), of_rows, differentiable)
+    named = dict(zip((*layout.layers, layout.log_std), found, strict=False))
+    return {name: named[name] for name in names}
+
+
+def predict(model: Model, params: Params, inputs: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Outputs for ``inputs``, where the network was adapted to the support inputs ``seen`` ``[task, item, ...]``.
+
+    By inductive batch norm, statistics are those of the support items, or of each item alone as long as none was seen:
+    no item's output depends on another item that is asked for.
+    """
+    if model.batch_norm != "inductive":
+        return model.apply(params, inputs)
+    if seen is None:
+        return model.apply(params, inputs, 0)
+    known = seen.shape[1]
+    return model.apply(params, torch.cat([seen, inputs], dim=1), known)[:, known:]
+
+
+def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm = "transductive") -> Model:
     """Turn ``make(spec)``, any ``nn.Module``, into a Model.
 
     Raises:
         ValueError: the module holds buffers (running statistics would leak from task to task), cannot run on spec's
-            inputs for many tasks at once (random layers such as dropout cannot), or gives outputs of another shape.
+            inputs for many tasks at once (random layers such as dropout cannot), gives outputs of another shape, or
+            holds batch norm that cannot be inductive.
     """
     module = _seeded(make, spec, 0)
     owners = _owners(module)
     skeleton = module.to("meta")
     _check(skeleton, spec)
+    normalises = _normalises(skeleton, spec, batch_norm)
+    layout = _layout(skeleton, len(spec.input_shape))
 
     def init(generator: Generator) -> Params:
         seed = int(torch.randint(2**62, (), generator=generator))
         return {name: value.detach().clone() for name, value in _seeded(make, spec, seed).named_parameters()}
 
-    def apply(params: Params, inputs: Tensor) -> Tensor:
+    def apply(params: Params, inputs: Tensor, reference: int | None = None) -> Tensor:
+        if layout is not None and not inputs.requires_grad:
+            return layout.apply(params, inputs)
         shared = {name: params[owner] for name, owner in owners.items()}
-        return _apply(skeleton, "", shared, inputs, inputs.ndim - len(spec.input_shape))
+        lead = inputs.ndim - len(spec.input_shape)
+        rows = inputs.reshape(len(inputs), math.prod(inputs.shape[1:lead]), *spec.input_shape)
+        rows_seen = None if reference is None else reference * math.prod(inputs.shape[2:lead])
+        outputs = _apply(skeleton, "", shared, rows, rows_seen)
+        return outputs.reshape(*inputs.shape[:lead], outputs.shape[-1])
 
-    return Model(init, apply)
+    return Model(init, apply, batch_norm if normalises else None, layout)
 
 
 def _seeded(make: Callable[[Spec], nn.Module], spec: Spec, seed: int) -> nn.Module:
@@ -75,6 +181,49 @@ def _owners(module: nn.Module) -> dict[str, str]:
     return {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
 
 
+def _layout(module: nn.Module, input_dimensions: int) -> Layout | None:
+    """Describe a multilayer perceptron with biases and without tied layers; None for any other network."""
+    if type(module) is not nn.Sequential:
+        return None
+    parts = list(module._modules.items())
+    if parts and type(parts[0][1]) is nn.Flatten:
+        del parts[0]
+    log_std = f"{parts.pop()[0]}.log_std" if parts and type(parts[-1][1]) is LogStd else None
+    linear, between = parts[::2], [part for _, part in parts[1::2]]
+    kinds = {type(part) for part in between} or {nn.ReLU}
+    if len(kinds) > 1 or not kinds <= {nn.Tanh, nn.ReLU} or len(linear) != len(between) + 1:
+        return None
+    if not all(type(part) is nn.Linear and part.bias is not None for _, part in linear):
+        return None
+    layers = tuple(f"{name}.{kind}" for name, _ in linear for kind in ("weight", "bias"))
+    if len(list(module.parameters())) != len(layers) + (log_std is not None):
+        return None
+    return Layout("tanh" if kinds == {nn.Tanh} else "relu", layers, log_std, input_dimensions)
+
+
+def _normalises(module: nn.Module, spec: Spec, batch_norm: BatchNorm) -> bool:
+    """Whether a network has batch norm. Raises ValueError where that cannot be used as asked for."""
+    found = {layer for layer in module.modules() if isinstance(layer, _BatchNorm)}
+    if found and batch_norm == "inductive":
+        if spec.control:
+            raise ValueError("inductive batch norm refers to support examples, which control does not have")
+        if found - {layer for layer in _reached(module) if stacked.find(layer)}:
+            raise ValueError(
+                "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d that stand in an nn.Sequential; "
+                "inside other modules it cannot be told which items are support: use batch_norm transductive"
+            )
+    return bool(found)
+
+
+def _reached(module: nn.Module) -> Iterator[nn.Module]:
+    """Every module that is run one by one, not as a part of another."""
+    if type(module) in (nn.Sequential, Residual):
+        for layer in module.children():
+            yield from _reached(layer)
+    else:
+        yield module
+
+
 def _check(skeleton: nn.Module, spec: Spec) -> None:
     buffers = [name for name, _ in skeleton.named_buffers()]
     if buffers:
@@ -82,10 +231,10 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
             f"the network keeps buffers ({', '.join(buffers[:3])}), which tasks would share; "
             "use parameters only (for batch norm: track_running_stats=False)"
         )
-    stacked = {name: value.unsqueeze(0) for name, value in skeleton.named_parameters(remove_duplicate=False)}
+    params = {name: value.unsqueeze(0) for name, value in skeleton.named_parameters(remove_duplicate=False)}
     inputs = torch.empty((1, 2, *spec.input_shape), device="meta")
     try:
-        shape = tuple(_apply(skeleton, "", stacked, inputs, lead=2).shape[1:])
+        shape = tuple(_apply(skeleton, "", params, inputs, None).shape[1:])
     except Exception as error:
         raise ValueError(f"the network cannot run on inputs of shape {spec.input_shape}: {error}") from error
     if shape != (2, spec.model_outputs):
@@ -96,40 +245,22 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
         )
 
 
-def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
-    """Run one module on ``[task, ..., *shape]``, whose first ``lead`` axes are the task's and the batch's.
-
-    Subclasses may compute something else than the common layers, so only these very types have short cuts.
-    """
+def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, reference: int | None) -> Tensor:
+    """Run one module on rows ``[task, row, *shape]``, of which batch norm sees the first ``reference``."""
     if type(module) is nn.Sequential:
         for name, layer in module._modules.items():  # named_children() leaves out a layer's second occurrence
             assert layer is not None
-            inputs = _apply(layer, f"{prefix}{name}.", params, inputs, lead)
+            inputs = _apply(layer, f"{prefix}{name}.", params, inputs, reference)
         return inputs
-    if type(module) is nn.Linear:
-        return _stacked_linear(params[f"{prefix}weight"], params.get(f"{prefix}bias"), inputs)
-    if type(module) in ELEMENTWISE:
-        activated: Tensor = module(inputs)
-        return activated
-    if type(module) is LogStd:
-        return _stacked_log_std(params[f"{prefix}log_std"], inputs)
-    return _vmapped(module, prefix, params, inputs, lead)
-
-
-def _stacked_linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    rows = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
-    outputs = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
-    return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
-
-
-def _stacked_log_std(log_std: Tensor, means: Tensor) -> Tensor:
-    log_std = log_std.clamp_min(math.log(MINIMUM_STD))
-    log_std = log_std.reshape(log_std.shape[0], *[1] * (means.ndim - 2), log_std.shape[-1])
-    return torch.cat([means, log_std.expand_as(means)], dim=-1)
-
-
-def _vmapped(module: nn.Module, prefix: str, params: Params, inputs: Tensor, lead: int) -> Tensor:
+    if type(module) is Residual:
+        body, shortcut = (
+            _apply(layer, f"{prefix}{name}.", params, inputs, reference) for name, layer in module.named_children()
+        )
+        return body + shortcut
+    run = stacked.find(module)
+    if run is not None:
+        own = {name: params[prefix + name] for name, value in module._parameters.items() if value is not None}
+        return run(module, own, inputs, reference)
     own = {name: params[prefix + name] for name, _ in module.named_parameters()}
-    rows = inputs.reshape(inputs.shape[0], -1, *inputs.shape[lead:])
-    outputs: Tensor = vmap(lambda one, x: functional_call(module, one, (x,)))(own, rows)
-    return outputs.reshape(*inputs.shape[:lead], *outputs.shape[2:])
+    outputs: Tensor = vmap(lambda one, rows: functional_call(module, one, (rows,)))(own, inputs)
+    return outputs

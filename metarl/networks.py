@@ -3,19 +3,23 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from tyro.conf import arg
 
-from metarl import models, plugins
-from metarl.models import LogStd, Model
+from metarl import convolutional, models, plugins
+from metarl.convolutional import Downsample
+from metarl.models import BatchNorm, Model
+from metarl.stacked import LogStd
 from metarl.types import Spec
 
 Architecture = str | Callable[[Spec], nn.Module]
 """A network's name; or 'module:attribute' of a function from a Spec to any nn.Module; or that function."""
+NAMES = ("mlp", "conv4", "resnet12")
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -25,29 +29,68 @@ class Network:
     """A network's options; those of other architectures than the chosen one are ignored."""
 
     architecture: Architecture = "mlp"
-    """'mlp', or 'module:attribute' of a function from a Spec to any nn.Module."""
+    """'mlp', 'conv4', 'resnet12', or 'module:attribute' of a function from a Spec to any nn.Module."""
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the multilayer perceptron's hidden layers."""
     activation: Activation = "relu"
     """Its activation."""
+    normalise: bool = False
+    """Batch norm before each of its activations: the MAML paper's fully connected Omniglot network, with
+    --algorithm.hidden 256 128 64 64."""
+    filters: int = 64
+    """Filters of each of conv4's layers, or of resnet12's first block: every further block has twice as many."""
+    downsample: Downsample = "stride"
+    """How conv4 halves images: stride, as in the MAML paper on Omniglot, or pool, as there on mini-ImageNet."""
+    batch_norm: BatchNorm = "transductive"
+    """Whose statistics batch norm uses: transductive, those of all query items together, as in the MAML paper; or
+    inductive, those of the support items, so that what is said of a query item depends on no other one."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of the policy's action."""
 
     def __post_init__(self) -> None:
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation={self.activation!r}: expected one of {', '.join(get_args(Activation))}")
+        for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
+        if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NAMES:
+            raise ValueError(f"architecture={self.architecture!r}: expected {', '.join(NAMES)} or module:attribute")
         if not self.std > 0:
             raise ValueError(f"std={self.std} must be positive")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden={self.hidden}: widths are at least 1")
+        if any(width < 1 for width in (*self.hidden, self.filters)):
+            raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
 
     def build(self, spec: Spec) -> Model:
         """Return the network for spec. Raises ValueError when it does not fit."""
-        return models.build(self._make, spec)
+        return models.build(self._make, spec, self.batch_norm)
+
+    def build_features(self, spec: Spec) -> tuple[Model, int]:
+        """Return the network without its last layer, which is called ``head``, and the width of its outputs.
+
+        Raises:
+            ValueError: the network has no head, or does not fit spec.
+        """
+        headless = Spec(spec.input_shape, 1, "regression")
+        with torch.device("meta"):
+            try:
+                width = self._make_features(headless)(torch.empty(2, *spec.input_shape)).shape[-1]
+            except RuntimeError as error:
+                raise ValueError(f"the network cannot run on inputs of shape {spec.input_shape}: {error}") from error
+        return models.build(self._make_features, replace(headless, output_size=width), self.batch_norm), width
+
+    def _make_features(self, spec: Spec) -> nn.Module:
+        network = self._make(spec)
+        if not hasattr(network, "head"):
+            raise ValueError("the network has no layer called head that could be left out; give the embedding's width")
+        network.head = nn.Identity()
+        return network
 
     def _make(self, spec: Spec) -> nn.Module:
         if self.architecture == "mlp":
-            return mlp(spec, self.hidden, self.activation, self.std)
+            return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
+        if self.architecture == "conv4":
+            return _with_policy(convolutional.conv4(spec, self.filters, self.downsample), spec, self.std)
+        if self.architecture == "resnet12":
+            widths = [self.filters * 2**block for block in range(4)]
+            return _with_policy(convolutional.resnet12(spec, widths), spec, self.std)
         chosen = self.architecture
         module: nn.Module = (plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen)(spec)
         return module
@@ -58,30 +101,47 @@ NetworkOptions = Annotated[Network, arg(name="")]
 
 
 def mlp(
-    spec: Spec, hidden: tuple[int, ...] = (100, 100), activation: Activation = "relu", std: float = 1.0
+    spec: Spec,
+    hidden: tuple[int, ...] = (100, 100),
+    activation: Activation = "relu",
+    std: float = 1.0,
+    normalise: bool = False,
 ) -> nn.Module:
     """A multilayer perceptron with layers ``hidden_0``, ..., ``head`` (and ``policy`` with the log-std, if Gaussian).
 
-    Weights are Xavier-uniform, biases zero, as in the MAML paper's code; ``std`` is the initial action standard
-    deviation. The input is flattened. Draws from the global generator, as any ``nn.Module`` does.
+    The input is flattened. Weights are as in the MAML paper's code: Xavier-uniform as in its control; where
+    ``normalise`` sets batch norm ``norm_0``, ... before the activations, a normal distribution of standard deviation
+    0.01, cut off at two of them, as in its Omniglot network. Biases are zero; ``std`` is the initial action standard
+    deviation. Draws from the global generator, as any ``nn.Module`` does.
     """
+    initialise = _truncated_normal if normalise else nn.init.xavier_uniform_
     widths = (math.prod(spec.input_shape), *hidden)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, (inputs, outputs) in enumerate(pairwise(widths)):
-        layers[f"hidden_{index}"] = linear(inputs, outputs)
-        layers[f"activation_{index}"] = ACTIVATIONS[activation]()
-    layers["head"] = linear(widths[-1], spec.output_size)
-    if spec.kind == "continuous":
-        layers["policy"] = LogStd(spec.output_size, std)
     if len(spec.input_shape) != 1:
-        layers["flatten"] = nn.Flatten(-len(spec.input_shape))
-        layers.move_to_end("flatten", last=False)
-    return nn.Sequential(layers)
+        layers["flatten"] = nn.Flatten()
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        layers[f"hidden_{index}"] = linear(inputs, outputs, initialise)
+        if normalise:
+            layers[f"norm_{index}"] = nn.BatchNorm1d(outputs, eps=1e-3, track_running_stats=False)
+        layers[f"activation_{index}"] = ACTIVATIONS[activation]()
+    layers["head"] = linear(widths[-1], spec.output_size, initialise)
+    return _with_policy(nn.Sequential(layers), spec, std)
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Xavier-uniform weights and no bias yet."""
+def linear(inputs: int, outputs: int, initialise: Callable[[Tensor], Tensor]) -> nn.Linear:
+    """A linear layer with initial weights of one's choice and no bias yet."""
     layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
+    initialise(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _truncated_normal(weight: Tensor) -> Tensor:
+    return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02)
+
+
+def _with_policy(network: nn.Sequential, spec: Spec, std: float) -> nn.Sequential:
+    """Set the log-std of a Gaussian policy after the network, where there is one."""
+    if spec.kind == "continuous":
+        network.add_module("policy", LogStd(spec.output_size, std))
+    return network

@@ -140,3 +140,18 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
 def mean_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
     """Mean of each score over the tasks, by the name that is logged: ``return/step_0``."""
     return {f"{name}/step_{step}": value.detach().mean() for name, value in scores(kind, batch, outputs).items()}
+
+
+def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:
+    """Accuracy at the first, second, ... item of a class in a sequence, ``[instance, task]`` (MANN, arXiv 1605.06065).
+
+    Args:
+        outputs: ``[task, item, class]``, said of each item before its label was shown.
+        examples: The sequence; of n items and N classes, the first n // N instances are told.
+    """
+    presented = functional.one_hot(examples.targets, outputs.shape[-1]).cumsum(1)
+    number = presented.gather(-1, examples.targets.unsqueeze(-1)).squeeze(-1)
+    counted = 1 + torch.arange(outputs.shape[1] // outputs.shape[-1], device=number.device).reshape(-1, 1, 1)
+    asked = (number == counted).to(outputs.dtype)
+    right = (outputs.argmax(-1) == examples.targets).to(outputs.dtype)
+    return (asked * right).sum(2) / asked.sum(2)

@@ -1,4 +1,4 @@
-"""Outer updates: how the meta-parameters move. TRPO, ProMP (PPO) and Adam, for any learner.
+"""Outer updates: how the meta-parameters move. TRPO, ProMP (PPO), Adam and SGD, for any learner.
 
 Each processes the tasks in groups (``chunks``), one after another, whose sums are those of the whole batch.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl import adapted, objectives
 from metarl.adapted import Linearised
 from metarl.numerics import adam_state, adam_step, conjugate_gradient, flatten, sum_of, unflatten
-from metarl.types import Experience, Learner, Params, Update
+from metarl.types import Algorithm, Experience, Learner, Outer, Params, Spec, Update
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TRPO:
         def product(vector: Tensor) -> Tensor:
             return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector
 
-        start, gradient, old_outputs = adapted.surrogate_gradient(learner, lines())
+        start, gradient, old_outputs = adapted.surrogate_gradient(lines())
         if not torch.isfinite(gradient).all():
             return Update(params, state, {}, finite=False)
         direction, residual = conjugate_gradient(product, -gradient, self.cg_iterations)
@@ -191,10 +191,47 @@ def _inner_kls(learner: Learner, old: list[Tensor], new: list[Tensor], part: Exp
 
 @dataclass(frozen=True)
 class Adam:
-    """One Adam step on the meta-loss (arXiv 1412.6980); for control that is a policy gradient through adaptation."""
+    """Adam on the meta-loss (arXiv 1412.6980); for control that is a policy gradient through adaptation."""
 
     learning_rate: float = 1e-3
     """Step size."""
+    epochs: int = 1
+    """Steps on one iteration's data; several of them want a meta-loss that is clipped, such as RL^2's (PPO)."""
+    chunks: int | None = None
+    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "epochs")
+        _require_chunks(self.chunks)
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """Adam's moments, all zero."""
+        return adam_state(params)
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Take ``epochs`` steps; the metrics are those before the first.
+
+        Raises:
+            ValueError: chunks exceeds the number of tasks.
+        """
+        moved, moments, told = params, state, dict[str, Tensor | float]()
+        for _ in range(self.epochs):
+            gradient, metrics = _meta_gradient(learner, moved, experience, self.chunks)
+            told = told or metrics | {"outer/gradient_norm": gradient.norm()}
+            if not torch.isfinite(gradient).all():
+                return Update(params, state, told, finite=False)
+            moved, moments = adam_step(moved, moments, gradient, self.learning_rate)
+        return Update(moved, moments, told)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent on the meta-loss; with Reptile, a step towards the mean of the adapted parameters."""
+
+    learning_rate: float = 1.0
+    """Step size; with Reptile, 1 goes all the way."""
+    anneal: bool = True
+    """Let the step size fall linearly, to 0 at the end of training."""
     chunks: int | None = None
     """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
 
@@ -203,8 +240,8 @@ class Adam:
         _require_chunks(self.chunks)
 
     def init(self, params: Params) -> dict[str, Any]:
-        """Adam's moments, all zero."""
-        return adam_state(params)
+        """Nothing is kept from one update to the next."""
+        return {}
 
     def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
         """Take one step.
@@ -212,25 +249,43 @@ class Adam:
         Raises:
             ValueError: chunks exceeds the number of tasks.
         """
-        parts = adapted.split(experience, self.chunks)
-        shares = [len(part.descriptors) / len(experience.descriptors) for part in parts]
-        metrics: dict[str, Tensor | float] = {}
-
-        def loss(candidate: Params, index: int) -> Tensor:
-            mean, told = learner.meta_loss(candidate, parts[index])
-            for name, value in {"outer/loss": mean.detach(), **told}.items():
-                metrics[name] = metrics.get(name, 0.0) + shares[index] * value
-            return mean * len(parts[index].descriptors)
-
-        gradient = adapted.mean_gradient(loss, params, parts)
+        gradient, metrics = _meta_gradient(learner, params, experience, self.chunks)
         if not torch.isfinite(gradient).all():
             return Update(params, state, metrics, finite=False)
-        moved, moments = adam_step(params, state, gradient, self.learning_rate)
-        return Update(moved, moments, metrics | {"outer/gradient_norm": gradient.norm()})
+        step_size = self.learning_rate * (1 - experience.progress if self.anneal else 1.0)
+        moved = unflatten(flatten(params.values()) - step_size * gradient, params)
+        told = {"outer/gradient_norm": gradient.norm(), "outer/step_size": step_size}
+        return Update(moved, state, metrics | told)
 
 
-OUTER_UPDATES: dict[str, type[Any]] = {"trpo": TRPO, "promp": ProMP, "adam": Adam}
+def _meta_gradient(
+    learner: Learner, params: Params, experience: Experience, chunks: int | None
+) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """Flat gradient of the mean meta-loss, and the means of its metrics."""
+    parts = adapted.split(experience, chunks)
+    shares = [len(part.descriptors) / len(experience.descriptors) for part in parts]
+    metrics: dict[str, Tensor | float] = {}
+
+    def loss(candidate: Params, index: int) -> Tensor:
+        mean, told = learner.meta_loss(candidate, parts[index])
+        for name, value in {"outer/loss": mean.detach(), **told}.items():
+            metrics[name] = metrics.get(name, 0.0) + shares[index] * value
+        return mean * len(parts[index].descriptors)
+
+    return adapted.mean_gradient(loss, params, parts), metrics
+
+
+OUTER_UPDATES: dict[str, type[Any]] = {"trpo": TRPO, "promp": ProMP, "adam": Adam, "sgd": SGD}
 """Outer updates by the name that users type."""
+
+
+def default_outer(algorithm: Algorithm, spec: Spec) -> Outer:
+    """Return the outer update that an algorithm states by ``default_outer()``; else TRPO, or Adam for examples."""
+    stated = getattr(algorithm, "default_outer", None)
+    if stated is not None:
+        outer: Outer = stated()
+        return outer
+    return TRPO() if spec.control else Adam()
 
 
 def _require_positive(options: Any, *names: str) -> None:

@@ -104,6 +104,45 @@ def navigation_paths(paths: Any, mask: Any, goals: Any, path: Path | str, shown:
     return _save(figure, path)
 
 
+def episodes(
+    support: Any,
+    support_classes: Any,
+    query: Any,
+    query_classes: Any,
+    path: Path | str,
+    shown: int = 4,
+    columns: int = 5,
+) -> Path:
+    """Draw the images of few-shot tasks, one panel for each: a row for each class, support left of query.
+
+    Arrays or CPU tensors: images ``[task, item, channel, height, width]`` in [0, 1], of one channel (ink, drawn black)
+    or three; classes ``[task, item]``. The first ``shown`` tasks are drawn, with at most ``columns`` images of a class
+    and role. Return the path written.
+
+    Raises:
+        ValueError: images of another shape.
+    """
+    parts = [(np.asarray(support), np.asarray(support_classes)), (np.asarray(query), np.asarray(query_classes))]
+    if any(images.ndim != 5 or images.shape[2] not in (1, 3) for images, _ in parts):
+        raise ValueError(f"expected images [task, item, 1 or 3, height, width], not shape {parts[0][0].shape}")
+    count = min(shown, len(parts[0][0]))
+    figure = Figure(figsize=(3.6 * count, 4.2), dpi=150, layout="constrained")
+    for task, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+        mosaics = [_mosaic(images[task], classes[task], columns) for images, classes in parts]
+        gap = np.full((mosaics[0].shape[0], mosaics[0].shape[1] // 20 + 4, 3), 0.75)
+        axes.imshow(np.concatenate([mosaics[0], gap, mosaics[1]], axis=1), interpolation="nearest")
+        axes.set(xticks=[], yticks=[], title=f"task {task}: support | query")
+    return _save(figure, path)
+
+
+def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray:
+    """Return a picture ``[height, width, 3]`` of ``[item, channel, height, width]``, a row for each class."""
+    pixels = np.broadcast_to(images if images.shape[1] == 3 else 1 - images, (len(images), 3, *images.shape[2:]))
+    framed = np.pad(pixels, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.85).transpose(0, 2, 3, 1)
+    rows = [np.concatenate(list(framed[classes == label][:columns]), axis=1) for label in np.unique(classes)]
+    return np.concatenate(rows, axis=0)
+
+
 def _scores(keys: Iterable[str]) -> list[str]:
     """Return which scores there are among the names of what was logged. Raises ValueError where there are none."""
     found = {key.partition("/step_")[0] for key in keys if "/step_" in key}

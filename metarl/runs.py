@@ -253,4 +253,6 @@ def _restored(hint: Any, value: Any) -> Any:
 
 def _tuples(value: Any) -> Any:
     # JSON has lists only, frozen dataclasses hold tuples unless their hints say otherwise.
+    if isinstance(value, dict):
+        return {name: _tuples(part) for name, part in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

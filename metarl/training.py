@@ -17,7 +17,7 @@ from metarl.experience import gather, training_score
 from metarl.interrupts import stop_on_interrupt
 from metarl.memory import keep_freed_memory
 from metarl.numerics import sum_of
-from metarl.outer import TRPO, Adam
+from metarl.outer import default_outer
 from metarl.seeding import stream
 from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout, Spec
 
@@ -95,8 +95,9 @@ def train(
 ) -> Result:
     """Meta-train an algorithm on a family of tasks.
 
-    ``algorithm`` and ``family`` are objects, or installed names (with their default options). ``outer`` is TRPO for
-    control and Adam otherwise, unless given. With ``out``, everything goes into that run folder.
+    ``algorithm`` and ``family`` are objects, or installed names (with their default options). ``outer`` is the
+    algorithm's own default, else TRPO for control and Adam otherwise. With ``out``, everything goes into that run
+    folder.
 
     Raises:
         ValueError: an option or a combination is wrong, or out holds a run already (RunError).
@@ -141,7 +142,7 @@ def start(
     overwrite: bool = False,
 ) -> "Run":
     """Check that everything fits together, and make the run folder. Raises ValueError."""
-    outer = outer or (TRPO() if family.target.spec.control else Adam())
+    outer = outer or default_outer(algorithm.target, family.target.spec)
     folder = None if out is None else Path(out)
     run = Run(algorithm.target, family.target, outer, settings or default_settings(family.target.spec), folder)
     if folder is not None:

@@ -95,10 +95,21 @@ class Learner(NamedTuple):
     the query set by the names that are logged, such as ``loss/step_1``."""
     batch_norm: str | None = None
     """Whose statistics batch norm uses: 'transductive' (the whole batch's) or 'inductive'; None where there is none."""
+    observe: Callable[[State, Tensor, Tensor, Tensor], State] | None = None
+    """``(state, actions [task, episode(, action)], rewards [task, episode], done [task, episode]) -> state``: how a
+    policy with memory takes in what came of its last action; None where states do not change within an episode."""
+    replay: Callable[[State, Batch], tuple[Tensor, State]] | None = None
+    """``(state, batch) -> (outputs, state)`` of a learner with memory: what it said at each step, or of each item,
+    before it was told what came of it, and its state after ``adapt``; None for learners without memory."""
+    prepare: Callable[[Experience], Experience] | None = None
+    """Called once with all that was gathered, before it is learned from: advantages that look beyond an episode."""
 
 
 class Algorithm(Protocol):
-    """A frozen dataclass of hyper-parameters; entry-point group ``metarl.algorithms``."""
+    """A frozen dataclass of hyper-parameters; entry-point group ``metarl.algorithms``.
+
+    By a further method, ``default_outer() -> Outer``, it may state which outer update to use where none is chosen.
+    """
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec. Raises ValueError when the algorithm cannot serve it."""

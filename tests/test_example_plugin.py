@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
+from metarl import testing
 from metarl.types import Experience, Rollout, Spec
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,11 @@ def test_the_learner_acts_and_learns(reach: ModuleType, unadapted: ModuleType) -
     loss, _ = learner.meta_loss(leaves, Experience(tasks.descriptors, (), rollout))
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+def test_both_keep_their_contracts(reach: ModuleType, unadapted: ModuleType) -> None:
+    testing.check_family(reach.Reach())
+    testing.check_algorithm(unadapted.Unadapted(), reach.Reach())
 
 
 def test_predictions_by_hand(unadapted: ModuleType) -> None:

@@ -1,31 +1,35 @@
 """Model-agnostic meta-learning (Finn et al., 2017, arXiv 1703.03400), for control and for labelled examples.
 
-Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: adapt only some layers) and Meta-SGD
-(Li et al., arXiv 1707.09835: a learned step size for every parameter).
+Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: adapt only some layers), Meta-SGD (Li et
+al., arXiv 1707.09835: a learned step size for every parameter), and add what MAML++ does (Antoniou et al., arXiv
+1810.09502: step sizes learned per layer and step, a loss after every step).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
 
-from metarl import objectives
+from metarl import inner, models, objectives
 from metarl.models import Model
 from metarl.networks import Network, NetworkOptions
+from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Experience, Learner, Params, Rollout, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
+StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
-"""Prefix under which Meta-SGD's step sizes stand among the meta-parameters."""
+"""Prefix under which learned step sizes stand among the meta-parameters."""
 
 
 class Adapted(NamedTuple):
     """What MAML knows of each task: a network of its own."""
 
     params: Params  # [task, *shape]
-    step_sizes: Params  # [*shape] by name of the adapted parameter; empty unless learned
+    step_sizes: Params  # [*shape], or [step], by name of the adapted parameter; empty unless learned
     step: int  # how many gradient steps were taken
+    seen: Tensor | None  # [task, item, *input_shape] the latest support items; None before, and for control
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class MAML:
     steps: int = 1
     """Inner gradient steps in meta-training, each on fresh episodes (control) or on the support set (examples)."""
     step_size: float = 0.1
-    """Inner step size (the paper's alpha); where step sizes are learned, their initial value."""
+    """Inner step size (the paper's alpha); where step sizes are learned, their initial value. Losses are means over the
+    support items; the paper's code divides their sum in N-way classification by the shots only, so that its step sizes
+    are N times larger in effect: its 0.4 for 5 ways is 2.0 here."""
     schedule: tuple[float, ...] | None = None
     """Factors of the step size at inner step 1, 2, ..., the last for all later ones; by default 1 0.5 for control (the
     paper's at test: normalised advantages do not shrink near the optimum), and 1 for examples."""
@@ -44,7 +50,13 @@ class MAML:
     adapt_only: tuple[str, ...] = ()
     """Adapt only parameters whose names begin so, such as 'head' (ANIL); empty: all of them."""
     learn_step_sizes: bool = False
-    """Meta-learn a step size for every single parameter (Meta-SGD)."""
+    """Meta-learn the inner step sizes."""
+    step_sizes: StepSizes = "parameter"
+    """Where they are learned: one for every single parameter (Meta-SGD); or, layer_step, one for each step and each
+    layer's weights or biases (MAML++), whose last step's serves all later ones."""
+    multi_step_loss: float = 0.0
+    """Share of the training in which the query loss after every inner step counts, equally at first, then less and less
+    but for the last (MAML++, whose code takes 0.1); 0: only the last. For examples."""
     surrogate: Surrogate = "likelihood_ratio"
     """Inner policy-gradient loss (control): likelihood_ratio (ProMP's LVC), dice, or the MAML paper's log_likelihood,
     whose second derivatives are wrong and whose training is less stable for it (see docs/results.md)."""
@@ -54,6 +66,10 @@ class MAML:
     def __post_init__(self) -> None:
         if self.surrogate not in get_args(Surrogate):
             raise ValueError(f"surrogate={self.surrogate!r}: expected one of {', '.join(get_args(Surrogate))}")
+        if self.step_sizes not in get_args(StepSizes):
+            raise ValueError(f"step_sizes={self.step_sizes!r}: expected one of {', '.join(get_args(StepSizes))}")
+        if not 0 <= self.multi_step_loss <= 1:
+            raise ValueError(f"multi_step_loss={self.multi_step_loss}: expected a share of the training, 0 to 1")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
         if not self.step_size > 0:
@@ -65,11 +81,15 @@ class MAML:
         """Return the learner for spec, of any kind.
 
         Raises:
-            ValueError: the network does not fit spec, or adapt_only names none of its parameters.
+            ValueError: the network does not fit spec, adapt_only names none of its parameters, or multi_step_loss is
+                asked of control, whose query episodes are the last policy's.
         """
+        if spec.control and self.multi_step_loss:
+            raise ValueError("multi_step_loss is for labelled examples; for control, leave it at 0")
         model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
-        return Learner(spec, self.steps, loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss)
+        functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
+        return Learner(spec, self.steps, *functions, batch_norm=model.batch_norm)
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:
@@ -93,66 +113,57 @@ class _Loop:
         params = self.model.init(generator)
         if self.options.learn_step_sizes:
             for name in sorted(self.adapted):
-                params[STEP_SIZE + name] = torch.full_like(params[name], self.options.step_size)
+                shape = params[name].shape if self.options.step_sizes == "parameter" else (self.options.steps,)
+                params[STEP_SIZE + name] = params[name].new_full(shape, self.options.step_size)
         return params
 
     def begin(self, params: Params, descriptors: Tensor) -> Adapted:
         """Give every task a view of the same initial network."""
-        tasks = len(descriptors)
         sizes = {name.removeprefix(STEP_SIZE): value for name, value in params.items() if name.startswith(STEP_SIZE)}
         network = {name: value for name, value in params.items() if not name.startswith(STEP_SIZE)}
-        return Adapted({name: value.expand(tasks, *value.shape) for name, value in network.items()}, sizes, 0)
+        return Adapted(inner.stack(network, len(descriptors)), sizes, 0, None)
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
-        """Take one gradient step on each task (the paper's eq. 1), and keep its graph where gradients are on.
-
-        Tasks are independent: the gradient of their summed losses in the stacked parameters is the stack of their own
-        gradients.
-        """
-        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in state.params.values())
-        params = (
-            state.params
-            if differentiable
-            else {name: value.detach().requires_grad_(name in self.adapted) for name, value in state.params.items()}
+        """Take one gradient step on each task (the paper's eq. 1), and keep its graph where gradients are on."""
+        gradients = models.loss_gradient(
+            self.model,
+            state.params,
+            self.adapted,
+            inner.inputs_of(batch),
+            lambda outputs: inner.loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            second_order=not self.options.first_order,
         )
-        names = [name for name in params if name in self.adapted]
-        with torch.enable_grad():
-            loss = self.inner_loss(self.model.apply(params, _inputs(batch)), batch).sum()
-            gradients = torch.autograd.grad(
-                loss,
-                [params[name] for name in names],
-                create_graph=differentiable and not self.options.first_order,
-                materialize_grads=True,
-            )
         moved = dict(state.params)
-        for name, gradient in zip(names, gradients, strict=True):
+        for name, gradient in gradients.items():
             moved[name] = state.params[name] - self.step_size(state, name) * gradient
-        return Adapted(moved, state.step_sizes, state.step + 1)
+        seen = batch.inputs if isinstance(batch, Examples) else None
+        return Adapted(moved, state.step_sizes, state.step + 1, seen)
 
     def step_size(self, state: Adapted, name: str) -> Tensor | float:
         schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
-        return state.step_sizes.get(name, self.options.step_size) * schedule[min(state.step, len(schedule) - 1)]
-
-    def inner_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        if isinstance(batch, Rollout):
-            return objectives.surrogate(self.options.surrogate, self.spec.kind, outputs, batch)
-        return objectives.loss(self.spec.kind, outputs, batch)
+        size = state.step_sizes.get(name, self.options.step_size)
+        if isinstance(size, Tensor) and self.options.step_sizes == "layer_step":
+            size = size[min(state.step, len(size) - 1)]
+        return size * schedule[min(state.step, len(schedule) - 1)]
 
     def predict(self, state: Adapted, inputs: Tensor) -> tuple[Tensor, Adapted]:
-        return self.model.apply(state.params, inputs), state
+        return models.predict(self.model, state.params, inputs, state.seen), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of the adapted networks on the query data (the paper's eq. 2), importance-weighted for control."""
-        state = self.begin(params, experience.descriptors)
-        for support in experience.supports:
+        state, query, losses = self.begin(params, experience.descriptors), experience.query, list[Tensor]()
+        for weight, support in zip(self.step_weights(experience), experience.supports, strict=True):
             state = self.adapt(state, support)
-        outputs, query = self.model.apply(state.params, _inputs(experience.query)), experience.query
-        if isinstance(query, Rollout):
-            return objectives.surrogate("likelihood_ratio", self.spec.kind, outputs, query).mean(), {}
-        return objectives.loss(self.spec.kind, outputs, query).mean(), objectives.mean_scores(
-            self.spec.kind, query, outputs, len(experience.supports)
-        )
+            if weight > 0:
+                outputs, _ = self.predict(state, inner.inputs_of(query))
+                losses.append(weight * inner.loss(self.spec.kind, outputs, query).mean())
+        metrics = {}
+        if isinstance(query, Examples):
+            metrics = objectives.mean_scores(self.spec.kind, query, outputs, len(experience.supports))
+        return sum_of(losses), metrics
 
-
-def _inputs(batch: Batch) -> Tensor:
-    return batch.inputs if isinstance(batch, Examples) else batch.observations
+    def step_weights(self, experience: Experience) -> list[float]:
+        """How much the query loss after each inner step counts."""
+        steps, share = len(experience.supports), self.options.multi_step_loss
+        early = max(0.0, 1 - experience.progress / share) / steps if share else 0.0
+        return [early] * (steps - 1) + [1 - early * (steps - 1)]

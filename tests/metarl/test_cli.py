@@ -131,7 +131,7 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml my_tasks:PENDULUM --out X", "no attribute 'PENDULUM'; did you mean 'PENDULUMS'"),
         ("train maml my_tasks:NOTHING --out X", "has no 'sample'"),
         ("train maml bandit --outer trpoo --out X", "unknown outer update 'trpoo'; expected trpo, promp, adam"),
-        ("train maml bandit --outer=sgd --out X", "unknown outer update 'sgd'"),
+        ("train maml bandit --outer=adagrad --out X", "unknown outer update 'adagrad'"),
         ("train maml bandit --iteration 3 --out X", "--iteration"),
         ("train maml bandit --iterations --out X", "--iterations"),
         ("train maml bandit --outer adam --outer.max-kl 1 --out X", "--outer.max-kl"),
@@ -183,6 +183,12 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("evaluate RUN --schedule 1 0", "schedule=(1.0, 0.0)"),
         ("evaluate RUN --checkpoint first", "first"),
         ("evaluate RUN --split holdout", "holdout"),
+        ("evaluate RUN --tasks.arms 7", "written for another architecture"),
+        ("evaluate RUN --algorithm.hidden 9", "written for another architecture"),
+        ("evaluate RUN --algorithm.step-size 0", "step_size=0.0"),
+        ("evaluate RUN --algorithm.size 1", "--algorithm.size"),
+        ("evaluate RUN --oracle RUN", "--oracle and --pretrained go together"),
+        ("evaluate RUN --oracle RUN --pretrained RUN", "has not been evaluated"),
     ],
 )
 def test_a_request_that_does_not_fit_the_run_is_answered_in_one_line(
@@ -465,6 +471,42 @@ class TestEvaluate:
         printed(capsys, "evaluate", run, "--tasks", "3", "--steps", "0")
         printed(capsys, "evaluate", run, "--tasks", "3", "--steps", "0", "--episodes", "7")
         assert seen == [(3, 2, 5), (3, 7, 5)]
+
+    def test_options_of_algorithm_and_tasks_can_be_changed(self, run: Path, capsys: Captured) -> None:
+        found = []
+        for options in ([], ["--algorithm.schedule", "1", "0.5"], ["--algorithm.step-size", "100"]):
+            told = ["--tasks.sampling.episodes", "3", "--tasks", "5", "--steps", "1", *options]
+            printed(capsys, "evaluate", run, *told)
+            found.append(json.loads((run / "evaluation.json").read_text()))
+        plain, same, other = (record["metrics"]["return/step_1"]["per_task"] for record in found)
+        assert plain == same != other
+        assert found[2]["algorithm"]["options"]["step_size"] == 100
+        assert found[2]["family"]["options"]["sampling"] == {
+            "episodes": 3, "horizon": 5, "discount": 0.95, "gae_lambda": 1.0
+        }  # fmt: skip
+        assert training.load(run).algorithm.step_size == 0.1, "the run itself is as it was"
+
+    def test_the_gap_to_an_oracle_is_told_and_kept(self, run: Path, tmp_path: Path, capsys: Captured) -> None:
+        others = [tmp_path / "oracle", tmp_path / "pretrained"]
+        for folder, condition in zip(others, ("concatenate", "none"), strict=True):
+            options = ["--algorithm.condition", condition, "--out", str(folder), "--quiet"]
+            assert main(["train", "multitask", "bandit", *TINY, *options]) == 0
+            printed(capsys, "evaluate", folder, "--tasks", "30", "--steps", "1")
+        compared = ["--oracle", others[0], "--pretrained", others[1]]
+        told = printed(capsys, "evaluate", run, "--tasks", "30", "--steps", "1", *compared)
+        record = json.loads((run / "evaluation.json").read_text())
+        own, oracle, pretrained = (
+            json.loads((folder / "evaluation.json").read_text())["metrics"] for folder in (run, *others)
+        )
+        for step in (0, 1):
+            name = f"return/step_{step}"
+            gap = oracle["return/step_0"]["mean"] - pretrained[name]["mean"]
+            expected = (own[name]["mean"] - pretrained[name]["mean"]) / gap
+            assert record["gap_closed"][name]["mean"] == pytest.approx(expected)
+            assert f"{expected:.1%}" in told
+        assert (record["oracle"], record["pretrained"]) == tuple(map(str, others))
+        answer = refused(capsys, "evaluate", run, "--tasks", "20", "--steps", "1", *compared)
+        assert f"{others[0]} was evaluated with tasks=30, not 20" in answer
 
     def test_a_run_trained_elsewhere_is_evaluated_here(
         self, run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch

@@ -262,7 +262,7 @@ class Scaled(nn.Module):
         (lambda spec: Scaled(), r"keeps buffers \(scale\), which tasks would share; .*track_running_stats=False"),
         (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), r"keeps buffers \(1.running_mean, "),
         (lambda spec: nn.Linear(3, 5), r"outputs of shape \(2, 5\) where Spec.* asks for 4 outputs for each"),
-        (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), r"cannot run on inputs of shape \(3,\)"),
+        (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), r"gives outputs of shape \(8,\)"),
         (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.Unflatten(-1, (1, 4))), r"outputs of shape \(2, 1, 4\)"),
         (lambda spec: nn.Linear(2, 4), r"cannot run on inputs of shape \(3,\)"),
         (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.Dropout()), "cannot run .* random operation"),

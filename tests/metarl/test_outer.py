@@ -10,14 +10,16 @@ from metarl import adapted
 from metarl.algorithms.maml import MAML
 from metarl.networks import Network
 from metarl.numerics import flatten, unflatten
-from metarl.outer import TRPO, Adam, ProMP
+from metarl.outer import SGD, TRPO, Adam, ProMP, default_outer
 from metarl.types import Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 SPECS = pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 SURROGATES = pytest.mark.parametrize("surrogate", ["log_likelihood", "likelihood_ratio", "dice"])
-UPDATES = pytest.mark.parametrize("update", [TRPO(), ProMP(), Adam()], ids=["trpo", "promp", "adam"])
+UPDATES = pytest.mark.parametrize(
+    "update", [TRPO(), ProMP(), Adam(), SGD(learning_rate=0.01)], ids=["trpo", "promp", "adam", "sgd"]
+)
 
 
 def prepared(spec, steps=1, tasks=4, **options):
@@ -87,7 +89,7 @@ def test_every_update_serves_every_surrogate_and_number_of_steps(spec, surrogate
     end, kl = adapted.surrogate_and_kl(learner, found.params, [experience], [old])
     assert found.finite
     assert end < start
-    if not isinstance(update, Adam):
+    if isinstance(update, TRPO | ProMP):
         assert found.metrics["outer/surrogate"] == pytest.approx(start - end)
         assert found.metrics["outer/kl"] == pytest.approx(kl)
 
@@ -155,6 +157,35 @@ def test_promp_penalty_holds_the_inner_policies_back():
     assert inner_kl(100.0) < 0.3 * inner_kl(1e-9)
 
 
+@pytest.mark.parametrize(
+    ("anneal", "progress", "step_size"), [(False, 0.25, 0.5), (True, 0.0, 0.5), (True, 0.25, 0.375), (True, 1.0, 0.0)]
+)
+def test_gradient_descent_takes_steps_that_shrink_with_progress(anneal, progress, step_size):
+    learner, params, experience = prepared(Spec((3,), 1, "regression"))
+    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+    loss, metrics = learner.meta_loss(leaves, experience)
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    update = SGD(learning_rate=0.5, anneal=anneal)
+    found = update.update(learner, params, update.init(params), experience._replace(progress=progress))
+    for (name, value), gradient in zip(params.items(), gradients, strict=True):
+        torch.testing.assert_close(found.params[name], value - step_size * gradient)
+    assert found.state == {}
+    assert found.metrics["outer/step_size"] == step_size
+    assert float(found.metrics["outer/gradient_norm"]) == pytest.approx(float(flatten(gradients).norm()))
+    assert float(found.metrics["outer/loss"]) == pytest.approx(loss.item())
+    assert float(found.metrics["loss/step_1"]) == pytest.approx(float(metrics["loss/step_1"]))
+
+
+def test_an_algorithm_may_state_its_own_default():
+    class Stated(MAML):
+        def default_outer(self):
+            return SGD(learning_rate=0.25)
+
+    assert default_outer(Stated(), CONTINUOUS) == SGD(learning_rate=0.25)
+    assert default_outer(MAML(), CONTINUOUS) == TRPO()
+    assert default_outer(MAML(), Spec((3,), 1, "regression")) == Adam()
+
+
 @pytest.mark.parametrize("update", [TRPO(), ProMP()], ids=["trpo", "promp"])
 def test_policy_updates_refuse_labelled_examples(update):
     learner, params, experience = prepared(Spec((3,), 1, "regression"))
@@ -179,6 +210,8 @@ def test_more_chunks_than_tasks_are_refused():
         (ProMP, {"epochs": 0}),
         (Adam, {"learning_rate": float("nan")}),
         (Adam, {"chunks": -1}),
+        (SGD, {"learning_rate": 0.0}),
+        (SGD, {"chunks": 0}),
     ],
 )
 def test_options_out_of_range_are_refused(update, options):

@@ -141,6 +141,35 @@ def test_shapes_that_disagree_are_refused(tmp_path: Path) -> None:
         )
 
 
+# Episodes
+
+
+def test_a_mosaic_has_a_row_for_each_class() -> None:
+    images = np.stack([np.full((1, 2, 2), ink) for ink in (0.1, 0.2, 0.3, 0.4, 0.5)])
+    mosaic = plotting._mosaic(images, np.array([1, 0, 1, 0, 1]), columns=2)
+    # Two rows of two images of 2 x 2 pixels in frames of their own; ink is dark.
+    assert mosaic.shape == (8, 8, 3)
+    middles = mosaic[1::4, 1::4, 0]
+    np.testing.assert_allclose(middles, [[0.8, 0.6], [0.9, 0.7]])
+
+
+def test_colours_stay() -> None:
+    images = np.zeros((1, 3, 2, 2))
+    images[0, 1] = 0.7
+    np.testing.assert_allclose(plotting._mosaic(images, np.array([0]), 5)[1, 1], [0, 0.7, 0])
+
+
+def test_the_first_tasks_are_drawn(tmp_path: Path) -> None:
+    images, classes = torch.rand(3, 4, 1, 5, 5), torch.tensor([[0, 1, 1, 0]] * 3)
+    found = texts(plotting.episodes(images, classes, images, classes, tmp_path / "episodes.svg", shown=2))
+    assert found.count("task 0: support | query") == found.count("task 1: support | query") == 1
+    assert "task 2: support | query" not in found
+    with pytest.raises(
+        ValueError, match=re.escape("expected images [task, item, 1 or 3, height, width], not shape (3, 4")
+    ):
+        plotting.episodes(images[:, :, 0], classes, images, classes, tmp_path / "episodes.svg")
+
+
 # Files
 
 

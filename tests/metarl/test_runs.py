@@ -85,6 +85,8 @@ def other_value(hint: Any, value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, int | float):
         return [value * 2, value / 2 if isinstance(value, float) else value + 1]
+    if isinstance(value, tuple) and value and ... not in choices:  # of fixed length, such as a range
+        return [tuple(2 * part for part in value), value[::-1]]
     if isinstance(value, tuple):
         return [(*value, value[-1])] if value else [("head",)]
     if value is None:
@@ -131,6 +133,7 @@ def test_outer_updates_are_rebuilt_with_their_options(kind: Any) -> None:
         Varied(((1, 0.5), (2, 0.25)), Sampling(3, 4), "b", None),
         Varied(words=["a"], table={"x": 1.0}, anything="text"),
         Varied(anything=(1, (2, "b"), None, True)),
+        Varied(anything={"slope": (0.5, 1.5)}),
     ],
 )
 def test_options_of_every_plain_kind_are_rebuilt(target: Varied) -> None:
@@ -143,7 +146,7 @@ def test_options_of_every_plain_kind_are_rebuilt(target: Varied) -> None:
         ({"anything": [1]}, "anything"),
         ({"anything": Sampling()}, "anything"),
         ({"table": {1: 2.0}}, "table"),
-        ({"table": {"a": (1,)}}, "table"),
+        ({"table": {"a": [1]}}, "table"),
     ],
 )
 def test_options_that_would_come_back_changed_are_refused(options: dict[str, Any], name: str) -> None:

@@ -1,0 +1,94 @@
+"""Multi-task learning: one network for all tasks, then fine-tuned to each: the baselines of meta-learning.
+
+Without the task's descriptor it is pre-training; with the true one it is the oracle of the MAML paper (arXiv
+1703.03400, sections 5.1 and 5.3).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
+
+from torch import Tensor
+
+from metarl import conditioning, inner, objectives
+from metarl.conditioning import Condition, Conditioned
+from metarl.inner import Optimiser, Tuned
+from metarl.networks import Network, NetworkOptions
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+
+
+class Described(NamedTuple):
+    """What multi-task learning knows of each task."""
+
+    tuned: Tuned
+    descriptors: Tensor  # [task, descriptor_size]
+
+
+@dataclass(frozen=True)
+class MultiTask:
+    """Multi-task learning: trains one network on all tasks at once, and fine-tunes it to each at evaluation only."""
+
+    condition: Condition = "none"
+    """How the network reads the task's descriptor: none (pre-training); concatenate it to the inputs; add to, or
+    multiply, the features of hidden layers by a linear map of it; or mix heads, one for each of its numbers."""
+    step_size: float = 0.01
+    """Step size of fine-tuning."""
+    schedule: tuple[float, ...] | None = None
+    """Factors of the step size at step 1, 2, ..., the last for all later ones; by default 1 0.5 for control, 1 else."""
+    optimiser: Optimiser = "sgd"
+    """Optimiser of fine-tuning: sgd, or adam without momentum (beta1 = 0)."""
+    network: NetworkOptions = Network()
+    """The network."""
+
+    def __post_init__(self) -> None:
+        for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
+        if not self.step_size > 0:
+            raise ValueError(f"step_size={self.step_size} must be positive")
+        if self.schedule is not None and not (self.schedule and all(factor > 0 for factor in self.schedule)):
+            raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
+
+    def build(self, spec: Spec) -> Learner:
+        """Return the learner for spec, of any kind.
+
+        Raises:
+            ValueError: the network does not fit spec, or cannot be conditioned in this way.
+        """
+        functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
+        named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
+        return Learner(spec, 0, functions.network.init, *named, batch_norm=functions.network.model.batch_norm)
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """The options with the network that they are about: the functions of its Learner."""
+
+    options: MultiTask
+    spec: Spec
+    network: Conditioned
+
+    def begin(self, params: Params, descriptors: Tensor) -> Described:
+        networks = self.network.networks(params, descriptors)
+        moments = inner.no_moments(networks) if self.options.optimiser == "adam" else None
+        return Described(Tuned(networks, moments, 0, None), descriptors)
+
+    def adapt(self, state: Described, batch: Batch) -> Described:
+        """Take one step of fine-tuning on each task's own network. Raises ValueError if it is differentiated."""
+        schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
+        step_size = self.options.step_size * schedule[min(state.tuned.step, len(schedule) - 1)]
+        inputs = self.network.inputs(inner.inputs_of(batch), state.descriptors)
+        tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
+        return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
+
+    def predict(self, state: Described, inputs: Tensor) -> tuple[Tensor, Described]:
+        read = self.network.inputs(inputs, state.descriptors)
+        return inner.predict(self.network.model, state.tuned, read), state
+
+    def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss on the query data, without adaptation."""
+        state, query = self.begin(params, experience.descriptors), experience.query
+        outputs, _ = self.predict(state, inner.inputs_of(query))
+        loss = inner.loss(self.spec.kind, outputs, query).mean()
+        if not isinstance(query, Examples):
+            return loss, {}
+        return loss, objectives.mean_scores(self.spec.kind, query, outputs, 0)

@@ -1,0 +1,48 @@
+"""Prototypical networks (Snell et al., 2017, arXiv 1703.05175)."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from metarl.algorithms import metric
+from metarl.algorithms.metric import Embedded
+from metarl.networks import Network, NetworkOptions
+from metarl.types import Learner, Params, Spec
+
+Distance = Literal["euclidean", "cosine"]
+
+
+@dataclass(frozen=True)
+class ProtoNet:
+    """Prototypical networks: an item is of the class whose support items have the nearest mean embedding."""
+
+    distance: Distance = "euclidean"
+    """What is near: by the squared Euclidean distance, or by the cosine."""
+    embedding: int | None = None
+    """Width of the embedding; by default that of the network's features, whose last layer, the head, is left out."""
+    network: NetworkOptions = Network()
+    """The network that embeds; the paper's is conv4 with --algorithm.downsample pool."""
+
+    def __post_init__(self) -> None:
+        if self.distance not in get_args(Distance):
+            raise ValueError(f"distance={self.distance!r}: expected one of {', '.join(get_args(Distance))}")
+        metric.check_width(self.embedding)
+
+    def build(self, spec: Spec) -> Learner:
+        """Return the learner for spec. Raises ValueError unless it asks for classes and the network fits."""
+        fold = metric.build("protonet", self.network, self.embedding, spec, self._classify)
+        return fold.learner(fold.model.init)
+
+    def _classify(self, params: Params, embedded: Embedded) -> Tensor:
+        """Softmax over minus the distances to the prototypes (the paper's eq. 1 and 2)."""
+        counts = embedded.classes.sum(1).unsqueeze(-1)
+        prototypes = embedded.classes.mT @ embedded.support / counts.clamp_min(1)
+        nearness = metric.cosines if self.distance == "cosine" else _minus_squared_distances
+        return metric.log_probabilities(nearness(embedded.query, prototypes), embedded.classes)
+
+
+def _minus_squared_distances(items: Tensor, others: Tensor) -> Tensor:
+    # One matrix product instead of a difference for every pair, which would be as wide as the embedding.
+    lengths = items.square().sum(-1).unsqueeze(-1) + others.square().sum(-1).unsqueeze(-2)
+    return 2 * items @ others.mT - lengths

@@ -1,0 +1,221 @@
+"""RL^2 (Duan et al., 2016, arXiv 1611.02779): a recurrent policy whose hidden state lives through a task's episodes.
+
+What it learns of a task is in that state: it sees, besides the observation, its last action, the reward for it and
+whether the episode ended. A trial is several episodes of one task; each lane of a rollout is a trial of its own.
+"""
+
+from dataclasses import dataclass
+from math import log, prod
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from metarl import adapted, objectives
+from metarl.advantages import trial_advantages
+from metarl.algorithms import recurrent
+from metarl.algorithms.recurrent import LossOn, glorot
+from metarl.stacked import MINIMUM_STD
+from metarl.types import Batch, Experience, Learner, Params, Spec
+
+WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
+"""Parameters of the GRU, in the order in which torch takes them."""
+
+
+class Hidden(NamedTuple):
+    """The GRU's state."""
+
+    units: Tensor  # [row, hidden]
+
+
+class Trial(NamedTuple):
+    """What the policy knows of each task; in the beginning, all episodes of a task share one lane."""
+
+    params: Params  # [*shape], shared by all tasks
+    units: Tensor  # [task, episode or 1, hidden]
+    last: (
+        Tensor  # [task, episode or 1, outcome] last action (one-hot, or as it was), reward, and 1 if the episode ended
+    )
+
+
+@dataclass(frozen=True)
+class RL2:
+    """RL^2: a recurrent policy that learns a task by acting in it, for its memory lives through the task's episodes.
+
+    An adaptation is one more episode, in each lane: ``return/step_k`` is that of a trial's episode k + 1. Examples are
+    learned by being shown, too, with the label of the one before in place of the reward.
+    """
+
+    episodes_per_trial: int = 2
+    """Episodes that the memory lives through in meta-training (the paper: 2 for mazes, 10 to 100 for small MDPs and for
+    bandits, whose episodes are single pulls)."""
+    hidden: int = 256
+    """Units of the GRU."""
+    discount: float = 0.99
+    """Weight of the next step's reward against this one's; the trial goes on over the ends of episodes."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation over a whole trial, in place of that of the tasks' own sampling. The
+    paper's 0.3 is for a recurrent value function; a linear one of observation and time knows nothing of the past."""
+    clip: float = 0.2
+    """How far the policy's probability ratio may move from 1 in the meta-loss (PPO), which adam minimises."""
+    std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, in units of its action."""
+    loss_on: LossOn = "sequence"
+    """What is trained on examples: every item, as it is shown, and the queries (sequence); or the queries only."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes_per_trial", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError(f"discount and gae_lambda lie in [0, 1], not {self.discount} and {self.gae_lambda}")
+        if not (self.clip > 0 and self.std > 0):
+            raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
+        recurrent.check_loss_on(self.loss_on)
+
+    def build(self, spec: Spec) -> Learner:
+        """Return the learner for spec, of any kind."""
+        network = _Network(self, spec)
+        if not spec.control:
+            return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
+        fold = _Fold(self, spec, network)
+        return Learner(
+            spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
+            observe=fold.observe, replay=fold.replay, prepare=fold.prepare,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A GRU and a linear layer on top: the functions of a Core."""
+
+    options: RL2
+    spec: Spec
+
+    def init(self, generator: Generator) -> Params:
+        units, spec = self.options.hidden, self.spec
+        inputs = prod(spec.input_shape) + outcome_size(spec) if spec.control else recurrent.input_size(spec)
+        params = {
+            "gru.input": glorot(generator, 3 * units, inputs),
+            "gru.recurrent": glorot(generator, 3 * units, units),
+            "gru.input_bias": torch.zeros(3 * units),
+            "gru.recurrent_bias": torch.zeros(3 * units),
+            "head.weight": glorot(generator, spec.output_size, units),
+            "head.bias": torch.zeros(spec.output_size),
+        }
+        if spec.kind == "continuous":
+            params["policy.log_std"] = torch.full((spec.output_size,), log(self.options.std))
+        return params
+
+    def start(self, params: Params, rows: int) -> Hidden:
+        return Hidden(params["gru.recurrent"].new_zeros(rows, self.options.hidden))
+
+    def run(self, params: Params, hidden: Hidden, inputs: Tensor) -> tuple[Tensor, Hidden]:
+        units = self.units(params, hidden.units, inputs)
+        return self.say(params, units), Hidden(units[:, -1])
+
+    def units(self, params: Params, start: Tensor, inputs: Tensor) -> Tensor:
+        """Go through inputs ``[row, time, input_size]``: the GRU's states ``[row, time, hidden]``."""
+        # cuDNN's GRU cannot be differentiated twice, as TRPO does.
+        with torch.backends.cudnn.flags(enabled=False):
+            weights = [params[name] for name in WEIGHTS]
+            return torch.gru(inputs, start.unsqueeze(0), weights, True, 1, 0.0, False, False, True)[0]
+
+    def say(self, params: Params, units: Tensor) -> Tensor:
+        outputs = functional.linear(units, params["head.weight"], params["head.bias"])
+        if self.spec.kind != "continuous":
+            return outputs
+        log_std = params["policy.log_std"].clamp_min(log(MINIMUM_STD))
+        return torch.cat([outputs, log_std.expand_as(outputs)], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """The functions of RL^2's Learner for control."""
+
+    options: RL2
+    spec: Spec
+    network: _Network
+
+    def begin(self, params: Params, descriptors: Tensor) -> Trial:
+        units = self.network.start(params, len(descriptors)).units.unsqueeze(1)
+        return Trial(params, units, units.new_zeros(len(descriptors), 1, outcome_size(self.spec)))
+
+    def predict(self, state: Trial, inputs: Tensor) -> tuple[Tensor, Trial]:
+        """Act one step: observations ``[task, episode, *input_shape]`` to outputs ``[task, episode, model_outputs]``.
+
+        Raises:
+            ValueError: there are steps of several times: they depend on what was done, which ``replay`` is told.
+        """
+        if inputs.ndim != 2 + len(self.spec.input_shape):
+            raise ValueError(
+                f"a policy with memory acts one step after another: expected observations of shape [task, episode, "
+                f"{', '.join(map(str, self.spec.input_shape))}], not {list(inputs.shape)}"
+            )
+        tasks, episodes = inputs.shape[:2]
+        before, units = state.last.expand(-1, episodes, -1), state.units.expand(-1, episodes, -1)
+        seen = torch.cat([inputs.reshape(tasks, episodes, -1), before], dim=-1)
+        weights = (state.params[name] for name in WEIGHTS)
+        units = torch.gru_cell(seen.flatten(0, 1), units.flatten(0, 1), *weights).reshape(tasks, episodes, -1)
+        return self.network.say(state.params, units), state._replace(units=units)
+
+    def observe(self, state: Trial, actions: Tensor, rewards: Tensor, done: Tensor) -> Trial:
+        return state._replace(last=self._outcomes(actions, rewards, done))
+
+    def _outcomes(self, actions: Tensor, rewards: Tensor, done: Tensor) -> Tensor:
+        """Put together what follows an observation, ``[..., outcome_size]``."""
+        if self.spec.kind == "discrete":
+            actions = functional.one_hot(actions, self.spec.output_size).to(rewards.dtype)
+        return torch.cat([actions, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
+
+    def replay(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:
+        """Go once more through one episode in each lane; the state is that of its last valid step.
+
+        Outputs ``[task, episode, time, model_outputs]`` are those with which ``predict`` acted.
+        """
+        rollout = adapted.rollout_of(batch)
+        tasks, episodes, time = rollout.rewards.shape
+        last_step = rollout.mask.sum(2).long().unsqueeze(-1) - 1
+        done = torch.arange(time, device=last_step.device) == last_step
+        outcomes = self._outcomes(rollout.actions, rollout.rewards, done)
+        before = torch.cat([state.last.expand(-1, episodes, -1).unsqueeze(2), outcomes[:, :, :-1]], dim=2)
+        seen = torch.cat([rollout.observations.reshape(tasks, episodes, time, -1), before], dim=-1).flatten(0, 1)
+        start = state.units.expand(-1, episodes, -1).flatten(0, 1)
+        units = self.network.units(state.params, start, seen).reshape(tasks, episodes, time, -1)
+        ends = (_at(units, last_step), _at(outcomes, last_step))
+        return self.network.say(state.params, units), Trial(state.params, *ends)
+
+    def adapt(self, state: Trial, batch: Batch) -> Trial:
+        return self.replay(state, batch)[1]
+
+    def prepare(self, experience: Experience) -> Experience:
+        """Put advantages over the whole trial in place of those that end with each episode."""
+        rollouts = [adapted.rollout_of(batch) for batch in (*experience.supports, experience.query)]
+        trial = adapted.joined(rollouts)
+        advantages = trial_advantages(trial, self.options.discount, self.options.gae_lambda)
+        parts = torch.split(advantages, [rollout.rewards.shape[2] for rollout in rollouts], dim=2)
+        *supports, query = (rollout._replace(advantages=part) for rollout, part in zip(rollouts, parts, strict=True))
+        return experience._replace(supports=tuple(supports), query=query)
+
+    def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        """PPO's clipped surrogate on all steps of each task's trials, through all of which it is differentiated."""
+        state, outputs = self.begin(params, experience.descriptors), []
+        trial = (*experience.supports, experience.query)
+        for batch in trial:
+            said, state = self.replay(state, batch)
+            outputs.append(said)
+        losses = objectives.clipped_surrogate(
+            self.spec.kind, torch.cat(outputs, dim=2), adapted.joined(trial), self.options.clip
+        )
+        return losses.mean(), {}
+
+
+def outcome_size(spec: Spec) -> int:
+    """Width of an action, its reward, and the flag that the episode ended."""
+    return spec.output_size + 2
+
+
+def _at(values: Tensor, step: Tensor) -> Tensor:
+    """Values ``[task, episode, time, width]`` at a step ``[task, episode, 1]`` of each lane."""
+    return values.gather(2, step.unsqueeze(-1).expand(-1, -1, 1, values.shape[-1])).squeeze(2)

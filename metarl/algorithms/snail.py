@@ -1,0 +1,161 @@
+"""SNAIL (Mishra et al., 2018, arXiv 1707.03141): temporal convolutions and causal attention over a task's examples."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from metarl import objectives
+from metarl.algorithms.recurrent import checked, glorot, label_size, labels
+from metarl.models import Model
+from metarl.networks import Network, NetworkOptions
+from metarl.types import Batch, Experience, Learner, Params, Spec
+
+EMBEDDER = "embedding."
+"""Prefix of the parameters of the network that embeds."""
+
+
+class Seen(NamedTuple):
+    """What SNAIL knows of each task: all that it was shown."""
+
+    params: Params  # [*shape], shared by all tasks
+    items: Tensor  # [task, item, channel] embedded support items beside their labels, in their order
+
+
+@dataclass(frozen=True)
+class SNAIL:
+    """SNAIL: attention and temporal convolutions over the support items with their labels, then the item in question.
+
+    Every query item is the last of a sequence of its own, so that it sees the support items and no other query.
+    """
+
+    length: int = 26
+    """Longest sequence, ways * shots + 1, that the temporal convolutions span; attention spans any."""
+    filters: int = 128
+    """Filters of each dense block of the temporal convolutions."""
+    keys: tuple[int, ...] = (64, 256, 512)
+    """Key sizes of the attention blocks, between which the temporal convolutions are."""
+    values: tuple[int, ...] = (32, 128, 256)
+    """Their value sizes."""
+    embedding: int = 64
+    """Width of an item's embedding."""
+    network: NetworkOptions = Network()
+    """The network that embeds."""
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.values) or not self.keys:
+            raise ValueError(f"keys={self.keys} and values={self.values}: expected as many of both, and at least one")
+        sizes = (*self.keys, *self.values, self.filters, self.embedding)
+        if min(sizes) < 1 or self.length < 2:
+            raise ValueError(f"length={self.length}, sizes {sizes}: expected a length of at least 2, sizes of 1")
+
+    def build(self, spec: Spec) -> Learner:
+        """Return the learner for spec. Raises ValueError for control, and where the network does not fit."""
+        if spec.control:
+            raise ValueError("SNAIL learns from labelled examples here; among learners with memory, rl2 acts")
+        fold = _Fold(self, spec, self.network.build(Spec(spec.input_shape, self.embedding, "regression")))
+        return Learner(spec, 1, fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """The functions of SNAIL's Learner."""
+
+    options: SNAIL
+    spec: Spec
+    embedder: Model
+
+    @property
+    def dilations(self) -> list[int]:
+        """Of the dense blocks of a temporal convolution: doubled until they span the sequence."""
+        return [2**block for block in range((self.options.length - 1).bit_length())]
+
+    def init(self, generator: Generator) -> Params:
+        options = self.options
+        params = {EMBEDDER + name: value for name, value in self.embedder.init(generator).items()}
+        channels = options.embedding + label_size(self.spec)
+        for index, (keys, values) in enumerate(zip(options.keys, options.values, strict=True)):
+            if index > 0:
+                for block in range(len(self.dilations)):
+                    name = f"convolution_{index}.{block}"
+                    params[f"{name}.weight"] = glorot(generator, 2 * options.filters, 2 * channels)
+                    params[f"{name}.bias"] = torch.zeros(2 * options.filters)
+                    channels += options.filters
+            for part, width in (("key", keys), ("query", keys), ("value", values)):
+                params[f"attention_{index}.{part}.weight"] = glorot(generator, width, channels)
+                params[f"attention_{index}.{part}.bias"] = torch.zeros(width)
+            channels += values
+        params["output.weight"] = glorot(generator, self.spec.output_size, channels)
+        params["output.bias"] = torch.zeros(self.spec.output_size)
+        return params
+
+    def begin(self, params: Params, descriptors: Tensor) -> Seen:
+        channels = self.options.embedding + label_size(self.spec)
+        return Seen(params, params["output.bias"].new_zeros(len(descriptors), 0, channels))
+
+    def adapt(self, state: Seen, batch: Batch) -> Seen:
+        """Remember further items."""
+        examples = checked(batch)
+        embedded = self.embed(state.params, examples.inputs)
+        told = labels(self.spec, examples.targets, embedded.dtype)
+        return Seen(state.params, torch.cat([state.items, torch.cat([embedded, told], dim=2)], dim=1))
+
+    def embed(self, params: Params, inputs: Tensor) -> Tensor:
+        """Embed items ``[task, item, *input_shape]`` of all tasks in one batch: ``[task, item, embedding]``."""
+        own = {name.removeprefix(EMBEDDER): value for name, value in params.items() if name.startswith(EMBEDDER)}
+        shared = {name: value.unsqueeze(0) for name, value in own.items()}
+        return self.embedder.apply(shared, inputs.flatten(0, 1).unsqueeze(0)).reshape(*inputs.shape[:2], -1)
+
+    def predict(self, state: Seen, inputs: Tensor) -> tuple[Tensor, Seen]:
+        """Ask about each item as if it were the next one: items do not see each other, and are forgotten."""
+        lead = inputs.shape[: inputs.ndim - len(self.spec.input_shape)]
+        embedded = self.embed(state.params, inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape))
+        asked = functional.pad(embedded, (0, label_size(self.spec)))
+        outputs = self.outputs(state.params, torch.cat([state.items, asked], dim=1), state.items.shape[1])
+        return outputs[:, state.items.shape[1] :].reshape(*lead, self.spec.output_size), state
+
+    def outputs(self, params: Params, items: Tensor, seen: int) -> Tensor:
+        """Run the blocks on ``[task, item, channel]``: ``seen`` items in their order, then rivals for the next place.
+
+        What is said of an item depends on it and on what was seen before it.
+        """
+        for index in range(len(self.options.keys)):
+            if index > 0:
+                for block, dilation in enumerate(self.dilations):
+                    items = dense(params, f"convolution_{index}.{block}", items, seen, dilation)
+            items = attend(params, f"attention_{index}", items, seen)
+        return functional.linear(items, params["output.weight"], params["output.bias"])
+
+    def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss on the query items."""
+        state, query = self.begin(params, experience.descriptors), checked(experience.query)
+        for support in experience.supports:
+            state = self.adapt(state, support)
+        outputs, _ = self.predict(state, query.inputs)
+        metrics = objectives.mean_scores(self.spec.kind, query, outputs, step=len(experience.supports))
+        return objectives.loss(self.spec.kind, outputs, query).mean(), metrics
+
+
+def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:
+    """Set beside ``[task, item, channel]`` their gated, dilated, causal convolution of width 2 (DenseBlock)."""
+    before = torch.arange(items.shape[1], device=items.device).clamp_max(seen) - dilation
+    past = items.index_select(1, before.clamp_min(0)) * (before >= 0).unsqueeze(-1)
+    both = functional.linear(torch.cat([past, items], dim=2), params[f"{name}.weight"], params[f"{name}.bias"])
+    value, gate = both.chunk(2, dim=2)
+    return torch.cat([items, value.tanh() * gate.sigmoid()], dim=2)
+
+
+def attend(params: Params, name: str, items: Tensor, seen: int) -> Tensor:
+    """Set beside ``[task, item, channel]`` what each item reads of those before it and of itself (AttentionBlock)."""
+    key, query, value = (
+        functional.linear(items, params[f"{name}.{part}.weight"], params[f"{name}.{part}.bias"])
+        for part in ("key", "query", "value")
+    )
+    place = torch.arange(items.shape[1], device=items.device)
+    earlier, itself = place < place.unsqueeze(1), place == place.unsqueeze(1)
+    visible = (earlier & (place < seen)) | itself
+    read = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    return torch.cat([items, read], dim=2)

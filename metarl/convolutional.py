@@ -1,0 +1,102 @@
+"""Convolutional networks of the few-shot literature, as modules whose last layer is called ``head``.
+
+Batch norm keeps no running statistics: tasks would share them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+
+from metarl.stacked import Residual
+from metarl.types import Spec
+
+Downsample = Literal["stride", "pool"]
+
+
+def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> nn.Sequential:
+    """Four blocks of a 3x3 convolution, batch norm and ReLU, each of which halves the image.
+
+    ``stride``: strided convolutions, sides rounded up, and the mean over what is left: the MAML paper's network for
+    Omniglot (arXiv 1703.03400). ``pool``: max-pooling, sides rounded down, and all that is left: its network for
+    mini-ImageNet, and that of matching networks (arXiv 1606.04080).
+
+    As in that paper's code, convolutions are Xavier-uniform, biases zero, the head is standard normal (stride) or
+    Xavier-uniform (pool), and batch norm adds 0.001 to variances.
+
+    Raises:
+        ValueError: inputs are no images ``[channel, height, width]``, or so small that pooling leaves nothing of them.
+    """
+    pooled = downsample == "pool"
+    height, width = _sides("conv4", spec, least=16 if pooled else 1)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for block, (channels, features) in enumerate(pairwise((spec.input_shape[0], *[filters] * 4))):
+        convolution = nn.Conv2d(channels, features, 3, stride=1 if pooled else 2, padding=1)
+        nn.init.xavier_uniform_(convolution.weight)
+        convolution.bias = nn.Parameter(torch.zeros(features))
+        layers[f"conv_{block}"] = convolution
+        layers[f"norm_{block}"] = nn.BatchNorm2d(features, eps=1e-3, track_running_stats=False)
+        layers[f"activation_{block}"] = nn.ReLU()
+        if pooled:
+            layers[f"pool_{block}"] = nn.MaxPool2d(2)
+    if not pooled:
+        layers["mean"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = _head(filters * ((height // 16) * (width // 16) if pooled else 1), spec.output_size, not pooled)
+    return nn.Sequential(layers)
+
+
+def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequential:
+    """Residual blocks of three 3x3 convolutions, each of which halves the image, and the mean over what is left.
+
+    The default widths are those of TADAM (arXiv 1805.10123). The rest is as in MetaOptNet (arXiv 1904.03758; there the
+    widths are 64, 160, 320, 640), but without dropout: leaky ReLU of slope 0.1, 1x1 convolutions as shortcuts,
+    max-pooling after the sum, Kaiming-normal weights without biases. The head is Xavier-uniform.
+
+    Raises:
+        ValueError: inputs are no images ``[channel, height, width]``, or so small that pooling leaves nothing of them.
+    """
+    _sides("resnet12", spec, least=2 ** len(widths))
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for block, (channels, features) in enumerate(pairwise((spec.input_shape[0], *widths))):
+        body: OrderedDict[str, nn.Module] = OrderedDict()
+        for layer, inputs in enumerate((channels, features, features)):
+            body[f"conv_{layer}"] = _unbiased(inputs, features, 3)
+            body[f"norm_{layer}"] = nn.BatchNorm2d(features, track_running_stats=False)
+            if layer < 2:
+                body[f"activation_{layer}"] = nn.LeakyReLU(0.1)
+        norm = nn.BatchNorm2d(features, track_running_stats=False)
+        shortcut = nn.Sequential(OrderedDict(conv=_unbiased(channels, features, 1), norm=norm))
+        layers[f"block_{block}"] = Residual(nn.Sequential(body), shortcut)
+        layers[f"activation_{block}"] = nn.LeakyReLU(0.1)
+        layers[f"pool_{block}"] = nn.MaxPool2d(2)
+    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": _head(widths[-1], spec.output_size)}
+    return nn.Sequential(layers)
+
+
+def _sides(name: str, spec: Spec, least: int) -> tuple[int, int]:
+    if len(spec.input_shape) != 3:
+        raise ValueError(f"{name} reads images [channel, height, width], not inputs of shape {spec.input_shape}")
+    height, width = spec.input_shape[1:]
+    if min(height, width) < least:
+        raise ValueError(f"{name} halves images until nothing is left of {height}x{width}: expected {least}x{least}")
+    return height, width
+
+
+def _unbiased(channels: int, features: int, size: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels, features, size, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="leaky_relu")
+    return convolution
+
+
+def _head(features: int, outputs: int, standard_normal: bool = False) -> nn.Linear:
+    layer = nn.Linear(features, outputs)
+    if standard_normal:
+        nn.init.normal_(layer.weight)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

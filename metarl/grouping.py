@@ -1,0 +1,130 @@
+"""Items by label: which labels a split may use, and random subsets of their items, for many tasks at once."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import get_args
+
+import torch
+from torch import Generator, Tensor
+
+from metarl.seeding import stream
+from metarl.types import Split
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+FRACTIONS = (0.64, 0.16, 0.2)
+"""Shares of the labels in train, validation and test: those of mini-ImageNet."""
+
+Classes = Mapping[Split, Sequence[int]]
+"""The labels that each split may use."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Items by label: those of group g are ``order[starts[g] : starts[g] + counts[g]]``."""
+
+    labels: Tensor  # [group], ascending
+    counts: Tensor  # [group]
+    starts: Tensor  # [group]
+    order: Tensor  # [item]
+    pools: dict[Split, Tensor]  # [group in the split]
+
+    def choose_groups(self, pool: Tensor, tasks: int, size: int, generator: Generator) -> Tensor:
+        """Draw ``size`` different groups of a pool for each task, in random order: ``[task, size]``."""
+        return pool[subsets(torch.full((tasks,), len(pool)), size, generator)]
+
+    def choose(self, groups: Tensor, size: int, generator: Generator) -> Tensor:
+        """Draw ``size`` different items of each of ``groups`` ``[...]``, in random order: ``[..., size]``."""
+        offsets = subsets(self.counts[groups], size, generator)
+        return self.order[self.starts[groups].unsqueeze(-1) + offsets]
+
+    def pool(
+        self,
+        split: Split,
+        size: int,
+        items: int,
+        names: Sequence[str] = (),
+        words: tuple[str, str] = ("class", "classes"),
+    ) -> Tensor:
+        """Return the groups of a split, ``[group]``.
+
+        Raises ValueError for fewer than ``size`` of them, and for one of fewer than ``items`` items, which is called by
+        its name; ``words`` are what a group and groups are called.
+        """
+        pool = self.pools[split]
+        if len(pool) < size:
+            raise ValueError(f"the {split} split has {len(pool)} {words[1]}, but a task takes {size}")
+        few = pool[self.counts[pool] < items].tolist()
+        if few:
+            label, count = int(self.labels[few[0]]), int(self.counts[few[0]])
+            told = f"{words[0]} {repr(names[label]) if 0 <= label < len(names) else label} has {count} items"
+            others = f", and {len(few) - 1} more {words[1]} have too few" if len(few) > 1 else ""
+            raise ValueError(f"{told}, but support and query together take {items} of each{others}")
+        return pool
+
+
+def group(labels: Tensor, classes: Classes | None = None) -> Groups:
+    """Sort items by their labels ``[item]``; ``classes`` tells the labels of each split, by default a random split.
+
+    Raises ValueError for labels that are no integers, splits that share one, and labels that no item has.
+    """
+    if labels.ndim != 1 or len(labels) == 0 or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}: expected integers [item]")
+    found, positions, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+    if classes is None:
+        pools = {split: torch.tensor(pool).long() for split, pool in split_classes(len(found)).items()}
+    else:
+        _check_split(found.tolist(), classes)
+        named = {split: torch.tensor(sorted(classes.get(split, ())), dtype=found.dtype) for split in SPLITS}
+        pools = {split: torch.searchsorted(found, pool) for split, pool in named.items()}
+    return Groups(found, counts, counts.cumsum(0) - counts, positions.argsort(stable=True), pools)
+
+
+def _check_split(found: list[int], classes: Classes) -> None:
+    if set(classes) - set(SPLITS):
+        raise ValueError(f"there is no split {sorted(set(classes) - set(SPLITS))}: expected some of {list(SPLITS)}")
+    named = sorted(label for labels in classes.values() for label in labels)
+    twice = sorted({one for one, other in pairwise(named) if one == other})
+    if twice:
+        raise ValueError(f"labels {twice} are named twice: no class may be in two splits, or in one of them twice")
+    absent = sorted(set(named) - set(found))
+    if absent:
+        raise ValueError(f"the splits name the labels {absent}, which no item has")
+
+
+def split_classes(
+    classes: int, sizes: tuple[float, float, float] = FRACTIONS, seed: int = 0
+) -> dict[Split, tuple[int, ...]]:
+    """Deal 0, 1, ..., classes - 1 to train, validation and test at random.
+
+    ``sizes`` are shares that sum to 1, or whole numbers that sum to ``classes``. Raises ValueError for others.
+    """
+    total = sum(sizes)
+    if min(sizes) < 0 or not (total == classes or math.isclose(total, 1)):
+        raise ValueError(
+            f"sizes {sizes} of {classes} classes: expected shares that sum to 1, or numbers that sum to all"
+        )
+    order = torch.randperm(classes, generator=stream(seed, "classes")).tolist()
+    validation, test = (round(size * classes / total) for size in sizes[1:])
+    train = classes - validation - test
+    parts = order[:train], order[train : train + validation], order[train + validation :]
+    return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+def subsets(counts: Tensor, size: int, generator: Generator) -> Tensor:
+    """Draw ``size`` different numbers below each of ``counts`` ``[...]``, in random order: ``[..., size]``.
+
+    Floyd's algorithm (Bentley and Floyd, 1987, "A sample of brilliance"), whose time does not depend on the counts.
+    They must be at least ``size``.
+    """
+    # Doubles, whatever the default: the tasks of a seed do not depend on it.
+    uniform = torch.rand(*counts.shape, size, generator=generator, dtype=torch.float64)
+    chosen = torch.empty(*counts.shape, size, dtype=torch.long)
+    for index in range(size):
+        last = counts - size + index
+        drawn = (uniform[..., index] * (last + 1)).long()
+        taken = (chosen[..., :index] == drawn.unsqueeze(-1)).any(-1)
+        chosen[..., index] = torch.where(taken, last, drawn)
+    order = torch.rand(chosen.shape, generator=generator, dtype=torch.float64).argsort(-1)
+    return chosen.gather(-1, order)

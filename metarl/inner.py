@@ -1,0 +1,93 @@
+"""Gradient steps on each task's own network: what MAML, Reptile and fine-tuning share, as plain functions.
+
+Stacked parameters hold ``[task, *shape]``.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl import models, objectives
+from metarl.models import Model
+from metarl.objectives import Surrogate
+from metarl.types import Batch, Examples, Kind, Params, Rollout
+
+Optimiser = Literal["sgd", "adam"]
+"""Gradient descent, or Adam without momentum (beta1 = 0, beta2 = 0.999), as in the Reptile paper's inner loop."""
+DECAY, EPSILON = 0.999, 1e-8
+
+
+def stack(params: Params, tasks: int) -> Params:
+    """Give every task a view of the same parameters."""
+    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+
+
+def inputs_of(batch: Batch) -> Tensor:
+    """Return what a network reads of a batch, ``[task, ..., *input_shape]``."""
+    return batch.inputs if isinstance(batch, Examples) else batch.observations
+
+
+def loss(kind: Kind, outputs: Tensor, batch: Batch, surrogate: Surrogate = "likelihood_ratio") -> Tensor:
+    """Loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
+
+    Which surrogate makes no difference to first derivatives at the policy that acted.
+    """
+    if isinstance(batch, Rollout):
+        return objectives.surrogate(surrogate, kind, outputs, batch)
+    return objectives.loss(kind, outputs, batch)
+
+
+class Moments(NamedTuple):
+    """Adam's running means of squared gradients."""
+
+    second: Params  # [task, *shape], weighted sums
+    weight: Tensor  # [task], the sum of their weights: 1 - beta2^steps where nothing was carried over
+
+
+def no_moments(params: Params) -> Moments:
+    """Moments before the first step on stacked parameters."""
+    first = next(iter(params.values()))
+    return Moments({name: torch.zeros_like(value) for name, value in params.items()}, first.new_zeros(len(first)))
+
+
+class Tuned(NamedTuple):
+    """What gradient steps know of each task: a network of its own, and the optimiser's memory."""
+
+    params: Params  # [task, *shape]
+    moments: Moments | None  # None for gradient descent
+    step: int  # how many gradient steps were taken
+    seen: Tensor | None  # [task, item, ...] what the network read of the support set last, for inductive batch norm
+
+
+def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
+    """Take one gradient step on each task's loss on a batch, of which the model reads ``inputs``; ``seen`` stays.
+
+    Raises:
+        ValueError: it is asked to be differentiated; no graph is kept here.
+    """
+    if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
+        raise ValueError("this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam")
+    with torch.no_grad():
+        gradients = models.loss_gradient(
+            model, tuned.params, list(tuned.params), inputs, lambda outputs: loss(kind, outputs, batch)
+        )
+        directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
+        moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
+    return Tuned(moved, moments, tuned.step + 1, tuned.seen)
+
+
+def predict(model: Model, tuned: Tuned, inputs: Tensor) -> Tensor:
+    """Outputs of each task's network, ``[task, ..., model_outputs]``."""
+    return models.predict(model, tuned.params, inputs, tuned.seen)
+
+
+def _adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
+    """Directions of Adam (arXiv 1412.6980, algorithm 1) for beta1 = 0, where the first moment is the gradient."""
+    weight = torch.lerp(torch.ones_like(moments.weight), moments.weight, DECAY)
+    second = {name: torch.lerp(value.square(), moments.second[name], DECAY) for name, value in gradients.items()}
+    directions = {
+        name: value / ((second[name] / weight.reshape(-1, *[1] * (value.ndim - 1))).sqrt() + EPSILON)
+        for name, value in gradients.items()
+    }
+    return directions, Moments(second, weight)

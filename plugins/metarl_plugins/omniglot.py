@@ -1,0 +1,208 @@
+"""Omniglot: 1623 handwritten characters of 50 alphabets, each drawn by 20 people (Lake et al., 2015, Science 350)."""
+
+import hashlib
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, picture
+from metarl.grouping import split_classes
+from metarl.types import Batch, Spec, Split
+from metarl_plugins import caching, decoding
+
+CharacterSplit = Literal["random", "vinyals"]
+SIZE = 28
+"""Width and height that the field uses, of 105 in the files."""
+CHARACTERS = {"images_background": 964, "images_evaluation": 659}
+"""How many there are in each part of the data set."""
+DRAWINGS = 20
+"""Of each character."""
+RANDOM_SIZES = (1100, 100, 423)
+"""Characters in train, validation and test: the MAML paper's 1200 and 423, with 100 of the 1200 for validation."""
+VINYALS_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+VINYALS_TEST = (
+    "Gurmukhi/character42", "Gurmukhi/character43", "Gurmukhi/character44", "Gurmukhi/character45", "Kannada", "Keble",
+    "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti", "Syriac_(Serto)",
+    "Tengwar", "Tibetan", "ULOG",
+)  # fmt: skip
+"""The alphabets, and four single characters, of the lists that https://github.com/jakesnell/prototypical-networks has
+from Vinyals et al. (2016, https://arxiv.org/abs/1606.04080); all others are for training: 1028, 172 and 423."""
+LAYOUT = (
+    "expected images_background.zip and images_evaluation.zip of https://github.com/brendenlake/omniglot (its folder "
+    "python), or what they hold: images_background/ALPHABET/characterNN/*.png, images_evaluation/..."
+)
+
+
+class Drawings(NamedTuple):
+    """The data set, in the order of the characters' names."""
+
+    images: Tensor  # [item, 1, 28, 28] uint8, ink 255, paper 0
+    labels: Tensor  # [item] which character
+    characters: tuple[str, ...]  # "ALPHABET/characterNN"
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Omniglot: tell N handwritten characters apart by K drawings of each (28 x 28, ink 1, paper 0).
+
+    Task parameters: ``classes`` ``[task, way]``, characters numbered by the order of their names, and with rotations
+    ``quarter_turns`` ``[task, way]``. Nothing describes a task.
+    """
+
+    root: str | None = None
+    """Folder of the data set, with images_background and images_evaluation, as .zip or extracted; by default the folder
+    omniglot in the one that the environment variable METARL_DATA names."""
+    ways: int = 5
+    """Characters of a task."""
+    shots: int = 1
+    """Support drawings of each character."""
+    queries: int | None = None
+    """Query drawings of each character in meta-training; by default as many as shots, as in the MAML paper's code."""
+    train_shots: int | None = None
+    """Support drawings of each character in meta-training (Reptile's paper: 10); by default as many as shots."""
+    test_queries: int | None = None
+    """Query drawings of each character at validation and test; by default as many as shots, as in the MAML paper's
+    code."""
+    train_ways: int | None = None
+    """Characters of a task in meta-training (prototypical networks: 60); by default as many as ways."""
+    rotations: Rotations = "train"
+    """In which splits characters turned by 90, 180 and 270 degrees count as new ones: none, train (Reptile's code) or
+    all (the MAML paper's code, Vinyals' lists)."""
+    split: CharacterSplit = "random"
+    """random: 1100 characters for training, 100 for validation, 423 for test, by split_seed; vinyals: the published
+    1028, 172 and 423, by alphabets."""
+    split_seed: int = 0
+    """Decides the random split."""
+
+    def __post_init__(self) -> None:
+        check_episode(**{name: getattr(self, name) for name in EPISODE})
+        if self.split not in get_args(CharacterSplit):
+            raise ValueError(f"split={self.split!r}: expected one of {', '.join(get_args(CharacterSplit))}")
+
+    @property
+    def spec(self) -> Spec:
+        """A drawing in, one of the ways out."""
+        return Spec((1, SIZE, SIZE), max(self.ways, self.train_ways or 0), "classification")
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
+        """Sample tasks.
+
+        Raises ValueError for fewer than one task, where the data set is not found or incomplete, and for more ways or
+        drawings than it has.
+        """
+        return self._family.sample(num_tasks, split, generator)
+
+    def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
+        """Draw support and query drawings of the first tasks of an evaluation; return the path."""
+        return picture(tasks, queries, path)
+
+    @cached_property
+    def _family(self) -> NWayKShot:
+        drawings = load(located(self.root))
+        count = len(drawings.characters)
+        classes = (
+            split_classes(count, RANDOM_SIZES, self.split_seed)
+            if self.split == "random"
+            else vinyals_split(drawings.characters)
+        )
+        options = {name: getattr(self, name) for name in EPISODE}
+        return NWayKShot(drawings.images, drawings.labels, classes=classes, names=drawings.characters, **options)
+
+
+def vinyals_split(characters: Sequence[str]) -> dict[Split, tuple[int, ...]]:
+    """Return the characters of each split of Vinyals et al.: which of ``characters`` they are."""
+    alphabets = [{character, character.partition("/")[0]} for character in characters]
+    validation = tuple(index for index, names in enumerate(alphabets) if names & set(VINYALS_VALIDATION))
+    test = tuple(index for index, names in enumerate(alphabets) if names & set(VINYALS_TEST))
+    train = tuple(sorted(set(range(len(characters))) - {*validation, *test}))
+    return {"train": train, "validation": validation, "test": test}
+
+
+def located(root: str | None) -> Path:
+    """Return the folder of the data set. Raises ValueError where it is not told, or does not hold it."""
+    data = os.environ.get("METARL_DATA")
+    if root is None and not data:
+        raise ValueError(
+            "where is Omniglot? Name its folder with --tasks.root (in Python: root), or set the environment variable "
+            f"METARL_DATA to the folder that contains omniglot/; {LAYOUT}"
+        )
+    told = Path(data or "", "omniglot") if root is None else Path(root)
+    for folder in (told, told / "python"):  # the latter in a clone of its repository
+        if all(_part(folder, part) for part in CHARACTERS):
+            return folder
+    raise ValueError(f"{told} does not hold Omniglot; {LAYOUT}")
+
+
+def _part(folder: Path, part: str) -> Path | None:
+    """Return the archive or folder of a part of the data set; None where there is neither."""
+    archive, extracted = folder / f"{part}.zip", folder / part
+    return archive if archive.is_file() else extracted if extracted.is_dir() else None
+
+
+@lru_cache(maxsize=2)
+def load(folder: Path) -> Drawings:
+    """Return the data set, decoded once and cached; all who ask in one process share it.
+
+    Raises ValueError where files are missing or cannot be read.
+    """
+    parts = {part: found for part in CHARACTERS if (found := _part(folder, part))}
+    digest = caching.key(SIZE, *(_digest(found) for found in parts.values()))
+    arrays = caching.cached("omniglot", digest, lambda: _decoded(parts))
+    characters = tuple(arrays["characters"].tolist())
+    labels = torch.arange(len(characters)).repeat_interleave(DRAWINGS)
+    return Drawings(torch.from_numpy(arrays["images"]), labels, characters)
+
+
+def _digest(part: Path) -> str:
+    if part.is_dir():
+        return caching.fingerprint(part, sorted(part.rglob("*.png")))
+    with part.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _decoded(parts: Mapping[str, Path]) -> caching.Arrays:
+    with ExitStack() as stack:
+        readers: dict[str, Callable[[], bytes]] = {}
+        for part, found in parts.items():
+            drawings = _archived(stack, found) if found.suffix == ".zip" else _extracted(found)
+            readers |= _complete(part, found, drawings)
+        names = sorted(readers, key=lambda name: name.split("/")[1:])
+        images = 255 - decoding.decode(names, lambda name: readers[name](), SIZE, "L")
+    characters = sorted({"/".join(name.split("/")[1:3]) for name in names})
+    return {"images": images, "characters": np.array(characters)}
+
+
+def _archived(stack: ExitStack, path: Path) -> dict[str, Callable[[], bytes]]:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no zip archive, or was cut short: {error}; fetch it again") from error
+    return {name: partial(archive.read, name) for name in archive.namelist()}
+
+
+def _extracted(folder: Path) -> dict[str, Callable[[], bytes]]:
+    return {path.relative_to(folder.parent).as_posix(): path.read_bytes for path in folder.rglob("*.png")}
+
+
+def _complete(part: str, found: Path, readers: dict[str, Callable[[], bytes]]) -> dict[str, Callable[[], bytes]]:
+    """Return the drawings among a part's files. Raises ValueError where some are missing."""
+    drawings = {name: read for name, read in readers.items() if re.fullmatch(rf"{part}/[^/]+/[^/]+/[^/]+\.png", name)}
+    counts = Counter(name.rpartition("/")[0] for name in drawings)
+    few = sorted(character for character, count in counts.items() if count != DRAWINGS)
+    if len(counts) != CHARACTERS[part] or few:
+        told = f"; {few[0]} has {counts[few[0]]}" if few else ""
+        raise ValueError(
+            f"{found} holds {len(counts)} characters{told}: expected {CHARACTERS[part]} of {DRAWINGS} drawings each"
+        )
+    return drawings

@@ -1,0 +1,184 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.regression import Regression, TableRegression
+from metarl.types import Spec
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def line(inputs: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    return slope * inputs + offset
+
+
+def lines(**options: Any) -> Regression:
+    given: dict[str, Any] = {"function": line, "parameters": {"slope": (1.0, 3.0), "offset": (-2.0, 0.0)}} | options
+    return Regression(**given)
+
+
+def test_targets_are_the_functions() -> None:
+    tasks = lines(inputs=(4.0, 6.0), shots=7).sample(30, "train", generator())
+    slope, offset = tasks.parameters["slope"], tasks.parameters["offset"]
+    assert torch.equal(tasks.descriptors, torch.stack([slope, offset], dim=1))
+    for role in ("support", "query"):
+        inputs, targets = tasks.draw(None, None, role, generator())
+        assert inputs.shape == targets.shape == (30, 7, 1)
+        torch.testing.assert_close(targets, slope[:, None, None] * inputs + offset[:, None, None])
+        assert inputs.min() >= 4
+        assert inputs.max() <= 6
+        assert inputs.std() > 0.5
+    assert lines().spec == Spec((1,), 1, "regression", 2)
+
+
+def test_parameters_fill_their_ranges() -> None:
+    for split in ("train", "validation", "test"):
+        tasks = lines().sample(2000, split, generator())
+        torch.testing.assert_close(tasks.descriptors.amin(0), torch.tensor([1.0, -2.0]), atol=0.01, rtol=0)
+        torch.testing.assert_close(tasks.descriptors.amax(0), torch.tensor([3.0, 0.0]), atol=0.01, rtol=0)
+        torch.testing.assert_close(tasks.descriptors.mean(0), torch.tensor([2.0, -1.0]), atol=0.05, rtol=0)
+
+
+def test_points_are_fresh_and_of_the_generator() -> None:
+    tasks = lines().sample(3, "train", generator())
+    first, again, other = (tasks.draw(None, None, "support", generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+    assert torch.equal(lines().sample(3, "train", generator()).descriptors, tasks.descriptors)
+
+
+def test_numbers_of_points() -> None:
+    def sizes(family: Regression, split: Any) -> tuple[int, ...]:
+        tasks = family.sample(2, split, generator())
+        return tuple(tasks.draw(None, None, role, generator()).inputs.shape[1] for role in ("support", "query"))
+
+    assert sizes(lines(), "train") == (10, 10)
+    assert sizes(lines(shots=5), "test") == (5, 100)
+    family = lines(shots=5, queries=4, train_shots=20, test_queries=6)
+    assert (sizes(family, "train"), sizes(family, "validation")) == ((20, 4), (5, 6))
+
+
+def test_support_from_half_of_the_inputs() -> None:
+    tasks = lines(inputs=(0.0, 10.0), shots=50, half_range=True).sample(200, "test", generator())
+    assert torch.equal(tasks.descriptors, lines().sample(200, "test", generator()).descriptors)
+    support = tasks.draw(None, None, "support", generator()).inputs
+    low, high = support.amin((1, 2)), support.amax((1, 2))
+    lower = high <= 5
+    assert (lower | (low >= 5)).all()
+    # Binomial(200, 1/2): standard deviation 7.
+    assert 65 < lower.sum() < 135
+    assert (high - low).min() > 3.5
+    query = tasks.draw(None, None, "query", generator()).inputs
+    assert (query.amin((1, 2)) < 2).all()
+    assert (query.amax((1, 2)) > 8).all()
+
+
+def test_several_inputs_and_outputs(float64: None) -> None:
+    family = Regression(
+        lambda inputs, scale: torch.cat([inputs.sum(-1, keepdim=True), inputs[..., :1]], dim=-1) * scale,
+        {"scale": (2.0, 2.0)},
+        input_size=3,
+        output_size=2,
+    )
+    assert family.spec == Spec((3,), 2, "regression", 1)
+    inputs, targets = family.sample(4, "train", generator()).draw(None, None, "support", generator())
+    assert (inputs.shape, targets.shape, inputs.dtype) == ((4, 10, 3), (4, 10, 2), torch.float64)
+    torch.testing.assert_close(targets[..., 0], 2 * inputs.sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parameters": {"slope": (0.0, 1.0)}}, "the function fails for the parameters slope: .*'offset'"),
+        ({"parameters": {"slope": (1.0, 0.0), "offset": (0.0, 1.0)}}, r"slope=\(1.0, 0.0\): expected the lower end"),
+        ({"inputs": (1.0, 0.0)}, r"inputs=\(1.0, 0.0\): expected the lower end of the range first"),
+        ({"inputs": (0.0, float("nan"))}, "inputs="),
+        ({"shots": 0}, "shots=0: expected at least 1"),
+        ({"test_queries": 0}, "test_queries=0"),
+        ({"output_size": 2}, r"for two inputs of a task the function gives \(1, 2, 1\), not \(1, 2, 2\)"),
+    ],
+)
+def test_wrong_functions_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lines(**options)
+
+
+def test_no_tasks() -> None:
+    with pytest.raises(ValueError, match="at least one task is needed, not 0"):
+        lines().sample(0, "train", generator())
+    with pytest.raises(ValueError, match="at least one task is needed, not -1"):
+        table().sample(-1, "train", generator())
+
+
+# Tables
+
+GROUPS = torch.tensor([4, 4, 4, 9, 9, 9, 9, 1, 1, 1] * 2)
+
+
+def table(**options: Any) -> TableRegression:
+    """Twenty rows: row i holds (i, -i) and the target 10 i."""
+    rows = torch.arange(20)
+    given: dict[str, Any] = {
+        "inputs": torch.stack([rows, -rows], dim=1), "targets": 10 * rows, "groups": GROUPS, "shots": 2,
+        "splits": {"train": [4, 9], "test": [1]},
+    } | options  # fmt: skip
+    return TableRegression(**given)
+
+
+def test_rows_of_a_group() -> None:
+    tasks = table(queries=4).sample(60, "train", generator())
+    assert set(tasks.parameters["group"].tolist()) == {4, 9}
+    assert tasks.descriptors.shape == (60, 0)
+    support, query = (tasks.draw(None, None, role, generator()) for role in ("support", "query"))
+    assert (support.inputs.shape, query.targets.shape) == ((60, 2, 2), (60, 4, 1))
+    rows = torch.cat([support.inputs, query.inputs], dim=1)
+    assert (GROUPS[rows[..., 0].long()] == tasks.parameters["group"].unsqueeze(1)).all()
+    assert torch.equal(rows[..., 1], -rows[..., 0])
+    assert torch.equal(torch.cat([support.targets, query.targets], dim=1), 10 * rows[..., :1])
+    assert all(len(set(row)) == 6 for row in rows[..., 0].tolist())
+    assert table().sample(5, "test", generator()).parameters["group"].tolist() == [1] * 5
+
+
+def test_rows_are_the_same_in_every_draw() -> None:
+    tasks = table(shots=3, queries=1).sample(20, "train", generator())
+    first, other = (tasks.draw(None, None, "support", generator(seed)) for seed in (1, 2))
+    assert not torch.equal(first.targets, other.targets)
+    assert torch.equal(first.targets.sort(1).values, other.targets.sort(1).values)
+
+
+def test_what_a_table_asks_of_a_model() -> None:
+    assert table().spec == Spec((2,), 1, "regression", 0)
+    assert table(targets=torch.zeros(20, 3), inputs=torch.zeros(20, 4, 4)).spec == Spec((4, 4), 3, "regression", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shots": 0}, "shots=0: expected at least 1"),
+        (
+            {"targets": torch.zeros(19)},
+            r"targets and groups have shapes \(19,\) and \(20,\): expected \[row, \*shape\]",
+        ),
+        (
+            {"targets": torch.zeros(20, 2, 2)},
+            r"targets have shape \(20, 2, 2\): expected \[row\] or \[row, output_size\]",
+        ),
+        ({"targets": torch.full((20,), torch.inf)}, "targets hold numbers that are not finite"),
+        ({"groups": GROUPS.float()}, "labels are torch.float32"),
+        ({"splits": {"train": [4], "test": [4]}}, "named twice"),
+    ],
+)
+def test_wrong_tables_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        table(**options)
+
+
+def test_groups_that_cannot_fill_an_episode() -> None:
+    with pytest.raises(ValueError, match="the validation split has 0 groups, but a task takes 1"):
+        table().sample(1, "validation", generator())
+    with pytest.raises(ValueError, match=r"group 4 has 6 items, but support and query together take 7 of each$"):
+        table(queries=5).sample(1, "train", generator())
