@@ -135,7 +135,12 @@ class _Loop:
         )
         moved = dict(state.params)
         for name, gradient in gradients.items():
-            moved[name] = state.params[name] - self.step_size(state, name) * gradient
+            size = self.step_size(state, name)
+            # One pass over memory instead of two, which counts where every task has a large network of its own.
+            if isinstance(size, Tensor):
+                moved[name] = torch.addcmul(state.params[name], gradient, size, value=-1)
+            else:
+                moved[name] = torch.add(state.params[name], gradient, alpha=-size)
         seen = batch.inputs if isinstance(batch, Examples) else None
         return Adapted(moved, state.step_sizes, state.step + 1, seen)
 
@@ -159,7 +164,7 @@ class _Loop:
                 losses.append(weight * inner.loss(self.spec.kind, outputs, query).mean())
         metrics = {}
         if isinstance(query, Examples):
-            metrics = objectives.mean_scores(self.spec.kind, query, outputs, len(experience.supports))
+            metrics = objectives.mean_scores(self.spec.kind, query, outputs.detach(), len(experience.supports))
         return sum_of(losses), metrics
 
     def step_weights(self, experience: Experience) -> list[float]:
