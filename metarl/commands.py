@@ -86,10 +86,18 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
 
 
 def _message(box: str) -> str:
-    """Return the message in tyro's box, without the frame and the advice under it."""
-    lines = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
-    rule = next((index for index, line in enumerate(lines) if line.startswith("──")), len(lines))
-    told = " ".join(line for line in lines[:rule] if line) or box.strip()
+    """Return the message in tyro's box, without the frame, the title and the advice under it.
+
+    Where the terminal cannot draw it, rules of hyphens stand between the three.
+    """
+    sections: list[list[str]] = [[]]
+    for line in (line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))):
+        if line.strip("─-"):
+            sections[-1].append(line)
+        elif line:
+            sections.append([])
+    framed = "╭" in box
+    told = " ".join(sections[0] if framed or len(sections) == 1 else sections[1]) or box.strip()
     return told.replace("parsing update", "parsing outer")
 
 

@@ -212,8 +212,13 @@ class Adam:
         """Take ``epochs`` steps; the metrics are those before the first.
 
         Raises:
-            ValueError: chunks exceeds the number of tasks.
+            ValueError: chunks exceeds the number of tasks, or the meta-parameters hold running averages.
         """
+        if learner.averages:
+            raise ValueError(
+                "the meta-parameters hold running averages (Reptile's --algorithm.carry-moments), which adam would "
+                "not average: use sgd, or --algorithm.no-carry-moments"
+            )
         moved, moments, told = params, state, dict[str, Tensor | float]()
         for _ in range(self.epochs):
             gradient, metrics = _meta_gradient(learner, moved, experience, self.chunks)

@@ -101,6 +101,8 @@ class Learner(NamedTuple):
     replay: Callable[[State, Batch], tuple[Tensor, State]] | None = None
     """``(state, batch) -> (outputs, state)`` of a learner with memory: what it said at each step, or of each item,
     before it was told what came of it, and its state after ``adapt``; None for learners without memory."""
+    averages: bool = False
+    """Whether the meta-parameters hold running averages besides weights, which adaptive outer updates would spoil."""
     prepare: Callable[[Experience], Experience] | None = None
     """Called once with all that was gathered, before it is learned from: advantages that look beyond an episode."""
 

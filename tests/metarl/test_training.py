@@ -537,14 +537,20 @@ class TestRefusedUpdates:
     def test_every_outer_update_refuses(self, monkeypatch: pytest.MonkeyPatch, update: Outer, value: float) -> None:
         run = training.start(Source(ALGORITHM), Source(BANDIT), update, settings(2))
         before, _ = run.iterate(run.first())
-        original = adapted.gradient
+        gradient, surrogate_gradient = adapted.gradient, adapted.surrogate_gradient
 
         def spoilt(*arguments: Any, **options: Any) -> torch.Tensor:
-            found = original(*arguments, **options)
+            found = gradient(*arguments, **options)
             found[0] = value
             return found
 
+        def spoilt_with_loss(lines: Any) -> Any:
+            loss, found, outputs = surrogate_gradient(lines)
+            found[0] = value
+            return loss, found, outputs
+
         monkeypatch.setattr(adapted, "gradient", spoilt)
+        monkeypatch.setattr(adapted, "surrogate_gradient", spoilt_with_loss)
         after, row = run.iterate(before)
         assert row["outer/refused"] == after.refused == 1
         assert equal(after.params, before.params)
