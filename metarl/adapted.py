@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl import objectives
+from metarl import objectives, parallel
 from metarl.numerics import flatten, sum_of
 from metarl.types import Batch, Experience, Learner, Params, Rollout, State
 
-STEPS_PER_CHUNK = 16_384
+STEPS_PER_CHUNK = 8_192
 """Environment steps in a group of tasks by default: a CPU works through larger groups more slowly (measured)."""
 
 
@@ -107,13 +107,16 @@ def surrogate_and_kl(
     learner: Learner, params: Params, parts: list[Experience], old: list[Tensor]
 ) -> tuple[float, float]:
     """Mean surrogate loss of the adapted policies, and their mean KL from the old outputs; no gradients."""
-    sums = []
+
+    def sums(group: tuple[Experience, Tensor]) -> Tensor:
+        part, before = group
+        outputs, query = adapted_outputs(learner, params, part), judged(learner, part)
+        surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, query)
+        return torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()])
+
     with torch.no_grad():
-        for part, before in zip(parts, old, strict=True):
-            outputs, query = adapted_outputs(learner, params, part), judged(learner, part)
-            surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, query)
-            sums.append(torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()]))
-    surrogate_mean, kl = (sum_of(sums) / sum(len(part.descriptors) for part in parts)).tolist()
+        found = parallel.each(sums, list(zip(parts, old, strict=True)))
+    surrogate_mean, kl = (sum_of(found) / sum(len(part.descriptors) for part in parts)).tolist()
     return surrogate_mean, kl
 
 
@@ -170,12 +173,13 @@ def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Te
     There the KL and its gradient in the outputs vanish, so the Hessian is exactly J^T F J, with F the Fisher matrix of
     the action distributions: one product with J, one with its transpose, and no third derivatives.
     """
-    products, tasks = [], 0
-    for line in lines:
+
+    def product(line: Linearised) -> tuple[Tensor, int]:
         (tangents,) = torch.autograd.grad(line.gradient, line.cotangents, vector, retain_graph=True)
         mask = judged(learner, line.part).mask
         weights = (mask / mask.sum((1, 2), keepdim=True).clamp_min(1)).unsqueeze(-1)
         weighted = objectives.fisher_product(learner.spec.kind, line.outputs.detach(), tangents) * weights
-        products.append(gradient(line.outputs, line.leaves, weighted, keep_graph=True))
-        tasks += len(line.part.descriptors)
-    return sum_of(products) / tasks
+        return gradient(line.outputs, line.leaves, weighted, keep_graph=True), len(line.part.descriptors)
+
+    products = parallel.each(product, lines)
+    return sum_of(summed for summed, _ in products) / sum(tasks for _, tasks in products)

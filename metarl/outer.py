@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl import adapted, objectives
+from metarl import adapted, objectives, parallel
 from metarl.adapted import Linearised
 from metarl.numerics import adam_state, adam_step, conjugate_gradient, flatten, sum_of, unflatten
 from metarl.types import Algorithm, Experience, Learner, Outer, Params, Spec, Update
@@ -55,10 +55,14 @@ class TRPO:
             ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
         """
         parts = adapted.split(experience, self.chunks)
-        kept = [adapted.linearise(learner, params, part) for part in parts] if self.keep_graphs else None
+
+        def linearise(part: Experience) -> Linearised:
+            return adapted.linearise(learner, params, part)
+
+        kept = parallel.each(linearise, parts) if self.keep_graphs else None
 
         def lines() -> Iterable[Linearised]:
-            return kept if kept is not None else (adapted.linearise(learner, params, part) for part in parts)
+            return kept if kept is not None else map(linearise, parts)
 
         def product(vector: Tensor) -> Tensor:
             return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector

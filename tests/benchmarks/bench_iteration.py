@@ -13,21 +13,23 @@ import resource
 import statistics
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import loop_reference
 
-from metarl import adapted, runs
+from metarl import adapted, parallel, runs
 from metarl.algorithms.maml import MAML
 from metarl.experience import gather
 from metarl.memory import keep_freed_memory
-from metarl.networks import Network
+from metarl.networks import Network, mlp
 from metarl.numerics import flatten
 from metarl.outer import TRPO
 from metarl.seeding import stream
@@ -72,7 +74,7 @@ def half_cheetah(repeats: int, chunks: list[int | None], exact: bool) -> dict[st
     rows: dict[str, list[float]] = {}
     for _ in range(repeats):
         if exact:
-            for name, value in exact_hessian_parts(learner, params, experience).items():
+            for name, value in exact_hessian_parts(params, experience).items():
                 rows.setdefault(f"exact/{name}", []).append(value)
         for count in chunks:
             for name, value in update_parts(learner, params, experience, count).items():
@@ -86,7 +88,7 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     update = TRPO(chunks=chunks)
     total, result = timed(lambda: update.update(learner, params, {}, experience))
     parts = adapted.split(experience, chunks)
-    linearise, lines = timed(lambda: [adapted.linearise(learner, params, part) for part in parts])
+    linearise, lines = timed(lambda: parallel.each(lambda part: adapted.linearise(learner, params, part), parts))
     _, vector, old = adapted.surrogate_gradient(lines)
     product, _ = timed(lambda: adapted.kl_hessian_product(learner, lines, vector))
     evaluation, _ = timed(lambda: adapted.surrogate_and_kl(learner, params, parts, old))
@@ -103,8 +105,17 @@ def update_parts(learner, params, experience, chunks) -> dict[str, float]:
     }
 
 
-def exact_hessian_parts(learner, params, experience) -> dict[str, float]:
+class Opaque(nn.Sequential):
+    """A network that metarl does not look into: it runs by functional_call under vmap, with autograd's derivatives."""
+
+
+def opaque(spec) -> nn.Module:
+    return Opaque(OrderedDict(mlp(spec).named_children()))
+
+
+def exact_hessian_parts(params, experience) -> dict[str, float]:
     """Seconds of the textbook way: all tasks in one piece, the KL's Hessian by double backward on a kept graph."""
+    learner = MAML(network=Network(architecture=opaque)).build(HalfCheetahVelocity().spec)
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     values = list(leaves.values())
 
