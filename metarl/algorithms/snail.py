@@ -9,10 +9,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
+from metarl.algorithms.metric import embeddings
 from metarl.algorithms.recurrent import checked, glorot, label_size, labels
 from metarl.models import Model
 from metarl.networks import Network, NetworkOptions
-from metarl.types import Batch, Experience, Learner, Params, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 EMBEDDER = "embedding."
 """Prefix of the parameters of the network that embeds."""
@@ -22,19 +23,21 @@ class Seen(NamedTuple):
     """What SNAIL knows of each task: all that it was shown."""
 
     params: Params  # [*shape], shared by all tasks
-    items: Tensor  # [task, item, channel] embedded support items beside their labels, in their order
+    supports: tuple[Examples, ...]  # support batches, in their order
 
 
 @dataclass(frozen=True)
 class SNAIL:
     """SNAIL: attention and temporal convolutions over the support items with their labels, then the item in question.
 
-    Every query item is the last of a sequence of its own, so that it sees the support items and no other query.
+    Every query item is the last of a sequence of its own, so that it sees the support items and no other query, but
+    for transductive batch norm. The paper's network for Omniglot embeds by ``--algorithm.architecture conv4
+    --algorithm.downsample pool``.
     """
 
     length: int = 26
     """Longest sequence, ways * shots + 1, that the temporal convolutions span; attention spans any."""
-    filters: int = 128
+    channels: int = 128
     """Filters of each dense block of the temporal convolutions."""
     keys: tuple[int, ...] = (64, 256, 512)
     """Key sizes of the attention blocks, between which the temporal convolutions are."""
@@ -48,7 +51,7 @@ class SNAIL:
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.values) or not self.keys:
             raise ValueError(f"keys={self.keys} and values={self.values}: expected as many of both, and at least one")
-        sizes = (*self.keys, *self.values, self.filters, self.embedding)
+        sizes = (*self.keys, *self.values, self.channels, self.embedding)
         if min(sizes) < 1 or self.length < 2:
             raise ValueError(f"length={self.length}, sizes {sizes}: expected a length of at least 2, sizes of 1")
 
@@ -57,7 +60,8 @@ class SNAIL:
         if spec.control:
             raise ValueError("SNAIL learns from labelled examples here; among learners with memory, rl2 acts")
         fold = _Fold(self, spec, self.network.build(Spec(spec.input_shape, self.embedding, "regression")))
-        return Learner(spec, 1, fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss)
+        functions = fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
+        return Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm)
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class _Fold:
             if index > 0:
                 for block in range(len(self.dilations)):
                     name = f"convolution_{index}.{block}"
-                    params[f"{name}.weight"] = glorot(generator, 2 * options.filters, 2 * channels)
-                    params[f"{name}.bias"] = torch.zeros(2 * options.filters)
-                    channels += options.filters
+                    params[f"{name}.weight"] = glorot(generator, 2 * options.channels, 2 * channels)
+                    params[f"{name}.bias"] = torch.zeros(2 * options.channels)
+                    channels += options.channels
             for part, width in (("key", keys), ("query", keys), ("value", values)):
                 params[f"attention_{index}.{part}.weight"] = glorot(generator, width, channels)
                 params[f"attention_{index}.{part}.bias"] = torch.zeros(width)
@@ -93,34 +97,30 @@ class _Fold:
         return params
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
-        channels = self.options.embedding + label_size(self.spec)
-        return Seen(params, params["output.bias"].new_zeros(len(descriptors), 0, channels))
+        return Seen(params, ())
 
     def adapt(self, state: Seen, batch: Batch) -> Seen:
         """Remember further items."""
-        examples = checked(batch)
-        embedded = self.embed(state.params, examples.inputs)
-        told = labels(self.spec, examples.targets, embedded.dtype)
-        return Seen(state.params, torch.cat([state.items, torch.cat([embedded, told], dim=2)], dim=1))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        """Embed items ``[task, item, *input_shape]`` of all tasks in one batch: ``[task, item, embedding]``."""
-        own = {name.removeprefix(EMBEDDER): value for name, value in params.items() if name.startswith(EMBEDDER)}
-        shared = {name: value.unsqueeze(0) for name, value in own.items()}
-        return self.embedder.apply(shared, inputs.flatten(0, 1).unsqueeze(0)).reshape(*inputs.shape[:2], -1)
+        return Seen(state.params, (*state.supports, checked(batch)))
 
     def predict(self, state: Seen, inputs: Tensor) -> tuple[Tensor, Seen]:
         """Ask about each item as if it were the next one: items do not see each other, and are forgotten."""
         lead = inputs.shape[: inputs.ndim - len(self.spec.input_shape)]
-        embedded = self.embed(state.params, inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape))
-        asked = functional.pad(embedded, (0, label_size(self.spec)))
-        outputs = self.outputs(state.params, torch.cat([state.items, asked], dim=1), state.items.shape[1])
-        return outputs[:, state.items.shape[1] :].reshape(*lead, self.spec.output_size), state
+        asked = inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape)
+        shown = torch.cat([*(support.inputs for support in state.supports), asked], dim=1)
+        known = shown.shape[1] - asked.shape[1]
+        own = {name.removeprefix(EMBEDDER): value for name, value in state.params.items() if name.startswith(EMBEDDER)}
+        items = embeddings(self.embedder, own, shown, known)
+        told = [labels(self.spec, support.targets, items.dtype) for support in state.supports]
+        untold = items.new_zeros(*asked.shape[:2], label_size(self.spec))
+        items = torch.cat([items, torch.cat([*told, untold], dim=1)], dim=2)
+        outputs = self.outputs(state.params, items, known)
+        return outputs[:, known:].reshape(*lead, self.spec.output_size), state
 
     def outputs(self, params: Params, items: Tensor, seen: int) -> Tensor:
         """Run the blocks on ``[task, item, channel]``: ``seen`` items in their order, then rivals for the next place.
 
-        What is said of an item depends on it and on what was seen before it.
+        What is said of an item, ``[task, item, output_size]``, depends on it and on what was seen before it.
         """
         for index in range(len(self.options.keys)):
             if index > 0:
