@@ -272,6 +272,13 @@ class TestHelp:
         ):
             assert text in told
 
+    @pytest.mark.parametrize("algorithm", [plugin.name for plugin in plugins.available("algorithms")])
+    @pytest.mark.parametrize("tasks", ["bandit", "sinusoid", "omniglot"])
+    def test_the_options_of_every_algorithm_have_names_of_their_own(
+        self, capsys: Captured, algorithm: str, tasks: str
+    ) -> None:
+        assert "--algorithm." in printed(capsys, "train", algorithm, tasks, "--help")
+
     def test_train_tells_the_options_of_the_chosen_update(self, capsys: Captured) -> None:
         told = printed(capsys, "train", "maml", "bandit", "--outer", "promp", "--help")
         assert "--outer.clip" in told
