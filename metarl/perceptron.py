@@ -294,6 +294,10 @@ class _Rest(Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         again = torch.is_grad_enabled()
         with torch.enable_grad():
-            params = tuple(value if again else value.detach().requires_grad_() for value in ctx.saved_tensors)
+            # Views: the tangents may depend on the parameters too, and that way is not to be followed here.
+            params = tuple(
+                value.view_as(value) if again and value.requires_grad else value.detach().requires_grad_()
+                for value in ctx.saved_tensors
+            )
             values = ctx.compute(*params)
             return None, None, *_vjp(values, params, cotangents, again)

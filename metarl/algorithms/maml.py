@@ -125,31 +125,34 @@ class _Loop:
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
         """Take one gradient step on each task (the paper's eq. 1), and keep its graph where gradients are on."""
+        learned = self.step_sizes(state)
+        # Each pass over memory counts where every task has a large network of its own: what is common to all step sizes
+        # scales the losses, not the gradients.
+        scale = -self.factor(state.step) * (1.0 if learned else self.options.step_size)
         gradients = models.loss_gradient(
             self.model,
             state.params,
             self.adapted,
             inner.inputs_of(batch),
-            lambda outputs: inner.loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            lambda outputs: scale * inner.loss(self.spec.kind, outputs, batch, self.options.surrogate),
             second_order=not self.options.first_order,
         )
         moved = dict(state.params)
-        for name, gradient in gradients.items():
-            size = self.step_size(state, name)
-            # One pass over memory instead of two, which counts where every task has a large network of its own.
-            if isinstance(size, Tensor):
-                moved[name] = torch.addcmul(state.params[name], gradient, size, value=-1)
-            else:
-                moved[name] = torch.add(state.params[name], gradient, alpha=-size)
+        for name, step in gradients.items():
+            value = state.params[name]
+            moved[name] = torch.addcmul(value, step, learned[name]) if learned else value + step
         seen = batch.inputs if isinstance(batch, Examples) else None
         return Adapted(moved, state.step_sizes, state.step + 1, seen)
 
-    def step_size(self, state: Adapted, name: str) -> Tensor | float:
+    def factor(self, step: int) -> float:
         schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
-        size = state.step_sizes.get(name, self.options.step_size)
-        if isinstance(size, Tensor) and self.options.step_sizes == "layer_step":
-            size = size[min(state.step, len(size) - 1)]
-        return size * schedule[min(state.step, len(schedule) - 1)]
+        return schedule[min(step, len(schedule) - 1)]
+
+    def step_sizes(self, state: Adapted) -> Params:
+        """The learned step sizes of the step to come, if any."""
+        if self.options.step_sizes == "parameter":
+            return state.step_sizes
+        return {name: sizes[min(state.step, len(sizes) - 1)] for name, sizes in state.step_sizes.items()}
 
     def predict(self, state: Adapted, inputs: Tensor) -> tuple[Tensor, Adapted]:
         return models.predict(self.model, state.params, inputs, state.seen), state

@@ -1,0 +1,67 @@
+"""Matrix products of linear layers over stacked parameters, whose derivatives keep to the fast forms.
+
+The product of rows and weights, its two derivatives, and all of theirs are three products: every one has rows on the
+left and weights as they lie in memory. Autograd's own derivatives transpose what they multiply, which takes up to ten
+times as long for few rows and large weights (measured on a CPU), and so do sums over the gradients that they give.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function
+
+
+def linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows ``[task, row, in]`` by weights ``[task, out, in]`` to ``[task, row, out]``."""
+    result: Tensor = _Forward.apply(rows, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Forward(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return torch.bmm(rows, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> Any:
+        rows, weight = ctx.saved_tensors
+        return (
+            _Backward.apply(cotangents, weight) if ctx.needs_input_grad[0] else None,  # type: ignore[no-untyped-call]
+            _Outer.apply(cotangents, rows) if ctx.needs_input_grad[1] else None,  # type: ignore[no-untyped-call]
+        )
+
+
+class _Backward(Function):
+    """Cotangents ``[task, row, out]`` and weights to the cotangents of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, cotangents: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(cotangents, weight)
+        return torch.bmm(cotangents, weight)
+
+    @staticmethod
+    def backward(ctx: Any, tangents: Tensor) -> Any:
+        cotangents, weight = ctx.saved_tensors
+        return (
+            _Forward.apply(tangents, weight) if ctx.needs_input_grad[0] else None,  # type: ignore[no-untyped-call]
+            _Outer.apply(cotangents, tangents) if ctx.needs_input_grad[1] else None,  # type: ignore[no-untyped-call]
+        )
+
+
+class _Outer(Function):
+    """Cotangents and rows to the cotangents of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, cotangents: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(cotangents, rows)
+        return torch.bmm(cotangents.mT, rows)
+
+    @staticmethod
+    def backward(ctx: Any, tangents: Tensor) -> Any:
+        cotangents, rows = ctx.saved_tensors
+        return (
+            _Forward.apply(rows, tangents) if ctx.needs_input_grad[0] else None,  # type: ignore[no-untyped-call]
+            _Backward.apply(cotangents, tangents) if ctx.needs_input_grad[1] else None,  # type: ignore[no-untyped-call]
+        )
