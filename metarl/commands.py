@@ -19,8 +19,9 @@ from metarl.grouping import Classes
 from metarl.logger import read_progress
 from metarl.networks import Architecture
 from metarl.outer import OUTER_UPDATES, default_outer
+from metarl.seeding import stream
 from metarl.training import Device, Result, Settings, Source
-from metarl.types import Split
+from metarl.types import Learner, Split
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
 """What evaluation.json repeats of the request."""
@@ -199,8 +200,9 @@ class EvaluateOptions:
     """Run folder."""
     tasks: int = 40
     """Held-out tasks to adapt to."""
-    steps: int = 3
-    """Adaptation steps; scores are given after 0, 1, ..., this many."""
+    steps: int | None = None
+    """Adaptation steps; scores are given after 0, 1, ..., this many (default: 3, or 1 where a memory is shown
+    examples)."""
     split: Split = "test"
     """Which tasks."""
     seed: int = 0
@@ -222,8 +224,10 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained go together: the gap is the one between them")
-        if self.tasks < 1 or self.steps < 0:
-            raise ValueError(f"--tasks {self.tasks} and --steps {self.steps}: expected at least 1 and 0")
+        if self.tasks < 1:
+            raise ValueError(f"--tasks {self.tasks}: expected at least 1")
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"--steps {self.steps}: expected at least 0")
 
 
 EVALUATE_HELP = """Adapt to held-out tasks and score every step on the way.
@@ -234,6 +238,7 @@ Options of the run's algorithm and tasks can be changed for it: --algorithm.step
 def evaluate(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     chosen, run = _evaluated(arguments)
+    run.family.sample(1, chosen.split, stream(chosen.seed, "check"))  # raises ValueError where the split cannot serve
     path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
     progress, config = run.restore(path), runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
@@ -241,13 +246,14 @@ def evaluate(arguments: list[str]) -> Execute:
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
     compared = [
         comparison.comparable(folder, asked, steps)
-        for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, chosen.steps))
+        for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
         if folder is not None
     ]
 
     def execute() -> int:
+        sizes = chosen.tasks, asked["steps"]
         found = evaluation.evaluate(
-            run.learner, progress.params, run.family, chosen.tasks, chosen.steps, chosen.split, chosen.seed, run.device
+            run.learner, progress.params, run.family, *sizes, chosen.split, chosen.seed, run.device
         )
         kept = {"batch_norm": run.learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
         record = {"metrics": found.metrics, **asked, **kept}
@@ -280,7 +286,13 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
-    return chosen, training.Run(algorithm, family, run.outer, run.settings, chosen.run)
+    run = training.Run(algorithm, family, run.outer, run.settings, chosen.run)
+    return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
+
+
+def _steps(learner: Learner) -> int:
+    """Return how many steps to evaluate: a memory is made for one look at the support items, not for more."""
+    return 1 if learner.replay is not None and not learner.spec.control else 3
 
 
 def _with_option(target: Any, name: str, value: Any) -> Any:

@@ -36,7 +36,8 @@ class MANN:
     """Memory-augmented networks: an LSTM controller with a memory whose least recently used slots are overwritten.
 
     It reports ``accuracy/instance_k`` besides: how often the k-th item of a class is told before its label is shown,
-    with the support items in random order (the paper's measure; its sequences are ``--tasks.shots 10``).
+    with the support items in random order. That is the paper's measure, for 5 classes of 10 items each: ``--tasks.shots
+    10 --tasks.queries 1``, where further queries would be asked about after all 50.
     """
 
     slots: int = 128
@@ -59,7 +60,7 @@ class MANN:
         if self.heads > self.slots:
             raise ValueError(f"heads={self.heads}: each writes a slot of its own, and there are {self.slots}")
         if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay={self.decay} lies in [0, 1]")
+            raise ValueError(f"decay={self.decay}: expected a number in [0, 1]")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:
@@ -123,7 +124,7 @@ class _Network:
 
 
 def access(memory: Memory, keys: Tensor, reuse: Tensor, decay: float) -> Memory:
-    """Write keys into a memory, then read it: least recently used access (sec. 3.1 and eqs. 2 to 8).
+    """Write keys into a memory, then read it: least recently used access (sec. 3, eqs. 2 to 8).
 
     Every head adds its key to the slots that it read last, by its share ``reuse``, and to an emptied slot of its own,
     by the rest: the head's turn among the least used ones. Then it reads the slots that resemble its key.

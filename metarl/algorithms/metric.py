@@ -76,20 +76,8 @@ class Metric:
         support, targets = (torch.cat(parts, dim=1) for parts in zip(*state.supports, strict=True))
         classes = functional.one_hot(targets, self.spec.output_size).to(inputs.dtype)
         known = support.shape[1]
-        embedded = self.embeddings(state.params, torch.cat([support, inputs], dim=1), known)
+        embedded = embeddings(self.model, state.params, torch.cat([support, inputs], dim=1), known)
         return Embedded(embedded[:, :known], classes, embedded[:, known:])
-
-    def embeddings(self, params: Params, items: Tensor, known: int) -> Tensor:
-        """Embed items ``[task, item, *input_shape]``, the first ``known`` of them support: ``[task, item, width]``.
-
-        Transductive batch norm takes its statistics from all items of a task, as prototypical networks do in training;
-        inductive from the support items.
-        """
-        if self.model.layout is not None:  # rows are embedded one by one: one matrix product for those of all tasks
-            shared = {name: value.unsqueeze(0) for name, value in params.items()}
-            return self.model.apply(shared, items.flatten(0, 1).unsqueeze(0)).reshape(*items.shape[:2], -1)
-        stacked = {name: value.expand(len(items), *value.shape) for name, value in params.items()}
-        return self.model.apply(stacked, items, known if self.model.batch_norm == "inductive" else None)
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of the query items in nats."""
@@ -104,6 +92,19 @@ class Metric:
         for support in experience.supports:
             state = self.adapt(state, support)
         return self.embed(state, query.inputs), query
+
+
+def embeddings(model: Model, params: Params, items: Tensor, known: int) -> Tensor:
+    """Embed items ``[task, item, *input_shape]``, the first ``known`` of them support: ``[task, item, width]``.
+
+    Transductive batch norm takes its statistics from all items of a task, as prototypical networks do in training;
+    inductive from the support items.
+    """
+    if model.layout is not None:  # rows are embedded one by one: one matrix product for those of all tasks
+        shared = {name: value.unsqueeze(0) for name, value in params.items()}
+        return model.apply(shared, items.flatten(0, 1).unsqueeze(0)).reshape(*items.shape[:2], -1)
+    stacked = {name: value.expand(len(items), *value.shape) for name, value in params.items()}
+    return model.apply(stacked, items, known if model.batch_norm == "inductive" else None)
 
 
 def build(

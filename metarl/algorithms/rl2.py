@@ -34,17 +34,17 @@ class Trial(NamedTuple):
 
     params: Params  # [*shape], shared by all tasks
     units: Tensor  # [task, episode or 1, hidden]
-    last: (
-        Tensor  # [task, episode or 1, outcome] last action (one-hot, or as it was), reward, and 1 if the episode ended
-    )
+    last: Tensor  # [task, episode or 1, outcome_size(spec)] what came of the last step; zeros where there was none
 
 
 @dataclass(frozen=True)
 class RL2:
     """RL^2: a recurrent policy that learns a task by acting in it, for its memory lives through the task's episodes.
 
-    An adaptation is one more episode, in each lane: ``return/step_k`` is that of a trial's episode k + 1. Examples are
-    learned by being shown, too, with the label of the one before in place of the reward.
+    An adaptation is one more episode, in each lane: ``return/step_k`` is that of a trial's episode k + 1. Bandits want
+    more pulls in a trial than there are by default: ``--tasks.sampling.horizon 10 --tasks.sampling.episodes 10
+    --algorithm.episodes-per-trial 10`` is 10 trials of 100 pulls of each bandit. Examples are learned by being shown,
+    too, with the label of the one before in place of the reward.
     """
 
     episodes_per_trial: int = 2
@@ -212,7 +212,7 @@ class _Fold:
 
 
 def outcome_size(spec: Spec) -> int:
-    """Width of an action, its reward, and the flag that the episode ended."""
+    """Width of an action (one-hot where it is discrete), its reward, and 1 if the episode ended by it."""
     return spec.output_size + 2
 
 

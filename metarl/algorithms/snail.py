@@ -53,7 +53,9 @@ class SNAIL:
             raise ValueError(f"keys={self.keys} and values={self.values}: expected as many of both, and at least one")
         sizes = (*self.keys, *self.values, self.channels, self.embedding)
         if min(sizes) < 1 or self.length < 2:
-            raise ValueError(f"length={self.length}, sizes {sizes}: expected a length of at least 2, sizes of 1")
+            raise ValueError(
+                f"length={self.length}, sizes {sizes}: expected a length of at least 2 and sizes of at least 1"
+            )
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec. Raises ValueError for control, and where the network does not fit."""

@@ -12,9 +12,11 @@ from metarl.advantages import (
     fit_baseline,
     gae,
     normalise,
+    trial_advantages,
     with_advantages,
 )
 from metarl.control import Sampling
+from metarl.types import Rollout
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -228,3 +230,52 @@ def test_tasks_do_not_see_each_other() -> None:
     changed = with_advantages(other, 0.99, 1.0).advantages
     assert torch.equal(changed[[0, 2]], found[[0, 2]])
     torch.testing.assert_close(changed[1], -found[1], rtol=1e-6, atol=1e-6)
+
+
+def mirrored_trial(masks: list[list[float]], rewards: list[float]) -> Rollout:
+    """Two trials of a task, one of which is paid what the other pays: a baseline of time alone is 0 for both.
+
+    Observations are 0 while an episode runs, and 7 afterwards, where nobody looks.
+    """
+    mask = torch.tensor([masks])
+    paid = torch.zeros_like(mask)
+    for lane, sign in enumerate((1, -1)):
+        paid[0, lane, mask[0, lane] > 0] = sign * torch.tensor(rewards)
+    observations = (7 * (1 - mask)).unsqueeze(-1)
+    nothing = torch.zeros_like(mask)
+    return Rollout(observations, nothing.unsqueeze(-1), nothing, paid, mask, nothing)
+
+
+def test_advantages_of_a_trial_by_hand() -> None:
+    """Two episodes of at most 3 steps, the first of which ends early: after 2 steps, and after 1."""
+    masks = [[1.0, 1.0, 0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
+    trial = mirrored_trial(masks, [0.0, 0.0, 0.0, 8.0])
+    rms = (85 / 4) ** 0.5  # of 1, 2, 4, 8
+    found = trial_advantages(trial, 0.5, 1.0)
+    expected = torch.tensor([[1.0, 2, 0, 4, 8, 0], [-1, 0, 0, -2, -4, -8]]) / rms
+    torch.testing.assert_close(found[0], expected)
+    # Without a discount the last reward counts for all steps, over the end of the first episode.
+    expected = torch.tensor([[1.0, 1, 0, 1, 1, 0], [-1, 0, 0, -1, -1, -1]])
+    torch.testing.assert_close(trial_advantages(trial, 1.0, 1.0)[0], expected)
+    # With lambda 0 each step earns its own reward only: the values of all states are 0.
+    expected = torch.tensor([[0.0, 0, 0, 0, 2, 0], [0, 0, 0, 0, 0, -2]])
+    torch.testing.assert_close(trial_advantages(trial, 1.0, 0.0)[0], expected)
+
+
+def test_a_trial_of_one_whole_episode_has_the_advantages_of_the_episode() -> None:
+    whole = trajectory(lengths=torch.full((3, 4), 6))
+    rollout = with_advantages(whole, 0.9, 0.7)
+    torch.testing.assert_close(trial_advantages(rollout, 0.9, 0.7), rollout.advantages)
+
+
+def test_gaps_of_a_trial_are_no_time() -> None:
+    """Steps after the ends of episodes may hold anything, wherever they stand."""
+    lengths = torch.tensor([[4, 4, 4, 4]] * 3)
+    batch = with_advantages(trajectory(lengths=lengths, horizon=6), 0.9, 0.7)
+    order = torch.tensor([0, 1, 4, 2, 3, 5])  # two episodes of two steps, each with a gap after it
+    moved = Rollout(*(values[:, :, order] for values in batch))
+    moved.observations[moved.mask == 0] = 100
+    found, expected = trial_advantages(moved, 0.9, 0.7), trial_advantages(batch, 0.9, 0.7)
+    torch.testing.assert_close(found, expected[:, :, order])
+    assert not found[moved.mask == 0].any()
+    assert found.any()

@@ -37,6 +37,9 @@ ALGORITHMS = {
     "matching, full context": Matching(full_context=True, reads=3, **SMALL),
     "siamese": Siamese(**SMALL),
     "protonet, batch norm": ProtoNet(embedding=4, network=Network(batch_normalised)),
+    "matching, inductive batch norm": Matching(
+        full_context=True, reads=2, embedding=4, network=Network(batch_normalised, batch_norm="inductive")
+    ),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -117,6 +120,25 @@ def test_full_context_reads_by_hand():
     assert once == pytest.approx(1)
     cell = 0.5 * 0.25 + 0.5 * math.tanh(0.75 * math.log(3))
     assert twice == pytest.approx(1 - 0.5 * math.tanh(0.25) + 0.5 * math.tanh(cell))
+
+
+def test_query_in_context_equals_a_loop_over_items():
+    """Each query item by itself: the paper's equations 3 to 6."""
+    learner = Matching(full_context=True, reads=3, **SMALL).build(SPEC)
+    params, query, support = initial(learner), *(torch.randn(2, n, 4, generator=generator(n)) for n in (3, 5))
+    weight, bias = params["lstm:attending.weight"], params["lstm:attending.bias"] + 0.1
+    found = matching.embed_query(params | {"lstm:attending.bias": bias}, query, support, 3)
+    for task in range(2):
+        for item in range(3):
+            hidden, kept = torch.zeros(4), torch.zeros(4)
+            for _ in range(3):
+                attention = torch.softmax(support[task] @ hidden, 0)
+                told = torch.cat([hidden, attention @ support[task]])
+                gates = weight[:, :4] @ query[task, item] + weight[:, 4:] @ told + bias
+                admit, keep, candidate, show = gates.split(4)
+                kept = keep.sigmoid() * kept + admit.sigmoid() * candidate.tanh()
+                hidden = show.sigmoid() * kept.tanh() + query[task, item]
+            torch.testing.assert_close(found[task, item], hidden)
 
 
 def test_support_in_context_equals_a_bidirectional_lstm():
@@ -214,13 +236,52 @@ def test_batched_equals_a_loop_over_tasks(name):
 
 
 @every_algorithm
+def test_permuting_the_tasks_permutes_the_results(name):
+    learner = ALGORITHMS[name].build(SPEC)
+    params, given, order = initial(learner), experience(), torch.tensor([2, 0, 1])
+
+    def permuted(examples):
+        return Examples(*(field[order] for field in examples))
+
+    shuffled = given._replace(supports=(permuted(given.supports[0]),), query=permuted(given.query))
+    found = outputs(learner, params, given)
+    torch.testing.assert_close(outputs(learner, params, shuffled), found[order], rtol=1e-12, atol=1e-13)
+    losses = [learner.meta_loss(params, one)[0] for one in (given, shuffled)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-12, atol=1e-13)
+
+
+@every_algorithm
+@pytest.mark.parametrize("changed", ["support inputs", "support targets", "query inputs"])
+def test_what_one_task_is_shown_changes_no_other(name, changed):
+    learner = ALGORITHMS[name].build(SPEC)
+    params, given, other = initial(learner), experience(), experience()
+    if changed == "support targets":
+        other.supports[0].targets[1] = other.supports[0].targets[1].flip(0)
+    else:
+        (other.supports[0] if changed == "support inputs" else other.query).inputs[1] *= -2
+    found, again = outputs(learner, params, given), outputs(learner, params, other)
+    torch.testing.assert_close(found[[0, 2]], again[[0, 2]], rtol=1e-12, atol=1e-13)
+    assert not torch.isclose(found[1], again[1]).all(-1).any()
+
+
+@every_algorithm
+def test_permuting_the_query_items_permutes_the_outputs(name):
+    learner = ALGORITHMS[name].build(SPEC)
+    params, given = initial(learner), experience()
+    order = torch.tensor([6, 2, 0, 5, 1, 3, 4])
+    permuted = given._replace(query=Examples(*(field[:, order] for field in given.query)))
+    found = outputs(learner, params, given)
+    torch.testing.assert_close(outputs(learner, params, permuted), found[:, order], rtol=1e-12, atol=1e-13)
+
+
+@every_algorithm
 def test_permuting_the_support_items_changes_nothing_but_the_full_context(name):
     learner = ALGORITHMS[name].build(SPEC)
     params, given = initial(learner), experience()
     order = torch.tensor([6, 2, 0, 5, 1, 3, 4])
     permuted = given._replace(supports=(Examples(*(field[:, order] for field in given.supports[0])),))
     found, again = outputs(learner, params, given), outputs(learner, params, permuted)
-    assert torch.allclose(found, again, rtol=1e-12) == (name != "matching, full context")
+    assert torch.allclose(found, again, rtol=1e-12) == (not getattr(ALGORITHMS[name], "full_context", False))
 
 
 @every_algorithm
@@ -285,6 +346,31 @@ def test_training_may_take_more_ways_than_a_test(name):
 
 
 IMAGES = Spec((1, 16, 16), 4, "classification")
+
+
+@pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("algorithm", [ProtoNet(), Matching(), Matching(full_context=True), Siamese()])
+def test_meta_gradient_through_convolutions_matches_finite_differences(algorithm, batch_norm):
+    network = Network("conv4", filters=3, downsample="pool", batch_norm=batch_norm)
+    learner = dataclasses.replace(algorithm, network=network).build(IMAGES)
+    rng = generator(1)
+    params = {name: value + 0.2 * torch.randn(value.shape, generator=rng) for name, value in learner.init(rng).items()}
+    support, query = (synthetic.examples(IMAGES, 2, rng, items) for items in (4, 5))
+    support.targets[:] = torch.arange(4)
+    given = Experience(torch.zeros(2, 0), (support,), query)
+    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+    gradients = torch.autograd.grad(learner.meta_loss(leaves, given)[0], list(leaves.values()))
+
+    def shifted(name, index, by):
+        moved = params | {name: params[name].clone()}
+        moved[name].view(-1)[index] += by
+        with torch.no_grad():
+            return float(learner.meta_loss(moved, given)[0])
+
+    for (name, value), gradient in zip(params.items(), gradients, strict=True):
+        for index in {0, value.numel() // 2, value.numel() - 1}:
+            expected = (shifted(name, index, 1e-6) - shifted(name, index, -1e-6)) / 2e-6
+            assert float(gradient.reshape(-1)[index]) == pytest.approx(expected, rel=1e-4, abs=1e-7), name
 
 
 def embed_images(batch_norm, query):

@@ -1,0 +1,204 @@
+"""Memory-augmented networks: access to the memory by numbers worked by hand, and against plain loops; learning."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from metarl.algorithms import mann
+from metarl.algorithms.mann import MANN, Memory
+from metarl.evaluation import evaluate
+from metarl.families import NWayKShot
+from metarl.outer import Adam
+from metarl.training import Settings, train
+from metarl.types import Examples, Spec
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SPEC = Spec((3,), 4, "classification")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def access(contents, usage, weights, keys, reuse, decay=0.5):
+    """One row: contents [slot][width], usage [slot], weights [head][slot], keys [head][width], reuse [head]."""
+    memory = Memory(*(torch.tensor([values]) for values in (contents, usage, weights)))
+    found = mann.access(memory, torch.tensor([keys]), torch.tensor([reuse]), decay)
+    return [values[0] for values in found]
+
+
+def softmax(*logits):
+    total = sum(math.exp(logit) for logit in logits)
+    return [math.exp(logit) / total for logit in logits]
+
+
+def test_an_empty_memory_is_written_in_its_first_slot():
+    contents, usage, weights = access(
+        [[0.0, 0.0]] * 3, [0.0] * 3, [[0.0] * 3], keys=[[3.0, 4.0]], reuse=[0.25], decay=0.9
+    )
+    assert contents.tolist() == [[2.25, 3.0], [0, 0], [0, 0]]
+    read = softmax(1, 0, 0)
+    torch.testing.assert_close(weights, torch.tensor([read]))
+    torch.testing.assert_close(usage, torch.tensor([read[0] + 0.75, read[1], read[2]]))
+
+
+def test_the_least_used_slot_is_emptied_and_shares_the_key_with_the_slots_read_last():
+    """The key (0, 1) goes by 1/2 to where (0.2, 0.8, 0) was read, by 1/2 to slot 2, whose (5, 5) is forgotten."""
+    contents, usage, weights = access(
+        [[1.0, 0.0], [0.0, 2.0], [5.0, 5.0]], [0.5, 0.3, 0.1], [[0.2, 0.8, 0.0]], keys=[[0.0, 1.0]], reuse=[0.5]
+    )
+    torch.testing.assert_close(contents, torch.tensor([[1.0, 0.1], [0.0, 2.4], [0.0, 0.5]]))
+    read = softmax(0.1 / math.sqrt(1.01), 1, 1)
+    torch.testing.assert_close(weights, torch.tensor([read]))
+    expected = [0.25 + 0.1 + read[0], 0.15 + 0.4 + read[1], 0.05 + 0.5 + read[2]]
+    torch.testing.assert_close(usage, torch.tensor(expected))
+
+
+def test_usage_decays_where_nothing_is_written():
+    """With decay 0 only the last access counts, with 1 all of them alike."""
+    for decay in (0.0, 0.95, 1.0):
+        _, usage, weights = access(
+            [[1.0], [1.0], [0.0]], [8.0, 4.0, 2.0], [[0.0, 0.0, 0.0]], keys=[[1.0]], reuse=[0.0], decay=decay
+        )
+        torch.testing.assert_close(weights, torch.full((1, 3), 1 / 3))
+        torch.testing.assert_close(usage, decay * torch.tensor([8.0, 4.0, 2.0]) + torch.tensor([1, 1, 4]) / 3)
+
+
+def test_heads_write_into_slots_of_their_own_in_the_order_of_usage():
+    old, keys = [[7.0, 7.0], [8.0, 8.0], [9.0, 9.0]], [[1.0, 0.0], [0.0, 2.0]]
+    contents, _, weights = access(old, [0.3, 0.2, 0.1], [[0.0] * 3] * 2, keys, reuse=[0.0, 0.0])
+    assert contents.tolist() == [[7, 7], [0, 2], [1, 0]]
+    half = math.sqrt(0.5)
+    torch.testing.assert_close(weights, torch.tensor([softmax(half, 0, 1), softmax(half, 1, 0)]))
+    contents, _, _ = access(old, [0.3, 0.2, 0.1], [[1.0, 0, 0], [0, 0, 1.0]], keys, reuse=[1.0, 1.0])
+    assert contents.tolist() == [[8, 7], [0, 0], [0, 2]]  # emptied all the same
+
+
+def test_equally_used_slots_are_taken_in_their_order():
+    contents, _, _ = access([[5.0]] * 4, [0.2, 0.1, 0.1, 0.1], [[0.0] * 4] * 2, [[1.0], [2.0]], reuse=[0.0, 0.0])
+    assert contents.tolist() == [[5], [1], [2], [5]]
+
+
+def test_cosines_by_hand():
+    keys, contents = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 0.0], [-3.0, -4.0]]])
+    found = mann.cosines(keys.requires_grad_(), contents.requires_grad_())
+    torch.testing.assert_close(found, torch.tensor([[[0.6, 0.0, -1.0]]]), rtol=1e-7, atol=1e-7)
+    gradients = torch.autograd.grad(found.sum(), [keys, contents])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def small(**options):
+    learner = MANN(**({"slots": 6, "width": 3, "controller": 5, "heads": 2, "decay": 0.8} | options)).build(SPEC)
+    rng = generator(2)
+    values = learner.init(generator(1)).items()
+    return learner, {name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in values}
+
+
+def examples(tasks=1, items=7):
+    rng = generator(3)
+    return Examples(torch.randn(tasks, items, 3, generator=rng), torch.randint(4, (tasks, items), generator=rng))
+
+
+def one_by_one(params, inputs):
+    """MANN on one sequence ``[item, input]``, head by head and slot by slot, by the paper's equations."""
+    hidden, cell, read = torch.zeros(5), torch.zeros(5), [torch.zeros(3)] * 2
+    memory, usage, weights = [torch.zeros(3)] * 6, [torch.zeros(())] * 6, [[torch.zeros(())] * 6] * 2
+    for item in inputs:
+        gates = params["controller.input"] @ item + params["controller.bias"]
+        gates = gates + params["controller.recurrent"] @ torch.cat([hidden, *read])
+        cell = torch.sigmoid(gates[5:10]) * cell + torch.sigmoid(gates[:5]) * torch.tanh(gates[10:15])
+        hidden = torch.sigmoid(gates[15:]) * torch.tanh(cell)
+        asked = params["heads.weight"] @ hidden + params["heads.bias"]
+        keys, reuse = [torch.tanh(asked[:3]), torch.tanh(asked[3:6])], torch.sigmoid(asked[6:])
+        order = sorted(range(6), key=lambda slot: float(usage[slot]))[:2]
+        written = [
+            [reuse[head] * weights[head][slot] + (1 - reuse[head]) * (order[head] == slot) for slot in range(6)]
+            for head in range(2)
+        ]
+        kept = [torch.zeros(3) if slot in order else memory[slot] for slot in range(6)]
+        memory = [kept[slot] + sum(written[head][slot] * keys[head] for head in range(2)) for slot in range(6)]
+        cosines = [[key @ slot / (key.norm() * slot.norm() + 1e-8) for slot in memory] for key in keys]
+        weights = [list(torch.stack(row).softmax(0)) for row in cosines]
+        usage = [0.8 * usage[slot] + sum(weights[h][slot] + written[h][slot] for h in range(2)) for slot in range(6)]
+        read = [sum(weights[head][slot] * memory[slot] for slot in range(6)) for head in range(2)]
+        yield params["output.weight"] @ torch.cat([hidden, *read]) + params["output.bias"]
+
+
+def test_it_equals_loops_over_tasks_items_heads_and_slots():
+    learner, params = small()
+    shown = examples(tasks=3)
+    found, _ = learner.replay(learner.begin(params, torch.zeros(3, 0)), shown)
+    for task in range(3):
+        late = torch.cat([torch.zeros(1, 4), nn.functional.one_hot(shown.targets[task, :-1], 4).double()])
+        expected = torch.stack(list(one_by_one(params, torch.cat([shown.inputs[task], late], dim=1))))
+        torch.testing.assert_close(found[task], expected)
+
+
+def test_without_its_memory_it_is_an_lstm():
+    learner, params = small()
+    params["controller.recurrent"][:, 5:] = 0
+    params["output.weight"][:, 5:] = 0
+    reference = nn.LSTM(7, 5, batch_first=True)
+    values = {"weight_ih_l0": params["controller.input"], "weight_hh_l0": params["controller.recurrent"][:, :5]}
+    values |= {"bias_ih_l0": params["controller.bias"], "bias_hh_l0": torch.zeros(20)}
+    reference.load_state_dict(values)
+    shown = examples(tasks=2)
+    late = nn.functional.pad(nn.functional.one_hot(shown.targets[:, :-1], 4).double(), (0, 0, 1, 0))
+    hidden, _ = reference(torch.cat([shown.inputs, late], dim=2))
+    expected = hidden @ params["output.weight"][:, :5].T + params["output.bias"]
+    torch.testing.assert_close(learner.replay(learner.begin(params, torch.zeros(2, 0)), shown)[0], expected)
+
+
+def test_to_begin_with_the_cell_is_kept():
+    bias = MANN(controller=2).build(SPEC).init(generator())["controller.bias"]
+    assert bias.tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
+
+
+def test_more_items_than_slots():
+    learner, params = small(slots=2)
+    found, _ = learner.replay(learner.begin(params, torch.zeros(1, 0)), examples(items=30))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_control_is_refused(kind):
+    with pytest.raises(ValueError, match="MANN learns from labelled examples; among learners with memory, rl2 acts"):
+        MANN().build(Spec((3,), 2, kind))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slots": 0}, "slots=0: expected at least 1"),
+        ({"width": 0}, "width=0: expected at least 1"),
+        ({"controller": -1}, "controller=-1: expected at least 1"),
+        ({"heads": 0}, "heads=0: expected at least 1"),
+        ({"heads": 3, "slots": 2}, "heads=3: each writes a slot of its own, and there are 2"),
+        ({"decay": 1.5}, r"decay=1.5: expected a number in \[0, 1\]"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MANN(**options)
+
+
+def patterns():
+    """Two of a hundred patterns are called 0 and 1: which is which must be told, and anew for each task."""
+    rng, labels = generator(3), torch.arange(100).repeat_interleave(10)
+    inputs = torch.randn(100, 4, generator=rng)[labels] + 0.1 * torch.randn(1000, 4, generator=rng)
+    return NWayKShot(inputs.float(), labels, ways=2, shots=3, queries=1, test_queries=2)
+
+
+def test_it_learns_to_bind_labels_to_items():
+    torch.set_default_dtype(torch.float32)
+    algorithm = MANN(slots=16, width=8, controller=32, heads=1)
+    settings = Settings(iterations=300, meta_batch_size=32, device="cpu")
+    result = train(algorithm, patterns(), Adam(learning_rate=0.003), settings)
+    found = evaluate(result.learner, result.params, patterns(), tasks=200, steps=1)
+    accuracy, instances = found.scores["accuracy"].mean(1), found.instances.mean(1)
+    assert abs(accuracy[0] - 0.5) < 0.08
+    assert accuracy[1] > 0.8
+    assert instances[2] > 0.78  # of the first items of two classes, the second's can be told from the first's: 3/4
