@@ -47,18 +47,16 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
     Each is ``[task, episode, time, model_outputs]``.
 
     Raises:
-        ValueError: the policies have a memory, and so take no inner steps that could be told apart.
+        ValueError: the data are not rollouts; or the policies have a memory, and so take no inner steps that could be
+            told apart.
     """
-    if learner.replay is not None:
-        raise ValueError(
-            "this outer update penalises inner steps, and a policy with memory takes none: use trpo, or adam "
-            "(which is PPO with several --outer.epochs)"
-        )
+    query = rollout_of(part.query)
+    require_inner_steps(learner)
     state, outputs = learner.begin(params, part.descriptors), []
     for support in part.supports:
         outputs.append(learner.predict(state, rollout_of(support).observations)[0])
         state = learner.adapt(state, support)
-    return [*outputs, learner.predict(state, rollout_of(part.query).observations)[0]]
+    return [*outputs, learner.predict(state, query.observations)[0]]
 
 
 def adapted_outputs(learner: Learner, params: Params, part: Experience) -> Tensor:
@@ -94,8 +92,28 @@ def adapt(learner: Learner, params: Params, part: Experience) -> State:
 def rollout_of(batch: Batch) -> Rollout:
     """Return the batch. Raises ValueError unless it is a rollout."""
     if not isinstance(batch, Rollout):
-        raise ValueError("this outer update moves policies and needs rollouts; for labelled examples use adam")
+        raise ValueError(NO_POLICIES)
     return batch
+
+
+NO_POLICIES = "this outer update moves policies and needs rollouts; for labelled examples use adam"
+
+
+def require_policies(learner: Learner) -> None:
+    """Raise ValueError for a learner of labelled examples, and for one whose adaptation is not differentiable."""
+    if not learner.spec.control:
+        raise ValueError(NO_POLICIES)
+    if learner.adaptations and not learner.differentiable:
+        raise ValueError("this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam")
+
+
+def require_inner_steps(learner: Learner) -> None:
+    """Raise ValueError for a policy with memory."""
+    if learner.replay is not None:
+        raise ValueError(
+            "this outer update penalises inner steps, and a policy with memory takes none: use trpo, or adam "
+            "(which is PPO with several --outer.epochs)"
+        )
 
 
 def mean_kl(learner: Learner, old: Tensor, new: Tensor, rollout: Batch) -> Tensor:

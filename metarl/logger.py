@@ -72,7 +72,7 @@ def open_all(
             dump(table, row, iteration)
         scores = {name: f"{value:.4g}" for name, value in row.items() if "/step_" in name}
         bar.set_postfix(scores, refresh=False)
-        bar.update()
+        bar.update(iteration - bar.n)
 
     try:
         yield log
@@ -101,8 +101,20 @@ def open_table() -> Logger:
 def dump(logger: Logger, values: Mapping[str, Any], iteration: int) -> None:
     """Write one row."""
     for name, value in values.items():
-        logger.record(name, value)
+        logger.record(_Name(name), value)
     logger.dump(step=iteration)
+
+
+class _Name(str):
+    """A metric's name; SB3's table sorts them, and the number at the end of a name counts: step_2, then step_10."""
+
+    def __lt__(self, other: str) -> bool:
+        return _order(str(self)) < _order(str(other))
+
+
+def _order(name: str) -> tuple[str, int]:
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (name, -1)
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:

@@ -41,6 +41,10 @@ class TRPO:
             raise ValueError(f"damping={self.damping} must not be negative, backtrack={self.backtrack} be below 1")
         _require_chunks(self.chunks)
 
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError for a learner without policies, or whose adaptation cannot be differentiated."""
+        adapted.require_policies(learner)
+
     def init(self, params: Params) -> dict[str, Any]:
         """TRPO keeps nothing from one update to the next."""
         return {}
@@ -130,6 +134,11 @@ class ProMP:
         _require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
         _require_chunks(self.chunks)
 
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError for a learner without policies, or whose inner steps cannot be told apart."""
+        adapted.require_policies(learner)
+        adapted.require_inner_steps(learner)
+
     def init(self, params: Params) -> dict[str, Any]:
         """Adam's moments, and no penalty weights yet: there is one for each inner step of the first experience."""
         return adam_state(params) | {"coefficients": None}
@@ -208,6 +217,14 @@ class Adam:
         _require_positive(self, "learning_rate", "epochs")
         _require_chunks(self.chunks)
 
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError for meta-parameters of which some are running averages."""
+        if learner.averages:
+            raise ValueError(
+                "the meta-parameters hold running averages (Reptile's --algorithm.carry-moments), which adam would "
+                "not average: use sgd, or --algorithm.no-carry-moments"
+            )
+
     def init(self, params: Params) -> dict[str, Any]:
         """Adam's moments, all zero."""
         return adam_state(params)
@@ -218,11 +235,7 @@ class Adam:
         Raises:
             ValueError: chunks exceeds the number of tasks, or the meta-parameters hold running averages.
         """
-        if learner.averages:
-            raise ValueError(
-                "the meta-parameters hold running averages (Reptile's --algorithm.carry-moments), which adam would "
-                "not average: use sgd, or --algorithm.no-carry-moments"
-            )
+        self.check(learner)
         moved, moments, told = params, state, dict[str, Tensor | float]()
         for _ in range(self.epochs):
             gradient, metrics = _meta_gradient(learner, moved, experience, self.chunks)

@@ -199,6 +199,9 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         _check_environment(family)
+        check = getattr(outer, "check", None)
+        if check is not None:
+            check(self.learner)
         chunks = getattr(outer, "chunks", None)
         if chunks is not None and chunks > settings.meta_batch_size:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")

@@ -103,6 +103,8 @@ class Learner(NamedTuple):
     before it was told what came of it, and its state after ``adapt``; None for learners without memory."""
     averages: bool = False
     """Whether the meta-parameters hold running averages besides weights, which adaptive outer updates would spoil."""
+    differentiable: bool = True
+    """Whether ``adapt`` can be differentiated."""
     prepare: Callable[[Experience], Experience] | None = None
     """Called once with all that was gathered, before it is learned from: advantages that look beyond an episode."""
 
@@ -156,7 +158,10 @@ class Update(NamedTuple):
 
 
 class Outer(Protocol):
-    """A frozen dataclass of hyper-parameters: how the meta-parameters move."""
+    """A frozen dataclass of hyper-parameters: how the meta-parameters move.
+
+    By a further method, ``check(learner)``, it may raise ValueError before training for a learner that it cannot serve.
+    """
 
     def init(self, params: Params) -> dict[str, Any]:
         """Return the optimiser's state before the first update."""

@@ -56,7 +56,9 @@ class MultiTask:
         """
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
-        return Learner(spec, 0, functions.network.init, *named, batch_norm=functions.network.model.batch_norm)
+        return Learner(
+            spec, 0, functions.network.init, *named, batch_norm=functions.network.model.batch_norm, differentiable=False
+        )
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ class Reptile:
         loop = _Loop(self, spec, self.network.build(spec))
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return Learner(spec, adaptations, *functions, batch_norm=loop.model.batch_norm, averages=loop.carries)
+        return Learner(
+            spec, adaptations, *functions, batch_norm=loop.model.batch_norm, averages=loop.carries, differentiable=False
+        )
 
 
 @dataclass(frozen=True)

@@ -112,3 +112,10 @@ def test_the_table_shows_the_last_values(capsys: pytest.CaptureFixture[str]) -> 
     assert "step_0" in told
     assert "-40.2" in told
     assert "environment_steps_per_second" in told
+
+
+def test_the_table_counts_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["accuracy/step_1", "accuracy/instance_10", "accuracy/instance_2", "accuracy/instance_1", "accuracy/steps"]
+    logger.dump(logger.open_table(), dict.fromkeys(names, 0.5), 1)
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "0.5" in line]
+    assert told == ["instance_1", "instance_2", "instance_10", "step_1", "steps"]

@@ -750,6 +750,8 @@ def test_a_terminal_shows_the_returns_beside_the_bar(
     shown = capsys.readouterr().err.split("\r")[-1]
     assert "3/3" in shown
     assert f"return/step_1={last['return/step_1']:.4g}" in shown
+    training.train(ALGORITHM, BANDIT, outer.Adam(), settings(5, log_every=2), quiet=False)
+    assert "5/5" in capsys.readouterr().err.split("\r")[-1]
 
 
 def test_a_checkpoint_holds_all_that_the_next_iteration_depends_on(whole: Path) -> None:
