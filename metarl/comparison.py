@@ -14,7 +14,7 @@ from metarl import runs
 Metrics = Mapping[str, Mapping[str, Any]]
 SAME = ("tasks", "split", "seed", "episodes")
 """What two evaluations must have in common, beside the family, to be compared."""
-TRAINING_ONLY = ("train_shots", "queries")
+TRAINING_ONLY = ("train_shots", "train_ways", "queries")
 """Options of few-shot families that test tasks do not depend on."""
 RESAMPLES = 1000
 
@@ -24,10 +24,13 @@ def gap_closed(metrics: Metrics, oracle: Metrics, pretrained: Metrics) -> dict[s
 
     Mean scores are compared, the pre-trained network's after as many steps, the oracle's before the first: it knows the
     task. The 95 % interval is that of the percentile bootstrap over tasks, which all three have in common. All is None
-    where the oracle and the pre-trained network score the same.
+    where the oracle and the pre-trained network score the same. Scores by instance, which only learners with a memory
+    have, are left out.
     """
     found = {}
     for name, own in metrics.items():
+        if "/step_" not in name:
+            continue
         known = oracle[f"{name.partition('/')[0]}/step_0"]
         found[name] = _share(*(np.array(one["per_task"]) for one in (own, known, pretrained[name])))
     return found

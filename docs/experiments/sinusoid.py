@@ -39,7 +39,7 @@ ALGORITHMS = {
     "oracle": MultiTask(condition="concatenate", network=NETWORK),
 }
 NAMES = {"maml": "maml", "pretrained": "multitask", "oracle": "multitask"}
-LABELS = {"maml": "MAML", "pretrained": "pre-trained", "oracle": "oracle"}
+LABELS = {"maml": "MAML", "pretrained": "pre-trained", "oracle": "oracle, not fine-tuned"}
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """Among which the pre-trained network's is chosen."""
 STEPS = 10
@@ -90,7 +90,7 @@ def main(options: Options) -> None:
         for name in ALGORITHMS:
             means = np.mean([found[name][str(seed)]["mean"] for seed in options.seeds], axis=0)
             print(
-                f"  {LABELS[name]:<12}" + " ".join(f"{means[min(step, len(means) - 1)]:8.4f}" for step in (0, 1, 5, 10))
+                f"  {LABELS[name]:<22}" + " ".join(f"{means[min(step, len(means) - 1)]:8.4f}" for step in (0, 1, 5, 10))
             )
 
 
@@ -164,7 +164,8 @@ def draw_errors(results: Mapping[str, Any], path: Path) -> None:
             curves = np.broadcast_to(seeds, (len(seeds), STEPS + 1))
             look = {"color": COLOURS[index]}
             axes.plot(curves.T, alpha=0.3, linewidth=0.8, **look)
-            axes.plot(curves.mean(0), marker=MARKERS[index], markersize=4, label=LABELS[name], **look)
+            marker = MARKERS[index] if seeds.shape[1] > 1 else ""  # the oracle takes no steps
+            axes.plot(curves.mean(0), marker=marker, markersize=4, label=LABELS[name], **look)
         axes.set(yscale="log", title=setting)
         axes.grid(color="0.9", linewidth=0.8)
     for axes in grid[1]:
@@ -185,8 +186,8 @@ def draw_curves(
     grid = figure.subplots(len(settings), 4, sharex=True, sharey=True)
     for row, (shots, half) in zip(grid, settings, strict=True):
         family = replace(Sinusoid(), shots=shots, half_range=half)
-        tasks = family.sample(2, "test", stream(1, "tasks"))
-        support = tasks.draw(None, None, "support", stream(1, "support"))
+        tasks = family.sample(2, "test", stream(2, "tasks"))
+        support = tasks.draw(None, None, "support", stream(2, "support"))
         for index, name in enumerate(("maml", "pretrained")):
             algorithm, params = trained[name, seed]
             if name == "maml":
@@ -198,6 +199,10 @@ def draw_curves(
             for task in range(2):
                 title = f"{LABELS[name]}, {setting_name(shots, half)}"
                 draw_task(row[2 * index + task], inputs, outputs[:, task], tasks, support, task, title)
+    for axes in grid[-1]:
+        axes.set_xlabel("input")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("output")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(path)
 

@@ -35,6 +35,14 @@ def test_losses_close_the_gap_by_falling():
     assert found["loss/step_0"]["low"] == found["loss/step_0"]["high"] == pytest.approx(0.5)
 
 
+def test_scores_by_instance_are_left_out():
+    same = scored(accuracy_0=[0.5, 0.5])
+    own = scored(accuracy_0=[0.75, 0.75]) | {"accuracy/instance_1": {"per_task": [0.2, 0.2]}}
+    found = comparison.gap_closed(own, scored(accuracy_0=[1.0, 1.0]), same)
+    assert list(found) == ["accuracy/step_0"]
+    assert found["accuracy/step_0"]["mean"] == pytest.approx(0.5)
+
+
 def test_the_interval_covers_the_share_19_times_in_20():
     rng = np.random.default_rng(1)
     covered = 0
@@ -67,7 +75,10 @@ def recorded(tmp_path, **changes):
 
 def test_evaluations_of_the_same_tasks_are_compared(tmp_path):
     assert comparison.comparable(recorded(tmp_path), ASKED, 3) == {"kept": {}}
-    other_training = {"reference": "sinusoid", "options": {"shots": 5, "queries": 9, "train_shots": None}}
+    other_training = {
+        "reference": "sinusoid",
+        "options": {"shots": 5, "queries": 9, "train_shots": None, "train_ways": 60},
+    }
     assert comparison.comparable(recorded(tmp_path, family=other_training), ASKED, 0) == {"kept": {}}
 
 

@@ -1,0 +1,105 @@
+"""The experiments of docs/experiments run as they stand, at a size of seconds and on made-up drawings."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.algorithms import reptile as algorithm
+from metarl_plugins import omniglot
+
+FOLDER = Path(__file__).parents[1] / "docs" / "experiments"
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let 24 made-up characters of 20 drawings each stand for Omniglot."""
+    images = torch.randint(256, (24 * 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    names = tuple(f"Alphabet/character{number:02}" for number in range(24))
+    made_up = omniglot.Drawings(images, torch.arange(24).repeat_interleave(20), names)
+    monkeypatch.setattr(omniglot, "located", lambda root: Path())
+    monkeypatch.setattr(omniglot, "load", lambda folder: made_up)
+    monkeypatch.setattr(omniglot, "RANDOM_SIZES", (12, 6, 6))
+
+
+@pytest.fixture
+def one_thread(two_threads: Any) -> Iterator[None]:
+    """More would only wait for each other on networks of this size."""
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.mark.usefixtures("drawings", "one_thread")
+def test_reptile_goes_on_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reptile = loaded("reptile")
+    options = reptile.Options(
+        runs=tmp_path / "runs",
+        out=tmp_path / "out",
+        seeds=(1,),
+        iterations=4,
+        lengths=(1, 5),
+        batch_sizes=(40,),
+        tasks=2,
+        points=2,
+    )
+    reptile.main(options)
+    record = json.loads((options.out / "reptile.json").read_text())
+    assert [len(record[name]) for name in ("combinations", "overlap")] == [10, 2]
+    curve = record["combinations"]["g1 + g2 + g3 + g4"]["1"]
+    assert [point["iteration"] for point in curve] == [2, 4]
+    assert set(record["overlap"]["steps"]["FOMAML, shared tail, cycling"]) == {"1", "5"}
+    assert (options.out / "reptile-combinations.png").stat().st_size > 10_000
+    assert (options.out / "reptile-overlap.png").stat().st_size > 10_000
+
+    stopped = options.runs / "reptile-sum-4-1"
+    for path in stopped.glob("checkpoint*"):
+        path.unlink()
+    iterations = []
+    go = reptile.Run.iterate
+    monkeypatch.setattr(
+        reptile.Run, "iterate", lambda run, progress: iterations.append(run.folder) or go(run, progress)
+    )
+    reptile.main(options)
+    assert iterations == [stopped] * 4  # what is finished is taken as it is
+    assert json.loads((options.out / "reptile.json").read_text())["combinations"] == record["combinations"]
+    with pytest.raises(ValueError, match="reptile-sum-1-1 holds a run with other options; give another folder"):
+        reptile.main(replace(options, iterations=5))
+
+
+def test_combined_gradients_share_no_drawing() -> None:
+    reptile = loaded("reptile")
+    for label, cell in reptile.combinations(reptile.Options()).items():
+        steps, size = cell.algorithm.steps, cell.algorithm.batch_size
+        inner = [algorithm.positions("cycle", 25 * max(steps - 1, 1), size, step).tolist() for step in range(steps - 1)]
+        assert sorted(position for batch in inner for position in batch) == list(range(25 * (steps - 1)))
+        assert cell.algorithm.tail == "separate"
+        assert (cell.family.queries, cell.family.train_shots) == (5, 5 * max(steps - 1, 1))
+        assert cell.algorithm.combine == ("sum" if "+" in label or steps == 1 else "last")
+        assert cell.outer.learning_rate == pytest.approx(0.5 / (steps if label.endswith(f"/ {steps}") else 1))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_sinusoid_draws(tmp_path: Path) -> None:
+    sinusoid = loaded("sinusoid")
+    sinusoid.main(sinusoid.Options(runs=tmp_path, out=tmp_path / "out", iterations=3, tasks=3, shots=(5,)))
+    record = json.loads((tmp_path / "out" / "sinusoid.json").read_text())
+    assert list(record["results"]) == ["5 points, all inputs", "5 points, one half of the inputs"]
+    assert len(record["results"]["5 points, all inputs"]["maml"]["0"]["mean"]) == 11
+    assert (tmp_path / "out" / "sinusoid-error.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "sinusoid-curves.png").stat().st_size > 10_000
