@@ -1,6 +1,6 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.seeding import stream
-from metarl.types import Batch, Examples, Family, Learner, Params, Rollout, Split, Tasks
+from metarl.types import Batch, Examples, Family, Learner, Params, Split, State, Tasks
+
+NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
+"""How many numbers of examples' inputs are gone through at once: larger groups are no faster (measured on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,18 @@ def evaluate(
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     sampled = family.sample(tasks, split, stream(seed, f"tasks/{split}"))
     with torch.no_grad():
-        state = learner.begin(params, sampled.descriptors.to(device))
         draw = _control if learner.spec.control else _examples
-        scores, queries, instances = draw(learner, state, sampled, steps, seed, torch.device(device))
+        scores, queries, instances = draw(learner, params, sampled, steps, seed, torch.device(device))
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
     return Evaluation(named, sampled, tuple(queries), instances)
 
 
+Tensors = tuple[Tensor, ...]
 Steps = tuple[list[dict[str, Tensor]], list[Batch], Tensor | None]
 
 
-def _control(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
+def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
+    state = learner.begin(params, tasks.descriptors.to(device))
     rollouts: list[Batch] = []
     for step in range(steps + 1):
         rollouts.append(tasks.draw(learner, state, "support", stream(seed, "evaluation", step, device=device)))
@@ -80,20 +84,47 @@ def _control(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, 
     return [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts], rollouts, None
 
 
-def _examples(learner: Learner, state: Any, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    support = tasks.draw(learner, state, "support", stream(seed, "evaluation", 0, device=device))
-    query = tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device))
-    if isinstance(query, Rollout) or not isinstance(query, Examples):
-        raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(query).__name__}")
+def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
+    descriptors = tasks.descriptors.to(device)
+    state = learner.begin(params, descriptors)
+    support = _drawn(learner, tasks.draw(learner, state, "support", stream(seed, "evaluation", 0, device=device)))
+    query = _drawn(learner, tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device)))
+    groups = [
+        _scores(learner, learner.begin(params, told), Examples(*shown), Examples(*asked), steps)
+        for told, shown, asked in _grouped(descriptors, support, query)
+    ]
+    scores = [{name: torch.cat([group[step][name] for group, _ in groups]) for name in groups[0][0][0]}
+              for step in range(steps + 1)]  # fmt: skip
+    found = [instances for _, instances in groups if instances is not None]
+    return scores, [query], torch.cat(found, dim=1).cpu() if found else None
+
+
+def _drawn(learner: Learner, batch: Batch) -> Examples:
+    if not isinstance(batch, Examples):
+        raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(batch).__name__}")
+    return batch
+
+
+def _grouped(descriptors: Tensor, support: Examples, query: Examples) -> Iterator[tuple[Tensor, Tensors, Tensors]]:
+    """Cut the tasks into groups: a network's activations take a hundred times the memory of what it reads."""
+    numbers = (support.inputs.numel() + query.inputs.numel()) // len(descriptors)
+    size = max(1, NUMBERS_PER_GROUP["cpu" if descriptors.device.type == "cpu" else "gpu"] // max(1, numbers))
+    split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
+    return zip(torch.split(descriptors, size), *(zip(*fields, strict=True) for fields in split), strict=True)
+
+
+def _scores(
+    learner: Learner, state: State, support: Examples, query: Examples, steps: int
+) -> tuple[list[dict[str, Tensor]], Tensor | None]:
     scores, instances = [], None
-    if learner.replay is not None and learner.spec.kind == "classification" and isinstance(support, Examples):
-        instances = objectives.instance_accuracies(learner.replay(state, support)[0], support).cpu()
+    if learner.replay is not None and learner.spec.kind == "classification":
+        instances = objectives.instance_accuracies(learner.replay(state, support)[0], support)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)
         scores.append(objectives.scores(learner.spec.kind, query, outputs))
         if step < steps:
             state = learner.adapt(state, support)
-    return scores, [query], instances
+    return scores, instances
 
 
 def summary(values: list[float]) -> dict[str, Any]:

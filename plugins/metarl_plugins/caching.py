@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import uuid
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
@@ -68,12 +68,12 @@ def _read(path: Path) -> Arrays:
 def _write(path: Path, arrays: Arrays) -> None:
     """Write to a neighbour of a name of its own, as several processes may write, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 Mode = Literal["L", "RGB"]
@@ -31,6 +31,8 @@ def decode(names: Sequence[str], read: Callable[[str], bytes], size: int, mode: 
     def fill(index: int) -> None:
         try:
             pixels[index] = _decoded(read(names[index]), size, mode)
+        except UnidentifiedImageError:  # whose message is an address in memory
+            unreadable.append(f"{names[index]} (no image of a known format)")
         except Exception as error:  # bytes that are no image make Pillow raise anything
             unreadable.append(f"{names[index]} ({type(error).__name__}: {error})")
 
@@ -40,7 +42,7 @@ def decode(names: Sequence[str], read: Callable[[str], bytes], size: int, mode: 
             pass
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-        raise ValueError(f"cannot read {', '.join(sorted(unreadable)[:NAMED])}{more}; mend or remove them")
+        raise ValueError(f"cannot read {', '.join(sorted(unreadable)[:NAMED])}{more}; mend, remove or fetch them again")
     return pixels
 
 

@@ -112,18 +112,25 @@ class Images:
         return NWayKShot(pixels, torch.tensor(listing.labels), classes=classes, names=listing.names, **options)
 
 
-@lru_cache(maxsize=2)
 def load(root: Path, size: int, mode: decoding.Mode) -> tuple[Listing, Tensor]:
-    """Return a folder's listing and pixels ``[item, channel, size, size]``; all who ask in one process share them."""
+    """Return a folder's listing and pixels ``[item, channel, size, size]``; all who ask in one process share them.
+
+    Raises ValueError for an unknown layout, and for files that cannot be read.
+    """
     listing = listed(root)
     digest = caching.key(size, mode, caching.fingerprint(root, listing.files))
-    names = {file.relative_to(root).as_posix(): file for file in listing.files}
-    arrays = caching.cached(
-        root.resolve().name or "images",
-        digest,
-        lambda: {"images": decoding.decode(list(names), lambda name: names[name].read_bytes(), size, mode)},
+    return listing, _pixels(
+        root.absolute(), tuple(file.relative_to(root) for file in listing.files), digest, size, mode
     )
-    return listing, torch.from_numpy(arrays["images"])
+
+
+@lru_cache(maxsize=2)
+def _pixels(root: Path, files: tuple[Path, ...], digest: str, size: int, mode: decoding.Mode) -> Tensor:
+    def make() -> caching.Arrays:
+        names = [file.as_posix() for file in files]
+        return {"images": decoding.decode(names, lambda name: (root / name).read_bytes(), size, mode)}
+
+    return torch.from_numpy(caching.cached(root.resolve().name or "images", digest, make)["images"])
 
 
 def listed(root: Path) -> Listing:

@@ -150,15 +150,18 @@ def _part(folder: Path, part: str) -> Path | None:
     return archive if archive.is_file() else extracted if extracted.is_dir() else None
 
 
-@lru_cache(maxsize=2)
 def load(folder: Path) -> Drawings:
     """Return the data set, decoded once and cached; all who ask in one process share it.
 
     Raises ValueError where files are missing or cannot be read.
     """
-    parts = {part: found for part in CHARACTERS if (found := _part(folder, part))}
-    digest = caching.key(SIZE, *(_digest(found) for found in parts.values()))
-    arrays = caching.cached("omniglot", digest, lambda: _decoded(parts))
+    parts = {part: found.absolute() for part in CHARACTERS if (found := _part(folder, part))}
+    return _drawings(tuple(parts.items()), caching.key(SIZE, *(_digest(found) for found in parts.values())))
+
+
+@lru_cache(maxsize=2)
+def _drawings(parts: tuple[tuple[str, Path], ...], digest: str) -> Drawings:
+    arrays = caching.cached("omniglot", digest, lambda: _decoded(dict(parts)))
     characters = tuple(arrays["characters"].tolist())
     labels = torch.arange(len(characters)).repeat_interleave(DRAWINGS)
     return Drawings(torch.from_numpy(arrays["images"]), labels, characters)

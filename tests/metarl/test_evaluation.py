@@ -7,8 +7,10 @@ from torch import Generator, Tensor
 
 from metarl import evaluation, objectives
 from metarl.algorithms.maml import MAML
+from metarl.algorithms.mann import MANN
 from metarl.control import ControlTasks, Sampling
 from metarl.evaluation import Evaluation, evaluate, summary
+from metarl.families import NWayKShot
 from metarl.networks import Network
 from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
@@ -208,3 +210,26 @@ def test_the_table_has_a_line_for_each_metric() -> None:
     assert lines[1].split() == ["return/step_0", "2", "[-10.71,", "14.71]"]
     assert lines[2].split() == ["return/step_1", "2", "[2,", "2]"]
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("algorithm", [MAML(network=Network(hidden=(4,))), MANN(slots=8, width=3, controller=5)])
+def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
+    algorithm: Any, monkeypatch: pytest.MonkeyPatch, float64: None
+) -> None:
+    """Seven tasks of 24 numbers each: three at a time, one at a time, and all."""
+    rng = torch.Generator().manual_seed(0)
+    family = NWayKShot(torch.randn(60, 2, generator=rng), torch.arange(60) % 6, ways=2, shots=3)
+    learner = algorithm.build(family.spec)
+    params = learner.init(rng)
+    found = []
+    for numbers in (72, 1, 10_000):
+        monkeypatch.setattr(evaluation, "NUMBERS_PER_GROUP", {"cpu": numbers})
+        found.append(evaluate(learner, params, family, tasks=7, steps=2, split="train"))
+    for name in ("loss", "accuracy"):
+        assert found[0].scores[name].shape == (3, 7)
+        torch.testing.assert_close(found[0].scores[name], found[2].scores[name])
+        torch.testing.assert_close(found[1].scores[name], found[2].scores[name])
+    if isinstance(algorithm, MANN):
+        assert found[0].instances is not None and found[2].instances is not None
+        assert torch.equal(found[0].instances, found[2].instances)
+    assert found[0].queries[0].inputs.shape == (7, 6, 2)

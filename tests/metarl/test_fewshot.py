@@ -230,5 +230,8 @@ def test_families_of_a_users_module_are_trained_by_name(
         options = ["--iterations", "2", "--meta-batch-size", "3", "--out", name, "--quiet"]
         assert main(["train", "maml", f"my_few_shot:{name}", *option, *options]) == 0
         assert main(["evaluate", name, "--tasks", "4"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "items", "--split", "validation"]) == 2
+    assert capsys.readouterr().err == "metarl: the validation split has 0 classes, but a task takes 2\n"
     assert main(["train", "maml", "my_few_shot:items", "--tasks.classes", "3"]) == 2
     assert "--tasks.classes: this cannot be given on the command line" in " ".join(capsys.readouterr().err.split())

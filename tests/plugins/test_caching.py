@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,47 @@ def test_a_write_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.Mon
     with pytest.warns(UserWarning, match="No space left on device"):
         assert same(caching.cached("set", "1", Maker()))
     assert list(folder.iterdir()) == []
+
+
+PROCESS = """
+import sys, time
+import numpy as np
+from metarl_plugins import caching
+
+def make():
+    time.sleep(0.3)  # so that all processes make it at once
+    return {"images": np.full(3_000_000, 7, dtype=np.uint8)}
+
+assert (caching.cached("set", "1", make)["images"] == 7).all()
+"""
+
+
+def test_processes_may_write_at_once(folder: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", PROCESS]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.communicate(timeout=60) == (None, "")
+        assert process.returncode == 0
+    assert [path.name for path in folder.iterdir()] == ["set-1.npz"]
+    assert (caching.cached("set", "1", Maker())["images"] == 7).all()
+
+
+def test_a_process_that_was_killed_leaves_no_half_file(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "set-1.npz.0123.tmp").write_bytes(b"half")
+    make = Maker()
+    assert same(caching.cached("set", "1", make))
+    assert same(caching.cached("set", "1", make))
+    assert make.calls == 1
+
+
+def test_others_may_read_what_the_umask_lets_them(folder: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        caching.cached("set", "1", Maker())
+    finally:
+        os.umask(before)
+    assert (folder / "set-1.npz").stat().st_mode & 0o777 == 0o640
 
 
 def test_what_making_raises_is_raised(folder: Path) -> None:

@@ -46,6 +46,8 @@ def test_unreadable_files_are_named() -> None:
     with pytest.raises(ValueError, match="cannot read") as caught:
         decode([*files, "absent.png"], read, 4, "RGB")
     assert re.findall(r"(\w+\.png) \(", str(caught.value)) == ["absent.png", "empty.png", "short.png", "text.png"]
-    assert "absent.png (FileNotFoundError: gone)" in str(caught.value)
-    with pytest.raises(ValueError, match=r"cannot read 0\.png \(.*4\.png \(.* and 3 more; mend or remove them"):
+    assert "absent.png (FileNotFoundError: gone), empty.png (no image of a known format)," in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"cannot read 0\.png \(.*4\.png \(.* and 3 more; mend, remove or fetch them again"
+    ):
         decode([f"{number}.png" for number in range(8)], read, 4, "RGB")

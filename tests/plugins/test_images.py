@@ -30,7 +30,7 @@ def red(name: str) -> int:
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    load.cache_clear()
+    images._pixels.cache_clear()
 
 
 @pytest.fixture
@@ -111,16 +111,42 @@ def test_grey_and_size(root: Path) -> None:
 def test_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, pixels = load(root, 84, "RGB")
     assert load(root, 84, "RGB")[1] is pixels
-    load.cache_clear()
+    images._pixels.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(images.decoding, "decode", None)
         assert torch.equal(load(root, 84, "RGB")[1], pixels)
     paint(root / "ant" / "0.png", 7, 7)
-    load.cache_clear()
+    images._pixels.cache_clear()
     assert load(root, 84, "RGB")[1][0, :, 0, 0].tolist() == [7, 128, 7]
     paint(root / "ant" / "4.png", 8, 8)
-    load.cache_clear()
+    images._pixels.cache_clear()
     assert len(load(root, 84, "RGB")[1]) == 25
+
+
+def test_a_changed_folder_is_noticed_by_the_next_family(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, and wherever the process stands; what an older family holds stays as it was."""
+    options: dict[str, Any] = {"size": 8, "ways": 2, "queries": 1, "fractions": (1.0, 0.0, 0.0)}
+    monkeypatch.chdir(root.parent)
+    old = Images(root.name, **options).sample(1, "train", generator()).inputs
+    for number in range(4, 6):
+        paint(root / "ant" / f"{number}.png", red("ant"), 0)
+    new = Images(root.name, **options).sample(1, "train", generator()).inputs
+    assert (len(old), len(new)) == (24, 26)
+    (root.parent / "elsewhere").mkdir()
+    paint(root.parent / "elsewhere" / root.name / "ant" / "0.png", 1, 1)
+    paint(root.parent / "elsewhere" / root.name / "bee" / "0.png", 1, 1)
+    monkeypatch.chdir(root.parent / "elsewhere")
+    assert len(load(Path(root.name), 8, "RGB")[1]) == 2
+
+
+def test_the_order_of_split_files_is_that_of_the_pixels(root: Path) -> None:
+    """The same files in another order are other pixels to the cache."""
+    rows = [f"{name}/0.png,{name}" for name in NAMES]
+    for lines in (rows, rows[::-1]):
+        (root / "train.csv").write_text("\n".join(["filename,label", *lines]) + "\n")
+        listing, pixels = load(root, 8, "RGB")
+        wanted = [red(listing.names[label]) for label in listing.labels]
+        assert pixels[:, 0, 4, 4].tolist() == wanted
 
 
 def test_all_tasks_share_one_tensor(root: Path) -> None:
@@ -138,7 +164,9 @@ def test_a_picture(root: Path, tmp_path: Path) -> None:
 
 def test_unreadable_images_are_named(root: Path) -> None:
     (root / "bee" / "1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"cannot read bee/1.png \(UnidentifiedImageError.*; mend or remove them"):
+    with pytest.raises(
+        ValueError, match=r"cannot read bee/1.png \(no image of a known format\); mend, remove or fetch them again"
+    ):
         Images(str(root)).sample(1, "train", generator())
 
 

@@ -51,7 +51,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 for number in range(4):
                     archive.writestr(f"{part}/{character}/0001_{number + 1:02}.png", drawing(character, number))
             archive.writestr(f"__MACOSX/{part}/{characters[0]}/._0001_01.png", b"no image")
-    load.cache_clear()
+    omniglot._drawings.cache_clear()
     return root
 
 
@@ -94,7 +94,7 @@ def test_a_clone_of_the_repository(small: Path) -> None:
 
 def test_the_second_time_nothing_is_decoded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(small)
-    load.cache_clear()
+    omniglot._drawings.cache_clear()
     monkeypatch.setattr(omniglot.decoding, "decode", None)
     check(load(small))
     shutil.copytree(small, small.parent / "copy")
@@ -105,7 +105,7 @@ def test_a_damaged_cache_is_made_anew(small: Path, tmp_path: Path) -> None:
     load(small)
     (path,) = (tmp_path / "cache").iterdir()
     path.write_bytes(path.read_bytes()[:1000])
-    load.cache_clear()
+    omniglot._drawings.cache_clear()
     with pytest.warns(UserWarning, match="cannot be read and is made anew"):
         check(load(small))
 
@@ -115,7 +115,7 @@ def test_a_changed_drawing_is_noticed(small: Path) -> None:
     check(load(small))
     path = small / "images_background" / "Beta" / "character01" / "0001_01.png"
     path.write_bytes(drawing("Gamma/character01", 3))
-    load.cache_clear()
+    omniglot._drawings.cache_clear()
     images = load(small).images
     assert torch.equal(images[4], images[11])
 
@@ -220,7 +220,7 @@ real = pytest.mark.skipif(not DATA, reason="METARL_DATA names no folder that con
 
 @pytest.fixture(scope="module")
 def drawings() -> omniglot.Drawings:
-    load.cache_clear()
+    omniglot._drawings.cache_clear()
     return load(located(None))
 
 
