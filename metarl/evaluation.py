@@ -131,8 +131,9 @@ def summary(values: list[float]) -> dict[str, Any]:
     """Mean of independent values with its 95 % confidence interval (Student's t; of zero width for a single one)."""
     from scipy import stats  # half a second to import, and only evaluation needs it
 
-    mean = float(np.mean(values))
-    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+    with np.errstate(invalid="ignore", over="ignore"):  # where adaptation diverged, the mean says so
+        mean = float(np.mean(values))
+        error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
     width = error * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
     return {"mean": mean, "low": mean - width, "high": mean + width, "per_task": values}
 
