@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,6 @@ from metarl.grouping import Classes
 from metarl.logger import read_progress
 from metarl.networks import Architecture
 from metarl.outer import OUTER_UPDATES, default_outer
-from metarl.seeding import stream
 from metarl.training import Device, Result, Settings, Source
 from metarl.types import Learner, Split
 
@@ -99,7 +99,7 @@ def _message(box: str) -> str:
             sections.append([])
     framed = "╭" in box
     told = " ".join(sections[0] if framed or len(sections) == 1 else sections[1]) or box.strip()
-    return told.replace("parsing update", "parsing outer")
+    return re.sub(r"^Error parsing (?!--)[\w.]+: ", "", told)  # a dataclass's own error needs no name before it
 
 
 def train(arguments: list[str]) -> Execute:
@@ -238,7 +238,6 @@ Options of the run's algorithm and tasks can be changed for it: --algorithm.step
 def evaluate(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     chosen, run = _evaluated(arguments)
-    run.family.sample(1, chosen.split, stream(chosen.seed, "check"))  # raises ValueError where the split cannot serve
     path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
     progress, config = run.restore(path), runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
@@ -286,7 +285,7 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
-    run = training.Run(algorithm, family, run.outer, run.settings, chosen.run)
+    run = training.Run(algorithm, family, run.outer, run.settings, chosen.run, chosen.split)
     return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
 
 
@@ -338,6 +337,8 @@ def plot(arguments: list[str]) -> Execute:
         label: runs.read_evaluation(folder) for label, folder in folders.items() if (folder / runs.EVALUATION).exists()
     }
     out = chosen.out or chosen.runs[0]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: expected a folder for the pictures")
 
     def execute() -> int:
         out.mkdir(parents=True, exist_ok=True)

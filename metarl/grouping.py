@@ -58,9 +58,12 @@ class Groups:
         few = pool[self.counts[pool] < items].tolist()
         if few:
             label, count = int(self.labels[few[0]]), int(self.counts[few[0]])
-            told = f"{words[0]} {repr(names[label]) if 0 <= label < len(names) else label} has {count} items"
+            name = repr(names[label]) if 0 <= label < len(names) else label
+            told = f"{words[0]} {name} of the {split} split has {count} items"
             others = f", and {len(few) - 1} more {words[1]} have too few" if len(few) > 1 else ""
-            raise ValueError(f"{told}, but support and query together take {items} of each{others}")
+            raise ValueError(
+                f"{told}, but support and query together take {items} of each{others}; ask for fewer shots or queries"
+            )
         return pool
 
 

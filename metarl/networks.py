@@ -92,7 +92,11 @@ class Network:
             widths = [self.filters * 2**block for block in range(4)]
             return _with_policy(convolutional.resnet12(spec, widths), spec, self.std)
         chosen = self.architecture
-        module: nn.Module = (plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen)(spec)
+        make = plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen
+        module = make(spec) if callable(make) else make
+        if not (callable(make) and isinstance(module, nn.Module)):
+            found = f"returns {type(module).__name__}" if callable(make) else f"is {make!r}"
+            raise ValueError(f"architecture={chosen!r} {found}: expected a function from a Spec to an nn.Module")
         return module
 
 

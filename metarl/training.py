@@ -19,7 +19,7 @@ from metarl.memory import keep_freed_memory
 from metarl.numerics import sum_of
 from metarl.outer import default_outer
 from metarl.seeding import stream
-from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout, Spec
+from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout, Spec, Split
 
 Device = Literal["auto", "cpu", "cuda"]
 MAX_REFUSED = 5
@@ -192,13 +192,19 @@ class Run:
     """The parts of one training run, put together and checked."""
 
     def __init__(
-        self, algorithm: Algorithm, family: Family, outer: Outer, settings: Settings, folder: Path | None = None
+        self,
+        algorithm: Algorithm,
+        family: Family,
+        outer: Outer,
+        settings: Settings,
+        folder: Path | None = None,
+        split: Split = "train",
     ) -> None:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
         self.folder = folder
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
-        _check_environment(family)
+        _check_tasks(family, split)
         check = getattr(outer, "check", None)
         if check is not None:
             check(self.learner)
@@ -270,9 +276,9 @@ class Run:
         return reached
 
 
-def _check_environment(family: Family) -> None:
-    """Raise ValueError where a control family's environments and its Spec disagree: before training, not within."""
-    tasks = family.sample(1, "train", stream(0, "check"))
+def _check_tasks(family: Family, split: Split) -> None:
+    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec."""
+    tasks = family.sample(1, split, stream(0, "check"))
     if isinstance(tasks, ControlTasks):
         env = tasks.environment(1, torch.device("cpu"))
         check_environment(env, 1, family.spec)

@@ -150,6 +150,10 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
             "train maml bandit --algorithm.architecture conv --out X",
             "architecture='conv': expected mlp, conv4, resnet12 or module:attribute;",
         ),
+        (
+            "train maml bandit --algorithm.architecture my_tasks:PENDULUMS --out X",
+            "expected a function from a Spec to an nn.Module",
+        ),
         ("train maml bandit --outer.max-kl 0 --out X", "max_kl=0.0 must be positive"),
         ("train maml bandit --outer.chunks 0 --out X", "chunks=0"),
         ("train maml bandit --meta-batch-size 3 --outer.chunks 4 --out X", "chunks=4 is more than the 3 tasks"),
@@ -181,6 +185,7 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("resume RUN --seed 3", "--seed"),
         ("resume RUN/config.json", "holds no run"),
         ("evaluate RUN --tasks 0", "--tasks 0: expected at least 1"),
+        ("plot RUN --out RUN/config.json", "config.json is a file: expected a folder for the pictures"),
         ("evaluate RUN --steps -1", "--steps -1: expected at least 0"),
         ("evaluate RUN --steps -1", "--steps -1"),
         ("evaluate RUN --episodes 0", "episodes=0"),

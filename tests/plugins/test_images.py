@@ -171,7 +171,9 @@ def test_unreadable_images_are_named(root: Path) -> None:
 
 
 def test_too_few_images_and_classes(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"class 'ant' has 4 items, but support and query together take 5 of each"):
+    with pytest.raises(
+        ValueError, match=r"class 'ant' of the train split has 4 items, but support and query together take 5 of each"
+    ):
         Images(str(root), ways=2, queries=4, fractions=(1.0, 0.0, 0.0)).sample(1, "train", generator())
     with pytest.raises(ValueError, match="the train split has 4 classes, but a task takes 5"):
         Images(str(root), queries=1).sample(1, "train", generator())

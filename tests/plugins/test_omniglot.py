@@ -153,7 +153,9 @@ def test_the_split_is_by_seed(small: Path) -> None:
     assert {frozenset(classes(seed, "train")) for seed in range(10)} != {frozenset(classes(0, "train"))}
     with pytest.raises(ValueError, match="the validation split has 1 classes, but a task takes 2"):
         classes(0, "validation")
-    with pytest.raises(ValueError, match=r"class '\w+/character0\d' has 4 items, but support and query .* take 6"):
+    with pytest.raises(
+        ValueError, match=r"class '\w+/character0\d' of the train split has 4 items, but support and query .* take 6"
+    ):
         Omniglot(str(small), ways=2, shots=3).sample(1, "train", generator())
 
 
