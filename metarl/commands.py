@@ -168,6 +168,9 @@ def _finish(result: Result, out: Path, quiet: bool) -> int:
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
         return INTERRUPTED
+    refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
+    if refused:
+        print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")
     if not quiet:
         print(f"done: {out}. Next: metarl evaluate {out}")
     return DONE

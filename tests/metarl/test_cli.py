@@ -308,6 +308,12 @@ class TestHelp:
         assert printed(capsys, "--version") == f"metarl {metarl.__version__}\n"
 
 
+def test_a_training_that_ends_with_refused_updates_says_so(tmp_path: Path, capsys: Captured) -> None:
+    arguments = ["train", "maml", "sinusoid", "--algorithm.step-size", "1e30", "--iterations", "2", "--quiet"]
+    told = printed(capsys, *arguments, "--device", "cpu", "--out", tmp_path / "run")
+    assert told == "the last 2 updates were refused: the meta-gradient was not finite; try a smaller step size\n"
+
+
 class TestList:
     def test_everything_installed_is_listed_with_its_package(self, capsys: Captured) -> None:
         told = printed(capsys, "list")
