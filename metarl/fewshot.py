@@ -152,7 +152,10 @@ def check_counts(**counts: int | None) -> None:
 
 
 def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels", item: str = "item") -> None:
-    """Raise ValueError unless there is a label for each item, and all values are finite."""
+    """Raise ValueError unless both are tensors, there is a label for each item, and all values are finite."""
+    for found in (values, labels):
+        if not isinstance(found, Tensor):
+            raise ValueError(f"{what}: found {type(found).__name__}, expected tensors (torch.as_tensor makes them)")
     if labels.ndim != 1 or values.shape[:1] != labels.shape:
         shapes = f"{tuple(values.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"{what} have shapes {shapes}: expected [{item}, *shape] and [{item}]")

@@ -189,7 +189,8 @@ def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
 def _curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, window: int, line: Mapping[str, Any]) -> None:
     if window > 1:
         axes.plot(iterations, values, color=line["color"], alpha=0.15, linewidth=0.6)
-    axes.plot(iterations, _running_mean(values, window), **line)
+    marker = "o" if len(values) == 1 else ""  # a line of one point would not be seen
+    axes.plot(iterations, _running_mean(values, window), marker=marker, **line)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -209,6 +209,11 @@ def test_wrong_requests_are_refused() -> None:
         numbered(shots=2, test_queries=15, names=names).sample(1, "test", generator())
 
 
+def test_arrays_are_refused_with_advice() -> None:
+    with pytest.raises(ValueError, match=r"found ndarray, expected tensors \(torch.as_tensor makes them\)"):
+        NWayKShot(torch.zeros(4, 2).numpy(), torch.zeros(4).long())  # type: ignore[arg-type]
+
+
 MODULE = """
 import torch
 
