@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl import objectives, parallel
+from metarl.inner import NOT_DIFFERENTIATED
 from metarl.numerics import flatten, sum_of
 from metarl.types import Batch, Experience, Learner, Params, Rollout, State
 
@@ -28,10 +29,12 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
     if chunks > tasks:
         raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; give at most {tasks}")
     bounds = [round(index * tasks / chunks) for index in range(chunks + 1)]
-    return [_tasks_of(experience, slice(low, high)) for low, high in pairwise(bounds)]
+    return [tasks_of(experience, slice(low, high)) for low, high in pairwise(bounds)]
 
 
-def _tasks_of(experience: Experience, tasks: slice) -> Experience:
+def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
+    """Return some tasks of an experience: a slice of them, or those at positions ``[task]``."""
+
     def cut(batch: Batch) -> Batch:
         return type(batch)(*(field[tasks] for field in batch))
 
@@ -104,7 +107,7 @@ def require_policies(learner: Learner) -> None:
     if not learner.spec.control:
         raise ValueError(NO_POLICIES)
     if learner.adaptations and not learner.differentiable:
-        raise ValueError("this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam")
+        raise ValueError(NOT_DIFFERENTIATED)
 
 
 def require_inner_steps(learner: Learner) -> None:

@@ -276,8 +276,7 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
     """Read what is asked for, and rebuild the run with the options that it is evaluated with."""
     changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
-    run = training.load(chosen.run, chosen.device)
-    algorithm, family = run.algorithm, run.family
+    algorithm, family, outer, settings = training.recorded(chosen.run, chosen.device)
     if changes:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
@@ -288,7 +287,7 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
-    run = training.Run(algorithm, family, run.outer, run.settings, chosen.run, chosen.split)
+    run = training.Run(algorithm, family, outer, settings, chosen.run, chosen.split)
     return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
 
 

@@ -68,7 +68,7 @@ class NWayKShot:
     @property
     def spec(self) -> Spec:
         """An item in, one of the ways out, of which a test may use fewer than training."""
-        return Spec(tuple(self.inputs.shape[1:]), max(self.ways, self.train_ways or 0), "classification")
+        return Spec(tuple(self.inputs.shape[1:]), most_ways(self.ways, self.train_ways), "classification")
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "EpisodeTasks":
         """Sample tasks. Raises ValueError for fewer than one, and for a split that cannot fill an episode."""
@@ -124,6 +124,11 @@ def episode_items(
     if split == "train":
         return train_shots or shots, queries or shots
     return shots, test_queries or shots
+
+
+def most_ways(ways: int, train_ways: int | None) -> int:
+    """Return how many classes a network must tell apart, in meta-training or at test."""
+    return max(ways, train_ways or 0)
 
 
 def check_episode(

@@ -11,11 +11,12 @@ from torch import Tensor
 from metarl import models, objectives
 from metarl.models import Model
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Kind, Params, Rollout
+from metarl.types import Batch, Examples, Kind, Params, Rollout, Spec
 
 Optimiser = Literal["sgd", "adam"]
 """Gradient descent, or Adam without momentum (beta1 = 0, beta2 = 0.999), as in the Reptile paper's inner loop."""
 DECAY, EPSILON = 0.999, 1e-8
+NOT_DIFFERENTIATED = "this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam"
 
 
 def stack(params: Params, tasks: int) -> Params:
@@ -36,6 +37,20 @@ def loss(kind: Kind, outputs: Tensor, batch: Batch, surrogate: Surrogate = "like
     if isinstance(batch, Rollout):
         return objectives.surrogate(surrogate, kind, outputs, batch)
     return objectives.loss(kind, outputs, batch)
+
+
+def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
+    """Raise ValueError for a step size or a factor of it that no gradient step can have."""
+    if not step_size > 0:
+        raise ValueError(f"step_size={step_size} must be positive")
+    if schedule is not None and not (schedule and all(factor > 0 for factor in schedule)):
+        raise ValueError(f"schedule={schedule}: give at least one factor, all of them positive")
+
+
+def factor(schedule: tuple[float, ...] | None, spec: Spec, step: int) -> float:
+    """Factor of the step size after ``step`` steps: the schedule's, by default 1, then 0.5 for control, and 1 else."""
+    factors = schedule or ((1.0, 0.5) if spec.control else (1.0,))
+    return factors[min(step, len(factors) - 1)]
 
 
 class Moments(NamedTuple):
@@ -67,7 +82,7 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
         ValueError: it is asked to be differentiated; no graph is kept here.
     """
     if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
-        raise ValueError("this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam")
+        raise ValueError(NOT_DIFFERENTIATED)
     with torch.no_grad():
         gradients = models.loss_gradient(
             model, tuned.params, list(tuned.params), inputs, lambda outputs: loss(kind, outputs, batch)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from metarl.adapted import tasks_of
 from metarl.experience import gather
 from metarl.seeding import stream
 from metarl.types import (
@@ -184,7 +185,7 @@ def _check_outputs(learner: Learner, params: Params, experience: Experience) -> 
 
 def _check_order(learner: Learner, params: Params, experience: Experience) -> None:
     order = torch.arange(len(experience.descriptors)).flip(0)
-    turned = _chosen(experience, order)
+    turned = tasks_of(experience, order)
     for found, expected in zip(*(_outputs(learner, params, one) for one in (turned, experience)), strict=True):
         _expect(_close(found, expected[order]), "turning the order of the tasks does not turn that of the outputs")
     losses = [learner.meta_loss(params, one)[0].detach() for one in (turned, experience)]
@@ -236,16 +237,6 @@ def _outputs(learner: Learner, params: Params, experience: Experience) -> list[T
 def _inputs(query: Batch, spec: Spec) -> Tensor:
     """``[task, item, *input_shape]``: items, or the first observations of episodes."""
     return query.inputs if isinstance(query, Examples) else query.observations[:, :, 0]
-
-
-def _chosen(experience: Experience, tasks: Tensor) -> Experience:
-    def choose(batch: Batch) -> Batch:
-        return type(batch)(*(values[tasks] for values in batch))
-
-    supports = tuple(choose(support) for support in experience.supports)
-    return experience._replace(
-        descriptors=experience.descriptors[tasks], supports=supports, query=choose(experience.query)
-    )
 
 
 def _expect(kept: bool, complaint: str) -> None:

@@ -156,8 +156,17 @@ def start(
     return run
 
 
-def load(folder: Path, device: Device | None = None) -> "Run":
-    """Rebuild what a run folder trains, to be used on ``device`` (default: where it was trained).
+class Recorded(NamedTuple):
+    """What a run folder says that it trains."""
+
+    algorithm: Algorithm
+    family: Family
+    outer: Outer
+    settings: Settings
+
+
+def recorded(folder: Path, device: Device | None = None) -> Recorded:
+    """Rebuild the parts of a run, to be used on ``device`` (default: where it was trained).
 
     Raises RunError, PluginError or ValueError where that is impossible.
     """
@@ -167,7 +176,12 @@ def load(folder: Path, device: Device | None = None) -> "Run":
         settings = Settings(**config["settings"])
     except TypeError as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
-    return Run(algorithm, family, outer, settings if device is None else replace(settings, device=device), folder)
+    return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
+
+
+def load(folder: Path) -> "Run":
+    """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
+    return Run(*recorded(folder), folder)
 
 
 def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progress"]:

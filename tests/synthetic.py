@@ -52,6 +52,29 @@ def experience(learner: Learner, params: Params, tasks: int = 4, seed: int = 0) 
     return acted(learner, params, Experience(torch.zeros(tasks, 0), tuple(batches[:-1]), batches[-1]), generator)
 
 
+def few_shot(spec: Spec, tasks: int = 3, items: int = 5) -> Experience:
+    """Experience of one adaptation to made-up examples, whoever learns from them."""
+    generator = torch.Generator().manual_seed(0)
+    support, query = (examples(spec, tasks, generator, items) for _ in range(2))
+    return Experience(torch.zeros(tasks, 0), (support,), query)
+
+
+def chosen(given: Experience, tasks: slice | torch.Tensor) -> Experience:
+    """Some tasks of an experience of examples."""
+
+    def cut(batch: Examples) -> Examples:
+        return Examples(*(field[tasks] for field in batch))
+
+    return Experience(given.descriptors[tasks], tuple(map(cut, given.supports)), cut(given.query))
+
+
+def initial(learner: Learner) -> Params:
+    """Parameters off their start, where biases are all the same and policies nearly uniform."""
+    params = learner.init(torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    return {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in params.items()}
+
+
 def examples(spec: Spec, tasks: int, generator: Generator, items: int = 6) -> Examples:
     inputs = torch.randn(tasks, items, *spec.input_shape, generator=generator)
     if spec.kind == "classification":

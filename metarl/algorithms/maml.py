@@ -72,10 +72,7 @@ class MAML:
             raise ValueError(f"multi_step_loss={self.multi_step_loss}: expected a share of the training, 0 to 1")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size={self.step_size} must be positive")
-        if self.schedule is not None and not (self.schedule and all(factor > 0 for factor in self.schedule)):
-            raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
+        inner.check_steps(self.step_size, self.schedule)
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind.
@@ -128,7 +125,8 @@ class _Loop:
         learned = self.step_sizes(state)
         # Each pass over memory counts where every task has a large network of its own: what is common to all step sizes
         # scales the losses, not the gradients.
-        scale = -self.factor(state.step) * (1.0 if learned else self.options.step_size)
+        scale = -inner.factor(self.options.schedule, self.spec, state.step)
+        scale *= 1.0 if learned else self.options.step_size
         gradients = models.loss_gradient(
             self.model,
             state.params,
@@ -143,10 +141,6 @@ class _Loop:
             moved[name] = torch.addcmul(value, step, learned[name]) if learned else value + step
         seen = batch.inputs if isinstance(batch, Examples) else None
         return Adapted(moved, state.step_sizes, state.step + 1, seen)
-
-    def factor(self, step: int) -> float:
-        schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
-        return schedule[min(step, len(schedule) - 1)]
 
     def step_sizes(self, state: Adapted) -> Params:
         """The learned step sizes of the step to come, if any."""

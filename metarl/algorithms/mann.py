@@ -113,9 +113,7 @@ class _Network:
         heads, width = self.options.heads, self.options.width
         before = torch.cat([hidden.output, hidden.read], dim=-1)
         gates = projected + functional.linear(before, params["controller.recurrent"])
-        enter, keep, value, leave = gates.chunk(4, dim=-1)
-        cell = keep.sigmoid() * hidden.cell + enter.sigmoid() * value.tanh()
-        output = leave.sigmoid() * cell.tanh()
+        output, cell = recurrent.lstm(gates, hidden.cell)
         asked = functional.linear(output, params["heads.weight"], params["heads.bias"])
         keys, reuse = asked[:, : heads * width].tanh(), asked[:, heads * width :].sigmoid()
         memory = Memory(hidden.contents, hidden.usage, hidden.weights)

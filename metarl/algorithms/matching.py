@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.algorithms import metric
+from metarl.algorithms import metric, recurrent
 from metarl.algorithms.metric import Embedded
 from metarl.networks import Network, NetworkOptions
 from metarl.types import Learner, Params, Spec
@@ -81,9 +81,7 @@ def embed_query(params: Params, items: Tensor, support: Tensor, reads: int) -> T
 
 def _lstm(params: Params, name: str, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     gates = functional.linear(torch.cat([inputs, hidden], -1), params[f"{name}.weight"], params[f"{name}.bias"])
-    admit, keep, candidate, show = gates.chunk(4, dim=-1)
-    cell = keep.sigmoid() * cell + admit.sigmoid() * candidate.tanh()
-    return show.sigmoid() * cell.tanh(), cell
+    return recurrent.lstm(gates, cell)
 
 
 def _lstms(width: int, generator: Generator) -> Params:

@@ -43,10 +43,7 @@ class MultiTask:
         for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size={self.step_size} must be positive")
-        if self.schedule is not None and not (self.schedule and all(factor > 0 for factor in self.schedule)):
-            raise ValueError(f"schedule={self.schedule}: give at least one factor, all of them positive")
+        inner.check_steps(self.step_size, self.schedule)
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind.
@@ -76,8 +73,7 @@ class _Functions:
 
     def adapt(self, state: Described, batch: Batch) -> Described:
         """Take one step of fine-tuning on each task's own network. Raises ValueError if it is differentiated."""
-        schedule = self.options.schedule or ((1.0, 0.5) if self.spec.control else (1.0,))
-        step_size = self.options.step_size * schedule[min(state.tuned.step, len(schedule) - 1)]
+        step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
         inputs = self.network.inputs(inner.inputs_of(batch), state.descriptors)
         tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)

@@ -68,6 +68,16 @@ def glorot(generator: Generator, outputs: int, inputs: int) -> Tensor:
     return nn.init.xavier_uniform_(torch.empty(outputs, inputs), generator=generator)
 
 
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an LSTM's output and cell ``[..., unit]`` after a step with pre-activations ``[..., 4 * unit]``.
+
+    These are of the input gate, the forget gate, the candidate and the output gate.
+    """
+    enter, keep, value, leave = gates.chunk(4, dim=-1)
+    cell = keep.sigmoid() * cell + enter.sigmoid() * value.tanh()
+    return leave.sigmoid() * cell.tanh(), cell
+
+
 def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
     """Return the learner that shows a core a task's support items, then asks it about each query item by itself."""
     fold = _Fold(spec, core, loss_on)

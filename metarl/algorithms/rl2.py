@@ -12,11 +12,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl import adapted, objectives
+from metarl import adapted, objectives, stacked
 from metarl.advantages import trial_advantages
 from metarl.algorithms import recurrent
 from metarl.algorithms.recurrent import LossOn, glorot
-from metarl.stacked import MINIMUM_STD
 from metarl.types import Batch, Experience, Learner, Params, Spec
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
@@ -126,8 +125,7 @@ class _Network:
         outputs = functional.linear(units, params["head.weight"], params["head.bias"])
         if self.spec.kind != "continuous":
             return outputs
-        log_std = params["policy.log_std"].clamp_min(log(MINIMUM_STD))
-        return torch.cat([outputs, log_std.expand_as(outputs)], dim=-1)
+        return stacked.log_std(params["policy.log_std"].expand(len(outputs), -1), outputs)
 
 
 @dataclass(frozen=True)

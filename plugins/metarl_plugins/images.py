@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_counts, check_episode, picture
+from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_counts, check_episode, most_ways, picture
 from metarl.grouping import FRACTIONS, SPLITS, split_classes
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
@@ -83,7 +83,7 @@ class Images:
     @property
     def spec(self) -> Spec:
         """An image in, one of the ways out."""
-        ways = max(self.ways, self.train_ways or 0)
+        ways = most_ways(self.ways, self.train_ways)
         return Spec((decoding.CHANNELS[self._mode], self.size, self.size), ways, "classification")
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:

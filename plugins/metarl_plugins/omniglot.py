@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, picture
+from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture
 from metarl.grouping import split_classes
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
@@ -93,7 +93,7 @@ class Omniglot:
     @property
     def spec(self) -> Spec:
         """A drawing in, one of the ways out."""
-        return Spec((1, SIZE, SIZE), max(self.ways, self.train_ways or 0), "classification")
+        return Spec((1, SIZE, SIZE), most_ways(self.ways, self.train_ways), "classification")
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
         """Sample tasks.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 import synthetic
 import torch
+from synthetic import chosen, few_shot, initial
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,18 +36,6 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def initial(learner):
-    """Parameters off their start, where biases are all the same."""
-    params, rng = learner.init(generator(1)), generator(2)
-    return {name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in params.items()}
-
-
-def experience(spec, tasks=3, items=5):
-    rng = generator()
-    support, query = (synthetic.examples(spec, tasks, rng, items) for _ in range(2))
-    return Experience(torch.zeros(tasks, 0), (support,), query)
-
-
 def outputs(learner, params, given):
     state = learner.begin(params, given.descriptors)
     for support in given.supports:
@@ -57,13 +46,6 @@ def outputs(learner, params, given):
 def said(learner, params, support):
     """What is said of each support item, before it is told."""
     return learner.replay(learner.begin(params, torch.zeros(len(support.inputs), 0)), support)[0]
-
-
-def chosen(given, tasks):
-    def cut(examples):
-        return Examples(*(field[tasks] for field in examples))
-
-    return Experience(given.descriptors[tasks], tuple(map(cut, given.supports)), cut(given.query))
 
 
 class Steps(NamedTuple):
@@ -110,7 +92,7 @@ def test_a_value_comes_with_a_sign_that_it_was_told():
 @every_spec
 def test_a_label_reaches_later_items_and_never_its_own(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, support = initial(learner), experience(spec).supports[0]
+    params, support = initial(learner), few_shot(spec).supports[0]
     before = said(learner, params, support)
     for item in range(5):
         targets = support.targets.clone()
@@ -124,7 +106,7 @@ def test_a_label_reaches_later_items_and_never_its_own(name, spec):
 @both_networks
 def test_the_gradient_of_an_answer_in_its_own_label_is_zero(name):
     learner = ALGORITHMS[name].build(REGRESSION)
-    support = experience(REGRESSION).supports[0]
+    support = few_shot(REGRESSION).supports[0]
     targets = support.targets.clone().requires_grad_()
     answers = said(learner, initial(learner), Examples(support.inputs, targets))
     for item in range(5):
@@ -137,7 +119,7 @@ def test_the_gradient_of_an_answer_in_its_own_label_is_zero(name):
 @every_spec
 def test_the_last_label_reaches_the_query_items(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     before = outputs(learner, params, given)
     given.supports[0].targets[1, -1] = (given.supports[0].targets[1, -1] + 1) % 4
     after = outputs(learner, params, given)
@@ -149,7 +131,7 @@ def test_the_last_label_reaches_the_query_items(name, spec):
 @every_spec
 def test_an_item_is_asked_about_as_if_it_were_the_next_one_shown(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     state = learner.adapt(learner.begin(params, given.descriptors), given.supports[0])
     found = learner.predict(state, given.query.inputs)[0]
     for item in range(5):
@@ -161,7 +143,7 @@ def test_an_item_is_asked_about_as_if_it_were_the_next_one_shown(name, spec):
 @every_spec
 def test_query_items_do_not_see_each_other_and_are_forgotten(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     state = learner.adapt(learner.begin(params, given.descriptors), given.supports[0])
     before, after_asking = learner.predict(state, given.query.inputs)
     inputs = given.query.inputs.clone()
@@ -176,7 +158,7 @@ def test_query_items_do_not_see_each_other_and_are_forgotten(name, spec):
 @every_spec
 def test_any_number_of_item_axes(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     state = learner.adapt(learner.begin(params, given.descriptors), given.supports[0])
     found = learner.predict(state, given.query.inputs[:, :4])[0]
     folded = learner.predict(state, given.query.inputs[:, :4].reshape(3, 2, 2, *spec.input_shape))[0]
@@ -186,7 +168,7 @@ def test_any_number_of_item_axes(name, spec):
 @both_networks
 def test_showing_items_in_two_batches_is_showing_them_in_one(name):
     learner = ALGORITHMS[name].build(CLASSIFICATION)
-    params, given = initial(learner), experience(CLASSIFICATION)
+    params, given = initial(learner), few_shot(CLASSIFICATION)
     support = given.supports[0]
     parts = tuple(Examples(*(field[:, part] for field in support)) for part in (slice(2), slice(2, 5)))
     found = outputs(learner, params, given._replace(supports=parts))
@@ -197,7 +179,7 @@ def test_showing_items_in_two_batches_is_showing_them_in_one(name):
 @every_spec
 def test_meta_gradient_matches_finite_differences(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec, tasks=2, items=4)
+    params, given = initial(learner), few_shot(spec, tasks=2, items=4)
     values = tuple(value.requires_grad_() for value in params.values())
 
     def meta_loss(*values):
@@ -210,7 +192,7 @@ def test_meta_gradient_matches_finite_differences(name, spec):
 @every_spec
 def test_batched_equals_a_loop_over_tasks(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     apart = [chosen(given, slice(task, task + 1)) for task in range(3)]
     found = torch.cat([outputs(learner, params, one) for one in apart])
     torch.testing.assert_close(outputs(learner, params, given), found)
@@ -222,7 +204,7 @@ def test_batched_equals_a_loop_over_tasks(name, spec):
 @every_spec
 def test_permuting_tasks_permutes_outputs(name, spec):
     learner = ALGORITHMS[name].build(spec)
-    params, given, order = initial(learner), experience(spec), torch.tensor([2, 0, 1])
+    params, given, order = initial(learner), few_shot(spec), torch.tensor([2, 0, 1])
     permuted = chosen(given, order)
     torch.testing.assert_close(outputs(learner, params, permuted), outputs(learner, params, given)[order])
     torch.testing.assert_close(learner.meta_loss(params, permuted)[0], learner.meta_loss(params, given)[0])
@@ -231,7 +213,7 @@ def test_permuting_tasks_permutes_outputs(name, spec):
 @both_networks
 def test_changing_the_support_of_a_task_changes_no_other(name):
     learner = ALGORITHMS[name].build(CLASSIFICATION)
-    params, given = initial(learner), experience(CLASSIFICATION)
+    params, given = initial(learner), few_shot(CLASSIFICATION)
     before = outputs(learner, params, given)
     given.supports[0].inputs[1] *= -1
     after = outputs(learner, params, given)
@@ -242,7 +224,7 @@ def test_changing_the_support_of_a_task_changes_no_other(name):
 @pytest.mark.parametrize("network", ["mann", "rl2"])
 def test_the_meta_loss_is_of_all_items_or_of_the_query_items(network):
     learner = ALGORITHMS[network].build(CLASSIFICATION)
-    params, given = initial(learner), experience(CLASSIFICATION)
+    params, given = initial(learner), few_shot(CLASSIFICATION)
     first, answers = said(learner, params, given.supports[0]), outputs(learner, params, given)
     everything = torch.cat([first, answers], 1), torch.cat([given.supports[0].targets, given.query.targets], 1)
     loss, metrics = learner.meta_loss(params, given)
@@ -297,7 +279,7 @@ def test_updates_of_policies_are_refused(name, outer):
     learner = ALGORITHMS[name].build(CLASSIFICATION)
     params = initial(learner)
     with pytest.raises(ValueError, match="needs rollouts; for labelled examples use adam"):
-        outer.update(learner, params, outer.init(params), experience(CLASSIFICATION))
+        outer.update(learner, params, outer.init(params), few_shot(CLASSIFICATION))
 
 
 @pytest.mark.parametrize("kind", [MANN, RL2])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from synthetic import initial
 from torch.nn import functional
 
 from metarl import adapted, objectives
@@ -70,12 +71,6 @@ ENDING = [name for name in FAMILIES if "ated" in name]
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def initial(learner):
-    """Parameters off their start, where biases are all the same and policies nearly uniform."""
-    params, rng = learner.init(generator(1)), generator(2)
-    return {name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in params.items()}
 
 
 def sampled(name, tasks=3):

@@ -5,6 +5,7 @@ import math
 import pytest
 import synthetic
 import torch
+from synthetic import chosen, few_shot, initial
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +16,7 @@ from metarl.families import NWayKShot
 from metarl.networks import Network
 from metarl.outer import Adam
 from metarl.training import Settings, train
-from metarl.types import Examples, Experience, Spec
+from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,18 +29,6 @@ SMALL = SNAIL(
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def initial(learner):
-    """Parameters off their start, where biases are all the same."""
-    params, rng = learner.init(generator(1)), generator(2)
-    return {name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in params.items()}
-
-
-def experience(spec, tasks=3, items=5):
-    rng = generator()
-    support, query = (synthetic.examples(spec, tasks, rng, items) for _ in range(2))
-    return Experience(torch.zeros(tasks, 0), (support,), query)
 
 
 def adapted(learner, params, given):
@@ -112,7 +101,7 @@ def one_sequence(params, support, inputs, told):
 @every_spec
 def test_every_query_item_is_the_last_of_a_causal_sequence_and_has_no_label(spec):
     learner = SMALL.build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     support = given.supports[0]
     if spec.kind == "classification":
         told = functional.one_hot(support.targets, 4).double()
@@ -163,7 +152,7 @@ def test_widths_are_the_papers():
 @every_spec
 def test_meta_gradient_matches_finite_differences(spec):
     learner = SMALL.build(spec)
-    params, given = initial(learner), experience(spec, tasks=2, items=4)
+    params, given = initial(learner), few_shot(spec, tasks=2, items=4)
     values = tuple(value.requires_grad_() for value in params.values())
 
     def meta_loss(*values):
@@ -172,17 +161,10 @@ def test_meta_gradient_matches_finite_differences(spec):
     assert torch.autograd.gradcheck(meta_loss, values)
 
 
-def chosen(given, tasks):
-    def cut(examples):
-        return Examples(*(field[tasks] for field in examples))
-
-    return Experience(given.descriptors[tasks], tuple(map(cut, given.supports)), cut(given.query))
-
-
 @every_spec
 def test_batched_equals_a_loop_over_tasks(spec):
     learner = SMALL.build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     apart = [chosen(given, slice(task, task + 1)) for task in range(3)]
     found = torch.cat([outputs(learner, params, one) for one in apart])
     torch.testing.assert_close(outputs(learner, params, given), found)
@@ -192,7 +174,7 @@ def test_batched_equals_a_loop_over_tasks(spec):
 
 def test_permuting_tasks_permutes_outputs():
     learner = SMALL.build(CLASSIFICATION)
-    params, given, order = initial(learner), experience(CLASSIFICATION), torch.tensor([2, 0, 1])
+    params, given, order = initial(learner), few_shot(CLASSIFICATION), torch.tensor([2, 0, 1])
     permuted = chosen(given, order)
     torch.testing.assert_close(outputs(learner, params, permuted), outputs(learner, params, given)[order])
     torch.testing.assert_close(learner.meta_loss(params, permuted)[0], learner.meta_loss(params, given)[0])
@@ -213,7 +195,7 @@ every_embedder = pytest.mark.parametrize("name", EMBEDDERS)
 def test_changing_the_support_of_a_task_changes_no_other(name):
     algorithm, spec = EMBEDDERS[name]
     learner = algorithm.build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     before = outputs(learner, params, given)
     given.supports[0].inputs[1] *= -1
     given.supports[0].targets[1] = (given.supports[0].targets[1] + 1) % 4
@@ -226,7 +208,7 @@ def test_changing_the_support_of_a_task_changes_no_other(name):
 def test_query_items_see_each_other_by_transductive_batch_norm_alone(name):
     algorithm, spec = EMBEDDERS[name]
     learner = algorithm.build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     state = adapted(learner, params, given)
     before, after_asking = learner.predict(state, given.query.inputs)
     inputs = given.query.inputs.clone()
@@ -246,7 +228,7 @@ def test_batch_norm_is_told(batch_norm):
 @every_spec
 def test_any_number_of_item_axes(spec):
     learner = SMALL.build(spec)
-    params, given = initial(learner), experience(spec)
+    params, given = initial(learner), few_shot(spec)
     state = adapted(learner, params, given)
     found = learner.predict(state, given.query.inputs[:, :4])[0]
     folded = learner.predict(state, given.query.inputs[:, :4].reshape(3, 2, 2, 3))[0]
@@ -255,7 +237,7 @@ def test_any_number_of_item_axes(spec):
 
 def test_showing_items_in_two_batches_is_showing_them_in_one():
     learner = SMALL.build(CLASSIFICATION)
-    params, given = initial(learner), experience(CLASSIFICATION)
+    params, given = initial(learner), few_shot(CLASSIFICATION)
     parts = tuple(Examples(*(field[:, part] for field in given.supports[0])) for part in (slice(2), slice(2, 5)))
     torch.testing.assert_close(
         outputs(learner, params, given._replace(supports=parts)), outputs(learner, params, given)
@@ -265,13 +247,13 @@ def test_showing_items_in_two_batches_is_showing_them_in_one():
 def test_more_items_than_the_convolutions_span_and_none_at_all():
     learner = SMALL.build(CLASSIFICATION)
     params = initial(learner)
-    assert outputs(learner, params, experience(CLASSIFICATION, items=20)).isfinite().all()
-    assert outputs(learner, params, experience(CLASSIFICATION)._replace(supports=())).isfinite().all()
+    assert outputs(learner, params, few_shot(CLASSIFICATION, items=20)).isfinite().all()
+    assert outputs(learner, params, few_shot(CLASSIFICATION)._replace(supports=())).isfinite().all()
 
 
 def test_the_meta_loss_is_of_the_query_items():
     learner = SMALL.build(CLASSIFICATION)
-    params, given = initial(learner), experience(CLASSIFICATION)
+    params, given = initial(learner), few_shot(CLASSIFICATION)
     loss, metrics = learner.meta_loss(params, given)
     found = outputs(learner, params, given)
     expected = nn.functional.cross_entropy(found.flatten(0, 1), given.query.targets.flatten())
