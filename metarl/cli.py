@@ -1,5 +1,6 @@
 """The commands. The standard library only, until a command needs more: ``metarl list`` answers at once."""
 
+import importlib
 import os
 import sys
 import traceback
@@ -17,6 +18,9 @@ USAGE = """usage: metarl COMMAND ...
 
 ALGORITHM and TASKS are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options, and
 'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
+
+COMMANDS = ("train", "resume", "evaluate", "plot")
+"""Those with a module of their own in ``metarl.commands``, which is imported when its command is asked for."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -67,14 +71,12 @@ def _prepare(arguments: list[str]) -> Execute:
         return _version
     if name == "list":
         return _list(rest)
-    if name not in ("train", "resume", "evaluate", "plot"):
+    if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}; 'metarl --help' lists them")
     # OpenMP's waiting threads spin for milliseconds, which makes a shared machine crawl; torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.path.append(os.getcwd())  # so that module:attribute finds the modules that lie here
-    from metarl import commands  # torch and tyro come with it
-
-    prepare: Callable[[list[str]], Execute] = getattr(commands, name)
+    prepare: Callable[[list[str]], Execute] = importlib.import_module(f"metarl.commands.{name}").prepare
     return prepare(rest)
 
 

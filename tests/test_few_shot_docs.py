@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from metarl import commands
+from metarl.commands import train
 
 TEXT = (Path(__file__).parents[1] / "docs" / "few_shot.md").read_text()
 
@@ -31,4 +31,4 @@ def test_train_commands_are_understood(line: str, tmp_path: Path, monkeypatch: p
         (tmp_path / "data" / "mini-imagenet" / str(number)).mkdir(parents=True)
         for image in range(20):
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / "mini-imagenet" / str(number) / f"{image}.png")
-    assert callable(commands.train([*shlex.split(line)[2:], "--out", "run"]))
+    assert callable(train.prepare([*shlex.split(line)[2:], "--out", "run"]))

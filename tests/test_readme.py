@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl import commands
+from metarl.commands import train
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -25,4 +25,4 @@ TRAININGS = [
 @pytest.mark.parametrize("line", TRAININGS)
 def test_train_commands_are_understood(line, tmp_path):
     arguments = [*shlex.split(line)[2:], "--out", str(tmp_path / "run")]
-    assert callable(commands.train(arguments))
+    assert callable(train.prepare(arguments))

@@ -1,0 +1,139 @@
+"""``metarl evaluate RUN``: scores after 0..k adaptation steps on held-out tasks."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from metarl import comparison, evaluation, plotting, runs, training
+from metarl.cli import DONE, Execute
+from metarl.commands.parsing import parse
+from metarl.training import Device
+from metarl.types import Learner, Split
+
+EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
+"""What evaluation.json repeats of the request."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``metarl evaluate``."""
+
+    run: Positional[Path]
+    """Run folder."""
+    tasks: int = 40
+    """Held-out tasks to adapt to."""
+    steps: int | None = None
+    """Adaptation steps; scores are given after 0, 1, ..., this many (default: 3, or 1 where a memory is shown
+    examples)."""
+    split: Split = "test"
+    """Which tasks."""
+    seed: int = 0
+    """Decides the tasks, and the random numbers of adaptation."""
+    checkpoint: Literal["last", "best"] = "last"
+    """The last parameters, or those of the best training score (the MAML paper's protocol)."""
+    schedule: tuple[float, ...] | None = None
+    """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
+    episodes: int | None = None
+    """Episodes before each adaptation step (default: the run's own)."""
+    oracle: Path | None = None
+    """Run of an algorithm that knows each task, evaluated on the same ones, to tell with --pretrained how much of the
+    gap between the two is closed."""
+    pretrained: Path | None = None
+    """Run of a network trained on all tasks at once, evaluated on the same ones."""
+    device: Device = "auto"
+    """Where to run."""
+
+    def __post_init__(self) -> None:
+        if (self.oracle is None) != (self.pretrained is None):
+            raise ValueError("--oracle and --pretrained go together: the gap is the one between them")
+        if self.tasks < 1:
+            raise ValueError(f"--tasks {self.tasks}: expected at least 1")
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"--steps {self.steps}: expected at least 0")
+
+
+EVALUATE_HELP = """Adapt to held-out tasks and score every step on the way.
+
+Options of the run's algorithm and tasks can be changed for it: --algorithm.step-size 0.05, --tasks.shots 5."""
+
+
+def prepare(arguments: list[str]) -> Execute:
+    """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
+    chosen, run = _evaluated(arguments)
+    path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
+    progress, config = run.restore(path), runs.read_config(chosen.run)
+    asked = {name: getattr(chosen, name) for name in EVALUATED}
+    asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
+    asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
+    compared = [
+        comparison.comparable(folder, asked, steps)
+        for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
+        if folder is not None
+    ]
+
+    def execute() -> int:
+        sizes = chosen.tasks, asked["steps"]
+        found = evaluation.evaluate(
+            run.learner, progress.params, run.family, *sizes, chosen.split, chosen.seed, run.device
+        )
+        kept = {"batch_norm": run.learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
+        record = {"metrics": found.metrics, **asked, **kept}
+        print(evaluation.table(found.metrics, run.learner.batch_norm))
+        if compared:
+            gap = comparison.gap_closed(found.metrics, *compared)
+            record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
+            print(comparison.table(gap))
+        runs.write_json(chosen.run / runs.EVALUATION, record)
+        for picture in _pictures(chosen.run, run.family, found, record):
+            print(f"wrote {picture}")
+        return DONE
+
+    return execute
+
+
+def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
+    """Read what is asked for, and rebuild the run with the options that it is evaluated with."""
+    changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
+    chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+    algorithm, family, outer, settings = training.recorded(chosen.run, chosen.device)
+    if changes:
+        fields: list[Any] = [
+            ("request", OmitArgPrefixes[EvaluateOptions]),
+            ("algorithm", type(algorithm), algorithm),
+            ("family", Annotated[type(family), arg(name="tasks")], family),
+        ]
+        both = parse(dataclasses.make_dataclass("Evaluate", fields), arguments, "evaluate", EVALUATE_HELP)
+        algorithm, family = both.algorithm, both.family
+    algorithm = _with_option(algorithm, "schedule", chosen.schedule)
+    family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
+    run = training.Run(algorithm, family, outer, settings, chosen.run, chosen.split)
+    return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
+
+
+def _steps(learner: Learner) -> int:
+    """Return how many steps to evaluate: a memory is made for one look at the support items, not for more."""
+    return 1 if learner.replay is not None and not learner.spec.control else 3
+
+
+def _with_option(target: Any, name: str, value: Any) -> Any:
+    if value is None:
+        return target
+    if not hasattr(target, name):
+        raise ValueError(f"{type(target).__name__} has no option {name}, so --{name} cannot be given")
+    return dataclasses.replace(target, **{name: value})
+
+
+def _with_episodes(family: Any, episodes: int) -> Any:
+    sampling = getattr(family, "sampling", None)
+    if sampling is None:
+        raise ValueError(f"{type(family).__name__} has no episodes, so --episodes cannot be given")
+    return dataclasses.replace(family, sampling=dataclasses.replace(sampling, episodes=episodes))
+
+
+def _pictures(folder: Path, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> list[Path]:
+    """Draw the adaptation curve, and whatever picture of adaptation the family itself offers."""
+    curve = plotting.adaptation_curve({folder.resolve().name: record}, folder / "adaptation.png")
+    draw = getattr(family, "picture", None)
+    return [curve] if draw is None else [curve, draw(found.tasks, found.queries, folder / "tasks.png")]

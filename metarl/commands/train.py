@@ -1,0 +1,95 @@
+"""``metarl train ALGORITHM TASKS``: meta-train into a run folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from metarl import training
+from metarl.cli import DONE, INTERRUPTED, Execute
+from metarl.commands.parsing import parse
+from metarl.outer import OUTER_UPDATES, default_outer
+from metarl.training import Result, Settings, Source
+
+Update = Literal["trpo", "promp", "adam", "sgd"]
+
+TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
+
+Below are the options of every run. Name both, 'metarl train ALGORITHM TASKS --help', for the algorithm's, the tasks'
+and the outer update's, too."""
+
+
+def prepare(arguments: list[str]) -> Execute:
+    """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
+    if arguments in (["-h"], ["--help"]):
+        parse(Settings, ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
+    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        raise ValueError(
+            "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
+        )
+    algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
+    algorithm = training.source("algorithms", algorithm_name).target
+    tasks = training.source("tasks", tasks_name).target
+    update = _chosen_update(options, default_outer(algorithm, tasks.spec))
+    chosen = parse(
+        _options(algorithm, tasks, update),
+        options,
+        f"train {algorithm_name} {tasks_name}",
+        f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
+    )
+    out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
+    sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
+    run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite)
+    return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+
+
+def _first_line(target: Any) -> str:
+    return (type(target).__doc__ or "").strip().split("\n")[0]
+
+
+def _chosen_update(options: list[str], default: Any) -> Any:
+    """Read --outer ahead of the rest: it decides which options there are."""
+    name = None
+    for index, word in enumerate(options):
+        if word == "--outer" and index + 1 < len(options):
+            name = options[index + 1]
+        elif word.startswith("--outer="):
+            name = word.removeprefix("--outer=")
+    if name is None:
+        return default
+    if name not in OUTER_UPDATES:
+        raise ValueError(f"unknown outer update {name!r}; expected {', '.join(OUTER_UPDATES)}")
+    return OUTER_UPDATES[name]()
+
+
+def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
+    """Join the options of a run into one dataclass, which tyro turns into a command line."""
+    name: Any = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
+    return dataclasses.make_dataclass(
+        "Train",
+        [
+            ("outer", Annotated[Update, arg(help="How the meta-parameters move.")], name),
+            ("settings", OmitArgPrefixes[Settings], training.default_settings(tasks.spec)),
+            ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
+            ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
+            ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+            ("algorithm", type(algorithm), algorithm),
+            ("tasks", type(tasks), tasks),
+            ("update", Annotated[type(update), arg(name="outer")], update),
+        ],
+        frozen=True,
+    )
+
+
+def finish(result: Result, out: Path, quiet: bool) -> int:
+    """Tell how a training ended, and what comes next."""
+    if result.interrupted:
+        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
+        return INTERRUPTED
+    refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
+    if refused:
+        print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")
+    if not quiet:
+        print(f"done: {out}. Next: metarl evaluate {out}")
+    return DONE
