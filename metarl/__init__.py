@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from metarl.networks import Network
     from metarl.outer import TRPO, Adam, ProMP
     from metarl.plugins import load
+    from metarl.trained import Trained, open_run
     from metarl.training import Settings, resume, train
     from metarl.types import Examples, Learner, Params, Rollout, Spec
 
@@ -37,9 +38,11 @@ __all__ = [
     "Settings",
     "Spec",
     "TableRegression",
+    "Trained",
     "__version__",
     "evaluate",
     "load",
+    "open_run",
     "resume",
     "train",
 ]
@@ -62,8 +65,10 @@ _HOMES = {
     "Settings": "metarl.training",
     "Spec": "metarl.types",
     "TableRegression": "metarl.regression",
+    "Trained": "metarl.trained",
     "evaluate": "metarl.evaluation",
     "load": "metarl.plugins",
+    "open_run": "metarl.trained",
     "resume": "metarl.training",
     "train": "metarl.training",
 }

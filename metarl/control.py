@@ -9,7 +9,7 @@ row per lane.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Trajectory, with_advantages
-from metarl.types import Learner, Role, Rollout, Spec, State
+from metarl.types import Family, Learner, Role, Rollout, Spec, State
 
 
 class RolloutError(RuntimeError):
@@ -89,6 +89,45 @@ class ControlTasks:
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         trajectory = collect(self._made[0], learner, state, tasks, self.sampling.horizon, generator, lanes)
         return with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda)
+
+
+def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
+    """Return the tasks of a control family that have these parameters, ``[task, ...]`` by name.
+
+    Their descriptors are the parameters, flattened, in the order of ``family.parameter_space``.
+
+    Raises:
+        ValueError: the family has no parameter space, or parameters are missing, unknown, of another shape or outside.
+    """
+    space, sampled = getattr(family, "parameter_space", None), family.sample(1, "test", Generator().manual_seed(0))
+    if not isinstance(space, spaces.Dict) or not isinstance(sampled, ControlTasks):
+        raise ValueError(
+            f"{type(family).__name__} is no control family with a parameter_space, so tasks cannot be given"
+        )
+    if set(parameters) != set(space.spaces):
+        raise ValueError(f"task parameters {sorted(parameters)} were given: expected {', '.join(space.spaces)}")
+    rows = {name: _rows(name, parameters[name], one, sampled.parameters[name]) for name, one in space.spaces.items()}
+    if len({len(values) for values in rows.values()}) > 1:
+        raise ValueError("task parameters differ in their number of tasks")
+    flat = [values.reshape(len(values), -1).to(sampled.descriptors.dtype) for values in rows.values()]
+    return replace(sampled, parameters=rows, descriptors=torch.cat(flat, dim=1))
+
+
+def _rows(name: str, given: Any, space: spaces.Space[Any], like: Tensor) -> Tensor:
+    """Return one task parameter ``[task, ...]``. Raises ValueError for what its space does not hold."""
+    rows = torch.as_tensor(given, dtype=like.dtype)
+    low, high = _ends(space)
+    inside = rows.shape[1:] == space.shape and bool(((rows >= low) & (rows <= high)).all())
+    if rows.ndim == 0 or not inside:
+        raise ValueError(f"the task parameter {name} is {given}: expected, for each task, an element of {space}")
+    return rows
+
+
+def _ends(space: spaces.Space[Any]) -> tuple[Tensor, Tensor]:
+    if isinstance(space, spaces.Box):
+        return torch.as_tensor(space.low), torch.as_tensor(space.high)
+    assert isinstance(space, spaces.Discrete)
+    return torch.tensor(int(space.start)), torch.tensor(int(space.start + space.n - 1))
 
 
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,13 +74,35 @@ Tensors = tuple[Tensor, ...]
 Steps = tuple[list[dict[str, Tensor]], list[Batch], Tensor | None]
 
 
+class Adapted(NamedTuple):
+    """What a learner knows of tasks after some adaptation steps, and the episodes that its policies then had."""
+
+    state: State
+    rollout: Batch
+
+
+def adapt(
+    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> list[Adapted]:
+    """Adapt policies to tasks, on fresh episodes before every step; return them after 0, 1, ..., ``steps`` steps.
+
+    Raises:
+        ValueError: the learner makes no policies, or ``steps`` is negative.
+    """
+    if not learner.spec.control or steps < 0:
+        raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
+    with torch.no_grad():
+        state = learner.begin(params, tasks.descriptors.to(device))
+        adapted: list[Adapted] = []
+        for step in range(steps + 1):
+            state = learner.adapt(*adapted[-1]) if adapted else state
+            generator = stream(seed, "evaluation", step, device=torch.device(device))
+            adapted.append(Adapted(state, tasks.draw(learner, state, "support", generator)))
+    return adapted
+
+
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    state = learner.begin(params, tasks.descriptors.to(device))
-    rollouts: list[Batch] = []
-    for step in range(steps + 1):
-        rollouts.append(tasks.draw(learner, state, "support", stream(seed, "evaluation", step, device=device)))
-        if step < steps:
-            state = learner.adapt(state, rollouts[-1])
+    rollouts = [found.rollout for found in adapt(learner, params, tasks, steps, seed, device)]
     return [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts], rollouts, None
 
 

@@ -112,7 +112,7 @@ def tabular(states: int, actions: int) -> MDP:
         return hot.to(torch.get_default_dtype())
 
     means = box(-torch.inf, torch.inf, (states, actions))
-    parameters = spaces.Dict(transitions=box(0, 1, (states, actions, states)), reward_means=means)
+    parameters = spaces.Dict(reward_means=means, transitions=box(0, 1, (states, actions, states)))
     start = torch.tensor(0)
     return MDP(box(0, 1, (states,)), spaces.Discrete(actions), parameters, start, _step, observe, _check)
 

@@ -1,0 +1,61 @@
+"""What a run has learnt, opened to be used: its meta-parameters, and policies adapted to tasks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from metarl import control, runs, training
+from metarl.control import ControlTasks
+from metarl.evaluation import Adapted, adapt
+from metarl.seeding import stream
+from metarl.training import Device
+from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
+
+Checkpoint = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A meta-learner and what it was trained on."""
+
+    algorithm: Algorithm
+    family: Family
+    learner: Learner
+    params: Params
+    """Meta-parameters, on ``device``."""
+    device: torch.device
+    iteration: int
+    """Meta-iterations that led to the parameters."""
+
+    def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
+        """Sample tasks: those that ``metarl evaluate`` meets with the same number, split and seed."""
+        return self.family.sample(number, split, stream(seed, f"tasks/{split}"))
+
+    def task(self, **parameters: Any) -> ControlTasks:
+        """Return the one task of these parameters, such as ``velocity=1.3``. Raises ValueError for what is no task."""
+        return control.tasks_with(self.family, {name: [value] for name, value in parameters.items()})
+
+    def adapt(self, tasks: Tasks, steps: int = 1, seed: int = 0) -> list[Adapted]:
+        """Adapt policies to tasks, and return them after 0, 1, ..., ``steps`` steps with the episodes they collected.
+
+        Raises:
+            ValueError: the run does not learn policies, or ``steps`` is negative.
+        """
+        return adapt(self.learner, self.params, tasks, steps, seed, self.device)
+
+
+def open_run(folder: Path | str, checkpoint: Checkpoint = "last", device: Device = "auto") -> Trained:
+    """Open a run folder: the last parameters, or those of the best training score.
+
+    Raises:
+        RunError: the folder holds no usable run, or no such checkpoint.
+        PluginError: its algorithm or its family is not installed.
+    """
+    folder = Path(folder)
+    if checkpoint not in ("last", "best"):
+        raise ValueError(f"checkpoint={checkpoint!r}: expected 'last' or 'best'")
+    run = training.Run(*training.recorded(folder, device), folder)
+    progress = run.restore(folder / (runs.CHECKPOINT if checkpoint == "last" else runs.BEST))
+    return Trained(run.algorithm, run.family, run.learner, progress.params, run.device, progress.iteration)
