@@ -8,8 +8,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
+from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Spec, Split
-from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 
 DEFAULT_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
+from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Batch, Rollout, Spec, Split, Tasks
-from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 
 Array = np.ndarray[Any, Any]
 

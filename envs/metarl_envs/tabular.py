@@ -9,8 +9,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
+from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Spec, Split
-from metarl_envs.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
 
 
 def transition(transitions: Tensor, state: Tensor, action: Tensor, uniform: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import adapted, cli, logger, outer, runs, training
 from metarl.algorithms.maml import MAML
 from metarl.control import RolloutError, Sampling
+from metarl.mdp import MDPVectorEnv
 from metarl.networks import Network
 from metarl.seeding import stream
 from metarl.training import Run, Settings, Source, TrainingError
 from metarl.types import Experience, Learner, Outer, Params, Spec, Split, Tasks, Update
 from metarl_envs.bandit import Bandit
-from metarl_envs.mdp import MDPVectorEnv
 from metarl_envs.navigation import PointNavigation
 
 ALGORITHM = MAML(network=Network(hidden=(8,)))
