@@ -62,6 +62,11 @@ class GymnasiumFamily:
         """The ranges, under the name that every control family has for them."""
         return self.parameters
 
+    @property
+    def splits_share_tasks(self) -> bool:
+        """Whether tasks can be counted: then none is held out."""
+        return all(isinstance(space, spaces.Discrete) for space in self.parameters.spaces.values())
+
     @cached_property
     def spec(self) -> Spec:
         """What an environment asks of a policy: one is made, with parameters in the middle of their ranges."""

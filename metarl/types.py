@@ -135,7 +135,10 @@ class Tasks(Protocol):
 
 
 class Family(Protocol):
-    """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``."""
+    """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
+
+    A further attribute, ``splits_share_tasks = True``, tells of a family with so few tasks that none are held out.
+    """
 
     @property
     def spec(self) -> Spec:

@@ -167,6 +167,11 @@ class AntDirection:
         """Forwards."""
         return {"direction": (1.0, 0.0) if self.plane else 1.0}
 
+    @property
+    def splits_share_tasks(self) -> bool:
+        """Two directions are too few to hold one out."""
+        return not self.plane
+
     def reward(self, motion: Motion, parameters: Parameters) -> Array:
         """Return the bonus and the velocity in the goal direction minus the control cost, ``[...]``."""
         direction, velocity = parameters["direction"], motion.velocity

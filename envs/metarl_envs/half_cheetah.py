@@ -142,6 +142,11 @@ class HalfCheetahDirection:
         """Forwards."""
         return {"direction": 1.0}
 
+    @property
+    def splits_share_tasks(self) -> bool:
+        """Two directions are too few to hold one out."""
+        return True
+
     def reward(self, motion: Motion, parameters: Parameters) -> Array:
         """Return the velocity in the goal direction minus the control cost, ``[...]``."""
         reward: Array = parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort

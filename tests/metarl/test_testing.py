@@ -2,7 +2,8 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +15,21 @@ from torch import Tensor
 from metarl import testing
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
-from metarl.families import NWayKShot
+from metarl.families import NWayKShot, Regression
 from metarl.networks import Network
-from metarl.testing import ContractError
+from metarl.testing import ContractError, Outcome
 from metarl.types import Examples, Learner, Params, Rollout, Spec
 from metarl_envs.bandit import Bandit
 
 ITEMS = NWayKShot(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 20, ways=3)
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=2, horizon=3))
+LINES = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
 ALGORITHM = MAML(network=Network(hidden=(4,), activation="tanh"))
+
+
+def failures(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return what was told by the checks that failed."""
+    return {outcome.check: "\n".join(outcome.told) for outcome in outcomes if outcome.verdict == "FAILED"}
 
 
 class Broken:
@@ -66,85 +73,185 @@ def numpy_globals(batch: Examples) -> Examples:
     return batch
 
 
+def one_descriptor(tasks: Any) -> Any:
+    return SimpleNamespace(parameters=tasks.parameters, descriptors=torch.ones_like(tasks.descriptors), draw=tasks.draw)
+
+
 def resurrected(rollout: Rollout) -> Rollout:
     mask = rollout.mask.clone()
     mask[0, 0] = torch.tensor([1.0, 0.0, 1.0])
     return rollout._replace(mask=mask)
 
 
+def drifting_tasks() -> Callable[..., Any]:
+    seeds = iter(range(1000))
+    return lambda tasks: ITEMS.sample(3, "train", torch.Generator().manual_seed(next(seeds)))
+
+
+def noisy() -> Callable[..., Any]:
+    seeds = iter(range(1000))
+    return lambda batch: batch._replace(inputs=batch.inputs + next(seeds))
+
+
+class Lenient(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        return super().sample(max(num_tasks, 1), split, generator)
+
+
+class Leaking(Broken):
+    """A family whose splits are one."""
+
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        return self.family.sample(num_tasks, "train", generator)
+
+
+class Mixed(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        tasks = self.family.sample(num_tasks, split, generator)
+        return Centred(tasks, tasks.parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class Centred:
+    """Tasks whose targets are told in terms of all of them."""
+
+    tasks: Any
+    parameters: dict[str, Tensor]
+
+    @property
+    def descriptors(self) -> Tensor:
+        return self.parameters["slope"].unsqueeze(-1)
+
+    def draw(self, learner: Any, state: Any, role: Any, generator: torch.Generator) -> Examples:
+        drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(learner, state, role, generator)
+        return drawn._replace(targets=drawn.targets - drawn.targets.mean(0))
+
+
 def test_whole_plugins_pass() -> None:
     testing.check_family(ITEMS)
     testing.check_family(BANDIT)
+    testing.check_family(LINES)
     testing.check_algorithm(ALGORITHM, ITEMS)
     testing.check_algorithm(ALGORITHM, BANDIT)
 
 
 @pytest.mark.parametrize(
-    ("family", "message"),
+    ("family", "check", "message"),
     [
-        (Broken(spec=Spec((3,), 3, "guesswork")), "spec.kind is 'guesswork'"),  # type: ignore[arg-type]
-        (Broken(spec=Spec((3,), 0, "classification")), "has a size below 1"),
-        (Broken(spec=Spec((3,), 3, "classification", -1)), "negative descriptor_size"),
+        (Broken(spec=Spec((3,), 3, "guesswork")), "spec", "spec.kind is 'guesswork'"),  # type: ignore[arg-type]
+        (Broken(spec=Spec((3,), 0, "classification")), "spec", "has a size below 1"),
+        (Broken(spec=Spec((3,), 3, "classification", -1)), "spec", "negative descriptor_size"),
         (
             Broken(spec=Spec((3,), 3, "classification", 2)),
+            "tasks",
             r"descriptors: found torch.float32 \(3, 0\), expected torch.float32 \(3, 2\)",
         ),
-        (Broken(spec=Spec((4,), 3, "classification")), r"inputs: found torch.float32 \(3, 3, 3\), .* \(3, 3, 4\)"),
-        (Broken(spec=Spec((3,), 2, "classification")), r"there are targets \[2\]: expected 0 to 1"),
-        (Broken(spec=Spec((3,), 3, "regression")), "targets: found"),
-        (Broken(spec=Spec((3,), 3, "discrete")), "a discrete family drew Examples: expected a Rollout"),
-        (Broken(sample=unseeded), "sampling train tasks drew from a global generator"),
-        (Broken(sample=longer), "the task parameter 'classes' has 7 rows for 3 tasks"),
-        (Broken(sample=fixed), "the tasks of 5 seeds are the same"),
-        (Broken(draw=other_globals), "drawing support data drew from a global generator"),
-        (Broken(draw=numpy_globals), "drawing support data drew from a global generator"),
-        (Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.double())), "inputs: found torch.float64"),
+        (Broken(sample=longer), "tasks", "the task parameter 'classes' has 7 rows for 3 tasks"),
+        (Lenient(), "refusal", "expected a ValueError for fewer than one"),
+        (Broken(sample=unseeded), "seeding", "sampling tasks drew from a global generator"),
+        (Broken(sample=fixed), "seeding", "the tasks of 5 seeds are the same"),
+        (Broken(sample=drifting_tasks()), "seeding", "'classes' of two samples by one seed differ"),
+        (Broken(LINES, sample=one_descriptor), "descriptors", "tasks of different parameters all have the same"),
+        (
+            Broken(spec=Spec((4,), 3, "classification")),
+            "draws",
+            r"inputs: found .* \(3, 3, 3\), .* \(3, 3, 4\)",
+        ),
+        (Broken(spec=Spec((3,), 2, "classification")), "draws", r"there are targets \[2\]: expected 0 to 1"),
+        (Broken(spec=Spec((3,), 3, "regression")), "draws", "targets: found"),
+        (Broken(spec=Spec((3,), 3, "discrete")), "draws", "a discrete family drew Examples: expected a Rollout"),
+        (
+            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.double())),
+            "draws",
+            "inputs: found torch.float64",
+        ),
         (
             Broken(draw=lambda batch: batch._replace(inputs=batch.inputs / 0)),
-            "inputs: found numbers that are not finite",
+            "draws",
+            "inputs: found numbers",
         ),
-        (Broken(draw=lambda batch: batch._replace(targets=batch.targets.int())), "targets: found"),
-        (Broken(draw=lambda batch: Rollout(*[batch.inputs] * 6)), "drew Rollout: expected Examples"),
-        (Broken(BANDIT, draw=resurrected), "mask rises within an episode"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=batch.mask / 2)), "other numbers than 0 and 1"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)), "there are rewards after the end"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(actions=batch.actions / 1)), "actions: found"),
+        (Broken(draw=lambda batch: batch._replace(targets=batch.targets.int())), "draws", "targets: found"),
+        (Broken(draw=lambda batch: Rollout(*[batch.inputs] * 6)), "draws", "drew Rollout: expected Examples"),
+        (Broken(BANDIT, draw=lambda batch: batch._replace(actions=batch.actions / 1)), "draws", "actions: found"),
+        (Broken(draw=other_globals), "determinism", "drawing data drew from a global generator"),
+        (Broken(draw=numpy_globals), "determinism", "drawing data drew from a global generator"),
+        (Broken(draw=noisy()), "determinism", "two draws of support data by one seed differ"),
+        (
+            Broken(draw=lambda batch: batch._replace(inputs=0 * batch.inputs)),
+            "splits",
+            "tasks are among",
+        ),
+        (
+            Mixed(LINES),
+            "independence",
+            "changing the parameters of the last task changes",
+        ),
+        (Leaking(), "splits", "train and validation tasks are among the test tasks: hold some out"),
+        (
+            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.float())),
+            "dtypes",
+            "with torch.float64 as",
+        ),
+        (Broken(BANDIT, draw=resurrected), "mask", "mask rises within an episode"),
+        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=batch.mask / 2)), "mask", "other numbers than 0 and 1"),
+        (
+            Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)),
+            "mask",
+            "there are rewards",
+        ),
+        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)), "mask", "mask begins with 0"),
     ],
 )
-def test_broken_families_are_found(family: Any, message: str) -> None:
-    with pytest.raises(ContractError, match=message):
-        testing.check_family(family)
-
-
-def test_a_draw_that_does_not_follow_from_its_generator_is_found() -> None:
+def test_broken_families_are_found_by_one_check(family: Any, check: str, message: str) -> None:
     state = torch.get_rng_state()
-    seeds = iter(range(100))
-
-    def noisy(batch: Examples) -> Examples:
-        return batch._replace(inputs=batch.inputs + next(seeds))
-
-    with pytest.raises(ContractError, match="two draws of support data by one seed differ"):
-        testing.check_family(Broken(draw=noisy))
-    assert torch.equal(torch.get_rng_state(), state)
+    found = failures(testing.family_outcomes(family))
+    assert set(found) == {check}
+    assert re.search(message, found[check])
+    torch.set_rng_state(state)
 
 
-def test_tasks_that_do_not_follow_from_their_generator_are_found() -> None:
-    seeds = iter(range(100))
+def test_all_that_fails_is_told_at_once() -> None:
+    family = Lenient(draw=lambda batch: batch._replace(inputs=batch.inputs.double(), targets=batch.targets.int()))
+    with pytest.raises(ContractError) as caught:
+        testing.check_family(family)
+    told = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in told] == ["refusal", "draws", "draws"]
+    assert re.search(r"sample\(0, ...\) gave tasks.* \(\S*test_testing.py:\d+, Lenient.sample\)$", told[0])
+    assert told[1].startswith("draws: inputs: found torch.float64")
+    assert told[2].startswith("draws: targets: found torch.int32")
 
-    def drifting(tasks: Any) -> Any:
-        return ITEMS.sample(3, "train", torch.Generator().manual_seed(next(seeds)))
 
-    with pytest.raises(ContractError, match="'classes' of two samples by one seed differ"):
-        testing.check_family(Broken(sample=drifting))
+def test_what_a_family_raises_is_told_with_its_line() -> None:
+    def broken(batch: Examples) -> Examples:
+        return batch.no_such_field  # type: ignore[attr-defined, no-any-return]
+
+    line = broken.__code__.co_firstlineno + 1
+    with pytest.raises(ContractError, match=rf"draws: AttributeError: .*test_testing.py:{line}, .*broken\)") as caught:
+        testing.check_family(Broken(draw=broken))
+    assert isinstance(caught.value.__cause__, AttributeError)
 
 
-def test_a_family_that_samples_no_tasks_is_found() -> None:
-    class Lenient(Broken):
-        def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
-            return super().sample(max(num_tasks, 1), split, generator)
+def test_a_family_without_test_tasks_is_told_of() -> None:
+    labels = torch.arange(60) % 20
+    family = NWayKShot(ITEMS.inputs, labels, ways=3, classes={"train": range(20)})
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
+    assert not failures(list(outcomes.values()))
+    assert outcomes["tasks"].verdict == "note"
+    assert outcomes["tasks"].told[1].startswith("there are no test tasks: ")
+    assert outcomes["splits"].verdict == "skipped"
 
-    with pytest.raises(ContractError, match="expected a ValueError for fewer than one"):
-        testing.check_family(Lenient())
+
+def test_tasks_that_all_draw_the_same_are_noted() -> None:
+    family = Regression(lambda inputs, slope: inputs, {"slope": (-1.0, 1.0)}, shots=2)
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
+    assert outcomes["independence"].verdict == "note"
+    assert "changing a task's parameters changed nothing that it drew" in outcomes["independence"].told[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_data_on_another_device_than_the_generators_are_found() -> None:
+    family = Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.cpu()))
+    assert set(failures(testing.family_outcomes(family))) == {"device"}
 
 
 def changed(change: Callable[[Learner], Learner]) -> Any:
@@ -200,28 +307,62 @@ def with_loss(change: Callable[[Tensor, Params], Tensor], told: bool = True) -> 
     return changed(changes)
 
 
+def initial(params: Callable[[torch.Generator], Params]) -> Any:
+    return changed(lambda learner: learner._replace(init=params))
+
+
+def with_outputs(change: Callable[[Tensor], Tensor]) -> Any:
+    def changes(learner: Learner) -> Learner:
+        return learner._replace(predict=lambda state, inputs: (change(learner.predict(state, inputs)[0]), state))
+
+    return changed(changes)
+
+
+def drifting() -> Callable[[Tensor], Tensor]:
+    steps = iter(range(1000))
+    return lambda values: values + next(steps)
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "message"),
+    ("algorithm", "check", "message"),
     [
         (
             changed(lambda learner: learner._replace(spec=Spec((3,), 4, "regression"))),
+            "build",
             "the learner is for Spec.* built",
         ),
-        (changed(lambda learner: learner._replace(init=lambda rng: {"w": torch.rand(3)})), "initialisation drew from"),
-        (changed(lambda learner: learner._replace(init=lambda rng: {"w": torch.ones(3)})), "by two seeds are the same"),
-        (changed(seeing_all), "changing the support of one task changes another's outputs"),
-        (changed(counting), "turning the order of the tasks does not turn that of the outputs"),
-        (changed(ordered), "the order of the tasks changes the meta-loss"),
-        (changed(writing), "the learner wrote into its parameters or its data"),
-        (with_loss(lambda loss, params: 0 * loss), "the meta-gradient is zero"),
-        (with_loss(lambda loss, params: loss.reshape(1)), "the meta-loss: found"),
-        (with_loss(lambda loss, params: (loss - loss).sqrt()), "the meta-gradient of .* is not finite"),
-        (with_loss(lambda loss, params: loss, told=False), "the meta-loss tells nothing: expected loss/step_k"),
+        (initial(lambda rng: {"w": torch.rand(3)}), "initialisation", "initialisation drew from a global generator"),
+        (initial(lambda rng: {"w": torch.ones(3)}), "initialisation", "by two seeds are the same"),
+        (with_outputs(lambda outputs: outputs[..., :1]), "outputs", r"outputs: found torch.float32 \(4, 3, 1\)"),
+        (with_outputs(drifting()), "determinism", "outputs after the same adaptations differ"),
+        (
+            with_loss(lambda loss, params: loss + random.random()),
+            "determinism",
+            "learning drew from a global",
+        ),
+        (changed(writing), "purity", "the learner wrote into its parameters or its data"),
+        (with_loss(lambda loss, params: 0 * loss), "meta-loss", "the meta-gradient is zero"),
+        (with_loss(lambda loss, params: loss.reshape(1)), "meta-loss", "the meta-loss: found"),
+        (with_loss(lambda loss, params: (loss - loss).sqrt()), "meta-loss", "the meta-gradient of .* is not finite"),
+        (
+            with_loss(lambda loss, params: loss, told=False),
+            "scores",
+            "the meta-loss tells nothing: expected loss",
+        ),
+        (changed(counting), "order", "turning the order of the tasks does not turn that of the outputs"),
+        (changed(ordered), "order", "the order of the tasks changes the meta-loss"),
+        (changed(seeing_all), "independence", "changing the support of one task changes another's outputs"),
+        (
+            with_outputs(lambda outputs: outputs.float()),
+            "dtypes",
+            "with torch.float64 as torch's default, outputs",
+        ),
     ],
 )
-def test_broken_algorithms_are_found(algorithm: Any, message: str) -> None:
-    with pytest.raises(ContractError, match=message):
-        testing.check_algorithm(algorithm, ITEMS)
+def test_broken_algorithms_are_found_by_one_check(algorithm: Any, check: str, message: str) -> None:
+    found = failures(testing.algorithm_outcomes(algorithm, ITEMS))
+    assert set(found) == {check}
+    assert re.search(message, found[check])
 
 
 def test_what_an_algorithm_refuses_is_passed_on() -> None:

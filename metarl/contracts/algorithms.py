@@ -1,0 +1,212 @@
+"""What is asked of an algorithm's learner, built for a family and shown its data."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from metarl.adapted import tasks_of
+from metarl.contracts.batches import close, equal, global_states, shape_faults
+from metarl.contracts.families import other_dtype
+from metarl.contracts.findings import Check, Fault, Found, NotChecked
+from metarl.experience import gather
+from metarl.seeding import stream
+from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params
+
+SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
+"""What a meta-loss tells of labelled examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmSubject:
+    """An algorithm, built for a family, with experience that it gathered itself."""
+
+    algorithm: Algorithm
+    family: Family
+    count: int
+    """Tasks in the experience."""
+    device: torch.device
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The learner. Raises ValueError where the algorithm does not serve the family."""
+        return self.algorithm.build(self.family.spec)
+
+    @cached_property
+    def params(self) -> Params:
+        """Initial parameters."""
+        return self.learner.init(Generator().manual_seed(0))
+
+    @cached_property
+    def experience(self) -> Experience:
+        """What one meta-iteration learns from."""
+        return self.gathered(torch.device("cpu"))
+
+    def gathered(self, device: torch.device) -> Experience:
+        """Gather experience on a device."""
+        draws = (stream(0, "draw", index, device=device) for index in itertools.count())
+        params = {name: value.to(device) for name, value in self.params.items()}
+        return gather(self.learner, params, self.family.sample(self.count, "train", stream(0, "tasks")), draws)[0]
+
+    def outputs(self, experience: Experience, params: Params | None = None) -> list[Tensor]:
+        """Outputs for the first query inputs, before the first adaptation and after the last."""
+        inputs = first_inputs(experience.query)
+        with torch.no_grad():
+            state = self.learner.begin(params or self.params, experience.descriptors)
+            before, _ = self.learner.predict(state, inputs)
+            for support in experience.supports:
+                state = self.learner.adapt(state, support)
+            return [before, self.learner.predict(state, inputs)[0]]
+
+
+def first_inputs(query: Batch) -> Tensor:
+    """``[task, item, *input_shape]``: items, or the first observations of episodes."""
+    return query.inputs if isinstance(query, Examples) else query.observations[:, :, 0]
+
+
+def _build(subject: AlgorithmSubject) -> Found:
+    learner, spec = subject.learner, subject.family.spec
+    if learner.spec != spec:
+        yield Fault(f"the learner is for {learner.spec}, built for {spec}", subject.algorithm.build)
+
+
+def _initialisation(subject: AlgorithmSubject) -> Found:
+    init, before = subject.learner.init, global_states()
+    params, again, other = (init(Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    if global_states() != before:
+        yield Fault("initialisation drew from a global generator: use the one given", init)
+    if not equal(params.values(), again.values()):
+        yield Fault("two initialisations by one seed differ: use the generator given", init)
+    if equal(params.values(), other.values()):
+        yield Fault("initialisations by two seeds are the same: use the generator given", init)
+    for name, value in params.items():
+        yield from shape_faults(name, value, tuple(value.shape), blamed=init)
+        if value.requires_grad:
+            yield Fault(f"the initial {name} requires a gradient", init)
+
+
+def _outputs(subject: AlgorithmSubject) -> Found:
+    lead = first_inputs(subject.experience.query).shape[:2]
+    for outputs in subject.outputs(subject.experience):
+        shape = (*lead, subject.learner.spec.model_outputs)
+        yield from shape_faults("outputs", outputs, shape, blamed=subject.learner.predict)
+
+
+def _determinism(subject: AlgorithmSubject) -> Found:
+    before, learner = global_states(), subject.learner
+    if not equal(subject.outputs(subject.experience), subject.outputs(subject.experience)):
+        yield Fault("outputs after the same adaptations differ: learning must be a function", learner.adapt)
+    losses = [learner.meta_loss(subject.params, subject.experience)[0].detach() for _ in range(2)]
+    if not equal(losses[:1], losses[1:]):
+        told = "the meta-loss of the same experience differs: learning must be a function"
+        yield Fault(told, learner.meta_loss)
+    if global_states() != before:
+        yield Fault("learning drew from a global generator", learner.adapt)
+
+
+def _purity(subject: AlgorithmSubject) -> Found:
+    # Fresh data: what was written by the checks before would be written again.
+    fresh = dataclasses.replace(subject).experience
+    experience = fresh._replace(supports=tuple(_last_changed(support) for support in fresh.supports))
+    before = [values.clone() for values in _tensors(subject.params, experience)]
+    subject.outputs(experience)
+    if not equal(_tensors(subject.params, experience), before):
+        yield Fault("the learner wrote into its parameters or its data: make new tensors", subject.learner.adapt)
+        return
+    subject.learner.meta_loss(subject.params, experience)
+    if not equal(_tensors(subject.params, experience), before):
+        yield Fault("the meta-loss wrote into its parameters or its data: make new tensors", subject.learner.meta_loss)
+
+
+def _tensors(params: Params, experience: Experience) -> list[Tensor]:
+    batches = (*experience.supports, experience.query)
+    return [*params.values(), experience.descriptors, *(values for batch in batches for values in batch)]
+
+
+def _meta_loss(subject: AlgorithmSubject) -> Found:
+    learner, blamed = subject.learner, subject.learner.meta_loss
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in subject.params.items()}
+    loss, _ = learner.meta_loss(leaves, subject.experience)
+    yield from shape_faults("the meta-loss", loss, (), blamed=blamed)
+    gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        if not gradient.isfinite().all():
+            yield Fault(f"the meta-gradient of {name} is not finite", blamed)
+    if not any(gradient.any() for gradient in gradients):
+        yield Fault("the meta-gradient is zero", blamed)
+
+
+def _scores(subject: AlgorithmSubject) -> Found:
+    _, metrics = subject.learner.meta_loss(subject.params, subject.experience)
+    for score in SCORES.get(subject.learner.spec.kind, ()):
+        if not any(name.startswith(f"{score}/step_") for name in metrics):
+            told = f"the meta-loss tells {', '.join(metrics) or 'nothing'}: expected {score}/step_k among it"
+            yield Fault(told, subject.learner.meta_loss)
+
+
+def _order(subject: AlgorithmSubject) -> Found:
+    order, learner = torch.arange(subject.count).flip(0), subject.learner
+    turned = tasks_of(subject.experience, order)
+    for found, expected in zip(subject.outputs(turned), subject.outputs(subject.experience), strict=True):
+        if not close(found, expected[order]):
+            yield Fault("turning the order of the tasks does not turn that of the outputs", learner.predict)
+    before, after = (learner.meta_loss(subject.params, one)[0].detach() for one in (subject.experience, turned))
+    if not close(before, after):
+        told = f"the order of the tasks changes the meta-loss from {before:.6g} to {after:.6g}"
+        yield Fault(told, learner.meta_loss)
+
+
+def _independence(subject: AlgorithmSubject) -> Found:
+    experience = subject.experience
+    changed = experience._replace(supports=tuple(_last_changed(support) for support in experience.supports))
+    for found, expected in zip(subject.outputs(changed), subject.outputs(experience), strict=True):
+        if not close(found[:-1], expected[:-1]):
+            yield Fault("changing the support of one task changes another's outputs", subject.learner.adapt)
+
+
+def _last_changed(batch: Batch) -> Batch:
+    if isinstance(batch, Examples):
+        return Examples(_last_negated(batch.inputs), batch.targets)
+    return batch._replace(advantages=_last_negated(batch.advantages), rewards=_last_negated(batch.rewards))
+
+
+def _last_negated(values: Tensor) -> Tensor:
+    return torch.cat([values[:-1], -values[-1:]])
+
+
+def _dtypes(subject: AlgorithmSubject) -> Found:
+    with other_dtype() as dtype:
+        other = dataclasses.replace(subject)
+        for check in (_initialisation, _outputs):
+            for fault in check(other):
+                if isinstance(fault, Fault):
+                    yield fault._replace(told=f"with {dtype} as torch's default, {fault.told}")
+
+
+def _device(subject: AlgorithmSubject) -> Found:
+    if subject.device.type == "cpu":
+        raise NotChecked("there is no CUDA device, or the CPU was asked for")
+    params = {name: value.to(subject.device).requires_grad_() for name, value in subject.params.items()}
+    experience = subject.gathered(subject.device)
+    loss, _ = subject.learner.meta_loss(params, experience)
+    for name, values in (("outputs", subject.outputs(experience, params)[-1]), ("the meta-loss", loss)):
+        if values.device.type != subject.device.type:
+            yield Fault(f"{name}: found on {values.device}, expected on {subject.device}", subject.learner.predict)
+
+
+CHECKS = (
+    Check("build", "the learner is for the family's spec", _build),
+    Check("initialisation", "parameters follow from the generator given", _initialisation, ("build",)),
+    Check("outputs", "they fit the spec, before and after adaptation", _outputs, ("initialisation",)),
+    Check("determinism", "the same experience teaches the same", _determinism, ("outputs",)),
+    Check("purity", "parameters and data are left as they are", _purity, ("outputs",)),
+    Check("meta-loss", "one number, whose gradient is finite and not zero", _meta_loss, ("outputs",)),
+    Check("scores", "the meta-loss tells the scores of labelled examples", _scores, ("meta-loss",)),
+    Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
+    Check("independence", "what one task shows changes no other", _independence, ("determinism",)),
+    Check("dtypes", "torch's default dtype is followed", _dtypes, ("outputs",)),
+    Check("device", "it learns on the device of its data", _device, ("outputs",)),
+)

@@ -1,0 +1,90 @@
+"""What a batch must be: shapes, dtypes and ranges that follow from the Spec."""
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.contracts.findings import Fault, Found
+from metarl.types import Batch, Examples, Rollout, Spec
+
+
+def batch_faults(batch: Batch, spec: Spec, tasks: int, blamed: Any = None) -> Found:
+    """Yield what is wrong with the shapes, dtypes and ranges of a batch; with a rollout's mask, ``mask_faults``."""
+    if isinstance(batch, Rollout) and spec.control:
+        yield from _rollout_faults(batch, spec, tasks, blamed)
+    elif isinstance(batch, Examples) and not spec.control:
+        yield from _example_faults(batch, spec, tasks, blamed)
+    else:
+        expected = "a Rollout" if spec.control else "Examples"
+        yield Fault(f"a {spec.kind} family drew {type(batch).__name__}: expected {expected}", blamed)
+
+
+def _example_faults(batch: Examples, spec: Spec, tasks: int, blamed: Any) -> Found:
+    lead = (tasks, *batch.inputs.shape[1:2])
+    yield from shape_faults("inputs", batch.inputs, (*lead, *spec.input_shape), blamed=blamed)
+    if spec.kind == "regression":
+        yield from shape_faults("targets", batch.targets, (*lead, spec.output_size), blamed=blamed)
+        return
+    yield from shape_faults("targets", batch.targets, lead, torch.int64, blamed)
+    found = sorted(set(batch.targets.flatten().tolist()) - set(range(spec.output_size)))
+    if found:
+        yield Fault(f"there are targets {found}: expected 0 to {spec.output_size - 1}", blamed)
+
+
+def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Found:
+    lead = (tasks, *batch.rewards.shape[1:3])
+    yield from shape_faults("observations", batch.observations, (*lead, *spec.input_shape), blamed=blamed)
+    if spec.kind == "discrete":
+        yield from shape_faults("actions", batch.actions, lead, torch.int64, blamed)
+    else:
+        yield from shape_faults("actions", batch.actions, (*lead, spec.output_size), blamed=blamed)
+    for name in ("log_probs", "rewards", "mask", "advantages"):
+        yield from shape_faults(name, getattr(batch, name), lead, blamed=blamed)
+
+
+def mask_faults(batch: Rollout, blamed: Any = None) -> Found:
+    """Yield where a mask is not 1 while the episode runs and then 0, or where anything is earned after the end."""
+    ended = batch.mask == 0
+    if not (ended | (batch.mask == 1)).all():
+        yield Fault("mask holds other numbers than 0 and 1", blamed)
+    if (batch.mask.diff(dim=2) > 0).any():
+        yield Fault("mask rises within an episode: expected 1 while it runs, then 0", blamed)
+    if ended[:, :, 0].any():
+        yield Fault("mask begins with 0: expected that every episode has a first step", blamed)
+    if batch.rewards[ended].any() or batch.advantages[ended].any():
+        yield Fault("there are rewards or advantages after the end: expected 0 where the mask is", blamed)
+
+
+def shape_faults(
+    name: str, values: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None, blamed: Any = None
+) -> Found:
+    """Yield a fault unless these are finite numbers of a shape, and of torch's default dtype unless another is told."""
+    if not isinstance(values, Tensor):
+        yield Fault(f"{name}: found {type(values).__name__}, expected a tensor", blamed)
+        return
+    found, expected = f"{values.dtype} {tuple(values.shape)}", f"{dtype or torch.get_default_dtype()} {shape}"
+    if found != expected:
+        yield Fault(f"{name}: found {found}, expected {expected}", blamed)
+    if not values.isfinite().all():
+        yield Fault(f"{name}: found numbers that are not finite", blamed)
+
+
+def global_states() -> tuple[object, ...]:
+    """Return where the generators that nobody may draw from stand."""
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  # the global one is what is asked about
+    return torch.get_rng_state().tolist(), random.getstate(), state["key"].tolist(), state["pos"]
+
+
+def equal(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Return whether tensors are the same one by one."""
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal up to the rounding of sums in another order."""
+    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance)

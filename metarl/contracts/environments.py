@@ -1,0 +1,210 @@
+"""What is asked of a control family's vector environments: lanes that start, end, idle and restart, one or many."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl import control
+from metarl.contracts.batches import close, equal, mask_faults, shape_faults
+from metarl.contracts.families import ROLES, Subject, drawing
+from metarl.contracts.findings import Check, Fault, Found, NotChecked, Note
+from metarl.contracts.playing import Lanes, Played, random_actions, told
+from metarl.control import ControlTasks, Sampling
+from metarl.types import Rollout
+
+BEYOND = 2
+"""Steps that are taken after the horizon, where every lane should idle."""
+SURE = 20
+"""Steps for which a lane alone must agree with the same lane among many; later, rounding may have grown."""
+
+
+class ControlSubject(Subject):
+    """A control family whose episodes are played once for all checks."""
+
+    @cached_property
+    def tasks(self) -> ControlTasks:
+        """Tasks to play. Raises NotChecked for a third party's own kind, which need not have an environment."""
+        tasks = self.sample()
+        if not isinstance(tasks, ControlTasks):
+            raise NotChecked(f"{type(tasks).__name__} is no ControlTasks: there is no vector environment to look at")
+        return tasks
+
+    @cached_property
+    def actions(self) -> Tensor:
+        """Random actions up to the horizon and beyond, ``[step, lane, ...]``."""
+        return random_actions(self.tasks, self.tasks.sampling.horizon + BEYOND)
+
+    @cached_property
+    def played(self) -> Played:
+        """What came of them."""
+        return Lanes(self.tasks).play(self.actions)
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether the same actions after a reset by another seed lead elsewhere."""
+        return not equal(self.played, Lanes(self.tasks, seed=1).play(self.actions))
+
+
+def _mask(subject: ControlSubject) -> Found:
+    for role in ROLES:
+        tasks = subject.sample()
+        drawn = subject.draw(tasks, role)
+        if isinstance(drawn, Rollout):
+            yield from mask_faults(drawn, drawing(tasks))
+
+
+def _environment(subject: ControlSubject) -> Found:
+    lanes, blamed = Lanes(subject.tasks), subject.tasks.environment
+    try:
+        control.check_environment(lanes.env, lanes.count, subject.spec)
+    except ValueError as error:
+        yield Fault(str(error), blamed)
+        return
+    observation, shape = lanes.reset(), (lanes.count, *subject.spec.input_shape)
+    yield from shape_faults("observations after a reset", observation, shape, observation.dtype, blamed)
+    following, rewards, *flags = lanes.step(subject.actions[0])
+    yield from shape_faults("observations after a step", following, shape, observation.dtype, blamed)
+    yield from shape_faults("rewards", rewards, (lanes.count,), rewards.dtype, blamed)
+    for name, values in zip(("terminations", "truncations"), flags, strict=True):
+        yield from shape_faults(name, values, (lanes.count,), torch.bool, blamed)
+
+
+def _space(subject: ControlSubject) -> Found:
+    space, seen = subject.tasks.environment(1, torch.device("cpu")).single_observation_space, subject.played[0]
+    if isinstance(space, spaces.Box):
+        low, high = (torch.tensor(end.tolist()) for end in (space.low, space.high))
+        outside = ((seen < low) | (seen > high)).reshape(*seen.shape[:2], -1).any(-1)
+        if outside.any():
+            step, lane = outside.nonzero()[0].tolist()
+            where = f"step {step}, task {lane}: {seen[step, lane].tolist()}"
+            yield Fault(f"an observation lies outside {space} ({where})", subject.tasks.environment)
+
+
+def _resets(subject: ControlSubject) -> Found:
+    lanes, blamed = Lanes(subject.tasks), subject.tasks.environment
+    if not torch.equal(lanes.reset(), lanes.reset()):
+        yield Fault("two resets by one seed start differently: use the seed given to reset", blamed)
+    elif not equal(lanes.play(subject.actions), lanes.play(subject.actions)):
+        yield Fault("the same actions after two resets by one seed lead elsewhere: use the seed given to reset", blamed)
+
+
+def _horizon(subject: ControlSubject) -> Found:
+    horizon = subject.tasks.sampling.horizon
+    if _terminates_at_horizon(subject, horizon) and _terminates_at_horizon(subject, horizon + 1):
+        told = "every lane is terminated at the horizon, wherever that is: a time limit truncates"
+        yield Fault(told, subject.tasks.environment)
+    elif not subject.played.over[horizon - 1].all():
+        yield Note(f"lanes are not truncated at the horizon, step {horizon}: sampling stops there all the same")
+
+
+def _terminates_at_horizon(subject: ControlSubject, horizon: int) -> bool:
+    """Return whether all lanes run until a horizon, and are terminated there."""
+    family: Any = subject.family
+    if not (isinstance(getattr(family, "sampling", None), Sampling) and hasattr(family, "__dataclass_fields__")):
+        return False
+    other = dataclasses.replace(family, sampling=dataclasses.replace(family.sampling, horizon=horizon))
+    tasks = dataclasses.replace(subject, family=other).tasks
+    played = Lanes(tasks).play(random_actions(tasks, horizon))
+    return bool(played.terminated[-1].all() and not played.over[:-1].any())
+
+
+def _idling(subject: ControlSubject) -> Found:
+    played, blamed = subject.played, subject.tasks.environment
+    ended = played.over[:-1]  # before the second step, the third, ...
+    if not ended.any():
+        raise NotChecked(f"no lane ended within {len(subject.actions)} steps")
+    for name, flags in (("terminated", played.terminated), ("truncated", played.truncated)):
+        if (flags[:-1] & ~flags[1:]).any():
+            yield Fault(f"a lane that was {name} is so no more, though it was not reset", blamed)
+    if played.rewards[1:][ended].any():
+        yield Fault("a lane that has ended is still paid: expected rewards of 0 until it is reset", blamed)
+    if not torch.equal(played.observations[2:][ended], played.observations[1:-1][ended]):
+        yield Fault("a lane that has ended still moves: expected its last observation until it is reset", blamed)
+
+
+def _restarts(subject: ControlSubject) -> Found:
+    lanes, actions, blamed = Lanes(subject.tasks), subject.actions, subject.tasks.environment
+    middle, first, others = len(actions) // 2, slice(0, 1), slice(1, None)
+    before = lanes.play(actions[:middle]).observations[-1]
+    after = lanes.restart(torch.arange(lanes.count) == 0)
+    if not torch.equal(after[others], before[others]):
+        yield Fault("restarting one lane by reset_mask moves the others", blamed)
+        return
+    if subject.random:
+        return
+    mixed = actions[middle:].clone()
+    mixed[:, first] = actions[: len(mixed), first]
+    found, steps = lanes.go_on(after, mixed), len(mixed)
+    if not equal(found.part(0, steps, first), subject.played.part(0, steps, first)):
+        yield Fault("a lane restarted by reset_mask does not begin anew: compare its state and step count", blamed)
+    if not equal(found.part(0, steps, others), subject.played.part(middle, middle + steps, others)):
+        yield Fault("after one lane was restarted by reset_mask, the others go on differently", blamed)
+
+
+def _alone(subject: ControlSubject) -> Found:
+    for lane in range(subject.count):
+        only = slice(lane, lane + 1)
+        parameters = {name: values[only] for name, values in subject.tasks.parameters.items()}
+        tasks = dataclasses.replace(subject.tasks, parameters=parameters, descriptors=subject.tasks.descriptors[only])
+        # Where every lane has a generator of its own, lane i is seeded with seed + i.
+        alone = Lanes(tasks, seed=lane if subject.random else 0).play(subject.actions[:, only])
+        yield from _differences(subject, lane, alone, "in a lane alone", subject.tasks.environment)
+
+
+def _single(subject: ControlSubject) -> Found:
+    make = getattr(subject.family, "single", None)
+    if make is None:
+        raise NotChecked("the family offers no single environment (a method named single)")
+    parameters = {name: values[0].numpy() for name, values in subject.tasks.parameters.items()}
+    steps = int((~subject.played.over[:, 0]).sum()) + 1
+    single = _played_singly(make(parameters, None), subject.actions[:steps, 0])
+    yield from _differences(subject, 0, single, "in the single environment", make)
+
+
+def _played_singly(env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:
+    """Act in a single environment, until its episode ends."""
+    observations, steps = [told(env.reset(seed=0)[0])], list[tuple[float, bool, bool]]()
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action.numpy())
+        observations.append(told(observation))
+        steps.append((float(reward), bool(terminated), bool(truncated)))
+        if terminated or truncated:
+            break
+    env.close()
+    columns = (torch.tensor(values).unsqueeze(1) for values in zip(*steps, strict=True))
+    return Played(torch.stack(observations).unsqueeze(1), *columns)
+
+
+def _differences(subject: ControlSubject, lane: int, other: Played, where: str, blamed: Any) -> Found:
+    """Yield where an episode elsewhere departs from that of a lane among many."""
+    steps = len(other.rewards)
+    among = subject.played.part(0, steps, slice(lane, lane + 1))
+    agree = [close(one.double().float(), two.double().float()) for one, two in zip(among[0], other[0], strict=True)]
+    for values, others in zip(among[1:3], other[1:3], strict=True):
+        same = [close(one.float(), two.float()) for one, two in zip(values, others, strict=True)]
+        agree = [agree[0], *(one and two for one, two in zip(agree[1:], same, strict=True))]
+    if all(agree):
+        return
+    if subject.random:
+        raise NotChecked(f"episodes are random, and a task {where} meets other random numbers")
+    step = agree.index(False)
+    told = f"task {lane} {where} departs from its lane among {subject.count} at step {step} of {steps}"
+    yield Fault(told, blamed) if step <= SURE else Note(f"{told}: rounding that grows, or something rare?")
+
+
+CHECKS = (
+    Check("mask", "1 while an episode runs, then 0, and nothing is earned after the end", _mask, ("draws",)),
+    Check("environment", "it has a lane for each episode, and fits the spec", _environment, ("tasks",)),
+    Check("resets", "episodes follow from the seed of the reset", _resets, ("environment",)),
+    Check("space", "observations lie in their space", _space, ("environment",)),
+    Check("horizon", "episodes are truncated there, which is not to be terminated", _horizon, ("environment",)),
+    Check("idling", "lanes that have ended repeat their observation, unpaid", _idling, ("environment",)),
+    Check("reset_mask", "its lanes begin anew, the others go on", _restarts, ("environment", "resets", "idling")),
+    Check("lanes", "a lane alone does as it does among others", _alone, ("environment", "resets")),
+    Check("single", "the single environment does as a lane does", _single, ("environment", "resets")),
+)

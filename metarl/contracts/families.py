@@ -1,0 +1,293 @@
+"""What is asked of every task family: how tasks are sampled, and what is drawn from them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from metarl import control
+from metarl.contracts.batches import batch_faults, equal, global_states, shape_faults
+from metarl.contracts.findings import Check, Fault, Found, NotChecked, Note
+from metarl.control import ControlTasks
+from metarl.seeding import stream
+from metarl.types import Batch, Examples, Family, Kind, Learner, Role, Spec, Split, Tasks
+
+ROLES = get_args(Role)
+EPISODES = 2
+"""Episodes of each task in a draw, at most: more would tell nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A family, and how it is looked at."""
+
+    family: Family
+    count: int
+    """Tasks in a sample."""
+    device: torch.device
+
+    @property
+    def spec(self) -> Spec:
+        """What the family asks of a model."""
+        return self.family.spec
+
+    def sample(self, split: Split = "train", seed: int = 0) -> Tasks:
+        """Sample tasks, the same for the same seed; of control tasks, few episodes are drawn."""
+        tasks = self.family.sample(self.count, split, stream(seed, split))
+        if not isinstance(tasks, ControlTasks):
+            return tasks
+        sampling = dataclasses.replace(tasks.sampling, episodes=min(tasks.sampling.episodes, EPISODES))
+        return dataclasses.replace(tasks, sampling=sampling)
+
+    def splits(self) -> list[Split]:
+        """The splits that the family has tasks for."""
+        return [split for split in get_args(Split) if self.refusal(split) is None]
+
+    def refusal(self, split: Split) -> ValueError | None:
+        """Why the family has no tasks for a split; training needs them."""
+        try:
+            self.sample(split)
+        except ValueError as error:
+            return error if split != "train" else None
+        return None
+
+    def draw(self, tasks: Tasks, role: Role = "support", seed: int = 0, device: torch.device | str = "cpu") -> Batch:
+        """Draw a batch with a learner that knows nothing, the same for the same seed."""
+        learner = indifferent(self.spec)
+        return tasks.draw(learner, learner.begin({}, tasks.descriptors), role, stream(seed, role, device=device))
+
+
+def drawing(tasks: Tasks) -> Any:
+    """Return whose code decides what is drawn."""
+    return tasks.environment if isinstance(tasks, ControlTasks) else tasks.draw
+
+
+def indifferent(spec: Spec) -> Learner:
+    """Return a learner without parameters: its outputs are zero, so its policies are uniform, or standard normal."""
+
+    def predict(state: int, inputs: Tensor) -> tuple[Tensor, int]:
+        return inputs.new_zeros(*inputs.shape[: inputs.ndim - len(spec.input_shape)], spec.model_outputs), state
+
+    return Learner(
+        spec,
+        adaptations=0,
+        init=lambda generator: {},
+        begin=lambda params, descriptors: len(descriptors),
+        adapt=lambda state, batch: state,
+        predict=predict,
+        meta_loss=lambda params, experience: (torch.zeros(()), {}),
+    )
+
+
+def _spec(subject: Subject) -> Found:
+    spec, blamed = subject.spec, _member(subject.family, "spec")
+    if spec.kind not in get_args(Kind):
+        yield Fault(f"spec.kind is {spec.kind!r}: expected one of {', '.join(get_args(Kind))}", blamed)
+    if any(size < 1 for size in (*spec.input_shape, spec.output_size)):
+        yield Fault(f"{spec} has a size below 1", blamed)
+    if spec.descriptor_size < 0:
+        yield Fault(f"{spec} has a negative descriptor_size", blamed)
+
+
+def _member(target: Any, name: str) -> Any:
+    """Return a property's function, so that its place can be told; else the class."""
+    return getattr(getattr(type(target), name, None), "fget", None) or type(target)
+
+
+def _tasks(subject: Subject) -> Found:
+    for split in get_args(Split):
+        if refusal := subject.refusal(split):
+            yield Note(f"there are no {split} tasks: {refusal}")
+    for split in subject.splits():
+        tasks, blamed = subject.sample(split), subject.family.sample
+        for name, values in tasks.parameters.items():
+            if len(values) != subject.count:
+                yield Fault(f"the task parameter {name!r} has {len(values)} rows for {subject.count} tasks", blamed)
+            dtype = None if values.is_floating_point() else values.dtype
+            shape = (len(values), *values.shape[1:])
+            yield from shape_faults(f"the task parameter {name!r}", values, shape, dtype, blamed)
+        expected = (subject.count, subject.spec.descriptor_size)
+        yield from shape_faults("descriptors", tasks.descriptors, expected, blamed=blamed)
+
+
+def _refusal(subject: Subject) -> Found:
+    try:
+        subject.family.sample(0, "train", stream(0, "train"))
+    except ValueError:
+        return
+    yield Fault("sample(0, ...) gave tasks: expected a ValueError for fewer than one", subject.family.sample)
+
+
+def _seeding(subject: Subject) -> Found:
+    blamed, before = subject.family.sample, global_states()
+    for split in subject.splits():
+        one, other = subject.sample(split).parameters, subject.sample(split).parameters
+        for name in one:
+            if not torch.equal(one[name], other[name]):
+                yield Fault(f"{name!r} of two samples by one seed differ: use the generator given", blamed)
+    if global_states() != before:
+        yield Fault("sampling tasks drew from a global generator: use the one given", blamed)
+    others = [subject.sample("train", seed).parameters.values() for seed in range(1, 6)]
+    if all(equal(found, others[0]) for found in others):
+        yield Fault("the tasks of 5 seeds are the same: use the generator given", blamed)
+
+
+def _descriptors(subject: Subject) -> Found:
+    blamed, tasks = subject.family.sample, subject.sample()
+    if isinstance(tasks, ControlTasks) and hasattr(subject.family, "parameter_space"):
+        # Which also refuses parameters that parameter_space does not hold.
+        expected = control.tasks_with(subject.family, tasks.parameters).descriptors
+        if expected.shape != tasks.descriptors.shape or not torch.equal(expected, tasks.descriptors):
+            told = "descriptors are not the task parameters, flattened, in the order of parameter_space"
+            yield Fault(f"{told}: expected {expected.tolist()}, found {tasks.descriptors.tolist()}", blamed)
+    if not subject.spec.descriptor_size:
+        return
+    described = [tuple(row) for row in tasks.descriptors.tolist()]
+    by_parameters = dict(zip(rows(tasks), described, strict=True))
+    if any(by_parameters[row] != told for row, told in zip(rows(tasks), described, strict=True)):
+        yield Fault("tasks of the same parameters have different descriptors", blamed)
+    if len(by_parameters) > 1 and len(set(described)) == 1:
+        yield Fault("tasks of different parameters all have the same descriptor", blamed)
+
+
+def rows(tasks: Tasks) -> list[tuple[float, ...]]:
+    """Return the parameters of each task as one tuple."""
+    flat = [values.reshape(len(values), -1).double() for values in tasks.parameters.values()]
+    return [tuple(row) for row in torch.cat(flat, dim=1).tolist()] if flat else []
+
+
+def _splits(subject: Subject) -> Found:
+    if "test" not in subject.splits():
+        raise NotChecked("the family has no test tasks")
+    met = {split: [subject.sample(split, seed) for seed in range(20)] for split in subject.splits()}
+    seen: dict[str, set[Any]] = {
+        split: {row for tasks in found for row in rows(tasks)} | _items(subject, found) for split, found in met.items()
+    }
+    shared = sorted(split for split in seen if split != "test" and seen[split] & seen["test"])
+    if not shared:
+        return
+    if getattr(subject.family, "splits_share_tasks", False):
+        yield Note("the splits share tasks, as the family says: test tasks may have been met in training")
+        return
+    yield Fault(
+        f"{' and '.join(shared)} tasks are among the test tasks: hold some out for each split, or, where there are too "
+        "few, let the family say splits_share_tasks = True",
+        subject.family.sample,
+    )
+
+
+def _items(subject: Subject, found: list[Tasks]) -> set[Any]:
+    """Return the items of some classification tasks: a class that two splits share brings its items into both."""
+    if subject.spec.kind != "classification":
+        return set()
+    batches = [subject.draw(tasks, role) for tasks in found for role in ROLES]
+    inputs = [batch.inputs.flatten(0, 1) for batch in batches if isinstance(batch, Examples)]
+    return {item.numpy().tobytes() for items in inputs for item in items}
+
+
+def _draws(subject: Subject) -> Found:
+    for split in subject.splits():
+        tasks = subject.sample(split)
+        for role in ROLES:
+            yield from batch_faults(subject.draw(tasks, role), subject.spec, subject.count, drawing(tasks))
+
+
+def _determinism(subject: Subject) -> Found:
+    before = global_states()
+    for role in ROLES:
+        tasks, again = subject.sample(), subject.sample()
+        drawn = subject.draw(tasks, role)
+        for told, redrawn in (("two draws", subject.draw(again, role)), ("a task's draws", subject.draw(tasks, role))):
+            if not equal(drawn, redrawn):
+                yield Fault(f"{told} of {role} data by one seed differ: use the generator given", drawing(tasks))
+        if all(equal(drawn, subject.draw(tasks, role, seed)) for seed in range(1, 4)):
+            yield Fault(f"{role} data of 4 seeds are the same: use the generator given", drawing(tasks))
+    if global_states() != before:
+        yield Fault("drawing data drew from a global generator: use the one given", drawing(tasks))
+
+
+def _independence(subject: Subject) -> Found:
+    tasks = subject.sample()
+    if subject.count < 2:
+        raise NotChecked("that takes two tasks")
+    drawn, samples = subject.draw(tasks), (subject.sample("train", seed) for seed in range(1, 20))
+    for others in islice((found for found in samples if rows(found)[-1] != rows(tasks)[-1]), 5):
+        other = subject.draw(with_last(tasks, others))
+        if not equal([values[:-1] for values in drawn], [values[:-1] for values in other]):
+            yield Fault("changing the parameters of the last task changes what the others draw", drawing(tasks))
+            return
+        if not equal(drawn, other):
+            return
+    yield Note("changing a task's parameters changed nothing that it drew: do they reach it, or are rewards rare?")
+
+
+def with_last(tasks: Tasks, others: Tasks) -> Tasks:
+    """Return tasks with the last one of others in the place of their own. Raises NotChecked where that is unclear."""
+    if not dataclasses.is_dataclass(tasks) or isinstance(tasks, type):
+        raise NotChecked(f"{type(tasks).__name__} is no dataclass, so that one of its tasks could be changed")
+    count = len(tasks.descriptors)
+
+    def joined(one: Any, other: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {name: joined(one[name], other[name]) for name in one}
+        return torch.cat([one[:-1], other[-1:]]) if isinstance(one, Tensor) and len(one) == count else one
+
+    fields = [field.name for field in dataclasses.fields(tasks) if field.init]
+    changed: Any = dataclasses.replace(
+        tasks, **{name: joined(getattr(tasks, name), getattr(others, name)) for name in fields}
+    )
+    return changed
+
+
+def _dtypes(subject: Subject) -> Found:
+    with other_dtype() as dtype:
+        tasks = subject.sample()
+        faults = batch_faults(subject.draw(tasks), subject.spec, subject.count, drawing(tasks))
+        expected = (subject.count, subject.spec.descriptor_size)
+        descriptors = shape_faults("descriptors", tasks.descriptors, expected, blamed=subject.family.sample)
+        for fault in (*descriptors, *faults):
+            yield Fault(f"with {dtype} as torch's default, {fault.told}", getattr(fault, "blamed", None))
+
+
+@contextmanager
+def other_dtype() -> Iterator[torch.dtype]:
+    """Make float64 torch's default dtype for a while, or float32 where it is float64."""
+    before = torch.get_default_dtype()
+    other = torch.float32 if before == torch.float64 else torch.float64
+    torch.set_default_dtype(other)
+    try:
+        yield other
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _device(subject: Subject) -> Found:
+    if subject.device.type == "cpu":
+        raise NotChecked("there is no CUDA device, or the CPU was asked for")
+    tasks = subject.sample()
+    for role in ROLES:
+        batch = subject.draw(tasks, role, device=subject.device)
+        yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
+        for name, values in batch._asdict().items():
+            if values.device.type != subject.device.type:
+                told = f"{name} are on {values.device}, drawn by a generator on {subject.device}"
+                yield Fault(told, drawing(tasks))
+
+
+CHECKS = (
+    Check("spec", "its kind and its sizes make sense", _spec),
+    Check("tasks", "parameters and descriptors have a row for each task, in every split", _tasks, ("spec",)),
+    Check("refusal", "fewer than one task is a ValueError", _refusal, ("spec",)),
+    Check("seeding", "tasks follow from the generator given, and from no other", _seeding, ("tasks",)),
+    Check("descriptors", "they agree with the parameters", _descriptors, ("tasks",)),
+    Check("draws", "shapes, dtypes and ranges fit the spec, in every split and role", _draws, ("tasks",)),
+    Check("determinism", "data follow from the generator given, and from no other", _determinism, ("draws", "seeding")),
+    Check("independence", "a task's data do not depend on other tasks", _independence, ("draws", "determinism")),
+    Check("splits", "test tasks are not met in training", _splits, ("draws", "seeding")),
+    Check("dtypes", "torch's default dtype is followed", _dtypes, ("draws",)),
+    Check("device", "data are drawn on the generator's device", _device, ("draws",)),
+)
