@@ -16,10 +16,13 @@ from typing import Any, Literal
 from metarl.sources import summary
 
 Group = Literal["algorithms", "tasks"]
+GROUPS: tuple[Group, ...] = ("tasks", "algorithms")
 
 _KIND = {"algorithms": "algorithm", "tasks": "task family"}
 _MEMBERS = {"algorithms": ("build",), "tasks": ("sample", "spec")}
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""What plugins may be called: lower-case words joined by hyphens."""
+"""Of plugins: lower-case words joined by hyphens."""
 
 
 class PluginError(LookupError):
@@ -122,7 +125,7 @@ def _only(found: list[Plugin], group: Group, name: str) -> Plugin:
         offers = " and ".join(f"{plugin.package} {plugin.version} ({plugin.value})" for plugin in found)
         values = " or ".join(plugin.value for plugin in found)
         raise PluginError(f"{name!r} is offered by {offers}; uninstall all but one, or ask for {values}")
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise PluginError(f"the name {name!r} is not lower-case words joined by hyphens; ask for {found[0].value}")
     return found[0]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from metarl.contracts import algorithms, environments, families
 from metarl.contracts.batches import batch_faults, mask_faults
 from metarl.contracts.findings import Fault, Outcome, placed, run_checks
+from metarl.contracts.samples import small_family
 from metarl.training import Device, resolve_device
 from metarl.types import Algorithm, Batch, Family, Rollout, Spec
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_batch",
     "check_family",
     "family_outcomes",
+    "small_family",
 ]
 
 

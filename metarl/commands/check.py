@@ -12,11 +12,10 @@ from metarl import plugins, runs, testing, training
 from metarl.cli import DONE, FAILED, Execute
 from metarl.commands.parsing import parse
 from metarl.contracts.findings import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks
-from metarl.contracts.samples import sample_family
+from metarl.contracts.samples import small_family
 from metarl.training import Device
 from metarl.types import Family, Kind
 
-GROUPS: tuple[plugins.Group, ...] = ("tasks", "algorithms")
 KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classification")
 
 CHECK_HELP = """Run the contract on a plugin: every check, with what was found, what was expected, and where.
@@ -37,7 +36,7 @@ def prepare(arguments: list[str]) -> Execute:
     """``[tasks|algorithms] NAME [options]``: run the contract on a plugin."""
     if arguments in (["-h"], ["--help"]):
         parse(CheckOptions, ["--help"], "check NAME", CHECK_HELP)
-    named: list[plugins.Group] = [group for group in GROUPS if arguments[:1] == [group]]
+    named: list[plugins.Group] = [group for group in plugins.GROUPS if arguments[:1] == [group]]
     name, *options = arguments[len(named) :] or [""]
     if not name or name.startswith("-"):
         raise ValueError("check needs a name, e.g. 'metarl check point-navigation'; 'metarl list' shows all")
@@ -60,8 +59,8 @@ def _group(name: str) -> plugins.Group:
         groups = [group for group, member in members.items() if hasattr(target, member)]
         told = f"{name} has no 'sample', as task families do, and no 'build', as algorithms do"
     else:
-        names = {group: [plugin.name for plugin in plugins.available(group)] for group in GROUPS}
-        groups = [group for group in GROUPS if name in names[group]]
+        names = {group: [plugin.name for plugin in plugins.available(group)] for group in plugins.GROUPS}
+        groups = [group for group in plugins.GROUPS if name in names[group]]
         near = difflib.get_close_matches(name, [*names["tasks"], *names["algorithms"]])
         asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         told = f"no task family and no algorithm is called {name!r}{asked}; 'metarl list' shows all names"
@@ -103,7 +102,7 @@ def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
     options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], on], ()))
     chosen = parse(options, arguments, f"check {name}", f"Check the algorithm {name}.")
     training.resolve_device(chosen.request.device)
-    made: dict[str, Family] = {f"made-up {kind}": sample_family(kind) for kind in KINDS}
+    made: dict[str, Family] = {f"made-up {kind}": small_family(kind) for kind in KINDS}
     families = {named: training.source("tasks", named).target for named in chosen.tasks} or made
 
     def execute() -> int:

@@ -13,7 +13,7 @@ from metarl.regression import Regression
 from metarl.types import Family, Kind, Spec, Split
 
 
-def sample_family(kind: Kind) -> Family:
+def small_family(kind: Kind) -> Family:
     """Return a small family of a kind."""
     if kind == "regression":
         return Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=5)

@@ -1,0 +1,180 @@
+"""``metarl new tasks|algorithm NAME``: write a small, working plugin package to start from.
+
+Standard library only, so that it answers at once. The packages are the files of ``metarl/templates``, which speak of
+``my-family`` and ``my-algorithm``.
+"""
+
+import argparse
+import builtins
+import importlib.util
+import io
+import keyword
+import os
+import re
+import shlex
+import shutil
+import sys
+import tokenize
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from metarl import plugins
+from metarl.cli import DONE, Execute
+
+KINDS = {
+    "control": "an environment of your own, as functions of torch tensors",
+    "gymnasium": "a Gymnasium environment whose parameters differ between tasks",
+    "regression": "a function whose parameters differ between tasks",
+    "images": "few-shot classification of labelled images",
+}
+FAMILY = {
+    "pyproject.toml": "family/pyproject.toml",
+    "README.md": "family/README.md",
+    "my_family/family.py": "{kind}/family.py",
+    "tests/test_my_family.py": "{kind}/test_family.py",
+}
+ALGORITHM = {
+    "pyproject.toml": "algorithm/pyproject.toml",
+    "README.md": "algorithm/README.md",
+    "my_algorithm/algorithm.py": "algorithm/algorithm.py",
+    "tests/test_my_algorithm.py": "algorithm/test_algorithm.py",
+}
+"""Where the files of a package come from."""
+
+
+class Names(NamedTuple):
+    """What a plugin is called where."""
+
+    plugin: str  # half-cheetah
+    module: str  # half_cheetah
+    cls: str  # HalfCheetah
+
+    @classmethod
+    def of(cls, plugin: str) -> "Names":
+        """Return the names that follow from the plugin's."""
+        return cls(plugin, plugin.replace("-", "_"), "".join(word.capitalize() for word in plugin.split("-")))
+
+
+def prepare(arguments: list[str]) -> Execute:
+    """``tasks|algorithm NAME``: write a small, working plugin package."""
+    chosen = _parser().parse_args(arguments)
+    kind = getattr(chosen, "kind", "algorithm")
+    folder = Path(chosen.name) if chosen.out is None else chosen.out
+    check_name(chosen.name)
+    files = render(chosen.name, kind)
+    if os.path.lexists(folder):
+        raise ValueError(f"{folder} exists already; nothing is overwritten: choose another folder with --out")
+
+    def execute() -> int:
+        write(folder, files)
+        print(f"wrote {folder}: {', '.join(sorted(files))}")
+        trained = f"maml {chosen.name}" if chosen.what == "tasks" else f"{chosen.name} point-navigation"
+        print(f"pip install -e {shlex.quote(str(folder))}")
+        print(f"metarl check {chosen.name}")
+        print(f"metarl train {trained} --iterations 100")
+        return DONE
+
+    return execute
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions, told in one line by the command that runs it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ValueError."""
+        raise ValueError(f"{message}; '{self.prog} --help' tells the options")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="metarl new", description="Write a small, working plugin package to start from.")
+    whats = parser.add_subparsers(dest="what", required=True, metavar="tasks|algorithm")
+    tasks = whats.add_parser("tasks", help="a task family", description="Write a package with a task family.")
+    kinds = "; ".join(f"{kind}: {told}" for kind, told in KINDS.items())
+    tasks.add_argument("--kind", choices=KINDS, default="control", help=f"what it is about (default: control). {kinds}")
+    algorithm = whats.add_parser("algorithm", help="an algorithm", description="Write a package with an algorithm.")
+    for what in (tasks, algorithm):
+        what.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
+        what.add_argument("--out", type=Path, help="folder to write (default: NAME)")
+    return parser
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that a plugin cannot have, or that something else has."""
+    if not plugins.NAME.fullmatch(name):
+        raise ValueError(f"the name {name!r} is not lower-case words joined by hyphens{_corrected(name)}")
+    names = Names.of(name)
+    if found := [plugin for group in plugins.GROUPS for plugin in plugins.available(group) if plugin.name == name]:
+        raise ValueError(f"the {found[0]} has that name; choose another, or uninstall {found[0].package}")
+    if keyword.iskeyword(names.module) or keyword.iskeyword(names.cls) or names.cls in dir(builtins):
+        raise ValueError(f"the module {names.module} or the class {names.cls} is a word of Python's own{_advice(name)}")
+    if names.module in sys.stdlib_module_names:
+        raise ValueError(f"{names.module!r} is a module of Python's standard library{_advice(name)}")
+    if importlib.util.find_spec(names.module) is not None:
+        raise ValueError(f"a module {names.module!r} is installed, or lies in this folder{_advice(name)}")
+    if _installed(name):
+        raise ValueError(f"a package {name!r} is installed{_advice(name)}")
+
+
+def _corrected(name: str) -> str:
+    """Return the name that was meant, as the end of a sentence; nothing where none of its letters can be used."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+    better = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+    better = f"my-{better}" if better[:1].isdigit() else better
+    return f"; how about {better!r}?" if better else ""
+
+
+def _advice(name: str) -> str:
+    return f"; choose another, such as 'my-{name}'"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def render(name: str, kind: str) -> dict[str, str]:
+    """Return the files of a package, by their path in it. Raises ValueError where the class's name is taken there."""
+    what = "algorithm" if kind == "algorithm" else "family"
+    names, placeholders = Names.of(name), Names.of(f"my-{what}")
+    sources = ALGORITHM if what == "algorithm" else FAMILY
+    files = {path: _template(source.format(kind=kind)) for path, source in sources.items()}
+    for path, text in files.items():
+        if path.endswith(".py") and names != placeholders and names.cls in _identifiers(text):
+            raise ValueError(f"the class {names.cls} would take a name that {Path(path).name} needs{_advice(name)}")
+    files[f"{placeholders.module}/__init__.py"] = f'"""The {what} my-{what} for metarl."""\n'
+    files[f"{placeholders.module}/py.typed"] = ""
+    return {_renamed(path, placeholders, names): _renamed(text, placeholders, names) for path, text in files.items()}
+
+
+def _template(source: str) -> str:
+    return (resources.files("metarl") / "templates" / f"{source}.template").read_text(encoding="utf-8")
+
+
+def _identifiers(text: str) -> set[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return {token.string for token in tokens if token.type == tokenize.NAME}
+
+
+def _renamed(text: str, old: Names, new: Names) -> str:
+    for one, other in zip(old, new, strict=True):
+        text = text.replace(one, other)
+    return text
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files below a new folder, all of them or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}-{os.getpid()}")
+    partial.mkdir()
+    try:
+        for path, text in files.items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_text(text, encoding="utf-8")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
