@@ -107,9 +107,10 @@ def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
 
     def execute() -> int:
         parts = [(f"with {told}", _learning(chosen, family)) for told, family in families.items()]
-        if all(outcomes[0].check == "serves" for _, outcomes in parts):
-            parts.append(("", [Outcome("serves", "FAILED", ("the algorithm serves none of these families",))]))
-        return _report([*parts, ("", _recorded(chosen.algorithm, name))])
+        outcomes = _recorded(chosen.algorithm, name)
+        if all(found[0].check == "serves" for _, found in parts):
+            outcomes.insert(0, Outcome("serves", "FAILED", ("the algorithm serves none of these families",)))
+        return _report([*parts, (name, outcomes)])
 
     return execute
 

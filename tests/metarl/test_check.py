@@ -1,0 +1,223 @@
+"""``metarl check``: what it prints of sound plugins and of broken ones, and its exit codes."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metarl.cli import main
+
+MODULE = '''
+import dataclasses
+from metarl import Regression
+from metarl_plugins.sinusoid import Sinusoid
+
+LINES = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled(Sinusoid):
+    """Waves in float64, and no tasks that raise an error where none are asked for."""
+
+    def sample(self, num_tasks, split, generator):
+        tasks = super().sample(max(num_tasks, 1), split, generator)
+        return Drawn(tasks.parameters, tasks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    parameters: dict
+    tasks: object
+
+    @property
+    def descriptors(self):
+        return self.tasks.descriptors
+
+    def draw(self, *arguments):
+        batch = self.tasks.draw(*arguments)
+        return batch._replace(inputs=batch.inputs.double().bouble())
+
+
+@dataclasses.dataclass(frozen=True)
+class Picky:
+    def build(self, spec):
+        raise ValueError("nothing suits me")
+
+
+@dataclasses.dataclass(frozen=True)
+class Needy:
+    goal: float
+    spec = None
+
+    def sample(self, num_tasks, split, generator):
+        return None
+
+
+class Plain:
+    """A family that is no dataclass."""
+
+    spec = LINES.spec
+    sample = LINES.sample
+
+
+class Both:
+    spec = None
+
+    def build(self, spec):
+        return None
+
+    def sample(self, num_tasks, split, generator):
+        return None
+'''
+BROKEN = "import torch\n\n\nLARGEST = torch.zeros(3) + 'metres'\n"
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "checked_tasks.py").write_text(MODULE)
+    (folder / "broken_tasks.py").write_text(BROKEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+    for name in ("checked_tasks", "broken_tasks"):
+        sys.modules.pop(name, None)
+
+
+def lines(capsys: Captured, code: int, *arguments: str) -> dict[str, tuple[str, str]]:
+    """Run a check and return the verdict and the text of each line, by the name of the check."""
+    capsys.readouterr()
+    assert main(["check", *arguments]) == code
+    told = capsys.readouterr()
+    assert told.err == ""
+    rows = [line.split(maxsplit=2) for line in told.out.splitlines() if line.startswith("  ")]
+    return {check: (verdict, text) for verdict, check, text in rows}
+
+
+def test_a_sound_family_passes(capsys: Captured) -> None:
+    found = lines(capsys, 0, "sinusoid", "--tasks.shots", "3")
+    assert found["seeding"] == ("ok", "tasks follow from the generator given, and from no other")
+    assert found["record"][0] == "ok"
+    assert {verdict for verdict, _ in found.values()} <= {"ok", "skipped"}
+
+
+def test_the_counts_come_last(capsys: Captured) -> None:
+    assert main(["check", "tasks", "sinusoid", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "11 ok, 1 skipped"
+
+
+def test_a_broken_family_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:
+    found = lines(capsys, 1, "checked_tasks:Doubled")
+    line = MODULE.splitlines().index("        return batch._replace(inputs=batch.inputs.double().bouble())") + 1
+    place = f"({modules / 'checked_tasks.py'}:{line}, Drawn.draw)"
+    assert found["draws"] == ("FAILED", f"AttributeError: 'Tensor' object has no attribute 'bouble' {place}")
+    assert found["refusal"][0] == "FAILED"
+    assert found["refusal"][1].endswith("checked_tasks.py:13, Doubled.sample)")
+    assert found["seeding"][0] == "ok"
+    assert found["dtypes"] == ("skipped", "needs draws, which does not hold")
+
+
+def test_paths_below_the_folder_are_told_from_there(
+    capsys: Captured, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(modules)
+    assert lines(capsys, 1, "checked_tasks:Doubled")["refusal"][1].endswith("(checked_tasks.py:13, Doubled.sample)")
+
+
+def test_a_family_bound_to_a_name_passes(capsys: Captured) -> None:
+    assert {verdict for verdict, _ in lines(capsys, 0, "checked_tasks:LINES").values()} <= {"ok", "skipped"}
+
+
+def test_options_that_no_run_can_record_are_found(capsys: Captured) -> None:
+    verdict, text = lines(capsys, 1, "checked_tasks:Plain")["record"]
+    assert verdict == "FAILED"
+    assert "cannot be recorded in a run folder" in text
+
+
+def test_a_sound_algorithm_passes_with_a_family_of_every_kind(capsys: Captured) -> None:
+    assert main(["check", "reptile", "--algorithm.hidden", "8"]) == 0
+    out = capsys.readouterr().out
+    titles = [line for line in out.splitlines() if not line.startswith("  ")][:-1]
+    kinds = ("continuous", "discrete", "regression", "classification")
+    assert titles == [f"with made-up {kind}:" for kind in kinds] + ["reptile:"]
+    assert "FAILED" not in out
+
+
+def test_families_may_be_named_for_an_algorithm(capsys: Captured) -> None:
+    assert main(["check", "protonet", "--algorithm.hidden", "8", "--tasks", "sinusoid", "checked_tasks:LINES"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "with sinusoid:"
+    assert out[1].startswith("  skipped  serves  the algorithm refuses: protonet tells classes apart")
+    assert out[2] == "with checked_tasks:LINES:"
+    assert out[4:] == [
+        "protonet:",
+        "  FAILED   serves  the algorithm serves none of these families",
+        "  ok       record  a run folder records it, and rebuilds it",
+        "1 ok, 1 FAILED, 2 skipped",
+    ]
+
+
+def test_a_plugin_that_cannot_be_imported_is_told_where(capsys: Captured, modules: Path) -> None:
+    found = lines(capsys, 1, "tasks", "broken_tasks:FAMILY")
+    verdict, text = found["import"]
+    assert verdict == "FAILED"
+    assert text.startswith("importing 'broken_tasks' failed: TypeError: ")
+    assert text.endswith(f"({modules / 'broken_tasks.py'}:4, <module>)")
+
+
+def test_a_plugin_without_defaults_is_told(capsys: Captured) -> None:
+    verdict, text = lines(capsys, 1, "checked_tasks:Needy")["import"]
+    assert verdict == "FAILED"
+    assert text.startswith("TypeError: ")
+    assert "missing 1 required positional argument: 'goal'" in text
+
+
+def test_an_installed_plugin_that_cannot_be_imported_is_told_where(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "frail-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: frail\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[metarl.tasks]\nfrail = broken_tasks:FAMILY\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    verdict, text = lines(capsys, 1, "frail")["import"]
+    assert verdict == "FAILED"
+    assert "cannot load the task family 'frail' of frail 1.0" in text
+    assert "broken_tasks.py:4, <module>)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("", "check needs a name, e.g. 'metarl check point-navigation'; 'metarl list' shows all"),
+        ("tasks", "check needs a name"),
+        ("--device cpu", "check needs a name"),
+        ("sinusoids", "no task family and no algorithm is called 'sinusoids'; did you mean 'sinusoid'?"),
+        ("algorithms sinusoid", "no algorithm is called 'sinusoid'; it is one of the tasks"),
+        ("gone:Family", "there is no module 'gone'"),
+        ("checked_tasks:LINE", "no attribute 'LINE'; did you mean 'LINES'"),
+        ("checked_tasks:Regression.no", "no attribute"),
+        ("checked_tasks:dataclasses", "has no 'sample', as task families do, and no 'build', as algorithms do"),
+        ("checked_tasks:Both", "is both: ask for 'metarl check tasks checked_tasks:Both' or 'metarl check algorithms"),
+        ("sinusoid --tasks.shots 0", "shots=0: expected at least 1"),
+        ("sinusoid --algorithm.steps 2", "--algorithm.steps"),
+        ("sinusoid --device tpu", "tpu"),
+        ("reptile --tasks sinusoids", "no task family is called 'sinusoids'"),
+    ],
+)
+def test_wrong_requests_are_refused(arguments: str, told: str, capsys: Captured) -> None:
+    assert main(["check", *arguments.split()]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert len(found.err.splitlines()) == 1
+    assert told in found.err
+
+
+def test_help_tells_the_options_of_the_plugin(capsys: Captured) -> None:
+    assert main(["check", "--help"]) == 0
+    assert "--device" in capsys.readouterr().out
+    assert main(["check", "sinusoid", "--help"]) == 0
+    assert "--tasks.shots" in capsys.readouterr().out

@@ -1,0 +1,152 @@
+"""``metarl new``: the names that it takes, and what it writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarl.cli import main
+from metarl.commands import new
+
+KINDS = [*new.KINDS, "algorithm"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["new", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert list(Path.cwd().iterdir()) == []
+    return told.err.removeprefix("metarl: ").rstrip()
+
+
+def test_a_family_is_written(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "tasks", "pole-balancing"]) == 0
+    assert files(empty_folder / "pole-balancing") == [
+        "README.md",
+        "pole_balancing/__init__.py",
+        "pole_balancing/family.py",
+        "pole_balancing/py.typed",
+        "pyproject.toml",
+        "tests/test_pole_balancing.py",
+    ]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "pip install -e pole-balancing",
+        "metarl check pole-balancing",
+        "metarl train maml pole-balancing --iterations 100",
+    ]
+    project = (empty_folder / "pole-balancing" / "pyproject.toml").read_text()
+    assert 'name = "pole-balancing"' in project
+    assert 'pole-balancing = "pole_balancing.family:PoleBalancing"' in project
+
+
+def test_an_algorithm_is_written_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "algorithm", "slow-maml", "--out", "deep/down here"]) == 0
+    assert (Path("deep/down here/slow_maml/algorithm.py")).read_text().count("class SlowMaml:") == 1
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "pip install -e 'deep/down here'",
+        "metarl check slow-maml",
+        "metarl train slow-maml point-navigation --iterations 100",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["q", "my-family", "my-algorithm", "my-family-of-very-long-names-2-even-longer"])
+def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
+    rendered = new.render(name, kind)
+    text = "\n".join([*rendered, *rendered.values()])
+    names = new.Names.of(name)
+    for placeholder in (*new.Names.of("my-family"), *new.Names.of("my-algorithm")):
+        if not any(placeholder in own for own in names):
+            assert placeholder not in text
+    written = "algorithm" if kind == "algorithm" else "family"
+    assert f"class {names.cls}:" in rendered[f"{names.module}/{written}.py"]
+    for path, source in rendered.items():
+        if path.endswith(".py"):
+            compile(source, path, "exec")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("", "the following arguments are required: tasks|algorithm; 'metarl new --help' tells the options"),
+        ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' tells the options"),
+        ("families walk", "invalid choice: 'families'"),
+        ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
+        ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
+        ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; how about 'half-cheetah'?"),
+        ("tasks HalfCheetah2", "how about 'half-cheetah2'?"),
+        ("tasks 2d-walk", "how about 'my-2d-walk'?"),
+        ("tasks ../walk", "how about 'walk'?"),
+        ("tasks /", "the name '/' is not lower-case words joined by hyphens"),
+        (
+            "tasks class",
+            "the module class or the class Class is a word of Python's own; choose another",
+        ),
+        ("tasks value-error", "the class ValueError is a word of Python's own"),
+        ("tasks json", "'json' is a module of Python's standard library; choose another, such as 'my-json'"),
+        ("tasks torch", "a module 'torch' is installed, or lies in this folder; choose another, such as 'my-torch'"),
+        ("tasks pillow", "a package 'pillow' is installed; choose another, such as 'my-pillow'"),
+        ("tasks sampling", "the class Sampling would take a name that family.py needs"),
+        ("tasks bandit", "the task family 'bandit' of metarl"),
+        ("tasks maml", "the algorithm 'maml' of metarl"),
+        ("algorithm maml", "the algorithm 'maml' of metarl"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told in refused(capsys, *arguments.split())
+
+
+@pytest.mark.parametrize("there", ["folder", "file", "dangling link"])
+def test_nothing_is_overwritten(there: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = empty_folder / "walk-far"
+    if there == "folder":
+        target.mkdir()
+    elif there == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to("nowhere")
+    assert main(["new", "tasks", "walk-far"]) == 2
+    assert "walk-far exists already; nothing is overwritten" in capsys.readouterr().err
+    assert target.is_symlink() or target.is_dir() or target.read_text() == "mine"
+    assert [path.name for path in empty_folder.iterdir()] == ["walk-far"]
+
+
+def test_what_cannot_be_written_whole_is_not_written(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+
+    def write_text(path: Path, *arguments: Any, **keywords: Any) -> int:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("no space left on device")
+        return 0
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    assert main(["new", "tasks", "walk-far"]) == 1
+    assert "no space left on device" in capsys.readouterr().err
+    assert len(written) == 3
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_it_needs_the_standard_library_only() -> None:
+    code = (
+        "import sys; before = set(sys.modules); from metarl.cli import main; main(['new', 'tasks', 'walk-far']);"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['metarl']"
