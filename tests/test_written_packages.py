@@ -1,0 +1,78 @@
+"""The packages that ``metarl new`` writes: installed beside metarl's own wheel, they work without an edit."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl.commands import new
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = {**{f"try-{kind}": ["tasks", "--kind", kind] for kind in new.KINDS}, "try-algorithm": ["algorithm"]}
+"""Names, and what is asked of ``metarl new`` besides."""
+USED = """
+import sys
+from metarl import cli
+assert cli.__file__.startswith(sys.argv[1])
+for name in sys.argv[2:]:
+    parts = [name, "sinusoid"] if name == "try-algorithm" else ["maml", name]
+    options = ["--iterations", "2", "--meta-batch-size", "2", "--quiet", "--device", "cpu"]
+    for command in (["check", name], ["train", *parts, *options]):
+        if code := cli.main(command):
+            sys.exit(f"{command} gave {code}")
+"""
+
+
+def run(arguments: list[str], folder: Path, site: Path | None = None) -> str:
+    """Run Python, in which the packages of ``site`` come first, and return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {} if site is None else {"PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def install(site: Path, *projects: Path) -> None:
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
+    run(["-m", "pip", "install", *options, *map(str, projects)], site.parent)
+
+
+@pytest.mark.slow
+def test_written_packages_are_installed_listed_checked_tested_and_trained(tmp_path: Path) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    install(site, ROOT)
+    for name, (what, *options) in WRITTEN.items():
+        run(["-m", "metarl", "new", what, name, *options], work, site)
+    install(site, *(work / name for name in WRITTEN))
+    listed = run(["-m", "metarl", "list"], work, site)
+    for name in WRITTEN:
+        assert re.search(rf"^  {name} +\S.*\[{name} 0.1.0\]$", listed, re.MULTILINE)
+    assert "BROKEN" not in listed
+    said = run(["-c", USED, str(site), *WRITTEN], work, site)
+    assert "FAILED" not in said
+    assert said.count("ok       record") == len(WRITTEN)
+    tests = [str(path) for path in sorted(work.glob("*/tests/test_*.py"))]
+    assert len(tests) == len(WRITTEN)
+    assert " passed" in run(["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests], work, site)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["q", "quite-a-long-name"])
+def test_written_packages_are_linted_formatted_and_typed(prefix: str, tmp_path: Path) -> None:
+    names = {f"{prefix}-{name}": arguments for name, arguments in WRITTEN.items()}
+    for name, (_, *kind) in names.items():
+        new.write(tmp_path / name, new.render(name, kind[-1] if kind else "algorithm"))
+        ruff = ["--config", str(ROOT / "pyproject.toml"), "--config", 'src=["."]', "--no-cache"]
+        run(["-m", "ruff", "check", *ruff, "."], tmp_path / name)
+        run(["-m", "ruff", "format", "--check", *ruff, "."], tmp_path / name)
+    paths = [str(tmp_path / name) for name in names]
+    modules = [word for name in names for word in ("--package", new.Names.of(name).module)]
+    cache = ["--cache-dir", str(ROOT / ".mypy_cache")]
+    command = ["-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), *cache, *modules]
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
