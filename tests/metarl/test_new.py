@@ -150,3 +150,9 @@ def test_it_needs_the_standard_library_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "['metarl']"
+
+
+def test_the_page_on_algorithms_shows_what_is_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    whole = new.render("my-algorithm", "algorithm")["my_algorithm/algorithm.py"]
+    assert f"```python\n{whole}```\n" in page
