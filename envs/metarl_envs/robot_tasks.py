@@ -1,5 +1,7 @@
 """What the families of MuJoCo tasks share: drawing task parameters, describing them, building environments."""
 
+import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Protocol
@@ -7,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
@@ -14,6 +17,10 @@ from metarl.types import Spec
 from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
 from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.robots import RobotFamily, action_space, box, observation_size
+
+HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
+RobotLanes = VectorEnv[Any, Any, Any]
+"""A RobotVectorEnv or, under MuJoCo Warp, a WarpVectorEnv."""
 
 
 class SampledFamily(RobotFamily, Protocol):
@@ -27,7 +34,7 @@ class SampledFamily(RobotFamily, Protocol):
     def spec(self) -> Spec:
         """What it asks of a policy."""
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
+    def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
         """Return the lanes that episodes are sampled from."""
 
 
@@ -83,16 +90,47 @@ def make_env(family: str, render_mode: str | None = None, **options: Any) -> Rob
 
 
 def make_vector_env(
-    num_envs: int, family: str, horizon: int | None = None, max_episode_steps: int | None = None, **options: Any
-) -> RobotVectorEnv:
+    num_envs: int,
+    family: str,
+    horizon: int | None = None,
+    max_episode_steps: int | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> RobotLanes:
     """Return lanes of a family: what ``gymnasium.make_vec`` calls, with the options of ``make_env`` save rendering.
 
-    ``max_episode_steps`` is Gymnasium's name for the horizon. Raises ValueError for unknown options.
+    ``max_episode_steps`` is Gymnasium's name for the horizon. Under MuJoCo Warp (``backend="warp"``, or a ``device`` of
+    CUDA) arrays are torch tensors on the device. Raises ValueError for unknown options.
     """
     made, parameters, unknown = _configured(family, options)
     if unknown:
         raise ValueError(f"unknown options {sorted(unknown)} of {family}")
-    return RobotVectorEnv(made, num_envs, max_episode_steps if horizon is None else horizon, parameters)
+    horizon = max_episode_steps if horizon is None else horizon
+    return lanes(made, num_envs, horizon, torch.device(device), parameters)
+
+
+def lanes(
+    family: RobotFamily,
+    num_envs: int,
+    horizon: int | None,
+    device: torch.device,
+    parameters: Mapping[str, Any] | None = None,
+) -> RobotLanes:
+    """Return lanes simulated as the family says: under MuJoCo Warp on the device, or on the CPU, whatever the device.
+
+    Raises ValueError for a backend that is not there or cannot do what is asked.
+    """
+    backend, installed = family.simulation.backend, importlib.util.find_spec("mujoco_warp") is not None
+    if backend == "warp" and not installed:
+        raise ValueError(f"the backend 'warp' needs MuJoCo Warp, which is not installed: {HOW_TO_INSTALL}")
+    on_gpu = backend == "auto" and device.type == "cuda"
+    if backend == "warp" or (on_gpu and installed):
+        from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+
+        return WarpVectorEnv(family, num_envs, horizon, device, parameters)
+    if on_gpu:
+        warnings.warn(f"MuJoCo runs on the CPU, which is slow beside {device}: {HOW_TO_INSTALL}", stacklevel=2)
+    return RobotVectorEnv(family, num_envs, horizon, parameters)
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:
