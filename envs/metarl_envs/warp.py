@@ -24,8 +24,9 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     Arrays are torch tensors, in torch's default dtype. Tasks, rewards and terminations are those of RobotVectorEnv;
     starting states are drawn by torch on the device, so seeds give other states. Asking whether a lane broke would wait
-    for the device at every step: a lane that became unstable, or that had more contacts than there was memory for,
-    tells nan as its observation and reward and idles until it is reset; ``check`` says why.
+    for the device at every step: a lane that became unstable, was given an action that is not finite, or had more
+    contacts than there was memory for, tells nan as its observation and reward and idles until it is reset; ``check``
+    says why.
 
     Args:
         family: The robot, its reward and its task parameters.
@@ -86,7 +87,7 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return self._observations(), {}
 
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Act for one control step in every lane that has not finished. A lane with an action of nan becomes unstable.
+        """Act for one control step in every lane that has not finished. An action that is not finite breaks its lane.
 
         Raises:
             ValueError: the actions have the wrong shape.
@@ -113,7 +114,7 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def check(self) -> None:
         """Wait for the device, and raise LaneError where lanes broke since they were reset."""
         for lanes, what in (
-            (self._unstable, "the simulation became unstable in lanes {}: reset them, with milder dynamics"),
+            (self._unstable, "the simulation became unstable, or an action was not finite, in lanes {}: reset them"),
             (self._overflowed, "there were more contacts than memory for them in lanes {}: simulate them on the CPU"),
         ):
             if broken := lanes.nonzero().flatten().tolist():
@@ -145,7 +146,8 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if values.shape != (self.num_envs, self._model.nu):
             expected = (self.num_envs, self._model.nu)
             raise ValueError(f"actions have shape {tuple(values.shape)} where {expected} was expected")
-        return (values / self._robot.action_scale).clamp(*self._limits)
+        clipped = (values / self._robot.action_scale).clamp(*self._limits)
+        return torch.where(values.isfinite(), clipped, torch.nan)
 
     def _mask(self, mask: Any) -> Tensor:
         """Return which lanes to restart. Raises ValueError for what is no mask."""

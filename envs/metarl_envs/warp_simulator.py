@@ -63,14 +63,16 @@ class WarpSimulator:
     def step(self, control: Tensor, lanes: Tensor) -> None:
         """Advance the lanes of a mask ``[lane]`` under ``control [lane, nu]``; the others keep their state.
 
-        A lane that becomes unstable is told of by ``unstable [lane]``, and keeps its state, too.
+        A lane that becomes unstable, or is given inputs that are not finite, is told of by ``unstable [lane]``, and
+        keeps its state, too.
         """
         state = (self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start)
         before = [values.clone() for values in state]
         self._control.copy_(control)
         with self._in_order():
             self._launch()
-        stable = torch.stack([_reasonable(values) for values in (self.qpos, self.qvel, self._acceleration)]).all(0)
+        told = (self.qpos, self.qvel, self._acceleration, control)  # MuJoCo Warp clips an input of nan to a number
+        stable = torch.stack([_reasonable(values) for values in told]).all(0)
         self.unstable = lanes & ~stable
         for values, kept in zip(state, before, strict=True):
             values.copy_(where(lanes & stable, values, kept))
