@@ -123,7 +123,7 @@ class AntVelocity:
 
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return robot_tasks.lanes(self, num_envs, self.sampling.horizon, device)
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class AntDirection:
 
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return robot_tasks.lanes(self, num_envs, self.sampling.horizon, device)
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
 
 @dataclass(frozen=True)
@@ -241,4 +241,4 @@ class AntGoal:
 
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return robot_tasks.lanes(self, num_envs, self.sampling.horizon, device)
+        return robot_tasks.sampling_lanes(self, num_envs, device)

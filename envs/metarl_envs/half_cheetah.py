@@ -103,7 +103,7 @@ class HalfCheetahVelocity:
 
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return robot_tasks.lanes(self, num_envs, self.sampling.horizon, device)
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
 
 @dataclass(frozen=True)
@@ -150,4 +150,4 @@ class HalfCheetahDirection:
 
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return robot_tasks.lanes(self, num_envs, self.sampling.horizon, device)
+        return robot_tasks.sampling_lanes(self, num_envs, device)

@@ -4,6 +4,7 @@ import importlib.util
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from metarl.types import Spec
 from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
 from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.robots import RobotFamily, action_space, box, observation_size
+from metarl_envs.simulator import Backend
 
 HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
 RobotLanes = VectorEnv[Any, Any, Any]
@@ -25,6 +27,9 @@ RobotLanes = VectorEnv[Any, Any, Any]
 
 class SampledFamily(RobotFamily, Protocol):
     """A robot family that says how it is sampled."""
+
+    def __hash__(self) -> int:
+        """Tell families apart by their fields, as frozen dataclasses do."""
 
     @property
     def sampling(self) -> Sampling:
@@ -120,17 +125,34 @@ def lanes(
 
     Raises ValueError for a backend that is not there or cannot do what is asked.
     """
-    backend, installed = family.simulation.backend, importlib.util.find_spec("mujoco_warp") is not None
+    if not _on_warp(family.simulation.backend, device):
+        return RobotVectorEnv(family, num_envs, horizon, parameters)
+    from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+
+    return WarpVectorEnv(family, num_envs, horizon, device, parameters)
+
+
+def sampling_lanes(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
+    """Return the lanes that a family's episodes are sampled from; under MuJoCo Warp they are kept for its other tasks.
+
+    Raises ValueError as ``lanes``.
+    """
+    made = _kept_lanes if _on_warp(family.simulation.backend, device) else lanes
+    return made(family, num_envs, family.sampling.horizon, device)
+
+
+def _on_warp(backend: Backend, device: torch.device) -> bool:
+    """Return whether lanes are for MuJoCo Warp. Raises ValueError where it is asked for but not installed."""
+    installed, on_gpu = importlib.util.find_spec("mujoco_warp") is not None, device.type == "cuda"
     if backend == "warp" and not installed:
         raise ValueError(f"the backend 'warp' needs MuJoCo Warp, which is not installed: {HOW_TO_INSTALL}")
-    on_gpu = backend == "auto" and device.type == "cuda"
-    if backend == "warp" or (on_gpu and installed):
-        from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+    if backend == "auto" and on_gpu and not installed:
+        warnings.warn(f"MuJoCo runs on the CPU, which is slow beside {device}: {HOW_TO_INSTALL}", stacklevel=3)
+    return backend == "warp" or (backend == "auto" and on_gpu and installed)
 
-        return WarpVectorEnv(family, num_envs, horizon, device, parameters)
-    if on_gpu:
-        warnings.warn(f"MuJoCo runs on the CPU, which is slow beside {device}: {HOW_TO_INSTALL}", stacklevel=2)
-    return RobotVectorEnv(family, num_envs, horizon, parameters)
+
+# To capture a control step takes as long as many of them, and every draw restarts all lanes with its own tasks.
+_kept_lanes = lru_cache(maxsize=4)(lanes)
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import warnings
 from collections import Counter
 
 import gymnasium
@@ -16,13 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metarl.algorithms.maml import MAML
 from metarl.control import LaneError, RolloutError, Sampling, collect
 from metarl.networks import Network
-from metarl_envs.ant import Ant, AntVelocity
+from metarl_envs.ant import Ant, AntGoal, AntVelocity
+from metarl_envs.bandit import Bandit
 from metarl_envs.dynamics import Dynamics
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.mujoco import RobotVectorEnv
+from metarl_envs.navigation import PointNavigation
 from metarl_envs.robot_tasks import lanes
 from metarl_envs.robots import starting_state
 from metarl_envs.simulator import Simulation, ThreadSimulator, load_model
+from metarl_envs.tabular import TabularMDP
 
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed")
 
@@ -379,6 +383,18 @@ def test_tasks_draw_rollouts(device, dynamics):
     assert same(rollout.observations, again.observations)
 
 
+def test_tasks_of_a_family_share_lanes_and_do_not_mix(device):
+    family, tasks = warp_tasks(dynamics=Dynamics(mass=(0.5, 2.0)))
+    others = family.sample(3, "train", torch.Generator().manual_seed(1))
+    learner, state = learner_for(family, tasks, device)
+    drawn = [
+        sampled.draw(learner, state, "support", torch.Generator(device).manual_seed(0)).observations
+        for sampled in (tasks, others, tasks)
+    ]
+    assert tasks._made[0] is others._made[0]
+    assert same(drawn[0], drawn[2]) and not same(drawn[0], drawn[1])
+
+
 def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     family, tasks = warp_tasks()
     learner, state = learner_for(family, tasks, device)
@@ -427,13 +443,9 @@ def test_rollouts_read_two_numbers_from_tensors():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["half-cheetah-velocity", "ant-goal", "point-navigation", "bandit", "tabular-mdp"])
-def test_rollouts_on_a_gpu_wait_for_it_once(name):
-    import warnings
-
-    from metarl import plugins
-
-    family, device = plugins.load("tasks", name)(), torch.device("cuda")
+@pytest.mark.parametrize("family", [HalfCheetahVelocity(), AntGoal(), PointNavigation(), Bandit(), TabularMDP()])
+def test_rollouts_on_a_gpu_wait_for_it_once(family):
+    device = torch.device("cuda")
     tasks = family.sample(3, "train", torch.Generator().manual_seed(0))
     learner, state = learner_for(family, tasks, device)
     generator = torch.Generator(device).manual_seed(0)
