@@ -450,15 +450,13 @@ def test_rollouts_on_a_gpu_wait_for_it_once(family):
     learner, state = learner_for(family, tasks, device)
     generator = torch.Generator(device).manual_seed(0)
     tasks.draw(learner, state, "support", generator)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            tasks.draw(learner, state, "support", generator)
-    finally:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        tasks.draw(learner, state, "support", generator)
         torch.cuda.set_sync_debug_mode("default")
-    waits = [str(warning.message) for warning in told if "synchroniz" in str(warning.message)]
-    assert len(waits) <= 1, waits
+    waits = [warning for warning in told if "called a synchronizing" in str(warning.message)]
+    assert len(waits) <= 1, "\n".join(f"{each.filename}:{each.lineno}" for each in waits)
 
 
 def test_steps_before_a_reset_and_wrong_shapes_are_refused():
