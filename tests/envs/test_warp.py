@@ -226,6 +226,14 @@ def test_tensors_share_memory_with_warp_and_live_on_the_device(device):
     assert torch.equal(env.simulator.qpos, state) and not env._terminated.any()
 
 
+def test_what_is_told_has_torchs_default_dtype(device, float64):
+    env = warp_lanes(device)
+    observations, _ = env.reset(seed=0, options={"velocity": np.ones(4)})
+    told = env.step(actions_for(env))
+    assert observations.dtype is told[0].dtype is told[1].dtype is torch.float64
+    assert env.simulator.qpos.dtype is torch.float32
+
+
 def test_a_replayed_graph_steps_as_kernel_by_kernel(device, monkeypatch):
     graphs, eager = warp_lanes(device), warp_lanes(device)
     monkeypatch.setattr(eager.simulator, "_launch", eager.simulator._advance)
