@@ -34,7 +34,7 @@ class Ant:
     observe_position: bool = False
     """Observe x and y as well: the paper's code and pytorch-maml-rl do; Gymnasium does not."""
     contact_forces: bool = False
-    """Observe the contact forces, clipped to [-1, 1] (78 numbers): exactly Ant-v5's; needs the backend of threads."""
+    """Observe the contact forces, clipped to [-1, 1] (78 numbers): exactly Ant-v5's; on threads or warp."""
     terminate: bool = True
     """End the episode when the torso leaves the healthy heights."""
     healthy_heights: tuple[float, float] = (0.2, 1.0)
