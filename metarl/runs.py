@@ -26,7 +26,7 @@ CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
 PICTURES = ("learning.png", "adaptation.png", "tasks.png")
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
-RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3")
+RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
 
 
 class RunError(ValueError):

@@ -8,7 +8,6 @@ a pre-trained policy and an oracle can.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator
@@ -16,9 +15,8 @@ from torch import Generator
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
-from metarl_envs.dynamics import Array, Dynamics
-from metarl_envs.mujoco import RobotVectorEnv
-from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot
+from metarl_envs.dynamics import Dynamics, Values
+from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
 
@@ -40,17 +38,18 @@ class HalfCheetah:
     def __post_init__(self) -> None:
         check_robot(self)
 
-    def position(self, physics: Physics) -> Array:
+    def position(self, physics: Physics) -> Values:
         """Return x, ``[..., 1]`` in metres."""
         return physics.qpos[..., :1]
 
-    def observe(self, physics: Physics) -> Array:
+    def observe(self, physics: Physics) -> Values:
         """Return positions and velocities, ``[..., 17]``, or 18 with x."""
-        return np.concatenate((physics.qpos[..., 0 if self.observe_position else 1 :], physics.qvel), axis=-1)
+        parts = (physics.qpos[..., 0 if self.observe_position else 1 :], physics.qvel)
+        return namespace(physics.qpos).concatenate(parts, axis=-1)
 
-    def healthy(self, physics: Physics) -> Array:
+    def healthy(self, physics: Physics) -> Values:
         """Return true, ``[...]``."""
-        return np.ones(physics.qpos.shape[:-1], dtype=np.bool_)
+        return namespace(physics.qpos).ones_like(physics.qpos[..., 0], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,19 @@ class HalfCheetahVelocity:
         """1 m/s."""
         return {"velocity": 1.0}
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return minus the distance to the goal velocity and minus the control cost, ``[...]``."""
-        distance = np.abs(motion.velocity[..., 0] - parameters["velocity"])
-        reward: Array = -distance - self.control_cost * motion.effort
-        return reward
+        distance = abs(motion.velocity[..., 0] - parameters["velocity"])
+        return -distance - self.control_cost * motion.effort
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
         return robot_tasks.control_tasks(self, {"velocity": velocities}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
 
 @dataclass(frozen=True)
@@ -147,15 +145,14 @@ class HalfCheetahDirection:
         """Two directions are too few to hold one out."""
         return True
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the velocity in the goal direction minus the control cost, ``[...]``."""
-        reward: Array = parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
-        return reward
+        return parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
         return robot_tasks.control_tasks(self, {"direction": robot_tasks.signs(generator, num_tasks)}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
