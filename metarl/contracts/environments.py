@@ -96,8 +96,8 @@ def _resets(subject: ControlSubject) -> Found:
 def _horizon(subject: ControlSubject) -> Found:
     horizon = subject.tasks.sampling.horizon
     if _terminates_at_horizon(subject, horizon) and _terminates_at_horizon(subject, horizon + 1):
-        told = "every lane is terminated at the horizon, wherever that is: a time limit truncates"
-        yield Fault(told, subject.tasks.environment)
+        wrong = "every lane is terminated at the horizon, wherever that is: a time limit truncates"
+        yield Fault(wrong, subject.tasks.environment)
     elif not subject.played.over[horizon - 1].all():
         yield Note(f"lanes are not truncated at the horizon, step {horizon}: sampling stops there all the same")
 
@@ -130,12 +130,13 @@ def _idling(subject: ControlSubject) -> Found:
 def _restarts(subject: ControlSubject) -> Found:
     lanes, actions, blamed = Lanes(subject.tasks), subject.actions, subject.tasks.environment
     middle, first, others = len(actions) // 2, slice(0, 1), slice(1, None)
+    random = subject.random  # asked before these lanes are played: a family may keep its lanes, and give them out again
     before = lanes.play(actions[:middle]).observations[-1]
     after = lanes.restart(torch.arange(lanes.count) == 0)
     if not torch.equal(after[others], before[others]):
         yield Fault("restarting one lane by reset_mask moves the others", blamed)
         return
-    if subject.random:
+    if random:
         return
     mixed = actions[middle:].clone()
     mixed[:, first] = actions[: len(mixed), first]
@@ -184,7 +185,7 @@ def _differences(subject: ControlSubject, lane: int, other: Played, where: str, 
     """Yield where an episode elsewhere departs from that of a lane among many."""
     steps = len(other.rewards)
     among = subject.played.part(0, steps, slice(lane, lane + 1))
-    agree = [close(one.double().float(), two.double().float()) for one, two in zip(among[0], other[0], strict=True)]
+    agree = [close(one.float(), two.float()) for one, two in zip(among[0], other[0], strict=True)]
     for values, others in zip(among[1:3], other[1:3], strict=True):
         same = [close(one.float(), two.float()) for one, two in zip(values, others, strict=True)]
         agree = [agree[0], *(one and two for one, two in zip(agree[1:], same, strict=True))]
@@ -193,8 +194,8 @@ def _differences(subject: ControlSubject, lane: int, other: Played, where: str, 
     if subject.random:
         raise NotChecked(f"episodes are random, and a task {where} meets other random numbers")
     step = agree.index(False)
-    told = f"task {lane} {where} departs from its lane among {subject.count} at step {step} of {steps}"
-    yield Fault(told, blamed) if step <= SURE else Note(f"{told}: rounding that grows, or something rare?")
+    departure = f"task {lane} {where} departs from its lane among {subject.count} at step {step} of {steps}"
+    yield Fault(departure, blamed) if step <= SURE else Note(f"{departure}: rounding that grows, or something rare?")
 
 
 CHECKS = (

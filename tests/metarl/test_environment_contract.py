@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from metarl import testing
 from metarl.contracts.samples import Points
 from metarl.control import ControlTasks, Sampling
+from metarl.families import GymnasiumFamily
 from metarl.types import Spec
 
 
@@ -72,7 +73,10 @@ class Walkers(VectorEnv):
 class Walker(gymnasium.Env[Any, Any]):
     """One walker."""
 
-    def __init__(self, goal: float, pace: float):
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float64)
+
+    def __init__(self, goal: float, pace: float = 1.0):
         self.goal, self.pace, self.position = goal, pace, 0.0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -112,7 +116,8 @@ class Spaced(Walks):
 
 
 def test_whole_environments_pass() -> None:
-    for family in (WithSingle(), Points(discrete=False), Points(discrete=True)):
+    kept = GymnasiumFamily(Walker, spaces.Dict(goal=spaces.Box(0.0, 1.0)), sampling=Sampling(episodes=2, horizon=7))
+    for family in (WithSingle(), Points(discrete=False), Points(discrete=True), kept):
         verdicts = {check: verdict for check, (verdict, _) in told(family).items() if verdict != "ok"}
         assert verdicts in ({"device": "skipped"}, {"device": "skipped", "single": "skipped"})
 
