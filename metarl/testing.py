@@ -6,6 +6,7 @@ from metarl.contracts import algorithms, environments, families
 from metarl.contracts.batches import batch_faults, mask_faults
 from metarl.contracts.findings import Fault, Outcome, placed, run_checks
 from metarl.contracts.samples import small_family
+from metarl.contracts.subject import Subject
 from metarl.training import Device, resolve_device
 from metarl.types import Algorithm, Batch, Family, Rollout, Spec
 
@@ -51,7 +52,7 @@ def family_outcomes(family: Family, tasks: int = 3, device: Device = "auto") -> 
     ``device``: where data are drawn besides the CPU; auto is cuda where there is one.
     """
     on = resolve_device(device)
-    outcomes = run_checks(families.CHECKS, families.Subject(family, tasks, on))
+    outcomes = run_checks(families.CHECKS, Subject(family, tasks, on))
     if outcomes[0].verdict == "FAILED" or not family.spec.control:
         return outcomes
     return outcomes + run_checks(environments.CHECKS, environments.ControlSubject(family, tasks, on), outcomes)

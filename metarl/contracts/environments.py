@@ -11,9 +11,9 @@ from torch import Tensor
 
 from metarl import control
 from metarl.contracts.batches import close, equal, mask_faults, shape_faults
-from metarl.contracts.families import ROLES, Subject, drawing
 from metarl.contracts.findings import Check, Fault, Found, NotChecked, Note
 from metarl.contracts.playing import Lanes, Played, random_actions, told
+from metarl.contracts.subject import ROLES, Subject, drawing
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Rollout
 

@@ -1,0 +1,77 @@
+"""A task family as the checks look at it: few tasks, few episodes, a learner that knows nothing."""
+
+import dataclasses
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from metarl.control import ControlTasks
+from metarl.seeding import stream
+from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks
+
+ROLES = get_args(Role)
+EPISODES = 2
+"""Episodes of each task in a draw, at most: more would tell nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A family, and how it is looked at."""
+
+    family: Family
+    count: int
+    """Tasks in a sample."""
+    device: torch.device
+
+    @property
+    def spec(self) -> Spec:
+        """What the family asks of a model."""
+        return self.family.spec
+
+    def sample(self, split: Split = "train", seed: int = 0) -> Tasks:
+        """Sample tasks, the same for the same seed; of control tasks, few episodes are drawn."""
+        tasks = self.family.sample(self.count, split, stream(seed, split))
+        if not isinstance(tasks, ControlTasks):
+            return tasks
+        sampling = dataclasses.replace(tasks.sampling, episodes=min(tasks.sampling.episodes, EPISODES))
+        return dataclasses.replace(tasks, sampling=sampling)
+
+    def splits(self) -> list[Split]:
+        """The splits that the family has tasks for."""
+        return [split for split in get_args(Split) if self.refusal(split) is None]
+
+    def refusal(self, split: Split) -> ValueError | None:
+        """Why the family has no tasks for a split; training needs them."""
+        try:
+            self.sample(split)
+        except ValueError as error:
+            return error if split != "train" else None
+        return None
+
+    def draw(self, tasks: Tasks, role: Role = "support", seed: int = 0, device: torch.device | str = "cpu") -> Batch:
+        """Draw a batch with a learner that knows nothing, the same for the same seed."""
+        learner = indifferent(self.spec)
+        return tasks.draw(learner, learner.begin({}, tasks.descriptors), role, stream(seed, role, device=device))
+
+
+def drawing(tasks: Tasks) -> Any:
+    """Return whose code decides what is drawn."""
+    return tasks.environment if isinstance(tasks, ControlTasks) else tasks.draw
+
+
+def indifferent(spec: Spec) -> Learner:
+    """Return a learner without parameters: its outputs are zero, so its policies are uniform, or standard normal."""
+
+    def predict(state: int, inputs: Tensor) -> tuple[Tensor, int]:
+        return inputs.new_zeros(*inputs.shape[: inputs.ndim - len(spec.input_shape)], spec.model_outputs), state
+
+    return Learner(
+        spec,
+        adaptations=0,
+        init=lambda generator: {},
+        begin=lambda params, descriptors: len(descriptors),
+        adapt=lambda state, batch: state,
+        predict=predict,
+        meta_loss=lambda params, experience: (torch.zeros(()), {}),
+    )
