@@ -5,6 +5,7 @@ velocities are those of an instant, so returns cannot be compared with the paper
 a pre-trained policy and an oracle can.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +18,8 @@ from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
 from metarl_envs.dynamics import Array, Dynamics
-from metarl_envs.mujoco import RobotVectorEnv
+from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
+from metarl_envs.rendering import BESIDE, Camera, Marker, arrows
 from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot
 from metarl_envs.simulator import Physics, Simulation
 
@@ -74,6 +76,8 @@ class HalfCheetahVelocity:
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
 
+    camera: ClassVar[Camera] = BESIDE
+
     def __post_init__(self) -> None:
         check_range("velocity_range", self.velocity_range)
 
@@ -98,6 +102,10 @@ class HalfCheetahVelocity:
         reward: Array = -distance - self.control_cost * motion.effort
         return reward
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return arrows of the goal velocity and of the robot's own."""
+        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
@@ -106,6 +114,10 @@ class HalfCheetahVelocity:
     def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
         """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
         return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,8 @@ class HalfCheetahDirection:
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
 
+    camera: ClassVar[Camera] = BESIDE
+
     @property
     def spec(self) -> Spec:
         """17 observations, 6 torques; described by the direction and the factors on the dynamics that vary."""
@@ -147,6 +161,10 @@ class HalfCheetahDirection:
         reward: Array = parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
         return reward
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return an arrow in the goal direction, and one of the robot's own velocity."""
+        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
         return robot_tasks.control_tasks(self, {"direction": robot_tasks.signs(generator, num_tasks)}, generator)
@@ -154,3 +172,7 @@ class HalfCheetahDirection:
     def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
         """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
         return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
