@@ -135,7 +135,12 @@ class Tasks(Protocol):
 
 
 class Family(Protocol):
-    """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``."""
+    """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
+
+    By a further method, ``single(parameters, render_mode) -> gymnasium.Env``, a control family may offer one
+    environment of one task (``parameters`` by name, as arrays), with the dynamics, observations and actions of its
+    lanes: ``metarl render`` films it.
+    """
 
     @property
     def spec(self) -> Spec:

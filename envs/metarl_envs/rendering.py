@@ -32,7 +32,8 @@ METRES_PER_SPEED = 0.5
 def column(place: Array) -> Marker:
     """Return a column at a place ``[2]``, in metres."""
     at = np.array([place[0], place[1], 0.5])
-    return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "pos": at, "size": np.array([0.15, 0.15, 0.5]), "rgba": GOAL}
+    # Of a cylinder, MuJoCo takes the radius and half of the length.
+    return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "pos": at, "size": np.array([0.15, 0.5, 0.0]), "rgba": GOAL}
 
 
 def arrows(position: Array, goal: Array, velocity: Array) -> list[Marker]:
@@ -45,9 +46,9 @@ def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
     speed = float(np.hypot(*velocity))
     forward = np.array([1.0, 0.0, 0.0]) if speed == 0 else np.array([*velocity / speed, 0.0])
     up = np.array([0.0, 0.0, 1.0])
-    # MuJoCo's arrows point along their own z.
+    # MuJoCo's arrows point along their own z, and are half as long as their size says.
     turned = np.stack([np.cross(up, forward), up, forward], axis=1)
-    size = np.array([0.03, 0.03, METRES_PER_SPEED * speed])
+    size = np.array([0.04, 0.04, 2 * METRES_PER_SPEED * speed])
     kind = mujoco.mjtGeom.mjGEOM_ARROW
     return {"type": kind, "pos": np.array([*at, height]), "size": size, "mat": turned.flatten(), "rgba": colour}
 
