@@ -65,17 +65,16 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[
     rows = {label: read_progress(folder / runs.PROGRESS) for label, folder in folders.items()}
     progress = {label: found for label, found in rows.items() if found}
     if not progress:
-        raise runs.RunError(f"{', '.join(map(str, folders.values()))}: nothing to draw yet: {runs.PROGRESS} holds no "
-                            "iteration")  # fmt: skip
-    notes = [f"left out of learning.png: {label} has no iteration yet" for label, found in rows.items() if not found]
-    evaluated = {}
-    for label, folder in folders.items():
-        if (folder / runs.EVALUATION).exists():
-            found = runs.read_evaluation(folder)
-            evaluated[_dated(label, found, rows[label])] = found
-        else:
-            notes.append(f"left out of adaptation.png: {label} is not evaluated; metarl evaluate {folder}")
-    return progress, evaluated, notes
+        named = ", ".join(map(str, folders.values()))
+        raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no iteration in {named}")
+    told = {label: folder for label, folder in folders.items() if (folder / runs.EVALUATION).exists()}
+    found = {label: runs.read_evaluation(folder) for label, folder in told.items()}
+    evaluated = {_dated(label, evaluation, rows[label]): evaluation for label, evaluation in found.items()}
+    left_out = {
+        "without an iteration, so not in learning.png": [label for label in folders if label not in progress],
+        "without an evaluation, so not in adaptation.png": [label for label in folders if label not in told],
+    }
+    return progress, evaluated, [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
 
 
 def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:
