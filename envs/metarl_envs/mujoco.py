@@ -56,7 +56,9 @@ class RobotEnv(MujocoEnv):
         self.parameter_space = family.parameter_space
         self._parameters = initial_parameters(family, parameters)
         self._follow = "default_camera_config" not in rendering and "lookat" not in family.camera
-        rendering = {"default_camera_config": dict(family.camera), **rendering}
+        # Gymnasium before 1.4 takes the model's own camera unless told otherwise.
+        free = {} if "camera_name" in rendering else {"camera_id": -1}
+        rendering = {"default_camera_config": dict(family.camera), **free, **rendering}
         observations = observation_space(self._robot)
         super().__init__(self._robot.model_file, self._robot.substeps, observations, render_mode, **rendering)
         self.action_space = action_space(self._robot)
@@ -104,9 +106,9 @@ class RobotEnv(MujocoEnv):
         Where Linux has no screen, EGL draws, or OSMesa, unless the variable MUJOCO_GL chooses.
 
         Raises:
-            RuntimeError: no OpenGL works here.
+            RuntimeError: no OpenGL works here, or a window is asked for where there is no screen.
         """
-        with drawing.opengl():
+        with drawing.opengl(self.render_mode):
             viewer = self.mujoco_renderer._get_viewer(self.render_mode)
         for marker in self._family.markers(self._motion, self._parameters):
             viewer.add_marker(**marker)
@@ -117,7 +119,8 @@ class RobotEnv(MujocoEnv):
     def _initialize_simulation(self) -> tuple[Any, Any]:
         """Copy the compiled model: compiling it again would repeat MuJoCo's warning of Gymnasium's file."""
         model = copy.copy(load_model(self._robot.model_file))
-        model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, self.width), max(buffer.offheight, self.height)
         return model, mujoco.MjData(model)
 
     def _at_rest(self) -> Motion:

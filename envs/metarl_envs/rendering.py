@@ -54,9 +54,11 @@ def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
 
 
 @contextmanager
-def opengl() -> Iterator[None]:
+def opengl(render_mode: str | None) -> Iterator[None]:
     """Choose an OpenGL that needs no screen where there is none. Raises RuntimeError, with advice, where GL fails."""
     screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if not screen and render_mode == "human":  # GLFW would end the process
+        raise RuntimeError("render_mode 'human' needs a screen: neither DISPLAY nor WAYLAND_DISPLAY is set")
     if not screen and "MUJOCO_GL" not in os.environ:
         os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("EGL") is None else "egl"
     try:

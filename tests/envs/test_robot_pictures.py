@@ -114,3 +114,12 @@ def test_where_no_opengl_works_the_error_says_what_to_install(monkeypatch: pytes
     env.reset(seed=0)
     with pytest.raises(RuntimeError, match=r"cannot render with MUJOCO_GL=none such.*libegl1 and libgl1-mesa-dri"):
         env.render()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have a screen")
+def test_windows_need_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    env = gymnasium.make("metarl/AntGoal-v0", render_mode="human")
+    with pytest.raises(RuntimeError, match="'human' needs a screen: neither DISPLAY nor WAYLAND_DISPLAY is set"):
+        env.reset(seed=0)
