@@ -114,7 +114,9 @@ class RobotEnv(MujocoEnv):
             viewer.add_marker(**marker)
         if self._follow:
             viewer.cam.lookat[: len(self._motion.position)] = self._motion.position
-        return super().render()  # type: ignore[no-untyped-call]
+        picture = super().render()  # type: ignore[no-untyped-call]
+        viewer._markers.clear()  # which older releases of Gymnasium leave for the next picture
+        return picture
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         """Copy the compiled model: compiling it again would repeat MuJoCo's warning of Gymnasium's file."""
