@@ -110,6 +110,7 @@ class RobotEnv(MujocoEnv):
         """
         with drawing.opengl(self.render_mode):
             viewer = self.mujoco_renderer._get_viewer(self.render_mode)
+            viewer.make_context_current()  # another environment may have rendered, or been closed, since
         for marker in self._family.markers(self._motion, self._parameters):
             viewer.add_marker(**marker)
         if self._follow:

@@ -65,6 +65,22 @@ def test_the_camera_follows_runners_and_stands_where_a_place_is_looked_for() -> 
 
 
 @pytest.mark.usefixtures("opengl")
+def test_environments_do_not_draw_into_each_others_pictures() -> None:
+    one, other = (
+        gymnasium.make(f"metarl/{name}-v0", render_mode="rgb_array", width=48, height=32)
+        for name in ("AntGoal", "HalfCheetahVelocity")
+    )
+    one.reset(seed=0)
+    first = one.render()
+    other.reset(seed=0)
+    between = other.render()
+    assert (one.render() == first).all() and (other.render() == between).all()
+    other.close()
+    assert (one.render() == first).all()
+    one.close()
+
+
+@pytest.mark.usefixtures("opengl")
 def test_pictures_change_no_bit_of_the_dynamics() -> None:
     runs = []
     for mode in (None, "rgb_array"):
