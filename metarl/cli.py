@@ -15,13 +15,14 @@ USAGE = """usage: metarl COMMAND ...
   resume RUN [options]                 go on exactly where a run stopped
   evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
   plot RUN [RUN ...]                   learning curves, adaptation curves, family pictures
+  render RUN [options]                 a video of a policy before and after adaptation
   check TASKS|ALGORITHM [options]      run the contract on a plugin, and tell what fails and where
   new tasks|algorithm NAME [options]   write a small, working plugin package to start from
 
 ALGORITHM and TASKS are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options, and
 'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
 
-COMMANDS = ("train", "resume", "evaluate", "plot", "check", "new")
+COMMANDS = ("train", "resume", "evaluate", "plot", "render", "check", "new")
 """Those with a module of their own in ``metarl.commands``, which is imported when its command is asked for."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

@@ -4,8 +4,10 @@ A control family from any Gymnasium environment, classification of any labelled 
 table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -15,6 +17,7 @@ from metarl import lanes
 from metarl.control import ControlTasks, Sampling
 from metarl.fewshot import NWayKShot
 from metarl.regression import Regression, TableRegression
+from metarl.single import SingleEnv
 from metarl.types import Spec, Split
 
 __all__ = ["GymnasiumFamily", "NWayKShot", "Regression", "TableRegression"]
@@ -97,6 +100,10 @@ class GymnasiumFamily:
                 self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon
             )
         return self._kept[num_envs]
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
+        """Return one environment of one task, seen and acted in as the lanes are."""
+        return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
 
     @cached_property
     def _kept(self) -> dict[int, lanes.Lanes]:

@@ -1,4 +1,4 @@
-"""What a training run writes while it runs: a table on standard output, progress.csv and TensorBoard events.
+"""What a training run writes while it runs: a table, progress.csv, TensorBoard events and, if asked, W&B.
 
 Stable-Baselines3's logger does the writing, but for progress.csv: SB3's writer truncates the file of an interrupted run
 and orders columns differently in every process.
@@ -6,16 +6,21 @@ and orders columns differently in every process.
 
 import csv
 import io
+import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+import numpy as np
+from PIL import Image
+from stable_baselines3.common.logger import HParam, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from metarl import runs
 from metarl.runs import write_bytes
 
 TABLE_EVERY = 10
@@ -48,11 +53,60 @@ class ProgressCSV(KVWriter):
 
 
 class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """Hides the events of steps from ``purge_step`` on that an interrupted run left behind."""
+    """Hides the events of steps from ``purge_step`` on that an interrupted run left behind.
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
+    The first row says which scores are the metrics of these hyper-parameters.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         self._is_closed = False
+        self._hyperparameters = dict(hyperparameters)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Write the scalars of one row."""
+        if self._hyperparameters:
+            metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+            super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
+            self._hyperparameters = {}
+        super().write(key_values, key_excluded, step)
+
+
+class WeightsAndBiases(KVWriter):
+    """Sends rows to a project on Weights & Biases, under an identity that the run folder keeps.
+
+    Rows that an interrupted run has sent already are not taken twice: W&B drops steps that it has.
+    """
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+        known = folder / runs.WANDB
+        if not known.exists():
+            write_bytes(known, secrets.token_hex(8).encode())
+        self._run = import_wandb().init(
+            project=project,
+            name=folder.resolve().name,
+            id=known.read_text(),
+            resume="allow",
+            config=dict(config),
+            dir=str(folder),
+        )
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Send one row."""
+        self._run.log({str(name): value for name, value in key_values.items()}, step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+def import_wandb() -> Any:
+    """Return the package wandb. Raises ValueError where it is missing."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError('--wandb needs Weights & Biases: pip install "metarl[wandb]"') from error
+    return wandb
 
 
 @contextmanager
@@ -83,13 +137,53 @@ def open_all(
 
 
 def open_files(folder: Path, iteration: int) -> Logger:
-    """Return the logger of progress.csv and TensorBoard, from which everything after ``iteration`` is struck."""
+    """Return the logger of what a run folder tells, from which everything after ``iteration`` is struck."""
     began_before = any(folder.glob("events.out.tfevents.*"))
-    tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None)
+    config = runs.read_config(folder) if (folder / runs.CONFIG).exists() else {}
+    tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
     formats: list[KVWriter] = [ProgressCSV(path, rows), tensorboard]
+    project = config.get("settings", {}).get("wandb")
+    if project is not None:
+        formats.append(WeightsAndBiases(folder, project, config))
     return Logger(str(folder), formats)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's options by dotted names, such as ``algorithm.step_size``, as TensorBoard takes them."""
+    named = {name: config[name]["reference"] for name in runs.GROUPS if name in config}
+    for name in runs.GROUPS:
+        named |= _flat(name, config.get(name, {}).get("options", {}))
+    return named | _flat("settings", config.get("settings", {}))
+
+
+def _flat(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found |= _flat(f"{prefix}.{name}", value)
+        else:
+            found[f"{prefix}.{name}"] = value if isinstance(value, int | float | str) else str(value)
+    return found
+
+
+def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
+    """Write an evaluation's adaptation curve, over adaptation steps, as TensorBoard events in place of older ones.
+
+    They are a TensorBoard run of their own, in a folder of the run's, because their steps are not iterations.
+    """
+    for old in folder.glob(runs.ADAPTATION_EVENTS):
+        old.unlink()
+    with SummaryWriter(log_dir=str(folder / "adaptation")) as writer:
+        for name, values in metrics.items():
+            found = re.fullmatch(r"(\w+)/step_(\d+)", name)
+            for end in ("mean", "low", "high") if found else ():
+                assert found is not None
+                tag = f"adaptation/{found[1]}" + ("" if end == "mean" else f"_{end}")
+                writer.add_scalar(tag, values[end], int(found[2]))
+        pixels = np.asarray(Image.open(picture).convert("RGB"))
+        writer.add_image("adaptation/curve", pixels, dataformats="HWC")
 
 
 def open_table() -> Logger:

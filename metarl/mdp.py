@@ -4,7 +4,7 @@ The functions read the last axes only, so that a single environment (no leading 
 line of the dynamics: on the CPU the two agree bit for bit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -15,10 +15,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Generator, Tensor
 
-Parameters = Mapping[str, Tensor]
-Draw = Callable[[Tensor, Parameters], np.ndarray[Any, Any]]
-"""``(states visited [time, ...], parameters) -> frame [height, width, 3]``, uint8."""
+from metarl.window import Window
 
+Parameters = Mapping[str, Tensor]
+
+
+class Episode(NamedTuple):
+    """What happened so far, as pictures show it."""
+
+    states: Tensor  # [time + 1, ...] the start, and the state after each step
+    actions: Tensor  # [time, ...]
+    rewards: Tensor  # [time]
+
+
+Draw = Callable[[Episode, Parameters], np.ndarray[Any, Any]]
+"""``(episode, parameters) -> frame [height, width, 3]``, uint8."""
+
+FRAMES_PER_SECOND = 10
 _CPU = torch.device("cpu")
 
 
@@ -44,27 +57,40 @@ def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box:
 
 
 class MDPEnv(gymnasium.Env[Any, Any]):
-    """One lane of an MDP. ``reset(options={...})`` sets task parameters by name, in force until set again."""
+    """One lane of an MDP. ``reset(options={...})`` sets task parameters by name, in force until set again.
+
+    Args:
+        mdp: The dynamics.
+        parameters: The task.
+        draw: Makes a picture of an episode; None where it cannot be rendered.
+        render_mode: ``"rgb_array"``, ``"human"`` (a window, by pygame) or None.
+
+    Raises:
+        ValueError: an unknown render mode, or parameters that describe no task.
+        gymnasium.error.DependencyNotInstalled: a window is asked for, and pygame is missing.
+    """
 
     def __init__(
         self, mdp: MDP, parameters: Mapping[str, Any], draw: Draw | None = None, render_mode: str | None = None
     ):
-        modes = ["rgb_array"] if draw else []
+        modes = ["human", "rgb_array"] if draw else []
         if render_mode not in (None, *modes):
             raise ValueError(f"unknown render mode {render_mode!r}: expected one of {[None, *modes]}")
-        self.metadata = {"render_modes": modes, "render_fps": 20}
+        self.metadata = {"render_modes": modes, "render_fps": FRAMES_PER_SECOND}
         self.observation_space, self.action_space = mdp.observation_space, mdp.action_space
         self.parameter_space, self.render_mode = mdp.parameter_space, render_mode
         self._mdp, self._draw, self._generator = mdp, draw, Generator()
         self._parameters = _checked(mdp, parameters, ())
-        self._state, self._path = mdp.start, [mdp.start]
+        self._state, self._steps = mdp.start, list[tuple[Tensor, Tensor, Tensor]]()
+        self._window = Window("metarl", FRAMES_PER_SECOND) if render_mode == "human" else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode. Raises ValueError for options that are no task parameters, or of the wrong shape."""
         super().reset(seed=seed)
         self._generator.manual_seed(int(self.np_random.integers(2**63)))
         self._parameters = {**self._parameters, **_checked(self._mdp, options or {}, ())}
-        self._state, self._path = self._mdp.start, [self._mdp.start]
+        self._state, self._steps = self._mdp.start, []
+        self._show()
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -72,17 +98,40 @@ class MDPEnv(gymnasium.Env[Any, Any]):
         actions = _tensor(action, _action_dtype(self.action_space))
         self._state, reward, terminated = self._mdp.step(self._parameters, self._state, actions, self._generator)
         if self.render_mode is not None:
-            self._path.append(self._state)
+            self._steps.append((self._state, actions, reward))
+        self._show()
         return self._observation(), float(reward), bool(terminated), False, {}
 
     def render(self) -> Any:
-        """Return the episode so far as an image, ``[height, width, 3]`` uint8; None without a render mode."""
-        if self._draw is None or self.render_mode is None:
-            return None
-        return self._draw(torch.stack(self._path), self._parameters)
+        """Return the episode so far as an image, ``[height, width, 3]`` uint8; None without a render mode.
+
+        In the mode "human", show it in a window instead, as ``reset`` and ``step`` do by themselves.
+        """
+        if self.render_mode == "rgb_array":
+            return self._frame()
+        return self._show()
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self._window is not None:
+            self._window.show(self._frame())
+
+    def _frame(self) -> np.ndarray[Any, Any]:
+        states, actions, rewards = zip(*self._steps, strict=True) if self._steps else ((), (), ())
+        assert self._draw is not None
+        episode = Episode(torch.stack([self._mdp.start, *states]), _stacked(actions), _stacked(rewards))
+        return self._draw(episode, self._parameters)
 
     def _observation(self) -> np.ndarray[Any, Any]:
         return self._mdp.observe(self._state).numpy().copy()
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([*values]) if values else torch.empty(0)
 
 
 class MDPVectorEnv(VectorEnv[Any, Any, Any]):

@@ -34,6 +34,15 @@ def mode(kind: Kind, outputs: Tensor) -> Tensor:
     return outputs.argmax(-1) if kind == "discrete" else outputs.chunk(2, dim=-1)[0]
 
 
+def certain(kind: Kind, outputs: Tensor) -> Tensor:
+    """Return outputs of distributions that always draw the most likely action of ``outputs``."""
+    if kind == "discrete":
+        chosen = functional.one_hot(outputs.argmax(-1), outputs.shape[-1]).bool()
+        return torch.zeros_like(outputs).masked_fill(~chosen, -torch.inf)
+    mean, log_std = outputs.chunk(2, dim=-1)
+    return torch.cat([mean, torch.full_like(log_std, -torch.inf)], dim=-1)
+
+
 def log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
     """Log-probability of actions, summed over action dimensions: ``[..., model_outputs]`` to ``[...]``."""
     if kind == "discrete":

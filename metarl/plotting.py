@@ -50,7 +50,7 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
     lines: dict[str, dict[str, Any]] = {
         label: {"color": COLOURS[index % len(COLOURS)]} for index, label in enumerate(runs)
     }
-    lines |= {_after(step): _line(0, step, last) | {"color": "0.3"} for step in range(last + 1)}
+    lines |= {after(step): _line(0, step, last) | {"color": "0.3"} for step in range(last + 1)}
     handles = [Line2D([], [], label=label, **line) for label, line in lines.items()]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return _save(figure, path)
@@ -165,7 +165,8 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, n
     return pairs[:, 0], pairs[:, 1]
 
 
-def _after(step: int) -> str:
+def after(step: int) -> str:
+    """Say after how many adaptation steps."""
     return f"after {step} step{'s' * (step > 1)}" if step else "before adaptation"
 
 
@@ -216,7 +217,7 @@ def _paths(axes: Axes, paths: np.ndarray, goal: np.ndarray) -> None:
     colours = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(paths)))
     for step, (episodes, colour) in enumerate(zip(paths, colours, strict=True)):
         lines = axes.plot(*episodes.transpose(2, 1, 0), color=colour, linewidth=1, alpha=0.7)
-        lines[0].set_label(_after(step))
+        lines[0].set_label(after(step))
     axes.plot(*goal, "*", color="#D55E00", markeredgecolor="black", markersize=16, linestyle="", label="goal", zorder=3)
     axes.set(xlabel="x (metres)", aspect="equal", title=f"goal ({goal[0]:.2f}, {goal[1]:.2f})")
     axes.grid(color="0.9", linewidth=0.8)

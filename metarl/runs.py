@@ -23,7 +23,10 @@ FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
-PICTURES = ("learning.png", "adaptation.png", "tasks.png")
+PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif", "render.mp4")
+WANDB = "wandb-id.txt"
+"""Where a run folder keeps the run's identity on Weights & Biases."""
+ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
@@ -48,7 +51,7 @@ def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    for name in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, "events.out.tfevents.*"):
+    for name in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, WANDB, "events.out.tfevents.*", ADAPTATION_EVENTS):
         for old in folder.glob(name):
             old.unlink()
     write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})

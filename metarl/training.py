@@ -47,6 +47,8 @@ class Settings:
     log_every: int = 1
     """Iterations between rows of the logs, which tell of one iteration each; the last one is always logged. The best
     checkpoint is chosen among logged iterations."""
+    wandb: str | None = None
+    """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl[wandb]"."""
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
@@ -144,6 +146,7 @@ def start(
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     outer = outer or default_outer(algorithm.target, family.target.spec)
     folder = None if out is None else Path(out)
+    _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, outer, settings or default_settings(family.target.spec), folder)
     if folder is not None:
         record = {
@@ -154,6 +157,13 @@ def start(
         }
         runs.create(folder, record, overwrite)
     return run
+
+
+def _check_wandb(settings: Settings | None, folder: Path | None) -> None:
+    if settings is not None and settings.wandb is not None:
+        if folder is None:
+            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
+        logger.import_wandb()
 
 
 class Recorded(NamedTuple):
@@ -187,6 +197,7 @@ def load(folder: Path) -> "Run":
 def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progress"]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
     run = load(folder)
+    _check_wandb(run.settings, folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
     path = folder / runs.CHECKPOINT

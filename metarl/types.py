@@ -137,6 +137,10 @@ class Tasks(Protocol):
 class Family(Protocol):
     """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
 
+    By a further method, ``single(parameters, render_mode) -> gymnasium.Env``, a control family may offer one
+    environment of one task (``parameters`` by name, as arrays), with the dynamics, observations and actions of its
+    lanes: ``metarl render`` films it.
+
     A further attribute, ``splits_share_tasks = True``, tells of a family with so few tasks that none are held out.
     """
 

@@ -6,9 +6,11 @@ times the squared contact forces, clipped) is left out: without it no contact fo
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator
@@ -17,6 +19,8 @@ from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
 from metarl_envs.dynamics import Dynamics, Values
+from metarl_envs.mujoco import RobotEnv
+from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column
 from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
@@ -93,6 +97,8 @@ class AntVelocity:
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
 
+    camera: ClassVar[Camera] = ABOVE
+
     def __post_init__(self) -> None:
         check_range("velocity_range", self.velocity_range)
 
@@ -116,6 +122,10 @@ class AntVelocity:
         distance = abs(motion.velocity[..., 0] - parameters["velocity"])
         return self.alive_bonus - distance - self.control_cost * motion.effort
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return arrows of the goal velocity and of the robot's own."""
+        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
@@ -124,6 +134,10 @@ class AntVelocity:
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
         return robot_tasks.sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,8 @@ class AntDirection:
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper, which took 40 episodes for this task."""
+
+    camera: ClassVar[Camera] = ABOVE
 
     @property
     def spec(self) -> Spec:
@@ -180,6 +196,10 @@ class AntDirection:
             speed = direction * velocity[..., 0]
         return self.alive_bonus + speed - self.control_cost * motion.effort
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return an arrow in the goal direction, and one of the robot's own velocity."""
+        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
         if not self.plane:
@@ -190,6 +210,10 @@ class AntDirection:
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
         return robot_tasks.sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
 
 
 @dataclass(frozen=True)
@@ -233,11 +257,21 @@ class AntGoal:
         """1 m away along x and y."""
         return {"goal": (1.0, 1.0)}
 
+    @property
+    def camera(self) -> Camera:
+        """Above the middle, so high that all goals are seen."""
+        farthest = max(map(abs, self.goal_range))
+        return {"distance": 2.5 * farthest + 2, "elevation": -50.0, "azimuth": 90.0, "lookat": np.zeros(3)}
+
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the bonus minus the L1 distance to the goal and the control cost, ``[...]``."""
         apart = abs(motion.position - parameters["goal"])
         distance = apart[..., 0] + apart[..., 1]
         return self.alive_bonus - distance - self.control_cost * motion.effort
+
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return a column at the goal."""
+        return [column(parameters["goal"])]
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample goals. Raises ValueError for fewer than one task."""
@@ -247,3 +281,7 @@ class AntGoal:
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
         return robot_tasks.sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)

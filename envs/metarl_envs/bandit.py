@@ -1,14 +1,17 @@
 """Bernoulli bandits, as in RL^2 (https://arxiv.org/abs/1611.02779, sec. 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from metarl.canvas import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, RED, Canvas
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Spec, Split
 
 DEFAULT_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -30,9 +33,14 @@ def uniform_returns(probabilities: Tensor, horizon: int) -> Tensor:
     return horizon * probabilities.mean(-1)
 
 
-def make_env(probabilities: Sequence[float] = DEFAULT_PROBABILITIES) -> MDPEnv:
-    """Return one bandit with as many arms as probabilities; a pull pays 0 or 1, and the observation is always [1]."""
-    return MDPEnv(bandit(len(probabilities)), {"probabilities": probabilities})
+def make_env(probabilities: Sequence[float] = DEFAULT_PROBABILITIES, render_mode: str | None = None) -> MDPEnv:
+    """Return one bandit with as many arms as probabilities; a pull pays 0 or 1, and the observation is always [1].
+
+    Args:
+        probabilities: ``[arm]``, of paying 1.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
+    """
+    return MDPEnv(bandit(len(probabilities)), {"probabilities": probabilities}, draw, render_mode)
 
 
 def make_vector_env(
@@ -107,3 +115,64 @@ class Bandit:
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
         """Return the lanes that episodes are sampled from."""
         return make_vector_env(num_envs, self.sampling.horizon, device, probabilities=[0.5] * self.arms)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> MDPEnv:
+        """Return one environment of one task."""
+        return make_env(**parameters, render_mode=render_mode)
+
+
+TOP, BASELINE, LEFT, RIGHT = 80, 310, 40, 385
+"""Where the picture has probabilities of 1 and of 0, and where the arms stand, in pixels."""
+MOST_PULLED = 40
+"""Length of the bar of an arm that all pulls went to, in pixels."""
+
+
+def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
+    """Return ``[400, 400, 3]`` uint8: probabilities grey, mean rewards black lines, shares of the pulls blue.
+
+    The best arm's number is green and bold; the arm that was pulled last is green where it paid, else red.
+    """
+    canvas = Canvas(400)
+    _scale(canvas)
+    actions, rewards = episode.actions.long(), episode.rewards
+    probabilities = parameters["probabilities"]
+    width = (RIGHT - LEFT) / len(probabilities)
+    for arm, probability in enumerate(probabilities.tolist()):
+        paid, middle = rewards[actions == arm], LEFT + (arm + 0.5) * width
+        last = len(actions) > 0 and int(actions[-1]) == arm
+        colour = (GREEN if rewards[-1] > 0 else RED) if last else LIGHT_GREY
+        _arm(canvas, middle, 0.4 * width, probability, paid, len(actions), colour)
+        if width > 16:
+            best = arm == int(probabilities.argmax())
+            canvas.text((middle, 372), f"{arm}*" if best else f"{arm}", fill=GREEN if best else BLACK)
+    told = f"pull {len(actions)}: arm {int(actions[-1])} paid {rewards[-1]:.0f}" if len(actions) else "before a pull"
+    canvas.text((LEFT, 20), f"{told}; return {rewards.sum():.0f}", anchor="lm")
+    canvas.text((LEFT, 44), "grey: probability; line: mean reward; blue: pulls; *: best arm", 11, GREY, "lm")
+    return canvas.array()
+
+
+def _scale(canvas: Canvas) -> None:
+    """Draw the lines of probabilities 0, 0.5 and 1."""
+    for probability in (0, 0.5, 1):
+        height = BASELINE - probability * (BASELINE - TOP)
+        canvas.line((LEFT, height), (RIGHT, height), LIGHT_GREY)
+        canvas.text((LEFT - 6, height), f"{probability:g}", 11, GREY, "rm")
+
+
+def _arm(
+    canvas: Canvas,
+    middle: float,
+    half: float,
+    probability: float,
+    paid: Tensor,
+    pulls: int,
+    colour: tuple[int, int, int],
+) -> None:
+    """Draw one arm's probability, mean reward and share of the pulls."""
+    height = BASELINE - TOP
+    canvas.rectangle(middle - half, BASELINE - probability * height, middle + half, BASELINE, colour)
+    if len(paid):
+        mean = BASELINE - float(paid.mean()) * height
+        canvas.line((middle - half, mean), (middle + half, mean), BLACK, width=2.5)
+        share = len(paid) / pulls * MOST_PULLED
+        canvas.rectangle(middle - half, BASELINE + 6, middle + half, BASELINE + 6 + share, BLUE)

@@ -5,9 +5,11 @@ velocities are those of an instant, so returns cannot be compared with the paper
 a pre-trained policy and an oracle can.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator
@@ -16,6 +18,8 @@ from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
 from metarl_envs.dynamics import Dynamics, Values
+from metarl_envs.mujoco import RobotEnv
+from metarl_envs.rendering import BESIDE, Camera, Marker, arrows
 from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
@@ -73,6 +77,8 @@ class HalfCheetahVelocity:
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
 
+    camera: ClassVar[Camera] = BESIDE
+
     def __post_init__(self) -> None:
         check_range("velocity_range", self.velocity_range)
 
@@ -96,6 +102,10 @@ class HalfCheetahVelocity:
         distance = abs(motion.velocity[..., 0] - parameters["velocity"])
         return -distance - self.control_cost * motion.effort
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return arrows of the goal velocity and of the robot's own."""
+        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
@@ -104,6 +114,10 @@ class HalfCheetahVelocity:
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
         return robot_tasks.sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,8 @@ class HalfCheetahDirection:
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
+
+    camera: ClassVar[Camera] = BESIDE
 
     @property
     def spec(self) -> Spec:
@@ -149,6 +165,10 @@ class HalfCheetahDirection:
         """Return the velocity in the goal direction minus the control cost, ``[...]``."""
         return parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
 
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return an arrow in the goal direction, and one of the robot's own velocity."""
+        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
         return robot_tasks.control_tasks(self, {"direction": robot_tasks.signs(generator, num_tasks)}, generator)
@@ -156,3 +176,7 @@ class HalfCheetahDirection:
     def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
         """Return the lanes that episodes are sampled from: see ``Simulation``."""
         return robot_tasks.sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)

@@ -1,12 +1,15 @@
 """MuJoCo robots with tasks, one at a time or in lanes, which agree bit for bit."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.vector import VectorEnv
 
+from metarl_envs import rendering as drawing
 from metarl_envs.dynamics import SCALED_FIELDS, Array, set_scaled_fields
 from metarl_envs.robots import (
     Motion,
@@ -24,7 +27,7 @@ from metarl_envs.simulator import ALARMS, load_model, simulate
 
 
 class RobotEnv(MujocoEnv):
-    """One robot with one task, rendered by Gymnasium. Options of ``reset`` stay in force until set again.
+    """One robot with one task, rendered by Gymnasium with its goal drawn in. Options of ``reset`` stay in force.
 
     Args:
         family: The robot, its reward and its task parameters.
@@ -52,11 +55,15 @@ class RobotEnv(MujocoEnv):
         self._family, self._robot = family, family.robot
         self.parameter_space = family.parameter_space
         self._parameters = initial_parameters(family, parameters)
-        rendering = {"default_camera_config": {"distance": 4.0}, **rendering}
+        self._follow = "default_camera_config" not in rendering and "lookat" not in family.camera
+        # Gymnasium before 1.4 takes the model's own camera unless told otherwise.
+        free = {} if "camera_name" in rendering else {"camera_id": -1}
+        rendering = {"default_camera_config": dict(family.camera), **free, **rendering}
         observations = observation_space(self._robot)
         super().__init__(self._robot.model_file, self._robot.substeps, observations, render_mode, **rendering)
         self.action_space = action_space(self._robot)
         self._scale_dynamics()
+        self._motion = self._at_rest()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode. Raises ValueError for options that are unknown, of the wrong shape or not finite."""
@@ -70,6 +77,7 @@ class RobotEnv(MujocoEnv):
     def reset_model(self) -> Array:
         """Start from a noisy state."""
         self.set_state(*starting_state(self._robot, self.model, self.np_random, ()))  # type: ignore[no-untyped-call]
+        self._motion = self._at_rest()
         observation: Array = self._robot.observe(self.data)
         return observation
 
@@ -86,12 +94,42 @@ class RobotEnv(MujocoEnv):
         if self.data.warning.number[ALARMS].any():
             raise RuntimeError("the simulation became unstable: reset it, with milder dynamics")
         position = self._robot.position(self.data).copy()
-        motion = Motion(position, (position - before) / self.dt, control)
+        self._motion = motion = Motion(position, (position - before) / self.dt, control)
         reward = np.float64(self._family.reward(motion, self._parameters))
         if self.render_mode == "human":
-            self.render()  # type: ignore[no-untyped-call]
+            self.render()
         info = {f"{axis}_velocity": speed for axis, speed in zip("xy", motion.velocity, strict=False)}
         return self._robot.observe(self.data), reward, not self._robot.healthy(self.data), False, info
+
+    def render(self) -> Any:
+        """Return a picture of the robot and its goal, or show it in a window, as the render mode says.
+
+        Where Linux has no screen, EGL draws, or OSMesa, unless the variable MUJOCO_GL chooses.
+
+        Raises:
+            RuntimeError: no OpenGL works here, or a window is asked for where there is no screen.
+        """
+        with drawing.opengl(self.render_mode):
+            viewer = self.mujoco_renderer._get_viewer(self.render_mode)
+            viewer.make_context_current()  # another environment may have rendered, or been closed, since
+        for marker in self._family.markers(self._motion, self._parameters):
+            viewer.add_marker(**marker)
+        if self._follow:
+            viewer.cam.lookat[: len(self._motion.position)] = self._motion.position
+        picture = super().render()  # type: ignore[no-untyped-call]
+        viewer._markers.clear()  # which older releases of Gymnasium leave for the next picture
+        return picture
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        """Copy the compiled model: compiling it again would repeat MuJoCo's warning of Gymnasium's file."""
+        model = copy.copy(load_model(self._robot.model_file))
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, self.width), max(buffer.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def _at_rest(self) -> Motion:
+        position = self._robot.position(self.data).copy()
+        return Motion(position, np.zeros_like(position), np.zeros(self.model.nu))
 
     def _scale_dynamics(self) -> None:
         factors = {name: self._parameters[name] for name in SCALED_FIELDS}

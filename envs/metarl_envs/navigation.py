@@ -1,6 +1,6 @@
 """2-D point navigation to a goal that the point cannot see (MAML, https://arxiv.org/abs/1703.03400, sec. 5.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Batch, Rollout, Spec, Split, Tasks
 
 Array = np.ndarray[Any, Any]
@@ -55,7 +55,7 @@ def make_env(
     Args:
         goal: ``[2]``, in metres.
         action_unit: Metres moved per unit of action.
-        render_mode: ``"rgb_array"`` or None.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
     return MDPEnv(navigation(action_unit), {"goal": goal}, draw, render_mode)
 
@@ -126,6 +126,10 @@ class PointNavigation:
         """Return the lanes that episodes are sampled from."""
         return make_vector_env(num_envs, self.sampling.horizon, device, action_unit=self.action_unit)
 
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> MDPEnv:
+        """Return one environment of one task."""
+        return make_env(**parameters, action_unit=self.action_unit, render_mode=render_mode)
+
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw the paths of an evaluation, before and after each step, towards the first goals; return the path."""
         from metarl.plotting import navigation_paths  # matplotlib, which only pictures need
@@ -136,10 +140,10 @@ class PointNavigation:
         return navigation_paths(paths.cpu(), mask.cpu(), tasks.parameters["goal"].cpu(), path)
 
 
-def draw(positions: Tensor, parameters: Parameters, pixels: int = 400) -> Array:
+def draw(episode: Episode, parameters: Parameters, pixels: int = 400) -> Array:
     """Return ``[pixels, pixels, 3]`` uint8: the path grey, the start black, the goal green, the point red."""
     frame = np.full((pixels, pixels, 3), 255, dtype=np.uint8)
-    visited = positions.double().numpy()
+    visited = episode.states.double().numpy()
     between = np.linspace(0, 1, 40)[:, None, None]
     path = (visited[:-1] * (1 - between) + visited[1:] * between).reshape(-1, 2)
     columns, rows = (np.floor((path * (1, -1) + VIEW) / (2 * VIEW) * pixels).astype(int)).T

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
+from metarl_envs.rendering import Camera, Marker
 from metarl_envs.simulator import Physics, Simulation, load_model
 
 Parameters = Mapping[str, Values]
@@ -94,8 +95,15 @@ class RobotFamily(Protocol):
     def default_task(self) -> dict[str, Any]:
         """The task of environments that are given none."""
 
+    @property
+    def camera(self) -> Camera:
+        """From where pictures are taken."""
+
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the reward of a control step, ``[...]``."""
+
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return what pictures of one robot show of its task."""
 
 
 def observation_space(robot: Robot) -> spaces.Box:

@@ -1,15 +1,19 @@
 """Random tabular Markov decision processes, as in RL^2 (https://arxiv.org/abs/1611.02779, sec. 3.2)."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from metarl.canvas import BLACK, GREY, LIGHT_GREY, RED, WHITE, Canvas
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Spec, Split
 
 
@@ -71,15 +75,16 @@ def sample_parameters(num_tasks: int, states: int, actions: int, generator: Gene
     return {"transitions": weights / weights.sum(-1, keepdim=True), "reward_means": reward_means}
 
 
-def make_env(transitions: Any = None, reward_means: Any = None) -> MDPEnv:
+def make_env(transitions: Any = None, reward_means: Any = None, render_mode: str | None = None) -> MDPEnv:
     """Return one random MDP, observing the state one-hot.
 
     Args:
         transitions: ``[state, action, next state]``; None for a task of 10 states and 5 actions sampled with seed 0.
         reward_means: ``[state, action]``; None for that task's.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
     parameters = _parameters(transitions, reward_means)
-    return MDPEnv(tabular(*parameters["transitions"].shape[:2]), parameters)
+    return MDPEnv(tabular(*parameters["transitions"].shape[:2]), parameters, draw, render_mode)
 
 
 def make_vector_env(
@@ -174,3 +179,50 @@ class TabularMDP:
         transitions = torch.full((self.states, self.actions, self.states), 1 / self.states)
         uniform = {"transitions": transitions, "reward_means": torch.zeros(self.states, self.actions)}
         return MDPVectorEnv(tabular(self.states, self.actions), uniform, num_envs, self.sampling.horizon, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> MDPEnv:
+        """Return one environment of one task."""
+        return make_env(**parameters, render_mode=render_mode)
+
+
+CENTRE, RADIUS = (200.0, 230.0), 140.0
+"""Of the circle that states are drawn on, in pixels."""
+
+
+def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
+    """Return ``[400, 400, 3]`` uint8: the states on a circle and the transitions made, the last of them red."""
+    canvas, states = Canvas(400), episode.states.tolist()
+    places = _circle(parameters["transitions"].shape[0])
+    size = min(18.0, 0.9 * RADIUS * math.pi / len(places))
+    for step, (state, following) in enumerate(itertools.pairwise(states), start=2):
+        age = len(states) - step
+        canvas.line(places[state], places[following], RED if age == 0 else _faded(age), width=3 if age == 0 else 2)
+    for state, place in enumerate(places):
+        fill = RED if state == states[-1] else LIGHT_GREY if state in states else WHITE
+        canvas.circle(place, size, fill, BLACK if state in states else GREY)
+        if size > 8:
+            canvas.text(place, str(state), int(0.9 * size))
+    canvas.text((20, 20), _told(episode), anchor="lm")
+    canvas.text((20, 44), f"return {episode.rewards.sum():.2f}", anchor="lm")
+    return canvas.array()
+
+
+def _circle(states: int) -> list[tuple[float, float]]:
+    """Return where the states are drawn: state 0 at the top, then clockwise."""
+    angles = [2 * math.pi * state / states for state in range(states)]
+    return [(CENTRE[0] + RADIUS * math.sin(angle), CENTRE[1] - RADIUS * math.cos(angle)) for angle in angles]
+
+
+def _faded(age: int) -> tuple[int, int, int]:
+    """Return a grey that is the lighter the older a transition is."""
+    grey = min(210, 60 + 30 * age)
+    return grey, grey, grey
+
+
+def _told(episode: Episode) -> str:
+    """Say what the last step did."""
+    if not len(episode.actions):
+        return "start: state 0"
+    state, following = episode.states[-2:].tolist()
+    action, paid = int(episode.actions[-1]), float(episode.rewards[-1])
+    return f"step {len(episode.actions)}: state {state}, action {action}, to state {following}; reward {paid:.2f}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from metarl import comparison, evaluation, plotting, runs, training
+from metarl import comparison, evaluation, logger, plotting, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.training import Device
@@ -86,7 +86,9 @@ def prepare(arguments: list[str]) -> Execute:
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
         runs.write_json(chosen.run / runs.EVALUATION, record)
-        for picture in _pictures(chosen.run, run.family, found, record):
+        pictures = _pictures(chosen.run, run.family, found, record)
+        logger.write_adaptation(chosen.run, found.metrics, pictures[0])
+        for picture in pictures:
             print(f"wrote {picture}")
         return DONE
 

@@ -1,8 +1,9 @@
 """``metarl plot RUN [RUN ...]``: learning curves, and adaptation curves where there are evaluations."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -28,16 +29,15 @@ def prepare(arguments: list[str]) -> Execute:
     if not chosen.runs:
         raise ValueError("plot needs at least one run folder")
     folders = _labelled(chosen.runs)
-    progress = {label: _progress(folder) for label, folder in folders.items()}
-    evaluated = {
-        label: runs.read_evaluation(folder) for label, folder in folders.items() if (folder / runs.EVALUATION).exists()
-    }
+    progress, evaluated, notes = _read(folders)
     out = chosen.out or chosen.runs[0]
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: expected a folder for the pictures")
 
     def execute() -> int:
         out.mkdir(parents=True, exist_ok=True)
+        for note in notes:
+            print(note)
         print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
         if evaluated:
             print(f"wrote {plotting.adaptation_curve(evaluated, out / 'adaptation.png')}")
@@ -52,10 +52,33 @@ def _labelled(folders: Sequence[Path]) -> dict[str, Path]:
     return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
 
 
-def _progress(folder: Path) -> list[dict[str, str]]:
-    """Rows of a run's progress.csv. Raises RunError where the folder holds no run, or one without an iteration."""
-    runs.read_config(folder)
-    rows = read_progress(folder / runs.PROGRESS)
-    if not rows:
-        raise runs.RunError(f"{folder} has nothing to draw yet: {runs.PROGRESS} holds no iteration")
-    return rows
+Rows = list[dict[str, str]]
+
+
+def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[str, Any]], list[str]]:
+    """Return the rows and the evaluations of runs by label, and what must be said of those that have none.
+
+    Raises RunError where a folder holds no run, or none of them has an iteration.
+    """
+    for folder in folders.values():
+        runs.read_config(folder)
+    rows = {label: read_progress(folder / runs.PROGRESS) for label, folder in folders.items()}
+    progress = {label: found for label, found in rows.items() if found}
+    if not progress:
+        named = ", ".join(map(str, folders.values()))
+        raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no iteration in {named}")
+    told = {label: folder for label, folder in folders.items() if (folder / runs.EVALUATION).exists()}
+    found = {label: runs.read_evaluation(folder) for label, folder in told.items()}
+    evaluated = {_dated(label, evaluation, rows[label]): evaluation for label, evaluation in found.items()}
+    left_out = {
+        "without an iteration, so not in learning.png": [label for label in folders if label not in progress],
+        "without an evaluation, so not in adaptation.png": [label for label in folders if label not in told],
+    }
+    return progress, evaluated, [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
+
+
+def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:
+    """Return a label that tells the iteration of an evaluation of parameters that are not the run's last ones."""
+    iteration = evaluation.get("iteration")
+    last = int(rows[-1]["iteration"]) if rows else 0
+    return label if iteration is None or iteration >= last else f"{label} (iteration {iteration} of {last})"

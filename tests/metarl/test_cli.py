@@ -164,12 +164,15 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("evaluate X", "X holds no run: config.json is missing"),
         ("plot", "run"),
         ("plot X", "X holds no run: config.json is missing"),
+        ("render X", "X holds no run: config.json is missing"),
+        ("train maml bandit --wandb mine --out X", '--wandb needs Weights & Biases: pip install "metarl[wandb]"'),
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: str, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # whoever has it must not send anything
     assert told in refused(capsys, *arguments.split())
     assert list(tmp_path.iterdir()) == []
 
@@ -198,6 +201,14 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("evaluate RUN --algorithm.size 1", "--algorithm.size"),
         ("evaluate RUN --oracle RUN", "--oracle and --pretrained go together"),
         ("evaluate RUN --oracle RUN --pretrained RUN", "has not been evaluated"),
+        ("render RUN --out film.avi", "film.avi is neither .gif nor .mp4"),
+        ("render RUN --steps -1", "--steps -1: expected at least 0"),
+        ("render RUN --tasks 0", "--tasks 0: expected at least 1"),
+        ("render RUN --height 9", "--height 9: expected at least 16"),
+        ("render RUN --fps 0", "--fps 0.0: expected more than 0"),
+        ("render RUN --task probabilities=1,x", "expected a parameter and its numbers, such as goal=0.3,-0.4"),
+        ("render RUN --task probabilities=1,2", "the task parameter probabilities is [[1.0, 2.0]]"),
+        ("render RUN --task goal=1 --tasks 2", "--tasks cannot be given beside it"),
     ],
 )
 def test_a_request_that_does_not_fit_the_run_is_answered_in_one_line(
@@ -262,7 +273,14 @@ class TestHelp:
     def test_the_commands(self, capsys: Captured) -> None:
         for arguments in (["--help"], ["-h"], ["list", "--help"]):
             told = printed(capsys, *arguments)
-            for command in ("list [tasks|algorithms]", "train ALGORITHM TASKS", "resume RUN", "evaluate RUN", "plot R"):
+            for command in (
+                "list [tasks|algorithms]",
+                "train ALGORITHM TASKS",
+                "resume RUN",
+                "evaluate RUN",
+                "plot R",
+                "render RUN",
+            ):
                 assert command in told
 
     def test_train_tells_the_options_of_its_parts(self, capsys: Captured) -> None:
@@ -375,7 +393,7 @@ class TestTrain:
         assert config["outer"]["options"]["epochs"] == 2
         assert config["settings"] == {
             "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "checkpoint_every": 10,
-            "log_every": 1,
+            "log_every": 1, "wandb": None,
         }  # fmt: skip
 
     def test_quiet_is_quiet(self, tmp_path: Path, capsys: Captured) -> None:
@@ -549,12 +567,32 @@ class TestPlot:
         (other / "evaluation.json").unlink()
         told = printed(capsys, "plot", run, other, "--out", tmp_path / "new" / "pictures")
         names = ["learning.png", "adaptation.png"]
-        assert told == "".join(f"wrote {tmp_path}/new/pictures/{name}\n" for name in names)
+        wrote = "".join(f"wrote {tmp_path}/new/pictures/{name}\n" for name in names)
+        assert told == "without an evaluation, so not in adaptation.png: other\n" + wrote
         for name in names:
             assert (tmp_path / "new/pictures" / name).read_bytes().startswith(b"\x89PNG")
 
     def test_pictures_go_into_the_first_run(self, run: Path, capsys: Captured) -> None:
-        assert printed(capsys, "plot", run) == f"wrote {run}/learning.png\n"
+        told = printed(capsys, "plot", run)
+        assert told == f"without an evaluation, so not in adaptation.png: copy\nwrote {run}/learning.png\n"
+
+    def test_a_run_without_an_iteration_is_left_out(self, run: Path, tmp_path: Path, capsys: Captured) -> None:
+        other = Path(shutil.copytree(run, tmp_path / "other"))
+        (other / "progress.csv").unlink()
+        told = printed(capsys, "plot", other, run)
+        assert told.splitlines()[0] == "without an iteration, so not in learning.png: other"
+        assert f"wrote {other}/learning.png" in told
+
+    def test_evaluations_that_training_went_beyond_tell_their_iteration(
+        self, run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn: list[list[str]] = []
+        printed(capsys, "evaluate", run, "--tasks", "2", "--steps", "1")
+        monkeypatch.setattr(plotting, "adaptation_curve", lambda runs, path: drawn.append(list(runs)))
+        printed(capsys, "plot", run)
+        printed(capsys, "resume", run, "--iterations", "3")
+        printed(capsys, "plot", run)
+        assert drawn == [["copy"], ["copy (iteration 2 of 3)"]]
 
     @pytest.mark.parametrize(
         ("folders", "labels"),
@@ -577,7 +615,7 @@ class TestPlot:
         (run / "evaluation.json").write_text("{")
         assert "evaluation.json cannot be read" in refused(capsys, "plot", run)
         (run / "progress.csv").write_text("iteration,return/step_0\n1")
-        assert f"{run} has nothing to draw yet" in refused(capsys, "plot", run)
+        assert f"nothing to draw yet: progress.csv holds no iteration in {run}" in refused(capsys, "plot", run, run)
 
 
 def test_exit_codes_are_those_of_the_contract() -> None:

@@ -1,15 +1,22 @@
 """progress.csv keeps its columns and loses no row, TensorBoard shows no step twice."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 
-from metarl import logger
+from metarl import logger, runs
+from metarl.control import Sampling
 from metarl.logger import ProgressCSV, read_progress
+from metarl.training import Settings, train
+from metarl_envs.bandit import Bandit
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +126,125 @@ def test_the_table_counts_steps(capsys: pytest.CaptureFixture[str]) -> None:
     logger.dump(logger.open_table(), dict.fromkeys(names, 0.5), 1)
     told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "0.5" in line]
     assert told == ["instance_1", "instance_2", "instance_10", "step_1", "steps"]
+
+
+# Hyper-parameters
+
+CONFIG = {
+    "format": 1,
+    "algorithm": {"reference": "maml", "options": {"step_size": 0.5, "first_order": True, "schedule": [1.0, 0.5]}},
+    "tasks": {"reference": "bandit", "options": {"arms": 3, "sampling": {"episodes": 2}}},
+    "outer": {"reference": "metarl.outer:TRPO", "options": {}},
+    "settings": {"iterations": 3, "wandb": None},
+}
+
+
+def test_hyperparameters_have_dotted_names() -> None:
+    assert logger.hyperparameters(CONFIG) == {
+        "algorithm": "maml", "tasks": "bandit", "outer": "metarl.outer:TRPO", "algorithm.step_size": 0.5,
+        "algorithm.first_order": True, "algorithm.schedule": "[1.0, 0.5]", "tasks.arms": 3,
+        "tasks.sampling.episodes": 2, "settings.iterations": 3, "settings.wandb": "None",
+    }  # fmt: skip
+    assert logger.hyperparameters({}) == {}
+
+
+def written(folder: Path, start: int, stop: int) -> None:
+    files = logger.open_files(folder, start)
+    for iteration in range(start + 1, stop + 1):
+        logger.dump(files, {"iteration": iteration, "return/step_0": 1.0, "return/step_1": iteration}, iteration)
+    files.close()
+
+
+def test_tensorboard_has_hyperparameters_and_their_metrics(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / runs.CONFIG, CONFIG)
+    for start, stop in ((0, 2), (1, 3)):
+        written(tmp_path, start, stop)
+        told = EventAccumulator(str(tmp_path)).Reload()
+        contents = told.summary_metadata
+        session = plugin_data_pb2.HParamsPluginData.FromString(
+            contents["_hparams_/session_start_info"].plugin_data.content
+        )
+        experiment = plugin_data_pb2.HParamsPluginData.FromString(contents["_hparams_/experiment"].plugin_data.content)
+        assert session.session_start_info.hparams["algorithm.step_size"].number_value == 0.5
+        assert session.session_start_info.hparams["tasks"].string_value == "bandit"
+        metrics = [metric.name.tag for metric in experiment.experiment.metric_infos]
+        assert metrics == ["return/step_0", "return/step_1"]
+        assert [event.value for event in told.Scalars("return/step_1")] == list(range(1, stop + 1))
+
+
+# The adaptation curve
+
+
+def test_tensorboard_has_the_adaptation_curve_of_the_last_evaluation(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4), (255, 0, 0)).save(tmp_path / "adaptation.png")
+    for shift in (0.0, 5.0):
+        metrics = {
+            f"return/step_{step}": {"mean": step + shift, "low": step - 1.0, "high": step + 9.0} for step in (0, 1, 2)
+        }
+        metrics["accuracy/instance_1"] = metrics["return/step_0"]
+        logger.write_adaptation(tmp_path, metrics, tmp_path / "adaptation.png")
+    told = EventAccumulator(str(tmp_path / "adaptation")).Reload()
+    tags = ["adaptation/return", "adaptation/return_high", "adaptation/return_low"]
+    assert sorted(told.Tags()["scalars"]) == tags
+    assert [(event.step, event.value) for event in told.Scalars(tags[0])] == [(0, 5.0), (1, 6.0), (2, 7.0)]
+    assert [event.value for event in told.Scalars(tags[2])] == [-1.0, 0.0, 1.0]
+    (image,) = told.Images("adaptation/curve")
+    assert (image.width, image.height) == (8, 4)
+    assert not list(tmp_path.glob("events.out.tfevents.*"))
+
+
+# Weights & Biases
+
+
+class FakeWandb:
+    """What metarl uses of the package wandb; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def init(self, **options: Any) -> SimpleNamespace:
+        self.told.append(options)
+        return SimpleNamespace(
+            log=lambda row, step: self.told.append((step, row)), finish=lambda: self.told.append("finished")
+        )
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_rows_are_sent_to_weights_and_biases_and_a_resumed_run_goes_on_there(tmp_path: Path, wandb: FakeWandb) -> None:
+    config = CONFIG | {"settings": {"iterations": 3, "wandb": "mine"}}
+    runs.write_json(tmp_path / runs.CONFIG, config)
+    written(tmp_path, 0, 1)
+    written(tmp_path, 1, 2)
+    first, row, finished, second, again, _ = wandb.told
+    assert first == {
+        "project": "mine", "name": tmp_path.name, "id": (tmp_path / runs.WANDB).read_text(), "resume": "allow",
+        "config": config, "dir": str(tmp_path),
+    }  # fmt: skip
+    assert row == (1, {"iteration": 1, "return/step_0": 1.0, "return/step_1": 1})
+    assert {type(name) for name in row[1]} == {str}
+    assert (finished, second, again[0]) == ("finished", first, 2)
+
+
+def test_nothing_is_sent_unasked(tmp_path: Path, wandb: FakeWandb) -> None:
+    runs.write_json(tmp_path / runs.CONFIG, CONFIG)
+    written(tmp_path, 0, 1)
+    assert wandb.told == []
+    assert not (tmp_path / runs.WANDB).exists()
+
+
+def test_training_sends_and_a_replaced_run_has_another_identity(tmp_path: Path, wandb: FakeWandb) -> None:
+    family = Bandit(sampling=Sampling(episodes=2, horizon=1))
+    settings = Settings(iterations=2, meta_batch_size=2, wandb="mine")
+    for _ in range(2):
+        train("maml", family, settings=settings, out=tmp_path / "run", overwrite=True)
+    identities = [told["id"] for told in wandb.told if isinstance(told, dict)]
+    assert len(set(identities)) == 2
+    assert [told[0] for told in wandb.told if isinstance(told, tuple)] == [1, 2, 1, 2]
+    with pytest.raises(ValueError, match="wandb='mine' needs a run folder"):
+        train("maml", family, settings=settings)

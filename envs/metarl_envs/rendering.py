@@ -1,0 +1,71 @@
+"""What pictures of robots show besides the robot, and which OpenGL draws them."""
+
+import ctypes.util
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl_envs.dynamics import Array
+
+Marker = dict[str, Any]
+"""A shape without physics, as Gymnasium's viewers take it."""
+Camera = Mapping[str, Any]
+"""Fields of MuJoCo's free camera; without a ``lookat`` it follows the robot."""
+
+BESIDE: Camera = {"distance": 4.0, "elevation": -15.0, "azimuth": 90.0}
+"""From the side, at the height of a robot."""
+ABOVE: Camera = {"distance": 5.0, "elevation": -35.0, "azimuth": 90.0}
+"""From the side and above."""
+GOAL, PACE = np.array([0.0, 0.62, 0.45, 0.8]), np.array([0.84, 0.37, 0.0, 0.8])
+"""Colours of goals (green), and of the robot's own velocity (orange)."""
+OVERHEAD = 1.2
+"""Height of arrows, in metres."""
+METRES_PER_SPEED = 0.5
+"""Length of an arrow, in metres per (metre per second)."""
+
+
+def column(place: Array) -> Marker:
+    """Return a column at a place ``[2]``, in metres."""
+    at = np.array([place[0], place[1], 0.5])
+    # Of a cylinder, MuJoCo takes the radius and half of the length.
+    return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "pos": at, "size": np.array([0.15, 0.5, 0.0]), "rgba": GOAL}
+
+
+def arrows(position: Array, goal: Array, velocity: Array) -> list[Marker]:
+    """Return the goal velocity above a robot and, above it, the robot's own, ``[axis]`` of x, or of x and y, in m/s."""
+    at, wanted, own = (np.append(values, [0.0] * (2 - len(values))) for values in (position, goal, velocity))
+    return [_arrow(at, wanted, OVERHEAD, GOAL), _arrow(at, own, OVERHEAD + 0.15, PACE)]
+
+
+def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
+    speed = float(np.hypot(*velocity))
+    forward = np.array([1.0, 0.0, 0.0]) if speed == 0 else np.array([*velocity / speed, 0.0])
+    up = np.array([0.0, 0.0, 1.0])
+    # MuJoCo's arrows point along their own z, and are half as long as their size says.
+    turned = np.stack([np.cross(up, forward), up, forward], axis=1)
+    size = np.array([0.04, 0.04, 2 * METRES_PER_SPEED * speed])
+    kind = mujoco.mjtGeom.mjGEOM_ARROW
+    return {"type": kind, "pos": np.array([*at, height]), "size": size, "mat": turned.flatten(), "rgba": colour}
+
+
+@contextmanager
+def opengl(render_mode: str | None) -> Iterator[None]:
+    """Choose an OpenGL that needs no screen where there is none. Raises RuntimeError, with advice, where GL fails."""
+    screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if not screen and render_mode == "human":  # GLFW would end the process
+        raise RuntimeError("render_mode 'human' needs a screen: neither DISPLAY nor WAYLAND_DISPLAY is set")
+    if not screen and "MUJOCO_GL" not in os.environ:
+        os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("EGL") is None else "egl"
+    try:
+        yield
+    except Exception as error:  # whatever PyOpenGL and the driver raise
+        raise RuntimeError(
+            f"MuJoCo cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')} "
+            f"({type(error).__name__}: {error}); a machine without a screen needs EGL (on Debian: libegl1 and "
+            "libgl1-mesa-dri, and MUJOCO_GL=egl) or OSMesa (libosmesa6, and MUJOCO_GL=osmesa)"
+        ) from error

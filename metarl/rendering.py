@@ -1,0 +1,161 @@
+"""Films of a policy before and after each adaptation step: it acts in the family's single environment.
+
+A family takes part by a method ``single(parameters, render_mode) -> gymnasium.Env``; see ``metarl.types.Family``.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl import objectives
+from metarl.control import ControlTasks, check_environment, collect
+from metarl.plotting import after
+from metarl.seeding import stream
+from metarl.trained import Trained
+from metarl.types import Family, Learner, State, Tasks
+from metarl.video import Clip, Frame
+
+Single = Callable[..., gymnasium.Env[Any, Any]]
+"""``(parameters, render_mode) -> env``: see ``metarl.types.Family``."""
+SHOWN_NUMBERS = 6
+"""Task parameters of more numbers than this are not written above a film."""
+
+
+class Recorder(VectorEnv[Any, Any, Any]):
+    """One environment as the only lane of a vector environment; every step leaves a frame.
+
+    Args:
+        env: With the render mode "rgb_array".
+        height: What frames are scaled to, in pixels.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], height: int):
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.num_envs = 1
+        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.observation_space, self.action_space = (
+            batch_space(space, 1) for space in (env.observation_space, env.action_space)
+        )
+        self.frames: list[Frame] = []
+        self._env, self._height = env, height
+        self._observation, self._ended = np.zeros(0), (False, False)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode, and its film."""
+        observation, _ = self._env.reset(seed=seed)
+        self._observation, self._ended = np.asarray(observation)[None], (False, False)
+        self.frames = [self._frame()]
+        return self._observation, {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Act; after its end, the episode stands still."""
+        reward = 0.0
+        if not any(self._ended):
+            observation, paid, terminated, truncated, _ = self._env.step(actions[0])
+            reward, self._ended = float(paid), (bool(terminated), bool(truncated))
+            self._observation = np.asarray(observation)[None]
+            self.frames.append(self._frame())
+        terminations, truncations = (np.array([flag]) for flag in self._ended)
+        return self._observation, np.array([reward]), terminations, truncations, {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, as the environment says."""
+        return float(self._env.metadata.get("render_fps") or 20)
+
+    def _frame(self) -> Frame:
+        picture = Image.fromarray(np.asarray(self._env.render()))
+        width = round(picture.width * self._height / picture.height)
+        return np.asarray(picture.resize((width, self._height), Image.Resampling.LANCZOS))
+
+
+def single_of(family: Family) -> Single:
+    """Return the function that makes a family's single environment. Raises ValueError where it has none."""
+    single: Single | None = getattr(family, "single", None)
+    if single is None or not family.spec.control:
+        raise ValueError(
+            f"{type(family).__name__} cannot be rendered: it has no method single(parameters, render_mode) that makes "
+            "one Gymnasium environment"
+        )
+    return single
+
+
+def film(
+    trained: Trained, tasks: ControlTasks, steps: int = 3, seed: int = 0, mean: bool = False, height: int = 240
+) -> tuple[list[list[Clip]], float]:
+    """Film an episode of every task after 0, 1, ..., ``steps`` adaptation steps.
+
+    Return the clips of each task, and the frames per second at which they were taken. Actions are sampled, as
+    evaluation does, or with ``mean`` the most likely ones. Adaptation itself always samples. Each task is adapted to
+    by itself: on as many episodes as in the run, or for a policy with memory in one.
+
+    Raises:
+        ValueError: the family has no single environment, or one that does not fit its Spec.
+        RolloutError: an environment broke.
+    """
+    learner = _acting_by_the_mean(trained.learner) if mean else trained.learner
+    clips: list[list[Clip]] = []
+    fps = 0.0
+    bar = tqdm(total=len(tasks.descriptors) * (steps + 1), unit="episode", disable=not sys.stderr.isatty())
+    for number in range(len(tasks.descriptors)):
+        task = _one(tasks, number, trained.learner)
+        recorder = Recorder(single_of(trained.family)(_parameters(task), "rgb_array"), height)
+        check_environment(recorder, 1, learner.spec)
+        clips.append([])
+        for step, adapted in enumerate(trained.adapt(task, steps, seed + number)):
+            generator = stream(seed, "render", number, step, device=trained.device)
+            clips[-1].append(_clip(recorder, learner, adapted.state, task, step, generator))
+            bar.update()
+        fps = recorder.fps
+        recorder.close()
+    bar.close()
+    return clips, fps
+
+
+def _clip(recorder: Recorder, learner: Learner, state: State, task: ControlTasks, step: int, generator: Any) -> Clip:
+    trajectory = collect(recorder, learner, state, 1, task.sampling.horizon, generator)
+    total = float((trajectory.rewards * trajectory.mask).sum())
+    return Clip(f"{after(step)}, return {total:.1f}", recorder.frames)
+
+
+def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
+    """Return one of the tasks; of a policy with memory, one lane is followed, so it has one episode at a time."""
+    row = slice(number, number + 1)
+    parameters = {name: values[row] for name, values in tasks.parameters.items()}
+    sampling = tasks.sampling if learner.observe is None else replace(tasks.sampling, episodes=1)
+    return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling)
+
+
+def _parameters(task: ControlTasks) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: values[0].numpy(force=True) for name, values in task.parameters.items()}
+
+
+def _acting_by_the_mean(learner: Learner) -> Learner:
+    """Return a learner whose policies do what is most likely."""
+
+    def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
+        outputs, state = learner.predict(state, observations)
+        return objectives.certain(learner.spec.kind, outputs), state
+
+    return learner._replace(predict=predict)
+
+
+def title(tasks: Tasks, number: int) -> str:
+    """Say what a task is: its parameters where they are few, else its number."""
+    rows = {name: values[number].flatten().tolist() for name, values in tasks.parameters.items()}
+    if sum(map(len, rows.values())) > SHOWN_NUMBERS:
+        return f"task {number}"
+    return "; ".join(f"{name} = {', '.join(f'{value:.2f}' for value in row)}" for name, row in rows.items())

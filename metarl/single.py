@@ -1,0 +1,76 @@
+"""One Gymnasium environment of a ``GymnasiumFamily``, seen and acted in as its lanes are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from metarl import lanes
+from metarl.types import Spec
+
+
+class SingleEnv(gymnasium.Env[Any, Any]):
+    """A lane by itself, which can be rendered; time limits are the environment's own.
+
+    Args:
+        env: Id of a registered environment, or a function that makes one; with a render mode, it must take it as the
+            keyword ``render_mode``.
+        space: What tasks differ in.
+        apply: How parameters reach the environment.
+        spec: What it asks of a policy.
+        parameters: The task, by name.
+        render_mode: One of the environment's own.
+
+    Raises:
+        LaneError: from ``reset`` and ``step``, as lanes raise it.
+    """
+
+    def __init__(
+        self,
+        env: lanes.Maker,
+        space: spaces.Dict,
+        apply: lanes.Apply,
+        spec: Spec,
+        parameters: Mapping[str, Any],
+        render_mode: str | None = None,
+    ):
+        self.render_mode, self._maker = render_mode, env
+        self._made: lanes.Env | None = None
+        self._lane = lanes.Lanes(self._make, space, apply, spec, 1)
+        self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
+        self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; options are task parameters, in force until set again."""
+        super().reset(seed=seed)
+        self._rows |= {name: np.asarray(value)[None] for name, value in (options or {}).items()}
+        observations, _ = self._lane.reset(seed=seed, options=dict(self._rows))
+        return observations[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act as a policy does: in [-1, 1], or by the number of an action."""
+        observations, rewards, terminations, truncations, _ = self._lane.step(np.asarray(action)[None])
+        return observations[0], float(rewards[0]), bool(terminations[0]), bool(truncations[0]), {}
+
+    def render(self) -> Any:
+        """Return the environment's own picture. Raises ResetNeeded before the first reset."""
+        if self._made is None:
+            raise ResetNeeded("the environment must be reset before it is rendered")
+        return self._made.render()
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._lane.close()
+
+    def _make(self, **keywords: Any) -> lanes.Env:
+        if self.render_mode is not None:
+            keywords["render_mode"] = self.render_mode
+        if isinstance(self._maker, str):
+            self._made = gymnasium.make(self._maker, disable_env_checker=True, **keywords)
+        else:
+            self._made = self._maker(**keywords)
+        self.metadata = self._made.metadata
+        return self._made

@@ -1,0 +1,121 @@
+"""Clips side by side, written as GIF or MP4."""
+
+import importlib.util
+import io
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from metarl.runs import write_bytes
+
+Frame = np.ndarray[Any, Any]
+"""``[height, width, 3]`` uint8."""
+
+STRIP = 22
+"""Height of a line of text, in pixels."""
+STILL = 1.0
+"""Seconds that the last frame stays."""
+FADED = 0.45
+"""How white a clip becomes that has ended before the others."""
+PALETTE_FRAMES = 12
+"""Frames that a GIF's colours are chosen from."""
+
+
+class Clip(NamedTuple):
+    """One episode."""
+
+    caption: str
+    frames: list[Frame]
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for a format that cannot be written."""
+    if path.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"{path} is neither .gif nor .mp4, the formats that films are written in")
+    if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ValueError('MP4 needs imageio-ffmpeg: pip install "metarl[render]", or write a .gif')
+
+
+def write(rows: Sequence[tuple[str, Sequence[Clip]]], path: Path, fps: float) -> Path:
+    """Write clips, a titled row for each task, side by side; return the path.
+
+    All clips start together; one that has ended fades and waits for the others.
+
+    Raises:
+        ValueError: a suffix other than .gif and .mp4, or .mp4 without imageio-ffmpeg.
+    """
+    check_suffix(path)
+    write_bytes(path, (_gif if path.suffix == ".gif" else _mp4)(list(_composed(rows)), fps))
+    return path
+
+
+def _composed(rows: Sequence[tuple[str, Sequence[Clip]]]) -> Iterator[Image.Image]:
+    longest = max(len(clip.frames) for _, clips in rows for clip in clips)
+    for time in range(longest):
+        yield _stacked([_row(title, clips, time) for title, clips in rows])
+
+
+def _row(title: str, clips: Sequence[Clip], time: int) -> Image.Image:
+    panels = [_panel(clip, time) for clip in clips]
+    row = Image.new("RGB", (sum(panel.width for panel in panels), STRIP + panels[0].height), "white")
+    ImageDraw.Draw(row).text((6, STRIP // 2), title, fill="black", font=ImageFont.load_default(13), anchor="lm")
+    left = 0
+    for panel in panels:
+        row.paste(panel, (left, STRIP))
+        left += panel.width
+    return row
+
+
+def _panel(clip: Clip, time: int) -> Image.Image:
+    """Return a clip at a time, under its caption, which is never wider than the picture."""
+    frame = Image.fromarray(clip.frames[min(time, len(clip.frames) - 1)])
+    if time >= len(clip.frames):
+        frame = Image.blend(frame, Image.new("RGB", frame.size, "white"), FADED)
+    font = ImageFont.load_default(13)
+    width = max(frame.width, math.ceil(font.getlength(clip.caption)) + 12)
+    panel = Image.new("RGB", (width, STRIP + frame.height), "white")
+    ImageDraw.Draw(panel).text((6, STRIP // 2), clip.caption, fill="black", font=font, anchor="lm")
+    left = (width - frame.width) // 2
+    panel.paste(frame, (left, STRIP))
+    ImageDraw.Draw(panel).rectangle([left, STRIP, left + frame.width - 1, panel.height - 1], outline=(200, 200, 200))
+    return panel
+
+
+def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Return the rows one below another; sizes are even, as video codecs want them."""
+    width, height = max(row.width for row in rows), sum(row.height for row in rows)
+    whole = Image.new("RGB", (width + width % 2, height + height % 2), "white")
+    top = 0
+    for row in rows:
+        whole.paste(row, (0, top))
+        top += row.height
+    return whole
+
+
+def _gif(frames: Sequence[Image.Image], fps: float) -> bytes:
+    """Encode with one palette for all frames, without dithering: what stands still then costs nothing."""
+    chosen = frames[:: math.ceil(len(frames) / PALETTE_FRAMES)]
+    palette = _stacked(chosen).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * STILL)]
+    buffer = io.BytesIO()
+    reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0)
+    return buffer.getvalue()
+
+
+def _mp4(frames: Sequence[Image.Image], fps: float) -> bytes:
+    import imageio_ffmpeg
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        writer = imageio_ffmpeg.write_frames(str(path), frames[0].size, fps=fps, macro_block_size=2)
+        writer.send(None)
+        for frame in [*frames, *[frames[-1]] * round(fps * STILL)]:
+            writer.send(frame.tobytes())
+        writer.close()
+        return path.read_bytes()

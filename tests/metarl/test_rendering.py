@@ -1,0 +1,287 @@
+"""Films: policies act in single environments, and are filmed before and after adaptation."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from PIL import Image
+
+import metarl
+from metarl import objectives, rendering, runs, video
+from metarl.cli import main
+from metarl.control import Sampling, collect
+from metarl.families import GymnasiumFamily
+from metarl.seeding import stream
+from metarl.types import Family
+from metarl.video import Clip
+from metarl_envs.bandit import Bandit
+from metarl_envs.navigation import PointNavigation
+from metarl_envs.tabular import TabularMDP
+
+NAVIGATION = PointNavigation(action_unit=0.5, sampling=Sampling(episodes=3, horizon=6))
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Counts its steps up to ``last``; 8 x 16 pictures are as bright as the count."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 7}  # noqa: RUF012
+    observation_space = spaces.Box(0, 10, (1,), np.float32)
+    action_space = spaces.Box(-2.0, 4.0, (1,), np.float32)
+
+    def __init__(self, last: int = 3, render_mode: str | None = None):
+        self.last, self.render_mode, self.count, self.acted = last, render_mode, 0, list[float]()
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.count += 1
+        self.acted.append(float(action[0]))
+        return np.full(1, self.count, np.float32), float(self.count), self.count >= self.last, False, {}
+
+    def render(self) -> Any:
+        assert self.render_mode == "rgb_array"
+        return np.full((8, 16, 3), 10 * self.count, np.uint8)
+
+
+COUNTERS = GymnasiumFamily(Counter, spaces.Dict(last=spaces.Discrete(3, start=2)), sampling=Sampling(2, 5))
+
+
+def run_of(family: Family, folder: Path, algorithm: Any = None) -> Path:
+    settings = metarl.Settings(iterations=1, meta_batch_size=2)
+    metarl.train(algorithm or metarl.MAML(), family, settings=settings, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on navigation; not to be changed."""
+    return run_of(NAVIGATION, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+# The single environment that stands for the lanes
+
+
+@pytest.mark.parametrize(
+    "family",
+    [NAVIGATION, Bandit(arms=3), TabularMDP(states=3, actions=2), COUNTERS],
+    ids=lambda family: type(family).__name__,
+)
+def test_a_policy_meets_the_same_spaces_in_single_environments_and_lanes(family: Any) -> None:
+    tasks = family.sample(2, "test", torch.Generator().manual_seed(0))
+    lanes = family.environment(2, torch.device("cpu"))
+    env = family.single({name: values[1].numpy() for name, values in tasks.parameters.items()}, None)
+    assert env.observation_space.shape == lanes.single_observation_space.shape
+    assert env.action_space == lanes.single_action_space
+    env.reset(seed=0)
+    lanes.reset(seed=0, options=dict(tasks.parameters))
+    if family in (NAVIGATION, COUNTERS):  # the others draw random numbers, in another order
+        action = np.full(lanes.action_space.shape, 0.1, np.float32)
+        action = torch.as_tensor(action) if getattr(lanes, "device", None) else action
+        told, (observation, reward, *_) = lanes.step(action), env.step(np.asarray(action[1]))
+        assert (np.asarray(told[0][1]) == observation).all() and float(told[1][1]) == reward
+
+
+def test_lanes_of_gymnasium_environments_stretch_actions_and_so_does_the_single_one() -> None:
+    env = COUNTERS.single({"last": 4}, "rgb_array")
+    with pytest.raises(gymnasium.error.ResetNeeded, match="must be reset before it is rendered"):
+        env.render()
+    env.reset(seed=0)
+    env.step(np.array([-1.0]))
+    env.step(np.array([0.0]))
+    told = env.step(np.array([5.0]))
+    assert env._made.acted == [-2.0, 1.0, 4.0]
+    assert (told[1], told[2]) == (3.0, False)
+    assert env.step(np.array([0.0]))[2] is True
+    assert env.render().max() == 40
+    env.reset(options={"last": 2})
+    assert env._made.last == 2
+
+
+# Films
+
+
+def test_every_step_leaves_a_frame_until_the_episode_ends() -> None:
+    recorder = rendering.Recorder(Counter(last=2, render_mode="rgb_array"), height=4)
+    recorder.reset(seed=0)
+    told = [recorder.step(np.zeros((1, 1)))[1:4] for _ in range(3)]
+    assert [(reward[0], ended[0], cut[0]) for reward, ended, cut in told] == [
+        (1.0, False, False), (2.0, True, False), (0.0, True, False)
+    ]  # fmt: skip
+    assert [frame.max() for frame in recorder.frames] == [0, 10, 20]
+    assert recorder.frames[0].shape == (4, 8, 3)
+    assert recorder.fps == 7
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
+    opened = metarl.open_run(trained)
+    tasks = opened.tasks(2)
+    clips, fps = rendering.film(opened, tasks, steps=1, seed=3, mean=mean, height=50)
+    assert ([len(row) for row in clips], fps) == ([2, 2], 10)
+    assert all(len(clip.frames) == 7 and clip.frames[0].shape == (50, 50, 3) for row in clips for clip in row)
+    # The second task's second clip, played again in the family's own lanes.
+    task = opened.task(goal=tasks.parameters["goal"][1].tolist())
+    state = opened.adapt(task, steps=1, seed=4)[1].state
+    learner = rendering._acting_by_the_mean(opened.learner) if mean else opened.learner
+    env = NAVIGATION.environment(1, torch.device("cpu"))
+    again = collect(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
+    assert clips[1][1].caption == f"after 1 step, return {again.rewards.sum():.1f}"
+    assert clips[1][0].caption.startswith("before adaptation, return -")
+
+
+def test_a_policy_with_memory_is_filmed_along_one_lane(tmp_path: Path) -> None:
+    family = Bandit(arms=3, sampling=Sampling(episodes=4, horizon=5))
+    opened = metarl.open_run(run_of(family, tmp_path / "run", metarl.load("algorithms", "rl2")(hidden=8)))
+    clips, _ = rendering.film(opened, opened.tasks(1), steps=2)
+    assert [clip.caption.partition(",")[0] for clip in clips[0]] == [
+        "before adaptation",
+        "after 1 step",
+        "after 2 steps",
+    ]
+    assert [len(clip.frames) for clip in clips[0]] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_certain_policies_do_what_is_most_likely(kind: Any) -> None:
+    outputs = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    drawn = objectives.sample(kind, objectives.certain(kind, outputs), torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, objectives.mode(kind, outputs))
+
+
+@dataclass(frozen=True)
+class Other(PointNavigation):
+    """Navigation whose single environment does not fit."""
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> Any:
+        return Counter(render_mode=render_mode)
+
+
+@dataclass(frozen=True)
+class Unseen(PointNavigation):
+    """Navigation without a single environment."""
+
+    single: Any = None
+
+
+def test_families_without_a_single_environment_that_fits_are_refused(trained: Path) -> None:
+    with pytest.raises(ValueError, match="Unseen cannot be rendered: it has no method single"):
+        rendering.single_of(Unseen())
+    with pytest.raises(ValueError, match="Sinusoid cannot be rendered"):
+        rendering.single_of(metarl.load("tasks", "sinusoid")())
+    opened = metarl.open_run(trained)
+    object.__setattr__(opened, "family", Other())
+    with pytest.raises(ValueError, match="which is not what"):
+        rendering.film(opened, opened.tasks(1))
+
+
+def test_titles_name_few_numbers() -> None:
+    tasks = NAVIGATION.sample(2, "test", torch.Generator().manual_seed(0))
+    goal = tasks.parameters["goal"][1].tolist()
+    assert rendering.title(tasks, 1) == f"goal = {goal[0]:.2f}, {goal[1]:.2f}"
+    assert rendering.title(TabularMDP().sample(2, "test", torch.Generator()), 1) == "task 1"
+
+
+# Files
+
+
+def clip(length: int, shade: int = 0) -> Clip:
+    return Clip("caption", [np.full((40, 120, 3), shade + 10 * time, np.uint8) for time in range(length)])
+
+
+def frames_of(path: Path) -> list[Image.Image]:
+    with Image.open(path) as film:
+        return [_frame(film, number) for number in range(getattr(film, "n_frames", 1))]
+
+
+def _frame(film: Image.Image, number: int) -> Image.Image:
+    film.seek(number)
+    return film.convert("RGB")
+
+
+def test_a_gif_shows_clips_side_by_side_and_waits_for_the_longest(tmp_path: Path) -> None:
+    rows = [("first", [clip(3), clip(2, 100)]), ("second", [clip(2), clip(3)])]
+    path = video.write(rows, tmp_path / "film.gif", fps=10)
+    frames = frames_of(path)
+    assert [frame.size for frame in frames] == [(240, 2 * (2 * video.STRIP + 40))] * 3
+    middle = 2 * video.STRIP + 20
+    assert [frame.getpixel((60, middle))[0] for frame in frames] == pytest.approx([0, 10, 20], abs=4)
+    ended = 110 + (255 - 110) * video.FADED
+    assert [frame.getpixel((180, middle))[0] for frame in frames] == pytest.approx([100, 110, ended], abs=8)
+    with Image.open(path) as film:
+        assert (film.info["duration"], film.info["loop"]) == (100, 0)
+
+
+def test_captions_fit(tmp_path: Path) -> None:
+    narrow = Clip("a caption that is wider than its picture", [np.zeros((20, 10, 3), np.uint8)] * 2)
+    (frame,) = frames_of(video.write([("", [narrow])], tmp_path / "film.gif", fps=10))
+    assert frame.width > 200
+
+
+# imageio-ffmpeg's reader leaves its pipes to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_an_mp4_has_the_same_pictures(tmp_path: Path) -> None:
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg")
+    path = video.write([("row", [clip(4, 60), clip(4)])], tmp_path / "film.mp4", fps=5)
+    reader = ffmpeg.read_frames(str(path))
+    size = next(reader)["size"]
+    assert size == (240, 2 * video.STRIP + 40)
+    frames = [np.frombuffer(frame, np.uint8).reshape(size[1], size[0], 3) for frame in reader]
+    assert len(frames) == 4 + 5  # the last one stays for a second
+    assert [int(frame[-20, 60, 0]) for frame in frames[:4]] == pytest.approx([60, 70, 80, 90], abs=6)
+
+
+def test_formats_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"neither \.gif nor \.mp4"):
+        video.write([("", [clip(1)])], tmp_path / "film.avi", 10)
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "metarl\[render\]"'):
+        video.check_suffix(Path("film.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command
+
+
+def test_the_command_writes_a_film_into_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", str(run), "--steps", "1", "--height", "60", "--tasks", "2"]) == 0
+    assert capsys.readouterr().out == f"wrote {run}/render.gif\n"
+    assert frames_of(run / "render.gif")[0].height == 2 * (2 * video.STRIP + 60)
+    assert "render.gif" in runs.PICTURES
+
+
+def test_the_same_request_gives_the_same_film(run: Path, tmp_path: Path) -> None:
+    films = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        out = tmp_path / "new" / f"{name}.gif"
+        chosen = ["--task", "goal=0.25,-0.5", "--seed", seed, "--checkpoint", "best", "--fps", "5"]
+        assert main(["render", str(run), "--out", str(out), "--steps", "0", "--height", "60", *chosen]) == 0
+        films.append(out.read_bytes())
+    assert films[0] == films[1] != films[2]
+
+
+def test_runs_of_examples_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_of(metarl.load("tasks", "sinusoid")(), tmp_path / "run")
+    assert main(["render", str(folder)]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("metarl: Sinusoid cannot be rendered") and told.err.count("\n") == 1
+
+
+def test_films_are_made_without_a_display_library(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert main(["render", str(run), "--steps", "0", "--height", "60"]) == 0
