@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types check clean
+.PHONY: demo test test-slow lint types check gpu clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -25,6 +25,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types test
+
+# On a machine with a GPU: timings and the tests that need one, into gpu.json.
+gpu: $(STAMP)
+	$(BIN)/python tests/benchmarks/gpu.py --json gpu.json
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -4,8 +4,13 @@ An environment batch is a ``gymnasium.vector.VectorEnv`` of task-major lanes (la
 ``AutoresetMode.DISABLED``, whose arrays are NumPy's or torch tensors. A lane that has finished idles: it repeats its
 last observation with reward 0 until it is reset. Task parameters go in by name through ``reset(options={...})``, one
 row per lane.
+
+Where the environment lives on the policy's device, nothing leaves it while episodes run, and the processor waits for it
+once, after the last step, to learn that all numbers are finite. Such an environment may tell of broken lanes by numbers
+that are not, and say why by a method ``check()`` that raises LaneError.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -160,7 +165,7 @@ def collect(
     the policy acts. No gradients are kept.
     """
     spec = learner.spec
-    seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+    seed = _environment_seed(generator)
     steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "outputs", "rewards", "mask")}
     with torch.no_grad(), _one_thread():
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
@@ -181,8 +186,16 @@ def collect(
         stacked = {name: torch.stack(values, dim=2) for name, values in steps.items()}
         log_probs = objectives.log_prob(spec.kind, stacked.pop("outputs"), stacked["actions"])
         trajectory = Trajectory(**stacked, log_probs=log_probs, last_observations=observation, truncated=truncated)
-        _check_finite(trajectory)
+        _check_finite(trajectory, env)
     return trajectory
+
+
+def _environment_seed(generator: Generator) -> int:
+    """Draw a seed. A number drawn on a GPU would have to be waited for: its generator's state lies in main memory."""
+    if generator.device.type == "cpu":
+        return int(torch.randint(2**31 - 1, (), generator=generator))
+    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest) % (2**31 - 1)
 
 
 @contextmanager
@@ -255,7 +268,8 @@ def _told(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -
     return array.to(device).reshape(shape)
 
 
-def _check_finite(trajectory: Trajectory) -> None:
+def _check_finite(trajectory: Trajectory, env: VectorEnv) -> None:
+    """Raise RolloutError for numbers that are not finite. Asks the device once, where there are none."""
     last, horizon = trajectory.last_observations.unsqueeze(2), trajectory.rewards.shape[2]
     # In the order of cause and effect within a step: an action that is not finite makes the rest so.
     told = (
@@ -264,12 +278,17 @@ def _check_finite(trajectory: Trajectory) -> None:
         ("observations", last, horizon),
         ("rewards", trajectory.rewards, 1),
     )
+    if torch.stack([values.isfinite().all() for _, values, _ in told]).all():
+        return
     broken = [
         (int(bad.any(0).any(0).nonzero()[0]) + first, name, bad[:, :, bad.any(0).any(0)])
         for name, values, first in told
         if (bad := ~torch.isfinite(values).reshape(*values.shape[:3], -1).all(-1)).any()
     ]
-    if broken:
-        step, name, bad = min(broken, key=lambda found: found[0])
-        lane = int(bad[:, :, 0].flatten().nonzero()[0])
-        raise RolloutError(f"{name} are not finite: {_lane(lane, bad.shape[1])}, step {step}")
+    step, name, bad = min(broken, key=lambda found: found[0])
+    where = _lane(int(bad[:, :, 0].flatten().nonzero()[0]), bad.shape[1])
+    try:
+        getattr(env.unwrapped, "check", lambda: None)()
+    except LaneError as error:
+        raise RolloutError(f"{name} are not finite: {where}, step {step}: {error}") from error
+    raise RolloutError(f"{name} are not finite: {where}, step {step}")

@@ -186,7 +186,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         restarted = self._mask(given.pop("reset_mask", True))
         for name, value in _checked(self._mdp, given, (self.num_envs,), self._on).items():
             self._parameters[name] = _where(restarted, value, self._parameters[name])
-        self._state = _where(restarted, self._mdp.start.to(self._on), self._state)
+        self._state = _where(restarted, self._mdp.start.to(self._on, non_blocking=True), self._state)
         self._elapsed = torch.where(restarted, 0, self._elapsed)
         self._terminated, self._truncated = self._terminated & ~restarted, self._truncated & ~restarted
         return self._array(self._mdp.observe(self._state)), {}
@@ -211,7 +211,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         return value.to(self._on).expand(self.num_envs, *value.shape).clone()
 
     def _mask(self, mask: Any) -> Tensor:
-        tensor = _tensor(mask, torch.bool, self._on)
+        tensor = _tensor(mask, torch.bool).to(self._on, non_blocking=True)
         if tensor.shape not in ((), (self.num_envs,)):
             raise ValueError(f"reset_mask has shape {tuple(tensor.shape)} where {(self.num_envs,)} was expected")
         return tensor.expand(self.num_envs)
@@ -241,7 +241,8 @@ def _checked(
     known = [*mdp.parameter_space.spaces, *(["reset_mask"] if lanes else [])]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"unknown options {unknown}: expected some of {known}")
-    checked = {name: _tensor(value, torch.get_default_dtype(), device).clone() for name, value in given.items()}
+    # Checked on the CPU, where families sample them: asking a GPU means waiting for it.
+    checked = {name: _tensor(value, torch.get_default_dtype()).clone() for name, value in given.items()}
     for name, tensor in checked.items():
         expected = (*lanes, *(mdp.parameter_space[name].shape or ()))
         if tensor.shape != expected:
@@ -249,4 +250,4 @@ def _checked(
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers that are not finite")
     mdp.check(checked)
-    return checked
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in checked.items()}

@@ -29,7 +29,7 @@ WANDB = "wandb-id.txt"
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
-RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3")
+RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
 
 
 class RunError(ValueError):

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator
@@ -18,10 +17,10 @@ from torch import Generator
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
-from metarl_envs.dynamics import Array, Dynamics
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
-from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column
-from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot
+from metarl_envs.dynamics import Dynamics, Values
+from metarl_envs.mujoco import RobotEnv
+from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column, overview
+from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
 TORSO = 1
@@ -38,7 +37,7 @@ class Ant:
     observe_position: bool = False
     """Observe x and y as well: the paper's code and pytorch-maml-rl do; Gymnasium does not."""
     contact_forces: bool = False
-    """Observe the contact forces, clipped to [-1, 1] (78 numbers): exactly Ant-v5's; needs the backend of threads."""
+    """Observe the contact forces, clipped to [-1, 1] (78 numbers): exactly Ant-v5's; on threads or warp."""
     terminate: bool = True
     """End the episode when the torso leaves the healthy heights."""
     healthy_heights: tuple[float, float] = (0.2, 1.0)
@@ -51,24 +50,26 @@ class Ant:
         check_robot(self)
         check_range("healthy_heights", self.healthy_heights)
 
-    def position(self, physics: Physics) -> Array:
+    def position(self, physics: Physics) -> Values:
         """Return x and y of the torso, ``[..., 2]`` in metres."""
         return physics.xpos[..., TORSO, :2]
 
-    def observe(self, physics: Physics) -> Array:
+    def observe(self, physics: Physics) -> Values:
         """Return positions, velocities and perhaps contact forces, ``[..., 27]`` and up."""
+        xp = namespace(physics.qpos)
         parts = [physics.qpos[..., 0 if self.observe_position else 2 :], physics.qvel]
         if self.contact_forces:
             forces = physics.cfrc_ext[..., 1:, :]
-            parts.append(np.clip(forces, -1, 1).reshape(*forces.shape[:-2], -1))
-        return np.concatenate(parts, axis=-1)
+            parts.append(xp.clip(forces, -1, 1).reshape(*forces.shape[:-2], -1))
+        return xp.concatenate(parts, axis=-1)
 
-    def healthy(self, physics: Physics) -> Array:
+    def healthy(self, physics: Physics) -> Values:
         """Return whether the torso is at a healthy height and the state finite, ``[...]``; or true."""
+        xp = namespace(physics.qpos)
         if not self.terminate:
-            return np.ones(physics.qpos.shape[:-1], dtype=np.bool_)
+            return xp.ones_like(physics.qpos[..., 0], dtype=bool)
         height, (low, high) = physics.qpos[..., 2], self.healthy_heights
-        finite = np.isfinite(physics.qpos).all(axis=-1) & np.isfinite(physics.qvel).all(axis=-1)
+        finite = xp.isfinite(physics.qpos).all(axis=-1) & xp.isfinite(physics.qvel).all(axis=-1)
         return finite & (low <= height) & (height <= high)
 
 
@@ -115,24 +116,23 @@ class AntVelocity:
         """1 m/s."""
         return {"velocity": 1.0}
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the bonus minus the distance to the goal velocity and the control cost, ``[...]``."""
-        distance = np.abs(motion.velocity[..., 0] - parameters["velocity"])
-        reward: Array = self.alive_bonus - distance - self.control_cost * motion.effort
-        return reward
+        distance = abs(motion.velocity[..., 0] - parameters["velocity"])
+        return self.alive_bonus - distance - self.control_cost * motion.effort
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return arrows of the goal velocity and of the robot's own."""
-        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+        return arrows(motion.position, parameters["velocity"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
         return robot_tasks.control_tasks(self, {"velocity": velocities}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""
@@ -181,19 +181,18 @@ class AntDirection:
         """Forwards."""
         return {"direction": (1.0, 0.0) if self.plane else 1.0}
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the bonus and the velocity in the goal direction minus the control cost, ``[...]``."""
         direction, velocity = parameters["direction"], motion.velocity
         if self.plane:
             speed = direction[..., 0] * velocity[..., 0] + direction[..., 1] * velocity[..., 1]
         else:
             speed = direction * velocity[..., 0]
-        reward: Array = self.alive_bonus + speed - self.control_cost * motion.effort
-        return reward
+        return self.alive_bonus + speed - self.control_cost * motion.effort
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return an arrow in the goal direction, and one of the robot's own velocity."""
-        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+        return arrows(motion.position, parameters["direction"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
@@ -202,9 +201,9 @@ class AntDirection:
         angle = robot_tasks.uniform((0.0, 2 * math.pi), generator, num_tasks)
         return robot_tasks.control_tasks(self, {"direction": torch.stack([angle.cos(), angle.sin()], 1)}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""
@@ -255,15 +254,13 @@ class AntGoal:
     @property
     def camera(self) -> Camera:
         """Above the middle, so high that all goals are seen."""
-        farthest = max(map(abs, self.goal_range))
-        return {"distance": 2.5 * farthest + 2, "elevation": -50.0, "azimuth": 90.0, "lookat": np.zeros(3)}
+        return overview(max(map(abs, self.goal_range)))
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the bonus minus the L1 distance to the goal and the control cost, ``[...]``."""
-        apart = np.abs(motion.position - parameters["goal"])
+        apart = abs(motion.position - parameters["goal"])
         distance = apart[..., 0] + apart[..., 1]
-        reward: Array = self.alive_bonus - distance - self.control_cost * motion.effort
-        return reward
+        return self.alive_bonus - distance - self.control_cost * motion.effort
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return a column at the goal."""
@@ -274,9 +271,9 @@ class AntGoal:
         goals = robot_tasks.uniform(self.goal_range, generator, num_tasks, 2)
         return robot_tasks.control_tasks(self, {"goal": goals}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Values = Any
+"""A NumPy array or a torch tensor: what both can do, with ``axis`` for torch's ``dim``."""
 
 SCALED_FIELDS = {
     "mass": ("body_mass", "body_inertia"),

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator
@@ -17,10 +16,10 @@ from torch import Generator
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
-from metarl_envs.dynamics import Array, Dynamics
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
+from metarl_envs.dynamics import Dynamics, Values
+from metarl_envs.mujoco import RobotEnv
 from metarl_envs.rendering import BESIDE, Camera, Marker, arrows
-from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot
+from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
 
@@ -42,17 +41,18 @@ class HalfCheetah:
     def __post_init__(self) -> None:
         check_robot(self)
 
-    def position(self, physics: Physics) -> Array:
+    def position(self, physics: Physics) -> Values:
         """Return x, ``[..., 1]`` in metres."""
         return physics.qpos[..., :1]
 
-    def observe(self, physics: Physics) -> Array:
+    def observe(self, physics: Physics) -> Values:
         """Return positions and velocities, ``[..., 17]``, or 18 with x."""
-        return np.concatenate((physics.qpos[..., 0 if self.observe_position else 1 :], physics.qvel), axis=-1)
+        parts = (physics.qpos[..., 0 if self.observe_position else 1 :], physics.qvel)
+        return namespace(physics.qpos).concatenate(parts, axis=-1)
 
-    def healthy(self, physics: Physics) -> Array:
+    def healthy(self, physics: Physics) -> Values:
         """Return true, ``[...]``."""
-        return np.ones(physics.qpos.shape[:-1], dtype=np.bool_)
+        return namespace(physics.qpos).ones_like(physics.qpos[..., 0], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,23 @@ class HalfCheetahVelocity:
         """1 m/s."""
         return {"velocity": 1.0}
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return minus the distance to the goal velocity and minus the control cost, ``[...]``."""
-        distance = np.abs(motion.velocity[..., 0] - parameters["velocity"])
-        reward: Array = -distance - self.control_cost * motion.effort
-        return reward
+        distance = abs(motion.velocity[..., 0] - parameters["velocity"])
+        return -distance - self.control_cost * motion.effort
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return arrows of the goal velocity and of the robot's own."""
-        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+        return arrows(motion.position, parameters["velocity"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
         velocities = robot_tasks.uniform(self.velocity_range, generator, num_tasks)
         return robot_tasks.control_tasks(self, {"velocity": velocities}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""
@@ -156,22 +155,21 @@ class HalfCheetahDirection:
         """Forwards."""
         return {"direction": 1.0}
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the velocity in the goal direction minus the control cost, ``[...]``."""
-        reward: Array = parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
-        return reward
+        return parameters["direction"] * motion.velocity[..., 0] - self.control_cost * motion.effort
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return an arrow in the goal direction, and one of the robot's own velocity."""
-        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+        return arrows(motion.position, parameters["direction"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
         return robot_tasks.control_tasks(self, {"direction": robot_tasks.signs(generator, num_tasks)}, generator)
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
-        """Return the lanes that episodes are sampled from: on the CPU, whatever the device."""
-        return RobotVectorEnv(self, num_envs, self.sampling.horizon)
+    def environment(self, num_envs: int, device: torch.device) -> robot_tasks.RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return robot_tasks.sampling_lanes(self, num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""

@@ -7,8 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 
 from metarl_envs import rendering as drawing
 from metarl_envs.dynamics import SCALED_FIELDS, Array, set_scaled_fields
@@ -17,6 +16,7 @@ from metarl_envs.robots import (
     RobotFamily,
     action_space,
     check_parameters,
+    describe_lanes,
     initial_parameters,
     observation_space,
     starting_state,
@@ -78,7 +78,8 @@ class RobotEnv(MujocoEnv):
         """Start from a noisy state."""
         self.set_state(*starting_state(self._robot, self.model, self.np_random, ()))  # type: ignore[no-untyped-call]
         self._motion = self._at_rest()
-        return self._robot.observe(self.data)
+        observation: Array = self._robot.observe(self.data)
+        return observation
 
     def step(self, action: Any) -> tuple[Array, np.float64, bool, bool, dict[str, np.float64]]:
         """Act for one control step; the time limit is Gymnasium's. ``info`` holds the velocity in metres per second.
@@ -136,7 +137,7 @@ class RobotEnv(MujocoEnv):
 
 
 class RobotVectorEnv(VectorEnv[Array, Array, Array]):
-    """Lanes of a robot, without automatic resets: a finished lane idles, and is not simulated, until it is reset.
+    """Lanes of a robot on the CPU, without automatic resets: a finished lane idles, not simulated, until it is reset.
 
     Args:
         family: The robot, its reward and its task parameters.
@@ -157,17 +158,11 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         horizon: int | None = None,
         parameters: Mapping[str, Any] | None = None,
     ):
-        if num_envs < 1 or (horizon is not None and horizon < 1):
-            raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.num_envs, self.horizon, self.parameter_space = num_envs, horizon, family.parameter_space
+        describe_lanes(self, family, num_envs, horizon)
+        self.horizon, self.parameter_space = horizon, family.parameter_space
         self._family, self._robot = family, family.robot
         self._model = load_model(self._robot.model_file)
         self.dt = self._model.opt.timestep * self._robot.substeps
-        self.single_observation_space = observation_space(self._robot)
-        self.single_action_space = action_space(self._robot)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         initial = initial_parameters(family, parameters)
         self._parameters = {name: np.repeat(value[None], num_envs, axis=0) for name, value in initial.items()}
         self.simulator = simulate(self._model, num_envs, family.simulation, self._robot.contact_forces)

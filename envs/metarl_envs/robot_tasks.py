@@ -1,12 +1,16 @@
 """What the families of MuJoCo tasks share: drawing task parameters, describing them, building environments."""
 
+import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
@@ -14,10 +18,18 @@ from metarl.types import Spec
 from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
 from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.robots import RobotFamily, action_space, box, observation_size
+from metarl_envs.simulator import Backend
+
+HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
+RobotLanes = VectorEnv[Any, Any, Any]
+"""A RobotVectorEnv or, under MuJoCo Warp, a WarpVectorEnv."""
 
 
 class SampledFamily(RobotFamily, Protocol):
     """A robot family that says how it is sampled."""
+
+    def __hash__(self) -> int:
+        """Tell families apart by their fields, as frozen dataclasses do."""
 
     @property
     def sampling(self) -> Sampling:
@@ -27,7 +39,7 @@ class SampledFamily(RobotFamily, Protocol):
     def spec(self) -> Spec:
         """What it asks of a policy."""
 
-    def environment(self, num_envs: int, device: torch.device) -> RobotVectorEnv:
+    def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
         """Return the lanes that episodes are sampled from."""
 
 
@@ -83,16 +95,64 @@ def make_env(family: str, render_mode: str | None = None, **options: Any) -> Rob
 
 
 def make_vector_env(
-    num_envs: int, family: str, horizon: int | None = None, max_episode_steps: int | None = None, **options: Any
-) -> RobotVectorEnv:
+    num_envs: int,
+    family: str,
+    horizon: int | None = None,
+    max_episode_steps: int | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> RobotLanes:
     """Return lanes of a family: what ``gymnasium.make_vec`` calls, with the options of ``make_env`` save rendering.
 
-    ``max_episode_steps`` is Gymnasium's name for the horizon. Raises ValueError for unknown options.
+    ``max_episode_steps`` is Gymnasium's name for the horizon. Under MuJoCo Warp (``backend="warp"``, or a ``device`` of
+    CUDA) arrays are torch tensors on the device. Raises ValueError for unknown options.
     """
     made, parameters, unknown = _configured(family, options)
     if unknown:
         raise ValueError(f"unknown options {sorted(unknown)} of {family}")
-    return RobotVectorEnv(made, num_envs, max_episode_steps if horizon is None else horizon, parameters)
+    horizon = max_episode_steps if horizon is None else horizon
+    return lanes(made, num_envs, horizon, torch.device(device), parameters)
+
+
+def lanes(
+    family: RobotFamily,
+    num_envs: int,
+    horizon: int | None,
+    device: torch.device,
+    parameters: Mapping[str, Any] | None = None,
+) -> RobotLanes:
+    """Return lanes simulated as the family says: under MuJoCo Warp on the device, or on the CPU, whatever the device.
+
+    Raises ValueError for a backend that is not there or cannot do what is asked.
+    """
+    if not _on_warp(family.simulation.backend, device):
+        return RobotVectorEnv(family, num_envs, horizon, parameters)
+    from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+
+    return WarpVectorEnv(family, num_envs, horizon, device, parameters)
+
+
+def sampling_lanes(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
+    """Return the lanes that a family's episodes are sampled from; under MuJoCo Warp they are kept for its other tasks.
+
+    Raises ValueError as ``lanes``.
+    """
+    made = _kept_lanes if _on_warp(family.simulation.backend, device) else lanes
+    return made(family, num_envs, family.sampling.horizon, device)
+
+
+def _on_warp(backend: Backend, device: torch.device) -> bool:
+    """Return whether lanes are for MuJoCo Warp. Raises ValueError where it is asked for but not installed."""
+    installed, on_gpu = importlib.util.find_spec("mujoco_warp") is not None, device.type == "cuda"
+    if backend == "warp" and not installed:
+        raise ValueError(f"the backend 'warp' needs MuJoCo Warp, which is not installed: {HOW_TO_INSTALL}")
+    if backend == "auto" and on_gpu and not installed:
+        warnings.warn(f"MuJoCo runs on the CPU, which is slow beside {device}: {HOW_TO_INSTALL}", stacklevel=3)
+    return backend == "warp" or (backend == "auto" and on_gpu and installed)
+
+
+# To capture a control step takes as long as many of them, and every draw restarts all lanes with its own tasks.
+_kept_lanes = lru_cache(maxsize=4)(lanes)
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:

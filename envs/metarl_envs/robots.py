@@ -1,6 +1,6 @@
-"""What MuJoCo robots with tasks are made of: data, and pure NumPy functions that read the last axes only.
+"""What MuJoCo robots with tasks are made of: data, and pure functions that read the last axes only.
 
-Single environments (no leading axis) and lanes share every line of them.
+Single environments (no leading axis) and lanes share every line of them, be their arrays NumPy's or torch tensors.
 """
 
 from collections.abc import Mapping
@@ -10,27 +10,33 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
-from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics
+from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
 from metarl_envs.rendering import Camera, Marker
 from metarl_envs.simulator import Physics, Simulation, load_model
 
-Parameters = Mapping[str, Array]
-"""Task parameters, and the factors on the dynamics, by name: ``[..., *shape]`` in float64."""
+Parameters = Mapping[str, Values]
+"""Task parameters, and the factors on the dynamics, by name: ``[..., *shape]``."""
 
 
 class Motion(NamedTuple):
     """What a control step did, as rewards see it."""
 
-    position: Array  # [..., axis] of the robot after the step, metres
-    velocity: Array  # [..., axis] mean over the step, metres per second
-    action: Array  # [..., actuator] as the simulator took it: scaled and clipped
+    position: Values  # [..., axis] of the robot after the step, metres
+    velocity: Values  # [..., axis] mean over the step, metres per second
+    action: Values  # [..., actuator] as the simulator took it: scaled and clipped
 
     @property
-    def effort(self) -> Array:
+    def effort(self) -> Values:
         """The squared length of the action, ``[...]``."""
-        squares: Array = np.square(self.action).sum(axis=-1)
-        return squares
+        return (self.action * self.action).sum(axis=-1)
+
+
+def namespace(values: Values) -> Any:
+    """Return the module, ``torch`` or ``numpy``, whose functions take such values."""
+    return torch if isinstance(values, torch.Tensor) else np
 
 
 class Robot(Protocol):
@@ -56,13 +62,13 @@ class Robot(Protocol):
     def contact_forces(self) -> bool:
         """Whether ``observe`` reads contact forces."""
 
-    def position(self, physics: Physics) -> Array:
+    def position(self, physics: Physics) -> Values:
         """Return where the robot is, ``[..., axis]`` in metres: along x, or along x and y."""
 
-    def observe(self, physics: Physics) -> Array:
+    def observe(self, physics: Physics) -> Values:
         """Return the observations, ``[..., size]``, as a new array."""
 
-    def healthy(self, physics: Physics) -> Array:
+    def healthy(self, physics: Physics) -> Values:
         """Return which robots may go on, ``[...]``."""
 
 
@@ -93,7 +99,7 @@ class RobotFamily(Protocol):
     def camera(self) -> Camera:
         """From where pictures are taken."""
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Array:
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the reward of a control step, ``[...]``."""
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
@@ -119,6 +125,16 @@ def action_space(robot: Robot) -> spaces.Box:
     """Return the actions that are not clipped: the actuators' range times the action scale."""
     low, high = (load_model(robot.model_file).actuator_ctrlrange.T * robot.action_scale).astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)
+
+
+def describe_lanes(env: VectorEnv[Any, Any, Any], family: RobotFamily, num_envs: int, horizon: int | None) -> None:
+    """Give a vector environment what Gymnasium wants to know of it. Raises ValueError for no lanes, or no steps."""
+    if num_envs < 1 or (horizon is not None and horizon < 1):
+        raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
+    env.metadata, env.num_envs = {"autoreset_mode": AutoresetMode.DISABLED}, num_envs
+    env.single_observation_space, env.single_action_space = observation_space(family.robot), action_space(family.robot)
+    env.observation_space = batch_space(env.single_observation_space, num_envs)
+    env.action_space = batch_space(env.single_action_space, num_envs)
 
 
 def starting_state(robot: Robot, model: Any, rng: np.random.Generator, lanes: tuple[int, ...]) -> tuple[Array, Array]:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from metarl.control import LaneError
-from metarl_envs.dynamics import Array, scaled_fields, set_scaled_fields
+from metarl_envs.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
+Backend = Literal["auto", "native", "threads", "warp"]
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
 """MuJoCo's warnings of a simulation that became unstable, which it then resets by itself."""
 
@@ -26,23 +27,24 @@ ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWA
 class Physics(Protocol):
     """What observations and rewards may read: a simulator (``...`` are its lanes), or one ``MjData`` (no lanes).
 
-    As after ``mj_step``, body positions and contact forces belong to the last substep's start, not to its end.
+    Arrays are NumPy's in float64, or under MuJoCo Warp torch tensors in float32. As after ``mj_step``, body positions
+    and contact forces belong to the last substep's start, not to its end.
     """
 
     @property
-    def qpos(self) -> Array:
+    def qpos(self) -> Values:
         """Generalised positions, ``[..., nq]``, in metres, radians and quaternions."""
 
     @property
-    def qvel(self) -> Array:
+    def qvel(self) -> Values:
         """Generalised velocities, ``[..., nv]``, in metres and radians per second."""
 
     @property
-    def xpos(self) -> Array:
+    def xpos(self) -> Values:
         """Positions of the bodies, ``[..., body, 3]``, in metres."""
 
     @property
-    def cfrc_ext(self) -> Array:
+    def cfrc_ext(self) -> Values:
         """Contact forces on the bodies, ``[..., body, 6]``: torques (N m), then forces (N)."""
 
 
@@ -68,16 +70,18 @@ class Simulator(Physics, Protocol):
 
 @dataclass(frozen=True)
 class Simulation:
-    """How lanes are simulated; no result depends on it."""
+    """How lanes are simulated; native and threads give the same bits, warp the same tasks in other arithmetic."""
 
-    backend: Literal["auto", "native", "threads"] = "auto"
-    """native: MuJoCo's pool (3.17 and later, no contact forces); threads: Python threads; auto: native where it can."""
+    backend: Backend = "auto"
+    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl[gpu]"); native: MuJoCo's own
+    pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device cuda where it
+    is installed, else native where it can, else threads."""
     threads: int | None = None
-    """Number of threads; None for one on each CPU that this process may use."""
+    """Number of CPU threads; None for one on each CPU that this process may use."""
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "native", "threads"):
-            raise ValueError(f"unknown backend {self.backend!r}: expected auto, native or threads")
+        if self.backend not in get_args(Backend):
+            raise ValueError(f"unknown backend {self.backend!r}: expected {', '.join(get_args(Backend))}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"at least one thread is needed, not {self.threads}")
 
@@ -94,7 +98,9 @@ def load_model(file: str) -> Any:
 
 
 def simulate(model: Any, lanes: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:
-    """Return a simulator of the model. Raises ValueError for a backend that cannot do what is asked."""
+    """Return a simulator on the CPU. Raises ValueError for a backend that cannot do what is asked."""
+    if simulation.backend == "warp":
+        raise ValueError("these lanes are simulated on the CPU: expected backend auto, native or threads, not warp")
     native = importlib.util.find_spec("mujoco.batch") is not None
     if simulation.backend == "native" and (contact_forces or not native):
         reason = "computes no contact forces" if native else f"needs MuJoCo 3.17, not {mujoco.__version__}"

@@ -1,0 +1,54 @@
+"""What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: tests/envs/test_warp.py."""
+
+import math
+
+import pytest
+import torch
+
+from metarl.advantages import fit_baseline
+from metarl.algorithms.maml import MAML
+from metarl.control import Sampling
+from metarl.evaluation import evaluate
+from metarl.networks import Network
+from metarl.outer import OUTER_UPDATES
+from metarl.training import Settings, train
+from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.navigation import PointNavigation
+from metarl_plugins.sinusoid import Sinusoid
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
+SAMPLING = Sampling(episodes=4, horizon=10)
+NAVIGATION, HALF_CHEETAH = PointNavigation(sampling=SAMPLING), HalfCheetahVelocity(sampling=SAMPLING)
+PAIRS = [
+    (NAVIGATION, "trpo"),
+    (NAVIGATION, "promp"),
+    (NAVIGATION, "adam"),
+    (HALF_CHEETAH, "trpo"),
+    (Sinusoid(), "adam"),
+]
+
+
+@pytest.mark.parametrize(("family", "outer"), PAIRS)
+def test_training_and_evaluation_run_on_a_gpu(family, outer, tmp_path):
+    algorithm = MAML(network=Network(hidden=(16,)))
+    settings = Settings(iterations=2, meta_batch_size=3, device=DEVICE)
+    result = train(algorithm, family, OUTER_UPDATES[outer](), settings, tmp_path / "run")
+    assert {value.device.type for value in result.params.values()} == {DEVICE}
+    assert all(math.isfinite(value) for row in result.rows for value in row.values())
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", map_location="cpu", weights_only=True)["params"]
+    assert all(torch.equal(saved[name], value.cpu()) for name, value in result.params.items())
+    found = evaluate(result.learner, result.params, family, tasks=2, steps=1, device=torch.device(DEVICE))
+    assert all(math.isfinite(metric["mean"]) for metric in found.metrics.values())
+
+
+def test_baselines_are_the_cpus_even_where_the_ridge_must_rise():
+    generator = torch.Generator().manual_seed(0)
+    features, returns = torch.rand(3, 4, 5, 6, generator=generator), torch.rand(3, 4, 5, generator=generator)
+    features[1] = 1e6 * features[1, :1, :1]  # one and the same observation
+    mask = torch.ones(3, 4, 5)
+    mask[2, :, 1:] = 0
+    weights = fit_baseline(features.double(), returns, mask)
+    found = fit_baseline(features.double().to(DEVICE), returns.to(DEVICE), mask.to(DEVICE)).cpu()
+    predicted, expected = (torch.einsum("teif,tf->tei", features.double(), each) for each in (found, weights))
+    assert torch.allclose(predicted, expected, atol=1e-4)
