@@ -20,7 +20,7 @@ from metarl.types import Spec, Split
 from metarl_envs import robot_tasks
 from metarl_envs.dynamics import Dynamics, Values
 from metarl_envs.mujoco import RobotEnv
-from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column
+from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column, overview
 from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
 from metarl_envs.simulator import Physics, Simulation
 
@@ -124,7 +124,7 @@ class AntVelocity:
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return arrows of the goal velocity and of the robot's own."""
-        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+        return arrows(motion.position, parameters["velocity"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
@@ -198,7 +198,7 @@ class AntDirection:
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return an arrow in the goal direction, and one of the robot's own velocity."""
-        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+        return arrows(motion.position, parameters["direction"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""
@@ -260,8 +260,7 @@ class AntGoal:
     @property
     def camera(self) -> Camera:
         """Above the middle, so high that all goals are seen."""
-        farthest = max(map(abs, self.goal_range))
-        return {"distance": 2.5 * farthest + 2, "elevation": -50.0, "azimuth": 90.0, "lookat": np.zeros(3)}
+        return overview(max(map(abs, self.goal_range)))
 
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the bonus minus the L1 distance to the goal and the control cost, ``[...]``."""

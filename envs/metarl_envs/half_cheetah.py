@@ -104,7 +104,7 @@ class HalfCheetahVelocity:
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return arrows of the goal velocity and of the robot's own."""
-        return arrows(motion.position, np.atleast_1d(parameters["velocity"]), motion.velocity)
+        return arrows(motion.position, parameters["velocity"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample velocities. Raises ValueError for fewer than one task."""
@@ -167,7 +167,7 @@ class HalfCheetahDirection:
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
         """Return an arrow in the goal direction, and one of the robot's own velocity."""
-        return arrows(motion.position, np.atleast_1d(parameters["direction"]), motion.velocity)
+        return arrows(motion.position, parameters["direction"], motion.velocity)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample directions. Raises ValueError for fewer than one task."""

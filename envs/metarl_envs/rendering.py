@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl_envs.dynamics import Array
+from metarl_envs.dynamics import Array, Values
 
 Marker = dict[str, Any]
 """A shape without physics, as Gymnasium's viewers take it."""
@@ -29,16 +29,24 @@ METRES_PER_SPEED = 0.5
 """Length of an arrow, in metres per (metre per second)."""
 
 
-def column(place: Array) -> Marker:
+def column(place: Values) -> Marker:
     """Return a column at a place ``[2]``, in metres."""
     at = np.array([place[0], place[1], 0.5])
     # Of a cylinder, MuJoCo takes the radius and half of the length.
     return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "pos": at, "size": np.array([0.15, 0.5, 0.0]), "rgba": GOAL}
 
 
-def arrows(position: Array, goal: Array, velocity: Array) -> list[Marker]:
-    """Return the goal velocity above a robot and, above it, the robot's own, ``[axis]`` of x, or of x and y, in m/s."""
-    at, wanted, own = (np.append(values, [0.0] * (2 - len(values))) for values in (position, goal, velocity))
+def overview(reach: float) -> Camera:
+    """Return a camera high above the origin that sees ``reach`` metres in all directions."""
+    return {"distance": 2.5 * reach + 2, "elevation": -50.0, "azimuth": 90.0, "lookat": np.zeros(3)}
+
+
+def arrows(position: Values, goal: Values, velocity: Values) -> list[Marker]:
+    """Return the goal velocity above a robot and, above it, the robot's own.
+
+    All are along x (``[]`` or ``[1]``) or along x and y (``[2]``), in metres and metres per second.
+    """
+    at, wanted, own = (np.resize(np.append(values, 0.0), 2) for values in (position, goal, velocity))
     return [_arrow(at, wanted, OVERHEAD, GOAL), _arrow(at, own, OVERHEAD + 0.15, PACE)]
 
 
