@@ -4,9 +4,8 @@ Nothing here imports torch, so that worker processes start in half a second and 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, SupportsFloat
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -170,11 +169,13 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _restart(self, lane: int, seed: int | None) -> None:
         values = {name: plain(space, self._rows[name][lane]) for name, space in self.parameter_space.spaces.items()}
-        with _blamed(self._first + lane, step=0):
+        try:
             env = self._made(lane, values)
             assign(env, self._apply, values)
             observation, _ = env.reset(seed=seed, options=values if self._apply == "options" else None)
             self._observations[lane] = seen(env.observation_space, observation)
+        except Exception as error:
+            raise self._blamed(lane, 0, error) from error
         self._elapsed[lane], self._terminated[lane], self._truncated[lane] = 0, False, False
 
     def _made(self, lane: int, values: Mapping[str, Any]) -> Env:
@@ -201,16 +202,22 @@ class Lanes(VectorEnv[Any, Any, Any]):
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, if it tells."""
         env, step = self._envs[lane], int(self._elapsed[lane]) + 1
-        with _blamed(self._first + lane, step):
+        try:
             observation, reward, terminated, truncated, info = env.step(action)
             self._observations[lane] = seen(env.observation_space, observation)
-            if not (isinstance(reward, SupportsFloat) and math.isfinite(reward)):
+            if not _is_finite(reward):
                 raise ValueError(f"the reward is {reward!r}, not a finite number")
             success = info.get("success")
             succeeded = None if success is None else bool(success)
+        except Exception as error:
+            raise self._blamed(lane, step, error) from error
         self._elapsed[lane] = step
         self._terminated[lane], self._truncated[lane] = terminated, truncated or step == self.horizon
         return float(reward), succeeded
+
+    def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:
+        lane += self._first
+        return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error}", [lane])
 
 
 def infos(told: Array, successes: Array) -> dict[str, Any]:
@@ -218,9 +225,9 @@ def infos(told: Array, successes: Array) -> dict[str, Any]:
     return {"success": successes, "_success": told} if told.any() else {}
 
 
-@contextmanager
-def _blamed(lane: int, step: int) -> Iterator[None]:
+def _is_finite(number: Any) -> bool:
+    # To ask isinstance(number, SupportsFloat) would take as long as a step of CartPole.
     try:
-        yield
-    except Exception as error:
-        raise LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error}", [lane]) from error
+        return math.isfinite(number)
+    except TypeError:
+        return False
