@@ -1,4 +1,4 @@
-"""A trained meta-learner as the agent of Meta-World's own evaluation, ``metaworld.evaluation.metalearning_evaluation``."""
+"""A trained meta-learner as the agent of Meta-World's own evaluation, ``metalearning_evaluation``."""
 
 from typing import Any
 
@@ -98,15 +98,8 @@ class MetaLearningAgent:
         actions = episodes([step.aux_policy_outputs["sampled"] for step in seen])
         log_probs = episodes([step.aux_policy_outputs["log_probs"] for step in seen])
         # Nothing lies beyond the end of an episode, so what was seen there does not matter.
-        trajectory = Trajectory(
-            observations,
-            actions,
-            log_probs,
-            rewards,
-            torch.ones_like(rewards),
-            observations[:, :, -1],
-            0 * rewards[:, :, 0],
-        )
+        beyond, never, mask = observations[:, :, -1], torch.zeros_like(rewards[:, :, 0]), torch.ones_like(rewards)
+        trajectory = Trajectory(observations, actions, log_probs, rewards, mask, beyond, never)
         return with_advantages(trajectory, self._sampling.discount, self._sampling.gae_lambda)
 
     def _tensor(self, values: Array) -> Tensor:
