@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
@@ -10,22 +11,23 @@ from metarl.types import Rollout, ScoredRollout
 
 
 class SuccessWatch(VectorWrapper[Any, Any, Any]):
-    """Passes everything on, and remembers which lanes told of success, at any step, before their episode ended."""
+    """Passes everything on, and remembers which lanes told of success at any step.
+
+    A lane that has finished idles, and so tells nothing new.
+    """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.succeeded: Tensor | None = None
         """``[lane]``; None while no lane has told of success, or the lack of it."""
-        self._running = torch.ones(env.num_envs, dtype=torch.bool)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment."""
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        if "success" in infos:
-            told = self._flags(infos["success"]) & self._running
+        outcome = self.env.step(actions)
+        if "success" in outcome[4]:
+            told = _flags(outcome[4]["success"]).reshape(self.num_envs)
             self.succeeded = told if self.succeeded is None else self.succeeded | told
-        self._running &= ~(self._flags(terminated) | self._flags(truncated))
-        return observations, rewards, terminated, truncated, infos
+        return outcome
 
     def scored(self, rollout: Rollout) -> Rollout:
         """Return the rollout that was collected from the environment, with the success of each episode, if told."""
@@ -35,5 +37,6 @@ class SuccessWatch(VectorWrapper[Any, Any, Any]):
         scored.success = self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2])
         return scored
 
-    def _flags(self, values: Any) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.bool, device="cpu").reshape(self._running.shape)
+
+def _flags(values: Any) -> Tensor:
+    return values.bool() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=bool))

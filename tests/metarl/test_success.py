@@ -6,10 +6,12 @@ import pytest
 import torch
 import worker_envs
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 from metarl import MAML, Settings, evaluate, train
 from metarl.control import Sampling
 from metarl.families import GymnasiumFamily
+from metarl.success import SuccessWatch
 from metarl.testing import check_family
 from metarl.types import Learner, Rollout, ScoredRollout
 
@@ -64,3 +66,24 @@ def test_no_success_is_logged_where_none_is_told() -> None:
     result = train(MAML(steps=1), family(4, 4), settings=Settings(iterations=1, meta_batch_size=2))
     assert "return/step_0" in result.rows[0]
     assert not any(name.startswith("success") for name in result.rows[0])
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_vector_environments_tell_in_their_infos(tensors: bool) -> None:
+    told = iter([{}, {"success": [0.0, 1.0]}, {"success": [False, False]}])
+
+    class Told(VectorEnv):
+        num_envs = 2
+
+        def step(self, actions: Any) -> Any:
+            infos = next(told)
+            return actions, actions, actions, actions, {k: torch.tensor(v) if tensors else v for k, v in infos.items()}
+
+    watch, batch = SuccessWatch(Told()), Rollout(*[torch.zeros(1, 2, 3)] * 6)
+    watch.step(None)
+    assert watch.scored(batch) is batch
+    watch.step(None)
+    watch.step(None)
+    scored = watch.scored(batch)
+    assert isinstance(scored, ScoredRollout) and scored.success is not None
+    assert scored.success.tolist() == [[0, 1]]
