@@ -23,7 +23,7 @@ Kept = dict[int, Lanes | WorkerLanes]
 class ML1:
     """Meta-World ML1: one manipulation task; positions of object and goal vary, the goal is hidden; 50 train, 50 test.
 
-    The descriptor is these positions in metres (6 numbers, padded with zeros). Every lane takes some 20 MB.
+    The descriptor is these positions in metres (6 numbers, padded with zeros). Every lane takes 20 to 30 MB.
     """
 
     env: str = "reach-v3"
@@ -55,7 +55,7 @@ class ML1:
 class ML10:
     """Meta-World ML10: 10 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 15) and the positions of object and goal. Every lane takes some 20 MB. A
+    The descriptor is the kind (one of 15) and the positions of object and goal. Every lane takes 20 to 30 MB. A
     meta-batch of a multiple of 10 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
     """
 
@@ -84,7 +84,7 @@ class ML10:
 class ML45:
     """Meta-World ML45: 45 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 50) and the positions of object and goal. Every lane takes some 20 MB. A
+    The descriptor is the kind (one of 50) and the positions of object and goal. Every lane takes 20 to 30 MB. A
     meta-batch of a multiple of 45 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
     """
 
