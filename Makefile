@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types check gpu clean
+.PHONY: demo test test-slow lint types check gpu metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -35,5 +35,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# Meta-World pins an old MuJoCo: its plugin is installed, and tested, in an environment of its own.
+metaworld:
+	$(PYTHON) -m venv .venv-metaworld
+	.venv-metaworld/bin/python -m pip install --quiet --constraint plugins/metaworld/constraints.txt \
+		. ./plugins/metaworld pytest pytest-timeout
+	cd plugins/metaworld && ../../.venv-metaworld/bin/python -m pytest
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-metaworld runs

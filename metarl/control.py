@@ -25,6 +25,8 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Trajectory, with_advantages
+from metarl.lanes import LaneError as LaneError
+from metarl.success import SuccessWatch
 from metarl.types import Family, Learner, Role, Rollout, Spec, State
 
 
@@ -34,14 +36,6 @@ class RolloutError(RuntimeError):
     Step 0 is the reset, step 1 the first action. Which lanes are named: those of an exception with the attribute
     ``lanes`` (a list of int), such as LaneError.
     """
-
-
-class LaneError(RuntimeError):
-    """What a vector environment raises when some of its lanes broke."""
-
-    def __init__(self, message: str, lanes: list[int]) -> None:
-        super().__init__(message)
-        self.lanes = lanes
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,9 @@ class ControlTasks:
             check_environment(env, tasks * episodes, self.spec)
             self._made.append(env)
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        trajectory = collect(self._made[0], learner, state, tasks, self.sampling.horizon, generator, lanes)
-        return with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda)
+        watched = SuccessWatch(self._made[0])
+        trajectory = collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes)
+        return watched.scored(with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda))
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:

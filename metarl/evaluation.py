@@ -103,7 +103,10 @@ def adapt(
 
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
     rollouts = [found.rollout for found in adapt(learner, params, tasks, steps, seed, device)]
-    return [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts], rollouts, None
+    scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
+    if any("success" in step for step in scores):  # an environment may tell only when there is some
+        scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
+    return scores, rollouts, None
 
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:

@@ -16,9 +16,12 @@ from torch import Generator, Tensor
 from metarl import lanes
 from metarl.control import ControlTasks, Sampling
 from metarl.fewshot import NWayKShot
+from metarl.interfaces import is_bounded_box, middle, plain, spec_of
+from metarl.lanes import Lanes
 from metarl.regression import Regression, TableRegression
 from metarl.single import SingleEnv
 from metarl.types import Spec, Split
+from metarl.workers import WorkerLanes, on_workers
 
 __all__ = ["GymnasiumFamily", "NWayKShot", "Regression", "TableRegression"]
 
@@ -50,6 +53,9 @@ class GymnasiumFamily:
     every reset, which must set and not scale: the environment may have had other parameters before."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled."""
+    workers: int | None = 1
+    """Processes that the environments run in, each with its share of them: 1 for this one, None for as many as there
+    are CPUs. No result depends on it. It pays where a step takes longer than some tens of microseconds."""
 
     def __post_init__(self) -> None:
         if not (callable(self.apply) or self.apply in ("keyword", "options", "attribute")):
@@ -57,8 +63,10 @@ class GymnasiumFamily:
         if not isinstance(self.parameters, spaces.Dict) or not self.parameters.spaces:
             raise ValueError(f"parameters are {self.parameters!r}: expected a gymnasium.spaces.Dict that is not empty")
         for name, space in self.parameters.spaces.items():
-            if not (lanes.is_bounded_box(space) or isinstance(space, spaces.Discrete)):
+            if not (is_bounded_box(space) or isinstance(space, spaces.Discrete)):
                 raise ValueError(f"cannot sample {name!r} from {space}: expected Discrete or a bounded Box of floats")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers={self.workers}: expected at least 1, or None for one on each CPU")
 
     @property
     def parameter_space(self) -> spaces.Dict:
@@ -73,14 +81,14 @@ class GymnasiumFamily:
     @cached_property
     def spec(self) -> Spec:
         """What an environment asks of a policy: one is made, with parameters in the middle of their ranges."""
-        values = {name: lanes.plain(space, lanes.middle(space)) for name, space in self.parameters.spaces.items()}
+        values = {name: plain(space, middle(space)) for name, space in self.parameters.spaces.items()}
         try:
             env = lanes.make(self.env, self.apply, values)
         except Exception as error:
             raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
         try:
             lanes.assign(env, self.apply, values)
-            return lanes.spec_of(env, self.parameters)
+            return spec_of(env, self.parameters)
         finally:
             env.close()
 
@@ -93,12 +101,11 @@ class GymnasiumFamily:
         numbers = [values.reshape(num_tasks, -1).to(torch.get_default_dtype()) for values in parameters.values()]
         return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self.environment, self.sampling)
 
-    def environment(self, num_envs: int, device: torch.device) -> lanes.Lanes:
-        """Return lanes in this process, whatever the device; they are kept, and serve all tasks of this family."""
+    def environment(self, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
+        """Return lanes on the CPU, whatever the device; they are kept, and serve all tasks of this family."""
         if num_envs not in self._kept or self._kept[num_envs].closed:
-            self._kept[num_envs] = lanes.Lanes(
-                self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon
-            )
+            work = (self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon)
+            self._kept[num_envs] = on_workers(self.workers, *work, dtype=torch.empty(0).numpy().dtype)
         return self._kept[num_envs]
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
@@ -106,7 +113,7 @@ class GymnasiumFamily:
         return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
 
     @cached_property
-    def _kept(self) -> dict[int, lanes.Lanes]:
+    def _kept(self) -> dict[int, Lanes | WorkerLanes]:
         # Building hundreds of environments takes longer than an iteration, and every draw sets all their parameters.
         return {}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Kind, Rollout
+from metarl.types import Batch, Examples, Kind, Rollout, ScoredRollout
 
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -132,12 +132,15 @@ def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
 
 
 def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str, Tensor]:
-    """What is reported of each task, ``[task]`` by name: ``return``; or ``loss`` and ``accuracy``.
+    """What is reported of each task, ``[task]`` by name: ``return``, and perhaps ``success``; ``loss``, ``accuracy``.
 
-    Supervised batches need the model's outputs; a rollout's return is the undiscounted mean over its episodes.
+    Supervised batches need the model's outputs; a rollout's return is the undiscounted mean over its episodes. Where
+    environments tell of success, it is the share of episodes in which there was some at any step.
     """
     if isinstance(batch, Rollout):
-        return {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
+        returns = {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
+        success = batch.success if isinstance(batch, ScoredRollout) else None
+        return returns if success is None else returns | {"success": success.mean(1)}
     if outputs is None:
         raise ValueError("scores of labelled examples need the model's outputs")
     found = {"loss": loss(kind, outputs, batch)}

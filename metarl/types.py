@@ -5,42 +5,20 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Generator, Tensor
 
+from metarl.spec import Kind as Kind
+from metarl.spec import Spec as Spec
+
 Params = dict[str, Tensor]
 """Meta-parameters by name, without a task axis; stacked parameters hold ``[task, *shape]`` under the same names."""
 
-Kind = Literal["regression", "classification", "discrete", "continuous"]
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 State = Any
 """What a learner knows of each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a family asks of a model."""
-
-    input_shape: tuple[int, ...]
-    """Shape of one observation or one input."""
-    output_size: int
-    """Number of classes, targets, actions to choose from (discrete) or action dimensions (continuous)."""
-    kind: Kind
-    descriptor_size: int = 0
-    """How many numbers describe a task (goal, amplitude, ...); 0 where nothing describes it."""
-
-    @property
-    def control(self) -> bool:
-        """Whether the data are rollouts of a policy (else they are labelled examples)."""
-        return self.kind in ("discrete", "continuous")
-
-    @property
-    def model_outputs(self) -> int:
-        """Width of a model's output: a Gaussian policy gives means and log standard deviations side by side."""
-        return 2 * self.output_size if self.kind == "continuous" else self.output_size
 
 
 class Examples(NamedTuple):
@@ -59,6 +37,12 @@ class Rollout(NamedTuple):
     rewards: Tensor  # [task, episode, time] 0 after the end
     mask: Tensor  # [task, episode, time] 1 while the episode runs, then 0
     advantages: Tensor  # [task, episode, time] 0 after the end
+
+
+class ScoredRollout(Rollout):
+    """A rollout whose environments tell of success, which is reported, not learned from: not one of the fields."""
+
+    success: Tensor | None = None  # [task, episode] 1 where the environment told of success at any step
 
 
 Batch = Examples | Rollout

@@ -87,7 +87,8 @@ def test_plugins_do_not_import_environments(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("metarl.types", ()),
+        ("metarl.spec", ()),
+        ("metarl.types", ("metarl.spec",)),
         ("metarl.objectives", ("metarl.types",)),
         ("metarl.models", ("metarl.perceptron", "metarl.stacked", "metarl.types")),
     ],

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from metarl.control import RolloutError, Sampling
 from metarl.families import GymnasiumFamily
+from metarl.lanes import lane_seeds
 from metarl.types import Learner, Spec
 
 CPU = torch.device("cpu")
@@ -63,8 +64,8 @@ def test_pendulums_under_many_gravities(apply: str) -> None:
     lanes, gravities = family.environment(3, CPU), [5.0, 10.0, 15.0]
     alone = [gymnasium.make("Pendulum-v1", g=g) for g in gravities]
     observations, _ = lanes.reset(seed=7, options={"g": torch.tensor(gravities)})
-    for lane, env in enumerate(alone):
-        np.testing.assert_array_equal(observations[lane], env.reset(seed=7 + lane)[0])
+    for lane, (env, seed) in enumerate(zip(alone, lane_seeds(7, 3), strict=True)):
+        np.testing.assert_array_equal(observations[lane], env.reset(seed=seed)[0])
     for _ in range(4):
         observations, rewards, terminations, truncations, _ = lanes.step(np.array([[0.5], [-1.0], [3.0]]))
         # Torques lie in [-2, 2] Nm: half of it, the lower end, and clipped at the upper end.

@@ -1,0 +1,117 @@
+"""How a policy sees any Gymnasium environment: observations, actions and task parameters as arrays.
+
+Nothing here imports torch: worker processes read it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import DTypeLike
+
+from metarl.spec import Spec
+
+Env = gymnasium.Env[Any, Any]
+Array = np.ndarray[Any, Any]
+
+
+def spec_of(env: Env, parameters: spaces.Dict) -> Spec:
+    """Return what an environment's spaces ask of a policy. Raises ValueError for spaces that cannot be served."""
+    descriptor_size = sum(math.prod(space.shape or ()) for space in parameters.spaces.values())
+    seen, acted = env.observation_space, env.action_space
+    if not isinstance(seen, spaces.Box | spaces.Discrete):
+        raise ValueError(
+            f"observations of {seen} cannot be read: expected Box or Discrete; wrap the environment, "
+            "for example in gymnasium.wrappers.FlattenObservation"
+        )
+    input_shape = (int(seen.n),) if isinstance(seen, spaces.Discrete) else seen.shape
+    if isinstance(acted, spaces.Discrete):
+        return Spec(input_shape, int(acted.n), "discrete", descriptor_size)
+    if is_bounded_box(acted):
+        return Spec(input_shape, math.prod(acted.shape), "continuous", descriptor_size)
+    raise ValueError(f"actions of {acted} cannot be chosen: expected Discrete or a bounded Box of floats")
+
+
+def is_bounded_box(space: spaces.Space[Any]) -> TypeGuard["spaces.Box[Any]"]:
+    """Return whether a space is a Box of floating-point numbers with finite ends."""
+    return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.is_bounded()
+
+
+def middle(space: spaces.Space[Any]) -> Array:
+    """Return the middle of a bounded Box, or the first element of a Discrete space, as an array."""
+    if isinstance(space, spaces.Box):
+        return np.asarray((space.low.astype(float) + space.high) / 2)
+    assert isinstance(space, spaces.Discrete)
+    return np.asarray(space.start)
+
+
+def plain(space: spaces.Space[Any], row: Array) -> Any:
+    """Return a task parameter as environments take it: an int, a float where it is one number, or an array."""
+    if isinstance(space, spaces.Discrete):
+        return int(row)
+    return float(row.item()) if row.size == 1 else row.astype(space.dtype)
+
+
+def policy_spaces(spec: Spec, dtype: DTypeLike) -> tuple[spaces.Box, spaces.Box | spaces.Discrete]:
+    """Return what a policy reads and chooses."""
+    kind = np.dtype(dtype).type
+    observations = spaces.Box(-np.inf, np.inf, spec.input_shape, dtype=kind)
+    if spec.kind == "discrete":
+        return observations, spaces.Discrete(spec.output_size)
+    return observations, spaces.Box(-1, 1, (spec.output_size,), dtype=kind)
+
+
+def checked_options(
+    options: Mapping[str, Any], parameters: spaces.Dict, num_envs: int
+) -> tuple[dict[str, Array], Array]:
+    """Return task parameters, one row per lane, and which lanes to restart. Raises ValueError for wrong ones."""
+    given = {name: _array(value) for name, value in options.items()}
+    restarted = given.pop("reset_mask", np.ones(num_envs)).astype(bool)
+    if restarted.shape != (num_envs,):
+        raise ValueError(f"reset_mask has shape {restarted.shape} where {(num_envs,)} was expected")
+    if unknown := sorted(set(given) - set(parameters.spaces)):
+        raise ValueError(f"unknown options {unknown}: expected some of {[*parameters.spaces, 'reset_mask']}")
+    for name, rows in given.items():
+        one = middle(parameters[name])
+        if rows.shape != (num_envs, *one.shape) or not np.can_cast(rows.dtype, one.dtype, "same_kind"):
+            expected = f"{one.dtype} {(num_envs, *one.shape)}"
+            raise ValueError(f"{name} is {rows.dtype} {rows.shape} where {expected} was expected")
+    return given, restarted
+
+
+def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
+    """Return actions, one row per lane, in the type of their space. Raises ValueError for wrong ones."""
+    given = _array(actions)
+    if given.shape != space.shape or not np.isfinite(given).all():
+        raise ValueError(f"actions of shape {given.shape}: expected finite numbers of {space.shape}")
+    return given.astype(space.dtype, copy=False)
+
+
+def _array(values: Any) -> Array:
+    # A tensor may live on another device, and may be part of a graph.
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def seen(space: spaces.Space[Any], observation: Any) -> Array:
+    """Return an observation as the policy reads it. Raises ValueError for one that its space does not promise."""
+    array = np.asarray(observation)
+    if array.shape != space.shape:
+        raise ValueError(f"an observation has shape {array.shape} where {space.shape} was expected")
+    if isinstance(space, spaces.Discrete):
+        if observation not in space:
+            raise ValueError(f"the observation {observation!r} is not in {space}")
+        return np.asarray(np.arange(space.start, space.start + space.n) == array)
+    if not np.isfinite(array).all():
+        raise ValueError(f"an observation holds numbers that are not finite: {observation!r}")
+    return array
+
+
+def bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """Return the ends of an action space, one number per action dimension; a Discrete space starts at its first."""
+    if isinstance(space, spaces.Box):
+        return space.low.ravel(), space.high.ravel()
+    assert isinstance(space, spaces.Discrete)
+    return space.start, space.start

@@ -1,0 +1,29 @@
+"""What a family asks of a model; without torch, so that worker processes stay small."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["regression", "classification", "discrete", "continuous"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a family asks of a model."""
+
+    input_shape: tuple[int, ...]
+    """Shape of one observation or one input."""
+    output_size: int
+    """Number of classes, targets, actions to choose from (discrete) or action dimensions (continuous)."""
+    kind: Kind
+    descriptor_size: int = 0
+    """How many numbers describe a task (goal, amplitude, ...); 0 where nothing describes it."""
+
+    @property
+    def control(self) -> bool:
+        """Whether the data are rollouts of a policy (else they are labelled examples)."""
+        return self.kind in ("discrete", "continuous")
+
+    @property
+    def model_outputs(self) -> int:
+        """Width of a model's output: a Gaussian policy gives means and log standard deviations side by side."""
+        return 2 * self.output_size if self.kind == "continuous" else self.output_size

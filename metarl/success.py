@@ -1,0 +1,42 @@
+"""Success, which some environments tell of in their infos, gathered beside a rollout."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv, VectorWrapper
+from torch import Tensor
+
+from metarl.types import Rollout, ScoredRollout
+
+
+class SuccessWatch(VectorWrapper[Any, Any, Any]):
+    """Passes everything on, and remembers which lanes told of success at any step.
+
+    A lane that has finished idles, and so tells nothing new.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self.succeeded: Tensor | None = None
+        """``[lane]``; None while no lane has told of success, or the lack of it."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the environment."""
+        outcome = self.env.step(actions)
+        if "success" in outcome[4]:
+            told = _flags(outcome[4]["success"]).reshape(self.num_envs)
+            self.succeeded = told if self.succeeded is None else self.succeeded | told
+        return outcome
+
+    def scored(self, rollout: Rollout) -> Rollout:
+        """Return the rollout that was collected from the environment, with the success of each episode, if told."""
+        if self.succeeded is None:
+            return rollout
+        scored = ScoredRollout(*rollout)
+        scored.success = self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2])
+        return scored
+
+
+def _flags(values: Any) -> Tensor:
+    return values.bool() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=bool))

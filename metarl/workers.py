@@ -1,0 +1,211 @@
+"""Lanes in worker processes: any Gymnasium environment on several cores, each process stepping several lanes.
+
+A worker is a fresh interpreter that imports neither torch nor the script that started it. Commands and errors go
+through a socket; observations, actions and rewards lie in memory that all processes share and that has no name, so that
+nothing is left behind, however they end. A worker ends when its socket closes, or its parent is gone.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, BinaryIO, NamedTuple
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import DTypeLike
+
+from metarl.interfaces import Array, checked_actions, checked_options, policy_spaces
+from metarl.lanes import NOT_RESET, Apply, LaneError, Lanes, Maker, infos, lane_seeds
+from metarl.serving import GRACE, Work, WorkerError, shared_arrays
+from metarl.spec import Spec
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_workers(
+    workers: int | None,
+    env: Maker,
+    parameters: spaces.Dict,
+    apply: Apply,
+    spec: Spec,
+    num_envs: int,
+    horizon: int | None = None,
+    dtype: DTypeLike = np.float32,
+) -> "Lanes | WorkerLanes":
+    """Return lanes in so many processes, None for one on each CPU; in this one where a single one is left to do."""
+    processes = min(num_envs, usable_cpus() if workers is None else workers)
+    work = (env, parameters, apply, spec, num_envs, horizon, dtype)
+    return WorkerLanes(*work, workers=processes) if processes > 1 else Lanes(*work)
+
+
+class Worker(NamedTuple):
+    """A process, the socket to it, and the lanes that it steps."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    lanes: slice
+
+
+class WorkerLanes(VectorEnv[Any, Any, Any]):
+    """``metarl.lanes.Lanes`` in ``workers`` processes: the same contract, arguments and results, bit for bit.
+
+    Lanes are dealt out in rows of nearly equal length. What makes an environment, and applies task parameters, reaches
+    the workers through cloudpickle: closures do, and what a module holds is imported there. An error of one worker
+    comes back as it would from Lanes, with the worker's traceback as its cause, and all workers serve the next task.
+    When a worker dies, or waiting for it is interrupted, all of them are closed.
+
+    Raises:
+        WorkerError: a worker could not start, such as for a module that cannot be imported there.
+        LaneError: as from Lanes; also where a worker died, naming its lanes.
+    """
+
+    def __init__(
+        self,
+        env: Maker,
+        parameters: spaces.Dict,
+        apply: Apply,
+        spec: Spec,
+        num_envs: int,
+        horizon: int | None = None,
+        dtype: DTypeLike = np.float32,
+        workers: int = 2,
+    ):
+        if not 1 <= workers <= num_envs:
+            raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.num_envs, self.horizon, self.parameter_space = num_envs, horizon, parameters
+        self.single_observation_space, self.single_action_space = policy_spaces(spec, dtype)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._reset_once = np.zeros(num_envs, dtype=bool)
+        work = Work(_portable(env), parameters, apply, spec, num_envs, horizon, np.dtype(dtype).name)
+        self._workers: list[Worker] = []
+        self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
+        with _anonymous_file() as memory:
+            self._arrays = shared_arrays(memory.fileno(), work)
+            ends = [round(worker * num_envs / workers) for worker in range(workers + 1)]
+            self._workers += (_start(memory.fileno(), slice(*share)) for share in pairwise(ends))
+        pickled = cloudpickle.dumps(work)
+        self._ask(lambda worker: (pickled, worker.lanes))
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Restart lanes, as ``metarl.lanes.Lanes`` does."""
+        given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
+        seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
+        rows = given | {"reset_mask": restarted}
+
+        def share(worker: Worker) -> dict[str, Any]:
+            cut = {name: values[worker.lanes] for name, values in rows.items()}
+            return {"seed": None if seeds is None else list(seeds)[worker.lanes], "options": cut}
+
+        self._ask(share)
+        self._reset_once |= restarted
+        return self._arrays.observations.copy(), {}
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Act in every lane that has not finished."""
+        if not self._reset_once.all():
+            raise ResetNeeded(NOT_RESET)
+        self._arrays.actions[:] = checked_actions(actions, self.action_space)
+        self._ask(lambda worker: None)
+        observations, rewards, terminated, truncated, told, successes, _ = (array.copy() for array in self._arrays)
+        return observations, rewards, terminated, truncated, infos(told, successes)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers; one that does not close its environments within five seconds is killed."""
+        self._stop()
+
+    def _ask(self, question: Callable[[Worker], Any]) -> None:
+        """Ask every worker, and wait for them all. Raises the error of the first that has one."""
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError("the workers were closed; make new lanes")
+        failures: list[tuple[Exception, str]] = []
+        try:
+            for worker in self._workers:
+                worker.connection.send(question(worker))
+            for worker in self._workers:
+                failures += filter(None, [worker.connection.recv()])
+        except (EOFError, ConnectionError) as error:
+            raise self._death(worker) from error
+        except BaseException:
+            self.close()  # answers are still to come, and would be taken for those to the next question
+            raise
+        if failures:
+            failure, told = failures[0]
+            raise failure from WorkerError(f"in a worker process:\n{told}")
+
+    def _death(self, worker: Worker) -> LaneError:
+        """Say how a worker ended, and end the others."""
+        self.close()
+        code = worker.process.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        lanes = list(range(worker.lanes.start, worker.lanes.stop))
+        return LaneError(f"the worker process of lanes {lanes[0]} to {lanes[-1]} {how}", lanes)
+
+
+def _stop(workers: list[Worker], owner: int) -> None:
+    """End workers by closing their sockets, and reap them."""
+    if os.getpid() != owner:
+        return  # a fork of the process that started them: they are not its own
+    for worker in workers:
+        worker.connection.close()
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _portable(env: Maker) -> Maker:
+    """Return what makes the environment in a worker too, where only those ids exist that its own imports register."""
+    if isinstance(env, str) and env in gymnasium.registry:
+        return partial(gymnasium.make, gymnasium.registry[env], disable_env_checker=True)
+    return env
+
+
+def _start(memory: int, lanes: slice) -> Worker:
+    """Start a worker process, out of reach of the terminal's Ctrl-C: its parent decides what that means."""
+    ours, theirs = Pipe()
+    with theirs:
+        handed = (theirs.fileno(), memory)
+        code = (
+            f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
+            f"from metarl.serving import serve; serve({handed[0]}, {memory}, {os.getpid()})"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=handed,
+            process_group=0,
+            env=os.environ | ONE_THREAD,
+        )
+    return Worker(process, ours, lanes)
+
+
+def _anonymous_file() -> BinaryIO:
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("metarl-workers"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)

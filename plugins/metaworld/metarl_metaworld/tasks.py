@@ -1,0 +1,75 @@
+"""Meta-World's own lists of training and test tasks."""
+
+import pickle
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from metaworld.types import Task
+from torch import Generator, Tensor
+
+import metaworld
+from metarl.interfaces import Array
+from metarl.types import Split
+
+POSITIONS = 6
+"""Numbers that describe a task within its kind: where the object and the goal are, in metres; padded with zeros."""
+
+
+class Suite(NamedTuple):
+    """All tasks of a benchmark: those of training first, then those of test."""
+
+    tasks: tuple[Task, ...]
+    train: int
+    """How many are for training."""
+    kinds: tuple[str, ...]
+    """Names of the environments."""
+
+    def descriptors(self, chosen: Tensor) -> Tensor:
+        """Return the descriptors ``[task, descriptor_size]`` of tasks by number: the kind one-hot, then positions."""
+        tasks = [self.tasks[index] for index in chosen.tolist()]
+        positions = torch.tensor(np.array([_positions(task) for task in tasks]), dtype=torch.get_default_dtype())
+        if len(self.kinds) == 1:
+            return positions
+        kinds = torch.tensor([self.kinds.index(task.env_name) for task in tasks])
+        return torch.cat([torch.nn.functional.one_hot(kinds, len(self.kinds)).to(positions), positions], dim=1)
+
+    def sample(self, number: int, split: Split, generator: Generator) -> Tensor:
+        """Return the numbers of sampled tasks ``[task]``, evenly over kinds, in their order.
+
+        As in Meta-World's own vector environments: lanes keep to a kind, whose simulation takes long to build. Kinds
+        that get one task more than others, where they cannot have equally many, are drawn; within a kind, no task comes
+        again before all have come. Meta-World has no tasks for validation: it samples those of training.
+        """
+        first, last = (self.train, len(self.tasks)) if split == "test" else (0, self.train)
+        kinds = list(dict.fromkeys(task.env_name for task in self.tasks[first:last]))
+        each = (last - first) // len(kinds)
+        order = [*list(range(len(kinds))) * (number // len(kinds))]
+        order = sorted(order) + torch.randperm(len(kinds), generator=generator)[: number % len(kinds)].tolist()
+        shuffled = [_cycled(each, number, generator) for _ in kinds]
+        return torch.tensor([first + kind * each + next(shuffled[kind]) for kind in order])
+
+
+def _cycled(each: int, number: int, generator: Generator) -> Iterator[int]:
+    """Yield all numbers below ``each``, shuffled, again and again, up to ``number`` of them."""
+    rounds = [torch.randperm(each, generator=generator) for _ in range(0, number, each)]
+    return iter(torch.cat(rounds).tolist())
+
+
+def _positions(task: Task) -> Array:
+    """Return the random positions of a task, padded with zeros."""
+    found = np.ravel(pickle.loads(task.data)["rand_vec"])
+    if len(found) > POSITIONS:
+        raise ValueError(f"{task.env_name} has {len(found)} random positions: expected {POSITIONS} at most")
+    return np.pad(found, (0, POSITIONS - len(found)))
+
+
+@lru_cache
+def suite(benchmark: str, env: str | None, seed: int) -> Suite:
+    """Return Meta-World's tasks: of "ML1" for an environment, or of "ML10" or "ML45"; the seed draws the positions."""
+    name = () if env is None else (env,)
+    made = getattr(metaworld, benchmark)(*name, seed=seed)
+    kinds = dict.fromkeys([*made.train_classes, *made.test_classes])
+    return Suite((*made.train_tasks, *made.test_tasks), len(made.train_tasks), tuple(kinds))
