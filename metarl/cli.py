@@ -15,11 +15,13 @@ USAGE = """usage: metarl COMMAND ...
   resume RUN [options]                 go on exactly where a run stopped
   evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
   plot RUN [RUN ...]                   learning curves, adaptation curves, family pictures
+  export RUN --to sb3 PATH             the meta-learnt policy as a Stable-Baselines3 model
+  baseline ALGORITHM TASKS [options]   an SB3 algorithm (ppo, sac) on the same tasks, for comparison
 
 ALGORITHM and TASKS are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options, and
 'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
 
-COMMANDS = ("train", "resume", "evaluate", "plot")
+COMMANDS = ("train", "resume", "evaluate", "plot", "export", "baseline")
 """Those with a module of their own in ``metarl.commands``, which is imported when its command is asked for."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

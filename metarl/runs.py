@@ -24,6 +24,8 @@ CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
 PICTURES = ("learning.png", "adaptation.png", "tasks.png")
+CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
+"""What callbacks and baselines add."""
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3")
@@ -33,8 +35,10 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
-def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make a run folder and write its configuration.
+def create(
+    folder: Path, config: Mapping[str, Any], overwrite: bool = False, first: Mapping[str, Any] | None = None
+) -> None:
+    """Make a run folder and write its configuration, and before it the checkpoint of iteration 0 if one is given.
 
     Raises:
         RunError: the folder already holds a run, and overwrite is off.
@@ -48,9 +52,12 @@ def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    for name in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, "events.out.tfevents.*"):
+    ours = CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, CURVE, BEST_EVALUATION, KEPT.format("*"), MODEL
+    for name in (*ours, "events.out.tfevents.*"):
         for old in folder.glob(name):
             old.unlink()
+    if first is not None:
+        save_checkpoint(folder / CHECKPOINT, first)
     write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})
 
 

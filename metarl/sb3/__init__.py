@@ -3,8 +3,8 @@
 Nothing else in the toolkit knows of Stable-Baselines3, but for the logger.
 """
 
-from metarl.sb3.actors import import_actor, to_ppo
-from metarl.sb3.baselines import BASELINES, PPOBaseline, SACBaseline, returns
+from metarl.sb3.actors import import_actor, saved, to_ppo
+from metarl.sb3.baselines import BASELINES, PPOBaseline, SACBaseline, returns, train
 from metarl.sb3.environments import TaskVecEnv
 from metarl.sb3.policies import MetaPolicy, policy
 
@@ -17,5 +17,7 @@ __all__ = [
     "import_actor",
     "policy",
     "returns",
+    "saved",
     "to_ppo",
+    "train",
 ]

@@ -168,6 +168,8 @@ def _read(model: BaseAlgorithm | Path | str) -> Actor:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Params]:
+    if not path.exists():  # load_from_zip_file would look for other names
+        raise ValueError(f"{path} does not exist: expected a model of Stable-Baselines3")
     try:
         data, params, _ = load_from_zip_file(path, device="cpu")
     except (OSError, ValueError) as error:
