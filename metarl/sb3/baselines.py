@@ -1,7 +1,6 @@
 """Stable-Baselines3's own algorithms, trained on a family's tasks for comparison."""
 
 import sys
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -9,9 +8,8 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HumanOutputFormat
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from metarl import logger
 from metarl.control import ControlTasks
@@ -114,36 +112,32 @@ BASELINES: dict[str, Baseline] = {"ppo": PPOBaseline(), "sac": SACBaseline()}
 def train(model: BaseAlgorithm, timesteps: int, folder: Path, quiet: bool = True) -> bool:
     """Train a model, with its progress in a run folder, and return whether Ctrl-C stopped it.
 
-    Rows of progress.csv are Stable-Baselines3's, and besides ``iteration``, the number of rollouts, and
-    ``return/step_0``, the mean return of the last 100 episodes: the names that ``metarl plot`` draws.
+    A row of progress.csv is Stable-Baselines3's, of an update on fresh data or of an episode in every lane, and besides
+    ``iteration``, its number, and ``return/step_0``, the mean return of the last 100 episodes, as other runs have them.
     """
-    told = logger.open_files(folder, 0)
-    if not quiet:
-        told.output_formats.append(HumanOutputFormat(sys.stdout))
+    formats = logger.open_files(folder, 0).output_formats
+    told = _Told(str(folder), formats if quiet else [*formats, HumanOutputFormat(sys.stdout)])
     model.set_logger(told)
     try:
         with stop_on_interrupt() as stop:
-            model.learn(timesteps, callback=_Progress(stop), log_interval=1 if isinstance(model, PPO) else 10)
+            interval = model.n_envs if isinstance(model, OffPolicyAlgorithm) else 1
+            model.learn(timesteps, callback=lambda *_: not stop.is_set(), log_interval=interval)
             return stop.is_set()
     finally:
         told.close()
 
 
-class _Progress(BaseCallback):
-    """Logs under metarl's names, and stops when it is asked to."""
+class _Told(Logger):
+    """Tells what it logs under metarl's names too."""
 
-    def __init__(self, stop: threading.Event):
-        super().__init__()
-        self.stop, self.rollouts = stop, 0
+    rows = 0
 
-    def _on_step(self) -> bool:
-        return not self.stop.is_set()
-
-    def _on_rollout_end(self) -> None:
-        self.rollouts += 1
-        self.logger.record("iteration", self.rollouts)
-        if self.model.ep_info_buffer:
-            self.logger.record("return/step_0", safe_mean([told["r"] for told in self.model.ep_info_buffer]))
+    def dump(self, step: int = 0) -> None:
+        self.rows += 1
+        self.record("iteration", self.rows)
+        if "rollout/ep_rew_mean" in self.name_to_value:
+            self.record("return/step_0", self.name_to_value["rollout/ep_rew_mean"])
+        super().dump(step)
 
 
 def returns(

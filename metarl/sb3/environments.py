@@ -112,7 +112,7 @@ class TaskVecEnv(VecEnv):
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """Return the lanes' own values of a task parameter, else an attribute of the batch, the same for all."""
         if attr_name in self._parameters:
-            return [self._parameters[attr_name][lane].numpy() for lane in self._get_indices(indices)]
+            return [self._parameters[attr_name][lane].numpy().copy() for lane in self._get_indices(indices)]
         value = None if attr_name == "render_mode" else getattr(self._lanes, attr_name)
         return [value for _ in self._get_indices(indices)]
 
