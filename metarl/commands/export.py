@@ -30,7 +30,7 @@ class ExportOptions:
     steps: int = 0
     """Adaptation steps to that task."""
     seed: int = 0
-    """Decides the random numbers of adaptation."""
+    """Decides the random numbers of adaptation, and the critic."""
     overwrite: bool = False
     """Replace the file."""
 

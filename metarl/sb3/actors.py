@@ -16,6 +16,7 @@ from metarl.models import Layout
 from metarl.networks import ACTIVATIONS, Network
 from metarl.sb3.environments import ControlFamily, TaskVecEnv
 from metarl.sb3.policies import state_of
+from metarl.seeding import stream
 from metarl.stacked import MINIMUM_STD
 from metarl.trained import Trained
 from metarl.types import Algorithm, Params, Spec, State, Tasks
@@ -37,7 +38,8 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     """Return a run's policy as a genuine PPO model, after ``steps`` adaptation steps to a task.
 
     Its actor is the policy, to float precision; its critic has the actor's widths and knows nothing yet. It needs
-    Stable-Baselines3 alone to be saved, loaded, and trained further. ``options`` are those of PPO.
+    Stable-Baselines3 alone to be saved, loaded, and trained further. ``seed`` decides the episodes of adaptation and the
+    critic; ``options`` are those of PPO.
 
     Raises:
         ValueError: the policy is not a plain multilayer perceptron, or as ``metarl.sb3.policy``.
@@ -50,7 +52,9 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
-    model = _model(actor, family, options)
+    with torch.random.fork_rng(devices=[]):  # the critic is drawn from the global generator
+        torch.default_generator.manual_seed(stream(seed, "critic").initial_seed())
+        model = _model(actor, family, options)
     _check(model, trained, state)
     return model
 

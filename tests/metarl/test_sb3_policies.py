@@ -157,6 +157,15 @@ model.learn(16)
     np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), expected, rtol=0, atol=1e-6)
 
 
+def test_the_seed_decides_the_critic_and_leaves_the_global_generator() -> None:
+    trained = learnt(MAML(network=SMALL), NAVIGATION)
+    before = torch.get_rng_state()
+    one, same, other = (sb3.to_ppo(trained, seed=seed).policy for seed in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one.value_net.weight, same.value_net.weight)
+    assert not torch.equal(one.value_net.weight, other.value_net.weight)
+
+
 def test_an_exported_model_learns_one_task() -> None:
     trained = learnt(MAML(network=SMALL), CHEETAH)
     env = gymnasium.make("metarl/HalfCheetahVelocity-v0", velocity=1.3, max_episode_steps=10)
