@@ -38,8 +38,8 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     """Return a run's policy as a genuine PPO model, after ``steps`` adaptation steps to a task.
 
     Its actor is the policy, to float precision; its critic has the actor's widths and knows nothing yet. It needs
-    Stable-Baselines3 alone to be saved, loaded, and trained further. ``seed`` decides the episodes of adaptation and the
-    critic; ``options`` are those of PPO.
+    Stable-Baselines3 alone to be saved, loaded, and trained further. ``seed`` decides the episodes of adaptation, and
+    the critic; ``options`` are those of PPO.
 
     Raises:
         ValueError: the policy is not a plain multilayer perceptron, or as ``metarl.sb3.policy``.

@@ -130,4 +130,5 @@ def policy(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     state = state_of(trained, task, steps, seed)
     family: Any = trained.family
     lanes = family.environment(1, torch.device("cpu"))
+    lanes.close()
     return MetaPolicy(trained.learner, state, lanes.single_action_space, trained.device, seed)

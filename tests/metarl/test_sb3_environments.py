@@ -1,5 +1,6 @@
 """Families as Stable-Baselines3 environments: its resets, its infos, tasks by episode, and its algorithms on them."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
@@ -165,6 +167,17 @@ def test_algorithms_train(algorithm: type[BaseAlgorithm], family: Any, options: 
     mean, _ = evaluate_policy(model, env, n_eval_episodes=2)
     assert np.isfinite(mean)
     env.close()
+
+
+def test_callbacks_evaluate_on_held_out_tasks(tmp_path: Path) -> None:
+    held_out = TaskVecEnv(NAVIGATION, 2, NAVIGATION.sample(2, "test", torch.Generator().manual_seed(0)))
+    stop = StopTrainingOnRewardThreshold(-1000.0, verbose=0)
+    evaluate = EvalCallback(
+        held_out, stop, n_eval_episodes=2, eval_freq=8, best_model_save_path=str(tmp_path), verbose=0
+    )
+    model = PPO("MlpPolicy", TaskVecEnv(NAVIGATION, 2), n_steps=8, batch_size=16, device="cpu").learn(64, evaluate)
+    assert model.num_timesteps == 16
+    assert PPO.load(tmp_path / "best_model.zip").observation_space == held_out.observation_space
 
 
 def test_it_can_be_wrapped() -> None:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -23,6 +24,7 @@ from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.control import Sampling
+from metarl.families import GymnasiumFamily
 from metarl.networks import Network
 from metarl.stacked import LogStd
 from metarl.trained import Trained
@@ -34,6 +36,7 @@ from metarl_envs.navigation import PointNavigation
 SMALL = Network(hidden=(8, 6), activation="tanh", std=0.5)
 CHEETAH = HalfCheetahVelocity(sampling=Sampling(episodes=2, horizon=10))
 NAVIGATION = PointNavigation(sampling=Sampling(episodes=2, horizon=10))
+PENDULUM = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0, ())), "attribute", Sampling(2, 5))
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))
 
 
@@ -100,6 +103,7 @@ def test_it_is_evaluated_alone_and_in_lanes() -> None:
         (MultiTask(network=SMALL), NAVIGATION),
         (MultiTask(condition="multiply", network=SMALL), NAVIGATION),
         (MultiTask(condition="heads", network=SMALL), BANDIT),
+        (MAML(network=SMALL), PENDULUM),
     ],
 )
 @pytest.mark.parametrize("steps", [0, 1])
