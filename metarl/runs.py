@@ -27,6 +27,8 @@ PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif", "render
 WANDB = "wandb-id.txt"
 """Where a run folder keeps the run's identity on Weights & Biases."""
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
+CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
+"""What callbacks and baselines add."""
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
@@ -36,8 +38,10 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
-def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make a run folder and write its configuration.
+def create(
+    folder: Path, config: Mapping[str, Any], overwrite: bool = False, first: Mapping[str, Any] | None = None
+) -> None:
+    """Make a run folder and write its configuration, and before it the checkpoint of iteration 0 if one is given.
 
     Raises:
         RunError: the folder already holds a run, and overwrite is off.
@@ -51,9 +55,13 @@ def create(folder: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    for name in (CHECKPOINT, BEST, PROGRESS, EVALUATION, *PICTURES, WANDB, "events.out.tfevents.*", ADAPTATION_EVENTS):
+    kept = CHECKPOINT, BEST, CURVE, BEST_EVALUATION, KEPT.format("*"), MODEL
+    told = PROGRESS, EVALUATION, *PICTURES, WANDB, "events.out.tfevents.*", ADAPTATION_EVENTS
+    for name in (*kept, *told):
         for old in folder.glob(name):
             old.unlink()
+    if first is not None:
+        save_checkpoint(folder / CHECKPOINT, first)
     write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})
 
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from metarl import lanes
+from metarl.interfaces import Env
 from metarl.types import Spec
 
 
@@ -38,7 +39,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         render_mode: str | None = None,
     ):
         self.render_mode, self._maker = render_mode, env
-        self._made: lanes.Env | None = None
+        self._made: Env | None = None
         self._lane = lanes.Lanes(self._make, space, apply, spec, 1)
         self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
@@ -65,7 +66,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """Close the environment."""
         self._lane.close()
 
-    def _make(self, **keywords: Any) -> lanes.Env:
+    def _make(self, **keywords: Any) -> Env:
         if self.render_mode is not None:
             keywords["render_mode"] = self.render_mode
         if isinstance(self._maker, str):

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -86,6 +86,21 @@ class Result(NamedTuple):
     interrupted: bool
 
 
+class Iteration(NamedTuple):
+    """What a callback is told of a meta-iteration."""
+
+    run: "Run"
+    """Its learner, family, settings, device and folder."""
+    progress: Progress
+    """Where the run stands after it."""
+    row: Mapping[str, float] | None
+    """The metrics that were logged of it; None in iterations that are not logged."""
+
+
+Callback = Callable[[Iteration], bool | None]
+"""Called after every iteration, before its checkpoint; False stops training. ``metarl.callbacks`` has some."""
+
+
 def train(
     algorithm: Algorithm | str,
     family: Family | str,
@@ -94,30 +109,34 @@ def train(
     out: Path | str | None = None,
     overwrite: bool = False,
     quiet: bool = True,
+    start_from: Params | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Meta-train an algorithm on a family of tasks.
 
     ``algorithm`` and ``family`` are objects, or installed names (with their default options). ``outer`` is the
     algorithm's own default, else TRPO for control and Adam otherwise. With ``out``, everything goes into that run
-    folder.
+    folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
 
     Raises:
         ValueError: an option or a combination is wrong, or out holds a run already (RunError).
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    run = start(source("algorithms", algorithm), source("tasks", family), outer, settings, out, overwrite)
-    return run.train(run.first(), quiet)
+    run = start(source("algorithms", algorithm), source("tasks", family), outer, settings, out, overwrite, start_from)
+    return run.train(run.first(), quiet, callbacks)
 
 
-def resume(folder: Path | str, iterations: int | None = None, quiet: bool = True) -> Result:
+def resume(
+    folder: Path | str, iterations: int | None = None, quiet: bool = True, callbacks: Sequence[Callback] = ()
+) -> Result:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
     Raises:
         RunError: the folder holds no usable run, or it has reached its last iteration.
     """
     run, progress = reopen(Path(folder), iterations)
-    return run.train(progress, quiet)
+    return run.train(progress, quiet, callbacks)
 
 
 class Source(NamedTuple):
@@ -142,20 +161,25 @@ def start(
     settings: Settings | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
+    start_from: Params | None = None,
 ) -> "Run":
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     outer = outer or default_outer(algorithm.target, family.target.spec)
     folder = None if out is None else Path(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, outer, settings or default_settings(family.target.spec), folder)
+    run.start_from = start_from or {}
+    first = run.first()._asdict() if start_from else None
     if folder is not None:
-        record = {
+        record: dict[str, Any] = {
             "algorithm": runs.describe(*algorithm),
             "tasks": runs.describe(*family),
             "outer": runs.describe(outer),
             "settings": asdict(run.settings),
         }
-        runs.create(folder, record, overwrite)
+        if start_from:
+            record["start_from"] = sorted(start_from)
+        runs.create(folder, record, overwrite, first)
     return run
 
 
@@ -181,6 +205,11 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
     Raises RunError, PluginError or ValueError where that is impossible.
     """
     config = runs.read_config(folder)
+    if "baseline" in config:
+        raise runs.RunError(
+            f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
+            f"{runs.EVALUATION} has its scores, and {runs.MODEL} is for Stable-Baselines3"
+        )
     algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
     try:
         settings = Settings(**config["settings"])
@@ -227,6 +256,7 @@ class Run:
     ) -> None:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
         self.folder = folder
+        self.start_from: Params = {}
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         _check_tasks(family, split)
@@ -238,8 +268,10 @@ class Run:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
 
     def first(self) -> Progress:
-        """Return where a new run stands."""
+        """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
         params = self.learner.init(stream(self.settings.seed, "initialisation"))
+        _check_start(params, self.start_from)
+        params |= self.start_from
         params = {name: value.to(self.device) for name, value in params.items()}
         return Progress(0, params, self.outer.init(params), None, 0)
 
@@ -249,8 +281,8 @@ class Run:
         runs.check_architecture(self.first().params, saved["params"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
-    def train(self, progress: Progress, quiet: bool = True) -> Result:
-        """Iterate to the end, or to the iteration in which Ctrl-C was pressed."""
+    def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Result:
+        """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -260,12 +292,14 @@ class Run:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
                 reached, row = self.iterate(progress)
-                ends = reached.iteration == last or stop.is_set()
-                score = None
+                logged, score = None, None
                 if reached.iteration % self.settings.log_every == 0 or reached.iteration == last:
-                    rows.append(_numbers(row))
-                    log(rows[-1])
-                    score = training_score(rows[-1])
+                    logged = _numbers(row)
+                    rows.append(logged)
+                    log(logged)
+                    score = training_score(logged)
+                answers = [callback(Iteration(self, reached, logged)) for callback in callbacks]
+                ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
         return Result(progress.params, self.learner, rows, interrupted=progress.iteration < last)
 
@@ -299,6 +333,16 @@ class Run:
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
             runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
         return reached
+
+
+def _check_start(params: Params, given: Params) -> None:
+    """Raise ValueError unless all given parameters are among those of the learner, with their shapes."""
+    theirs, ours = ({name: tuple(value.shape) for name, value in values.items()} for values in (given, params))
+    if wrong := [name for name, shape in theirs.items() if ours.get(name) != shape]:
+        raise ValueError(
+            f"cannot start from parameters of another network: {wrong[0]} has shape {theirs[wrong[0]]} where "
+            f"{ours.get(wrong[0], 'no such parameter')} was expected"
+        )
 
 
 def _check_tasks(family: Family, split: Split) -> None:

@@ -94,6 +94,30 @@ def test_combined_gradients_share_no_drawing() -> None:
         assert cell.outer.learning_rate == pytest.approx(0.5 / (steps if label.endswith(f"/ {steps}") else 1))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_sb3_finetuning_goes_on_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finetuning = loaded("sb3_finetuning")
+    options = finetuning.Options(
+        runs=tmp_path, out=tmp_path / "out", seeds=(0,), iterations=1, meta_batch_size=2, updates=1
+    )
+    finetuning.main(options)
+    record = json.loads((options.out / "sb3-finetuning.json").read_text())
+    assert set(record["curves"]) == {f"{start} {name}" for start in finetuning.STARTS for name in finetuning.SETTINGS}
+    assert all(len(curve) == 2 for curves in record["curves"].values() for curve in curves.values())
+    assert list(record["maml"]) == ["0", "1", "2", "3"]
+    assert (options.out / "sb3-finetuning.png").stat().st_size > 10_000
+
+    (tmp_path / "sb3-ppo-meta-large-0.json").unlink()
+    learn, learnt = finetuning.PPO.learn, []
+    monkeypatch.setattr(
+        finetuning.PPO, "learn", lambda model, *rest, **more: learnt.append(learn(model, *rest, **more))
+    )
+    finetuning.main(options)
+    assert len(learnt) == 1  # what is finished is taken as it is
+    assert json.loads((options.out / "sb3-finetuning.json").read_text()) == record
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_sinusoid_draws(tmp_path: Path) -> None:
     sinusoid = loaded("sinusoid")

@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import training
+from metarl import sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.outer import OUTER_UPDATES, default_outer
 from metarl.training import Result, Settings, Source
 
 Update = Literal["trpo", "promp", "adam", "sgd"]
+
+START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
 
@@ -40,7 +42,10 @@ def prepare(arguments: list[str]) -> Execute:
     )
     out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
-    run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite)
+    actor = None
+    if chosen.start_from is not None:
+        actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
+    run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite, actor)
     return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
 
@@ -74,6 +79,7 @@ def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
             ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
             ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
             ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+            ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
             ("algorithm", type(algorithm), algorithm),
             ("tasks", type(tasks), tasks),
             ("update", Annotated[type(update), arg(name="outer")], update),

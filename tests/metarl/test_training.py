@@ -727,7 +727,7 @@ class TestBadInput:
 
 def test_names_stand_for_their_default_options(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Run] = []
-    monkeypatch.setattr(Run, "train", lambda run, progress, quiet: built.append(run))
+    monkeypatch.setattr(Run, "train", lambda run, *arguments: built.append(run))
     training.train("maml", "bandit")
     assert (built[0].algorithm, built[0].family, built[0].outer) == (MAML(), Bandit(), outer.TRPO())
 

@@ -1,0 +1,119 @@
+"""``metarl baseline ALGORITHM TASKS``: a Stable-Baselines3 algorithm on the same tasks, for comparison."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from metarl import evaluation, plotting, runs, sb3, training
+from metarl.cli import DONE, INTERRUPTED, Execute
+from metarl.commands.parsing import parse
+from metarl.seeding import stream
+
+SPLIT = "test"
+BASELINE_HELP = """Train ppo or sac of Stable-Baselines3 on a family of tasks, and score it on held-out ones.
+
+It does not adapt: its scores stand beside those of other runs before adaptation, and those after it tell what
+adaptation is worth. Name both, 'metarl baseline ppo TASKS --help', for all options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineSettings:
+    """Options common to every baseline."""
+
+    timesteps: int = 100_000
+    """Environment steps to train for, of all lanes together."""
+    num_envs: int = 8
+    """Lanes that are stepped at once."""
+    train_tasks: int | None = None
+    """Train on so many tasks, over and over (default: a new task for every episode)."""
+    tasks: int = 40
+    """Held-out tasks to score: those of 'metarl evaluate'."""
+    deterministic: bool = False
+    """Score the most likely actions, and not sampled ones as all other scores here do."""
+    seed: int = 0
+    """Decides everything random."""
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "num_envs", "tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.train_tasks is not None and self.train_tasks < 1:
+            raise ValueError(f"train_tasks={self.train_tasks} must be at least 1")
+
+
+def prepare(arguments: list[str]) -> Execute:
+    """``ALGORITHM TASKS [options]``: an SB3 algorithm on the same tasks, for comparison."""
+    if arguments in (["-h"], ["--help"]):
+        parse(BaselineSettings, ["--help"], "baseline ALGORITHM TASKS", BASELINE_HELP)
+    if len(arguments) < 2 or arguments[0] not in sb3.BASELINES or arguments[1].startswith("-"):
+        raise ValueError(
+            f"baseline needs {' or '.join(sb3.BASELINES)}, and tasks, e.g. 'metarl baseline ppo point-navigation'"
+        )
+    name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
+    family = training.source("tasks", tasks_name).target
+    kind = _options(sb3.BASELINES[name], family)
+    chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
+    out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
+    model = _model(chosen)
+    runs.create(out, _record(name, tasks_name, chosen), chosen.overwrite)
+
+    def execute() -> int:
+        interrupted = sb3.train(model, chosen.settings.timesteps, out, chosen.quiet)
+        runs.write_bytes(out / runs.MODEL, sb3.saved(model))
+        if interrupted:
+            print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved, and is not scored")
+            return INTERRUPTED
+        _score(model, chosen, out)
+        return DONE
+
+    return execute
+
+
+def _options(baseline: Any, family: Any) -> type[Any]:
+    return dataclasses.make_dataclass(
+        "Baseline",
+        [
+            ("settings", OmitArgPrefixes[BaselineSettings], BaselineSettings()),
+            ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
+            ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
+            ("quiet", Annotated[bool, arg(help="No table.")], False),
+            ("algorithm", OmitArgPrefixes[type(baseline)], baseline),  # type: ignore[misc]
+            ("tasks", type(family), family),
+        ],
+        frozen=True,
+    )
+
+
+def _model(chosen: Any) -> Any:
+    settings, tasks = chosen.settings, None
+    if settings.train_tasks is not None:
+        tasks = chosen.tasks.sample(settings.train_tasks, "train", stream(settings.seed, "tasks/train"))
+    env = sb3.TaskVecEnv(chosen.tasks, settings.num_envs, tasks, seed=settings.seed)
+    return chosen.algorithm.build(env, settings.seed, "cpu")
+
+
+def _record(name: str, tasks_name: str, chosen: Any) -> dict[str, Any]:
+    return {
+        "baseline": name,
+        "algorithm": runs.describe(chosen.algorithm, f"metarl.sb3:{type(chosen.algorithm).__name__}"),
+        "tasks": runs.describe(chosen.tasks, tasks_name),
+        "outer": {},
+        "settings": dataclasses.asdict(chosen.settings),
+    }
+
+
+def _score(model: Any, chosen: Any, out: Path) -> None:
+    """Score the model on the tasks that ``metarl evaluate`` takes, and write it as that does."""
+    settings = chosen.settings
+    tasks = chosen.tasks.sample(settings.tasks, SPLIT, stream(settings.seed, f"tasks/{SPLIT}"))
+    scores = sb3.returns(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
+    metrics = {"return/step_0": evaluation.summary(scores)}
+    asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
+    kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}
+    record = {"metrics": metrics, **asked, **kept}
+    runs.write_json(out / runs.EVALUATION, record)
+    print(evaluation.table(metrics))
+    print(f"wrote {plotting.adaptation_curve({out.resolve().name: record}, out / 'adaptation.png')}")
+    print(f"done: {out}. Next: metarl plot {out} OTHER_RUN")

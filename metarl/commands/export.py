@@ -1,0 +1,70 @@
+"""``metarl export RUN --to sb3 PATH``: the meta-learnt policy as a Stable-Baselines3 model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from metarl import runs, sb3, trained
+from metarl.cli import DONE, Execute
+from metarl.commands.parsing import parse
+from metarl.control import ControlTasks
+from metarl.trained import Checkpoint, Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``metarl export``."""
+
+    run: Positional[Path]
+    """Run folder."""
+    path: Positional[Path]
+    """File to write, such as model.zip."""
+    to: Literal["sb3"] = "sb3"
+    """What to make: sb3, a PPO model of Stable-Baselines3."""
+    checkpoint: Checkpoint = "last"
+    """The last parameters, or those of the best training score."""
+    task: tuple[str, ...] = ()
+    """Task to adapt to, by its parameters: velocity=1.3, or goal=0.3,0.4."""
+    steps: int = 0
+    """Adaptation steps to that task."""
+    seed: int = 0
+    """Decides the random numbers of adaptation, and the critic."""
+    overwrite: bool = False
+    """Replace the file."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"--steps {self.steps}: expected at least 0")
+        if self.path.exists() and not self.overwrite:
+            raise ValueError(f"{self.path} exists; choose another path, or replace it with --overwrite")
+
+
+def prepare(arguments: list[str]) -> Execute:
+    """``RUN --to sb3 PATH``: the meta-learnt policy as a Stable-Baselines3 model."""
+    chosen = parse(ExportOptions, arguments, "export", "Write a run's policy as a model of another library.")
+    opened = trained.open_run(chosen.run, chosen.checkpoint, "cpu")
+    task = _task(opened, chosen.task) if chosen.task else None
+    model = sb3.to_ppo(opened, task, chosen.steps, chosen.seed)
+
+    def execute() -> int:
+        chosen.path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_bytes(chosen.path, sb3.saved(model))
+        print(f"wrote {chosen.path}: stable_baselines3.PPO.load opens it; its critic is untrained")
+        return DONE
+
+    return execute
+
+
+def _task(opened: Trained, words: tuple[str, ...]) -> ControlTasks:
+    """Return the task of words such as ``velocity=1.3``. Raises ValueError for what is no task."""
+    parameters: dict[str, float | list[float]] = {}
+    for word in words:
+        name, _, numbers = word.partition("=")
+        try:
+            values = [float(number) for number in numbers.split(",")]
+        except ValueError as error:
+            raise ValueError(f"--task {word}: expected NAME=NUMBER, or NAME=NUMBER,NUMBER,...") from error
+        parameters[name] = values if len(values) > 1 else values[0]
+    return opened.task(**parameters)

@@ -1,0 +1,160 @@
+"""A control family as a Stable-Baselines3 ``VecEnv``: what any of its algorithms trains on."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from metarl.control import check_environment
+from metarl.seeding import stream
+from metarl.types import Family, Split, Tasks
+
+Array = np.ndarray[Any, Any]
+Indices = Any
+"""None for every lane, a lane's number, or several of them."""
+
+
+class ControlFamily(Family, Protocol):
+    """A family whose tasks are environments."""
+
+    def environment(self, num_envs: int, device: torch.device) -> VectorEnv:
+        """Return the lanes that episodes are sampled from."""
+
+
+class TaskVecEnv(VecEnv):
+    """Lanes of a control family, each with a task of its own; a lane that has finished starts its next episode at once.
+
+    Episodes are as long as the family samples them. The info of an episode's last step holds ``task``, the episode's
+    own parameters by name, and what Stable-Baselines3 looks for: ``episode``, as its Monitor writes it,
+    ``terminal_observation`` and ``TimeLimit.truncated``. ``get_attr`` tells a task parameter of every lane.
+
+    Args:
+        family: A control family.
+        num_envs: Number of lanes.
+        tasks: Tasks to go round, n of them: episode k of lane i has task (i + k num_envs) % n, beginning anew with
+            every ``reset``. None: every episode has a new task.
+        split: Which tasks the new ones come from.
+        seed: Decides the new tasks and the environments' randomness; ``seed()`` changes it from the next reset on.
+
+    Raises:
+        ValueError: the family is not one of control, or its environment does not do what its Spec says.
+    """
+
+    def __init__(
+        self,
+        family: ControlFamily,
+        num_envs: int = 8,
+        tasks: Tasks | None = None,
+        split: Split = "train",
+        seed: int = 0,
+    ):
+        if not (family.spec.control and hasattr(family, "environment")):
+            raise ValueError(f"{type(family).__name__} is no control family: it has no environment to act in")
+        # A family may keep the lanes that it made; another one with the same options has lanes of its own.
+        own: Any = dataclasses.replace(family)  # type: ignore[type-var]
+        self._lanes: VectorEnv = own.environment(num_envs, torch.device("cpu"))
+        check_environment(self._lanes, num_envs, family.spec)
+        self._device = getattr(self._lanes.unwrapped, "device", None)
+        self._family, self._tasks, self._split = family, tasks, split
+        self._parameters: dict[str, Tensor] = {}
+        self._actions = np.zeros(0)
+        self._began = time.perf_counter()
+        self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
+        super().__init__(num_envs, self._lanes.single_observation_space, self._lanes.single_action_space)
+        self.seed(seed)
+
+    def reset(self) -> Array:
+        """Start new episodes in every lane."""
+        seed, self._episodes[:] = self._seeds[0], 0
+        if seed is not None:
+            self._generator = stream(seed, "tasks/sb3")
+        self._reset_seeds()
+        return self._restart(np.ones(self.num_envs, dtype=np.bool_), seed)
+
+    def step_async(self, actions: Array) -> None:
+        """Keep the actions until ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
+        """Act in every lane. Raises what the environment raises."""
+        given = self._actions if self._device is None else torch.as_tensor(self._actions, device=self._device)
+        told = self._lanes.step(given)
+        observations, rewards, terminated, truncated = map(_array, told[:4])
+        self._returns += rewards
+        self._lengths += 1
+        done, infos = np.logical_or(terminated, truncated), list[dict[str, Any]]({} for _ in range(self.num_envs))
+        for lane in np.flatnonzero(done).tolist():
+            infos[lane] = self._ended(lane) | {
+                "terminal_observation": observations[lane].astype(self.observation_space.dtype),
+                "TimeLimit.truncated": not terminated[lane],
+            }
+        if done.any():
+            self._episodes += done
+            observations = self._restart(done)
+        return observations.astype(self.observation_space.dtype), rewards.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Close the lanes."""
+        self._lanes.close()
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Raise ValueError: tasks are given to the constructor."""
+        raise ValueError("the lanes take no options of reset: give tasks=... when you make this environment")
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """Return the lanes' own values of a task parameter, else an attribute of the batch, the same for all."""
+        if attr_name in self._parameters:
+            return [self._parameters[attr_name][lane].numpy().copy() for lane in self._get_indices(indices)]
+        value = None if attr_name == "render_mode" else getattr(self._lanes, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Raise NotImplementedError: a lane is no object of its own."""
+        raise NotImplementedError(f"lanes are one batch: the attribute {attr_name} cannot be set for some of them")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> Any:
+        """Raise NotImplementedError: a lane is no object of its own."""
+        raise NotImplementedError(f"lanes are one batch: the method {method_name} cannot be called of some of them")
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
+        """Return that the lanes are monitored, and that nothing else wraps them."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[Array | None]:
+        """Return no images: for videos, act in the family's registered single environment."""
+        return [None] * self.num_envs
+
+    def _restart(self, lanes: Array, seed: int | None = None) -> Array:
+        """Give new tasks to the lanes of this mask, start their episodes, and return every lane's observation."""
+        drawn = self._next_tasks(np.flatnonzero(lanes))
+        if not self._parameters:
+            self._parameters = {name: rows.clone() for name, rows in drawn.items()}
+        for name, rows in drawn.items():
+            self._parameters[name][torch.from_numpy(lanes)] = rows
+        self._returns[lanes], self._lengths[lanes] = 0, 0
+        observations, _ = self._lanes.reset(seed=seed, options={**self._parameters, "reset_mask": lanes})
+        return _array(observations).astype(self.observation_space.dtype)
+
+    def _next_tasks(self, lanes: Array) -> Mapping[str, Tensor]:
+        """Return the parameters of these lanes' next tasks, ``[lane, ...]`` by name."""
+        if self._tasks is None:
+            return self._family.sample(len(lanes), self._split, self._generator).parameters
+        positions = (lanes + self._episodes[lanes] * self.num_envs) % len(self._tasks.descriptors)
+        return {name: rows[torch.from_numpy(positions)] for name, rows in self._tasks.parameters.items()}
+
+    def _ended(self, lane: int) -> dict[str, Any]:
+        told = {"r": float(self._returns[lane]), "l": int(self._lengths[lane]), "t": time.perf_counter() - self._began}
+        return {"episode": told, "task": {name: rows[lane].numpy().copy() for name, rows in self._parameters.items()}}
+
+
+def _array(value: Any) -> Array:
+    # A copy: the environment may write its next step into the array that it gave.
+    return np.array(value.numpy(force=True) if isinstance(value, Tensor) else value)

@@ -1,0 +1,134 @@
+"""What a run has learnt, before or after adaptation, as a policy with Stable-Baselines3's ``predict``."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl import objectives
+from metarl.seeding import stream
+from metarl.trained import Trained
+from metarl.types import Learner, State, Tasks
+
+Array = np.ndarray[Any, Any]
+
+
+class MetaPolicy:
+    """A policy for one task, as Stable-Baselines3 uses policies: ``evaluate_policy``, video recorders, callbacks.
+
+    It acts in the lanes' action space, which is the registered environments' own; a ``GymnasiumFamily``'s is
+    [-1, 1] whatever its environment's: act in ``TaskVecEnv(family)`` there.
+
+    Args:
+        learner: Whose policy it is.
+        state: What it knows of the task; of one task only.
+        action_space: Box actions are clipped to it.
+        device: Where the state lives.
+        seed: Decides sampled actions.
+
+    Raises:
+        ValueError: the learner makes no policies, or must be told rewards.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        state: State,
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ):
+        check_learner(learner)
+        self.learner, self.state, self.action_space, self.device = learner, state, action_space, torch.device(device)
+        self._generator = stream(seed, "actions", device=self.device)
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """Return what the policy says of observations ``[item, *input_shape]``: ``[item, model_outputs]``."""
+        with torch.no_grad():
+            outputs, _ = self.learner.predict(self.state, observations.to(self.device).unsqueeze(0))
+        return outputs[0]
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """Return actions for one observation or a batch of them, and the state as it was: there is no memory.
+
+        Raises ValueError for observations of another shape.
+        """
+        shape, array = self.learner.spec.input_shape, np.asarray(observation)
+        if array.shape[-len(shape) :] != shape or array.ndim > len(shape) + 1:
+            raise ValueError(
+                f"observations have shape {array.shape} where {shape} or (n, {str(shape)[1:]} was expected"
+            )
+        rows = torch.as_tensor(array.reshape(-1, *shape), dtype=torch.get_default_dtype())
+        outputs, kind = self.outputs(rows), self.learner.spec.kind
+        chosen = objectives.mode(kind, outputs) if deterministic else objectives.sample(kind, outputs, self._generator)
+        actions = self._within(chosen.numpy(force=True))
+        return (actions[0] if array.ndim == len(shape) else actions), state
+
+    def _within(self, actions: Array) -> Array:
+        if isinstance(self.action_space, spaces.Box):
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions.astype(self.action_space.dtype)
+
+
+def check_learner(learner: Learner) -> None:
+    """Raise ValueError for a learner whose policies ``predict`` cannot serve."""
+    if not learner.spec.control:
+        raise ValueError(f"this learner makes no policies: it is one of {learner.spec.kind}")
+    if learner.observe is not None:
+        raise ValueError(
+            "this policy learns a task from its rewards as it acts, of which Stable-Baselines3's predict tells it "
+            "nothing; use a learner without memory, such as maml"
+        )
+
+
+def state_of(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> State:
+    """Return what a learner knows of one task after ``steps`` adaptation steps; without a task, of any.
+
+    Raises:
+        ValueError: several tasks, steps without a task, or no task for a policy that reads its task's descriptor.
+    """
+    check_learner(trained.learner)
+    if task is None and steps:
+        raise ValueError(f"{steps} adaptation steps need a task to adapt to")
+    if task is None:
+        return _of_any_task(trained)
+    if len(task.descriptors) != 1:
+        raise ValueError(f"one policy is for one task, not for {len(task.descriptors)}")
+    if steps:
+        return trained.adapt(task, steps, seed)[-1].state
+    return trained.learner.begin(trained.params, task.descriptors.to(trained.device))
+
+
+def _of_any_task(trained: Trained) -> State:
+    """Begin with a descriptor that spoils whatever is made of it."""
+    spec = trained.learner.spec
+    unknown = torch.full((1, spec.descriptor_size), torch.nan, device=trained.device)
+    with torch.no_grad():
+        state = trained.learner.begin(trained.params, unknown)
+        outputs, _ = trained.learner.predict(state, torch.zeros(1, 1, *spec.input_shape, device=trained.device))
+    if not torch.isfinite(outputs).all():
+        raise ValueError("this policy reads its task's descriptor, so a task must be given")
+    return state
+
+
+def policy(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> MetaPolicy:
+    """Return a run's policy, as ``metarl.open_run`` opened it, after ``steps`` adaptation steps to a task.
+
+    ``trained.task(velocity=1.3)`` is a task. Without one, it is the policy that adaptation begins with.
+
+    Raises:
+        ValueError: as ``state_of`` and ``MetaPolicy``.
+    """
+    state = state_of(trained, task, steps, seed)
+    family: Any = trained.family
+    lanes = family.environment(1, torch.device("cpu"))
+    lanes.close()
+    return MetaPolicy(trained.learner, state, lanes.single_action_space, trained.device, seed)
