@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types check gpu metaworld clean
+.PHONY: demo test lint types docs check gpu metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -24,7 +24,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-check: lint types test
+# Not quietly: --quiet keeps warnings from --strict, too.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint types docs test
 
 # On a machine with a GPU: timings and the tests that need one, into gpu.json.
 gpu: $(STAMP)
@@ -32,7 +36,7 @@ gpu: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 # Meta-World pins an old MuJoCo: its plugin is installed, and tested, in an environment of its own.
@@ -43,4 +47,4 @@ metaworld:
 	cd plugins/metaworld && ../../.venv-metaworld/bin/python -m pytest
 
 clean:
-	rm -rf $(VENV) .venv-metaworld runs
+	rm -rf $(VENV) .venv-metaworld runs site

@@ -1,5 +1,6 @@
 """The commands. The standard library only, until a command needs more: ``metarl list`` answers at once."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -77,7 +78,9 @@ def _prepare(arguments: list[str]) -> Execute:
     if name == "list":
         return _list(rest)
     if name not in COMMANDS:
-        raise ValueError(f"unknown command {name!r}; 'metarl --help' lists them")
+        nearest = difflib.get_close_matches(name, ("list", *COMMANDS), n=1)
+        hint = "".join(f"; did you mean {found!r}?" for found in nearest)
+        raise ValueError(f"unknown command {name!r}{hint}; 'metarl --help' lists them")
     # OpenMP's waiting threads spin for milliseconds, which makes a shared machine crawl; torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.path.append(os.getcwd())  # so that module:attribute finds the modules that lie here

@@ -43,7 +43,7 @@ class ProgressCSV(KVWriter):
             self.columns += new
             _write(self.path, self.columns, rows)
         try:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
         except OSError as error:
             raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
@@ -213,7 +213,7 @@ def _order(name: str) -> tuple[str, int]:
 
 def read_progress(path: Path) -> list[dict[str, str]]:
     """Rows of a progress.csv; a last line that was cut short is left out."""
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 

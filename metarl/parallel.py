@@ -47,4 +47,5 @@ def _take(share: int) -> None:
     torch.set_num_threads(share)
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process

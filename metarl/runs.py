@@ -68,7 +68,7 @@ def create(
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's configuration. Raises RunError where there is none."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: {CONFIG} is missing") from None
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """Read a run's evaluation. Raises RunError where there is none, or none that can be read."""
     try:
-        contents = json.loads((folder / EVALUATION).read_text())
+        contents = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / EVALUATION} cannot be read: {error}") from error
     if not isinstance(contents, dict) or "metrics" not in contents:

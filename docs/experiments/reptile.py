@@ -184,7 +184,7 @@ def trained(cell: Cell, seed: int, points: int, options: Options) -> Curve:
     run = opened(cell, settings, folder)
     kept = (folder / runs.CHECKPOINT).exists()
     progress = run.restore(folder / runs.CHECKPOINT) if kept else run.first()
-    curve = json.loads((folder / CURVE).read_text()) if kept else []
+    curve = json.loads((folder / CURVE).read_text(encoding="utf-8")) if kept else []
     while progress.iteration < options.iterations:
         acted = progress
         progress, _ = run.iterate(acted)

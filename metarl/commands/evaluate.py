@@ -25,8 +25,8 @@ class EvaluateOptions:
     tasks: int = 40
     """Held-out tasks to adapt to."""
     steps: int | None = None
-    """Adaptation steps; scores are given after 0, 1, ..., this many (default: 3, or 1 where a memory is shown
-    examples)."""
+    """Adaptation steps; scores are given after 0, 1, ..., this many. By default 3, or 1 where a memory is shown
+    examples."""
     split: Split = "test"
     """Which tasks."""
     seed: int = 0
@@ -36,7 +36,7 @@ class EvaluateOptions:
     schedule: tuple[float, ...] | None = None
     """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
     episodes: int | None = None
-    """Episodes before each adaptation step (default: the run's own)."""
+    """Episodes before each adaptation step; by default the run's own."""
     oracle: Path | None = None
     """Run of an algorithm that knows each task, evaluated on the same ones, to tell with --pretrained how much of the
     gap between the two is closed."""

@@ -1,14 +1,26 @@
 """From command lines to dataclasses, by tyro; errors in one line."""
 
 import contextlib
+import dataclasses
+import difflib
 import io
 import re
-from typing import Any
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Union, get_args, get_origin
 
 import tyro
 from gymnasium.spaces import Space
 from torch import Tensor
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 from metarl.grouping import Classes
 from metarl.networks import Architecture
@@ -49,6 +61,52 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     )
 
 
+@registry.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``PATH`` instead of tyro's ``{None}|PATH``; the word None is still taken."""
+    choices = get_args(info.type)
+    if get_origin(info.type) not in (Union, types.UnionType) or len(choices) != 2 or type(None) not in choices:
+        return None
+    (given,) = (choice for choice in choices if choice is not type(None))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given, info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        return None
+    count = spec.nargs
+    return PrimitiveConstructorSpec(
+        nargs=(1, count) if isinstance(count, int) and count > 1 else count,
+        metavar=spec.metavar,
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+        choices=None if spec.choices is None else (*spec.choices, "None"),
+    )
+
+
+_read: set[type] = set()
+"""Dataclasses that are being handed on to tyro's own rule."""
+
+
+@registry.struct_rule
+def _flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """As tyro reads a dataclass, but for line breaks in the middle of a field's help, which it keeps."""
+    if not dataclasses.is_dataclass(info.type) or info.type in _read:
+        return None
+    _read.add(info.type)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _read.remove(info.type)
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    fields = (dataclasses.replace(field, helptext=partial(_paragraphs, field.helptext)) for field in spec.fields)
+    return dataclasses.replace(spec, fields=tuple(fields))
+
+
+def _paragraphs(told: str | Callable[[], str | None] | None) -> str | None:
+    text = told() if callable(told) else told
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
     """Parse a command line into a dataclass, if ``partial`` leaving out options that it does not have.
 
@@ -68,7 +126,7 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
 
 
 def _message(box: str) -> str:
-    """Return the message in tyro's box, without the frame, the title and the advice under it.
+    """Return the message in tyro's box, without the frame, the title and the advice under it, and what it may mean.
 
     Where the terminal cannot draw it, rules of hyphens stand between the three.
     """
@@ -80,4 +138,15 @@ def _message(box: str) -> str:
             sections.append([])
     framed = "╭" in box
     told = " ".join(sections[0] if framed or len(sections) == 1 else sections[1]) or box.strip()
-    return re.sub(r"^Error parsing (?!--)[\w.]+: ", "", told)  # a dataclass's own error needs no name before it
+    told = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", told)  # a dataclass's own error needs no name before it
+    return told + _suggestion(told, "\n".join(line for section in sections for line in section))
+
+
+def _suggestion(told: str, box: str) -> str:
+    """Of the options that tyro finds similar to an unknown one, name that whose last word is most like it."""
+    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", told)
+    if not unknown:
+        return ""
+    similar = {option.rpartition(".")[2].removeprefix("--"): option for option in re.findall(r"^--[\w.-]+", box, re.M)}
+    nearest = difflib.get_close_matches(unknown[1].rpartition(".")[2].removeprefix("--"), similar, n=1, cutoff=0.0)
+    return f"; did you mean {similar[nearest[0]]}?" if nearest else ""

@@ -20,7 +20,7 @@ class PlotOptions:
     runs: Positional[tuple[Path, ...]]
     """Run folders; several are drawn into one picture."""
     out: Path | None = None
-    """Folder for the pictures (default: the first run's)."""
+    """Folder for the pictures; by default the first run's."""
 
 
 def prepare(arguments: list[str]) -> Execute:

@@ -25,7 +25,7 @@ and the outer update's, too."""
 def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
     if arguments in (["-h"], ["--help"]):
-        parse(Settings, ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
+        parse(_joined(_common(Settings())), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise ValueError(
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
@@ -70,22 +70,32 @@ def _chosen_update(options: list[str], default: Any) -> Any:
 
 def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
     """Join the options of a run into one dataclass, which tyro turns into a command line."""
-    name: Any = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
-    return dataclasses.make_dataclass(
-        "Train",
+    name = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
+    return _joined(
         [
-            ("outer", Annotated[Update, arg(help="How the meta-parameters move.")], name),
-            ("settings", OmitArgPrefixes[Settings], training.default_settings(tasks.spec)),
-            ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
-            ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
-            ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
-            ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
+            *_common(training.default_settings(tasks.spec), name),
             ("algorithm", type(algorithm), algorithm),
             ("tasks", type(tasks), tasks),
             ("update", Annotated[type(update), arg(name="outer")], update),
-        ],
-        frozen=True,
+        ]
     )
+
+
+def _common(settings: Settings, outer: str | None = None) -> list[tuple[str, Any, Any]]:
+    """Options that every run has; ``outer`` is what is taken where none is named, if that is known."""
+    help_outer = "How the meta-parameters move" + ("; by default as the algorithm says." if outer is None else ".")
+    return [
+        ("outer", Annotated[Update | None if outer is None else Update, arg(help=help_outer)], outer),
+        ("settings", OmitArgPrefixes[Settings], settings),
+        ("out", Annotated[Path | None, arg(help="Run folder; by default runs/ALGORITHM-TASKS-SEED.")], None),
+        ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
+        ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+        ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
+    ]
+
+
+def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
+    return dataclasses.make_dataclass("Train", fields, frozen=True)
 
 
 def finish(result: Result, out: Path, quiet: bool) -> int:

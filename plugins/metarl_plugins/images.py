@@ -187,7 +187,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _tabulated(root: Path, table: Path) -> Files:
     """Return the images that a .csv file names, in root or in its folder ``images``."""
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         if not {"filename", "label"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{table} has the columns {rows.fieldnames}: expected filename and label")

@@ -39,7 +39,7 @@ def main() -> None:
     rates = measure(runs, options)
     report(rates)
     if options.json:
-        with open(options.json, "w") as file:
+        with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"steps_per_second": rates, **vars(options), **machine()}, file, indent=2)
 
 

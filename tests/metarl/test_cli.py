@@ -118,7 +118,8 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
     ("arguments", "told"),
     [
         ("", "no command given; 'metarl --help' lists them"),
-        ("trian maml bandit", "unknown command 'trian'; 'metarl --help' lists them"),
+        ("trian maml bandit", "unknown command 'trian'; did you mean 'train'?; 'metarl --help' lists them"),
+        ("xyz", "unknown command 'xyz'; 'metarl --help' lists them"),
         ("list families", "metarl list takes 'tasks', 'algorithms' or nothing, not 'families'"),
         ("list tasks algorithms", "takes 'tasks', 'algorithms' or nothing"),
         ("train", "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'"),
@@ -132,7 +133,10 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml my_tasks:NOTHING --out X", "has no 'sample'"),
         ("train maml bandit --outer trpoo --out X", "unknown outer update 'trpoo'; expected trpo, promp, adam"),
         ("train maml bandit --outer=adagrad --out X", "unknown outer update 'adagrad'"),
-        ("train maml bandit --iteration 3 --out X", "--iteration"),
+        ("train maml bandit --iteration 3 --out X", "--iteration, 3; did you mean --iterations?"),
+        ("train maml bandit --step-size 3 --out X", "--step-size, 3; did you mean --algorithm.step-size?"),
+        ("train maml bandit --horizon 3 --out X", "--horizon, 3; did you mean --tasks.sampling.horizon?"),
+        ("train maml bandit --zzz --out X", "Unrecognized options: --zzz; 'metarl train maml bandit --help'"),
         ("train maml bandit --iterations --out X", "--iterations"),
         ("train maml bandit --outer adam --outer.max-kl 1 --out X", "--outer.max-kl"),
         ("train maml bandit more --out X", "more"),
@@ -312,8 +316,30 @@ class TestHelp:
         for option in ("-h", "--help"):
             told = printed(capsys, "train", option)
             assert "metarl train ALGORITHM TASKS" in told
-            assert "--meta-batch-size" in told
             assert "metarl list" in told
+            for shared in (
+                "--meta-batch-size",
+                "--outer {trpo,promp,adam,sgd}",
+                "--out PATH",
+                "--overwrite",
+                "--quiet",
+            ):
+                assert shared in told
+
+    def test_options_that_may_be_left_out_look_like_others(self, capsys: Captured) -> None:
+        told = printed(capsys, "train", "maml", "bandit", "--help")
+        assert "--algorithm.schedule [FLOAT [FLOAT ...]]" in told
+        assert "--outer.chunks INT" in told
+        assert "{None}" not in told
+
+    def test_a_paragraph_of_help_has_no_line_breaks_of_its_own(
+        self, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "100")
+        lines = [line.strip("│ ") for line in printed(capsys, "train", "maml", "bandit", "--help").splitlines()]
+        first = next(at for at, line in enumerate(lines) if line.startswith("Factors of the step size at inner step"))
+        second, third = lines[first + 1 : first + 3]
+        assert len(second) + len(third.split()[0]) > 85, "the text goes on where its source has a new line"
 
     @pytest.mark.parametrize(
         ("command", "text"),

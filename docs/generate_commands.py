@@ -1,0 +1,89 @@
+"""Writes docs/commands.md: the help of every command, and the options of everything that comes with metarl.
+
+python docs/generate_commands.py
+"""
+
+import contextlib
+import io
+import os
+import re
+import textwrap
+from pathlib import Path
+
+from metarl import cli, plugins
+from metarl.outer import OUTER_UPDATES
+
+PAGE = Path(__file__).with_name("commands.md")
+COLUMNS = "88"
+INTRODUCTION = """# Commands
+
+<!-- Written by docs/generate_commands.py from the commands themselves: change their help, then run it again. -->
+
+Options of the algorithm, the tasks and the outer update carry their prefix, `--algorithm.`, `--tasks.` and `--outer.`.
+Below the commands are those of everything that comes with metarl; `metarl train ALGORITHM TASKS --help` tells those of
+other plugins, too.
+
+Exit codes: 0 done; 2 the request was wrong, which one line on standard error explains; 1 it failed while running, with
+a traceback, and the last checkpoint is intact; 130 stopped by Ctrl-C.
+"""
+TITLE = re.compile(r"^ (\w.*)\n -+\n", re.MULTILINE)
+"""The head of a group of options, where nothing can draw boxes."""
+
+
+def told(*arguments: str) -> str:
+    """Return what a command prints, as in a terminal of ``COLUMNS`` columns."""
+    said, before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = COLUMNS
+    try:
+        with contextlib.redirect_stdout(said):
+            code = cli.main(list(arguments))
+    finally:
+        os.environ.pop("COLUMNS")
+        os.environ |= {} if before is None else {"COLUMNS": before}
+    if code != cli.DONE:
+        raise ValueError(f"metarl {' '.join(arguments)} ended with exit code {code}")
+    return "\n".join(line.rstrip() for line in said.getvalue().splitlines()).rstrip()
+
+
+def options(prefix: str, *arguments: str) -> str:
+    """Return the part of a command's help that tells the options of a prefix, such as 'algorithm'."""
+    _, *groups = TITLE.split(told(*arguments, "--help"))
+    bodies = [body.rstrip() for title, body in zip(groups[::2], groups[1::2], strict=True) if title.startswith(prefix)]
+    if not bodies:
+        raise ValueError(f"the help of metarl {' '.join(arguments)} has no options of the {prefix}")
+    return textwrap.dedent("\n\n".join(bodies))
+
+
+def section(title: str, contents: str, level: int = 3) -> str:
+    """Return a heading with a block of text under it."""
+    return f"{'#' * level} {title}\n\n```text\n{contents}\n```\n"
+
+
+def shipped(group: plugins.Group) -> list[str]:
+    """Return the names of the plugins that come with metarl."""
+    return [plugin.name for plugin in plugins.available(group) if plugin.package == "metarl"]
+
+
+def page() -> str:
+    """Return the whole page."""
+    commands = [section(f"metarl {name}", told(name, "--help"), 2) for name in cli.COMMANDS]
+    algorithms = [section(name, options("algorithm", "train", name, "sinusoid")) for name in shipped("algorithms")]
+    tasks = [section(name, options("tasks", "train", "maml", name)) for name in shipped("tasks")]
+    outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in OUTER_UPDATES]
+    parts = [
+        INTRODUCTION,
+        section("metarl", told("--help"), 2),
+        *commands,
+        "## Options of algorithms\n",
+        *algorithms,
+        "## Options of tasks\n",
+        *tasks,
+        "## Options of outer updates\n",
+        *outers,
+    ]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")
