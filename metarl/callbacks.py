@@ -58,7 +58,7 @@ class Evaluate:
 def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
     """Write a point of the curve, and the parameters if they are the best so far."""
     path = folder / runs.CURVE
-    curve = json.loads(path.read_text()) if path.exists() else []
+    curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     # What a killed run had evaluated after its last checkpoint comes again.
     curve = [point for point in curve if point["iteration"] < progress.iteration]
     if not math.isnan(score) and not any(point["score"] >= score for point in curve):

@@ -85,7 +85,7 @@ class WeightsAndBiases(KVWriter):
         self._run = import_wandb().init(
             project=project,
             name=folder.resolve().name,
-            id=known.read_text(),
+            id=known.read_text(encoding="utf-8"),
             resume="allow",
             config=dict(config),
             dir=str(folder),
@@ -152,9 +152,10 @@ def open_files(folder: Path, iteration: int) -> Logger:
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's options by dotted names, such as ``algorithm.step_size``, as TensorBoard takes them."""
-    named = {name: config[name]["reference"] for name in runs.GROUPS if name in config}
-    for name in runs.GROUPS:
-        named |= _flat(name, config.get(name, {}).get("options", {}))
+    parts = {name: config[name] for name in runs.GROUPS if config.get(name)}  # baselines have no outer update
+    named = {name: part["reference"] for name, part in parts.items()}
+    for name, part in parts.items():
+        named |= _flat(name, part["options"])
     return named | _flat("settings", config.get("settings", {}))
 
 

@@ -112,7 +112,7 @@ def curve(learnt: Trained, task: ControlTasks, start: str, setting: str, seed: i
     """Return the learning curve of one PPO run, trained if it was not."""
     path = options.runs / f"sb3-ppo-{start}-{setting}-{seed}.json"
     if path.exists():
-        told: Curve = json.loads(path.read_text())
+        told: Curve = json.loads(path.read_text(encoding="utf-8"))
         return told
     env = sb3.TaskVecEnv(FAMILY, FAMILY.sampling.episodes, task, seed=seed)
     keywords = {**SETTINGS[setting], "n_steps": FAMILY.sampling.horizon, "seed": seed, "device": "cpu"}

@@ -65,6 +65,8 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """``PATH`` instead of tyro's ``{None}|PATH``; the word None is still taken."""
     choices = get_args(info.type)
+    if info.type == Classes | None:
+        return None  # it is held
     if get_origin(info.type) not in (Union, types.UnionType) or len(choices) != 2 or type(None) not in choices:
         return None
     (given,) = (choice for choice in choices if choice is not type(None))
