@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metarl import evaluation, runs
 from metarl.experience import training_score
-from metarl.training import Iteration, Progress
 from metarl.types import Split
+
+if TYPE_CHECKING:
+    from metarl.training import Iteration, Progress
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Evaluate:
         if min(self.every, self.tasks) < 1 or self.steps < 0:
             raise ValueError(f"every={self.every} and tasks={self.tasks} are at least 1, steps={self.steps} at least 0")
 
-    def __call__(self, told: Iteration) -> bool:
+    def __call__(self, told: "Iteration") -> bool:
         """Evaluate where it is time to."""
         run, params = told.run, told.progress.params
         if told.progress.iteration % self.every:
@@ -55,7 +57,7 @@ class Evaluate:
         return self.stop_at is None or score < self.stop_at
 
 
-def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
+def _keep(folder: Path, progress: "Progress", metrics: Mapping[str, Any], score: float) -> None:
     """Write a point of the curve, and the parameters if they are the best so far."""
     path = folder / runs.CURVE
     curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -77,7 +79,7 @@ class KeepCheckpoints:
         if self.every < 1:
             raise ValueError(f"every={self.every} must be at least 1")
 
-    def __call__(self, told: Iteration) -> None:
+    def __call__(self, told: "Iteration") -> None:
         """Write a checkpoint where it is time to. Raises ValueError where there is no run folder to write to."""
         folder, iteration = told.run.folder, told.progress.iteration
         if folder is None:
@@ -93,6 +95,6 @@ class StopAtScore:
     threshold: float
     """Score at which training stops."""
 
-    def __call__(self, told: Iteration) -> bool:
+    def __call__(self, told: "Iteration") -> bool:
         """Look at the score of logged iterations."""
         return told.row is None or training_score(told.row) < self.threshold

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -28,7 +28,9 @@ WANDB = "wandb-id.txt"
 """Where a run folder keeps the run's identity on Weights & Biases."""
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
-"""What callbacks and baselines add."""
+"""What evaluations during training, callbacks and baselines add."""
+Checkpoint = Literal["last", "best", "validated"]
+"""The last parameters, those of the best training score, or those of the best score on validation tasks."""
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
@@ -91,6 +93,16 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "metrics" not in contents:
         raise RunError(f"{folder / EVALUATION} is not an evaluation: it holds no metrics")
     return contents
+
+
+def checkpoint(folder: Path, which: Checkpoint) -> Path:
+    """Return a checkpoint's file. Raises RunError for an unknown one, or where no validation has kept any."""
+    names = {"last": CHECKPOINT, "best": BEST, "validated": BEST_EVALUATION}
+    if which not in names:
+        raise RunError(f"checkpoint={which!r}: expected one of {', '.join(names)}")
+    if which == "validated" and not (folder / BEST_EVALUATION).exists():
+        raise RunError(f"{folder} has no {BEST_EVALUATION}: none is kept without --validate-every in training")
+    return folder / names[which]
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,8 +12,6 @@ from metarl.evaluation import Adapted, adapt
 from metarl.seeding import stream
 from metarl.training import Device
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
-
-Checkpoint = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,14 @@ class Trained:
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
 
-def open_run(folder: Path | str, checkpoint: Checkpoint = "last", device: Device = "auto") -> Trained:
-    """Open a run folder: the last parameters, or those of the best training score.
+def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
+    """Open a run folder: the last parameters, or those of the best score in training or on validation tasks.
 
     Raises:
         RunError: the folder holds no usable run, or no such checkpoint.
         PluginError: its algorithm or its family is not installed.
     """
     folder = Path(folder)
-    if checkpoint not in ("last", "best"):
-        raise ValueError(f"checkpoint={checkpoint!r}: expected 'last' or 'best'")
     run = training.Run(*training.recorded(folder, device), folder)
-    progress = run.restore(folder / (runs.CHECKPOINT if checkpoint == "last" else runs.BEST))
+    progress = run.restore(runs.checkpoint(folder, checkpoint))
     return Trained(run.algorithm, run.family, run.learner, progress.params, run.device, progress.iteration)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl import logger, plugins, runs
+from metarl.callbacks import Evaluate
 from metarl.control import ControlTasks, check_environment
 from metarl.experience import gather, training_score
 from metarl.interrupts import stop_on_interrupt
@@ -47,15 +48,30 @@ class Settings:
     log_every: int = 1
     """Iterations between rows of the logs, which tell of one iteration each; the last one is always logged. The best
     checkpoint is chosen among logged iterations."""
+    validate_every: int | None = None
+    """Iterations between evaluations on held-out validation tasks; the parameters that score best after the last step
+    are kept: --checkpoint validated. By default there are none."""
+    validation_tasks: int = 40
+    """Tasks of such an evaluation."""
+    validation_steps: int = 3
+    """Its adaptation steps."""
     wandb: str | None = None
     """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl[wandb]"."""
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
             raise ValueError(f"device={self.device!r}: expected one of {', '.join(get_args(Device))}")
-        for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.validation()  # raises ValueError for sizes that it cannot have
+
+    def validation(self) -> list["Callback"]:
+        """Return what evaluates while training, if anything does."""
+        if self.validate_every is None:
+            return []
+        return [Evaluate(self.validate_every, self.validation_tasks, self.validation_steps)]
 
 
 def default_settings(spec: Spec) -> Settings:
@@ -286,7 +302,7 @@ class Run:
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
-        rows: list[dict[str, float]] = []
+        rows, asked = list[dict[str, float]](), [*self.settings.validation(), *callbacks]
         ends = progress.iteration >= last
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
@@ -298,7 +314,7 @@ class Run:
                     rows.append(logged)
                     log(logged)
                     score = training_score(logged)
-                answers = [callback(Iteration(self, reached, logged)) for callback in callbacks]
+                answers = [callback(Iteration(self, reached, logged)) for callback in asked]
                 ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
         return Result(progress.params, self.learner, rows, interrupted=progress.iteration < last)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -31,8 +31,8 @@ class EvaluateOptions:
     """Which tasks."""
     seed: int = 0
     """Decides the tasks, and the random numbers of adaptation."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The last parameters, or those of the best training score (the MAML paper's protocol)."""
+    checkpoint: runs.Checkpoint = "last"
+    """The last parameters, those of the best training score (the MAML paper's protocol), or of the best validation."""
     schedule: tuple[float, ...] | None = None
     """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
     episodes: int | None = None
@@ -62,7 +62,7 @@ Options of the run's algorithm and tasks can be changed for it: --algorithm.step
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     chosen, run = _evaluated(arguments)
-    path = chosen.run / (runs.CHECKPOINT if chosen.checkpoint == "last" else runs.BEST)
+    path = runs.checkpoint(chosen.run, chosen.checkpoint)
     progress, config = run.restore(path), runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])

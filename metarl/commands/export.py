@@ -10,7 +10,7 @@ from metarl import runs, sb3, trained
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import ControlTasks
-from metarl.trained import Checkpoint, Trained
+from metarl.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class ExportOptions:
     """File to write, such as model.zip."""
     to: Literal["sb3"] = "sb3"
     """What to make: sb3, a PPO model of Stable-Baselines3."""
-    checkpoint: Checkpoint = "last"
-    """The last parameters, or those of the best training score."""
+    checkpoint: runs.Checkpoint = "last"
+    """The last parameters, or those of the best score in training or in validation."""
     task: tuple[str, ...] = ()
     """Task to adapt to, by its parameters: velocity=1.3, or goal=0.3,0.4."""
     steps: int = 0

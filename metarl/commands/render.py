@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction
 
-from metarl import rendering, video
+from metarl import rendering, runs, video
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import ControlTasks
@@ -33,8 +33,8 @@ class RenderOptions:
     """Which tasks."""
     seed: int = 0
     """Decides the tasks, and the random numbers of adaptation and of what is filmed."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The last parameters, or those of the best training score."""
+    checkpoint: runs.Checkpoint = "last"
+    """The last parameters, or those of the best score in training or in validation."""
     mean: bool = False
     """Film the most likely action at every step, instead of actions that are sampled as in evaluation."""
     height: int = 240

@@ -13,6 +13,7 @@ from metarl.callbacks import Evaluate, KeepCheckpoints, StopAtScore
 from metarl.control import Sampling
 from metarl.networks import Network
 from metarl.outer import Adam
+from metarl.trained import open_run
 from metarl.training import Callback, Iteration, Settings
 from metarl_envs.bandit import Bandit
 
@@ -140,3 +141,28 @@ def test_wrong_options_are_refused() -> None:
         Evaluate(every=0)
     with pytest.raises(ValueError, match="every=0 must be at least 1"):
         KeepCheckpoints(every=0)
+
+
+VALIDATION = {"validate_every": EVALUATE.every, "validation_tasks": EVALUATE.tasks, "validation_steps": EVALUATE.steps}
+
+
+def test_settings_ask_for_validation_and_a_resumed_run_goes_on_with_it(whole: Path, tmp_path: Path) -> None:
+    trained(tmp_path, [lambda told: told.progress.iteration < 3], **VALIDATION)
+    training.resume(tmp_path)
+    assert curve(tmp_path) == curve(whole)
+    assert same(params(tmp_path, runs.BEST_EVALUATION), params(whole, runs.BEST_EVALUATION))
+    best = max(curve(tmp_path), key=lambda point: point["score"])
+    assert open_run(tmp_path, "validated").iteration == best["iteration"]
+
+
+def test_a_run_without_validation_has_no_such_checkpoint(tmp_path: Path) -> None:
+    trained(tmp_path, [], iterations=1)
+    with pytest.raises(runs.RunError, match="none is kept without --validate-every"):
+        open_run(tmp_path, "validated")
+
+
+@pytest.mark.parametrize("name", VALIDATION)
+def test_settings_of_validation_that_make_no_sense_are_refused(name: str) -> None:
+    settings = VALIDATION | {name: -1}
+    with pytest.raises(ValueError, match="at least"):
+        Settings(**settings)
