@@ -14,8 +14,9 @@ demo: $(STAMP)
 	$(BIN)/metarl evaluate $(RUN) --tasks 40 --steps 3 --checkpoint best
 	$(BIN)/metarl plot $(RUN)
 
+# A process for each core, of one thread each: tests are many and small.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not benchmark"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not benchmark" --numprocesses auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
