@@ -2,10 +2,10 @@
 
     python docs/experiments/sb3_finetuning.py --seeds 0 1 2 3 4
 
-It meta-trains MAML on 2-D navigation as docs/results.md does (RUNS/nav-2, a quarter of an hour of one core), exports
-the policy to Stable-Baselines3, before adaptation and after one gradient step on the goal, and trains PPO from each
-start with the same settings: Stable-Baselines3's, and others that let the policy move far. What was trained is taken as
-it is: interrupt it at any time. It writes sb3-finetuning.json and sb3-finetuning.png.
+It meta-trains MAML on 2-D navigation (RUNS/sb3-maml-2, a quarter of an hour of one core), exports the policy to
+Stable-Baselines3, before adaptation and after one gradient step on the goal, and trains PPO from each start with the
+same settings: Stable-Baselines3's, and others that let the policy move far. What was trained is taken as it is:
+interrupt it at any time. It writes sb3-finetuning.json and sb3-finetuning.png.
 """
 
 import json
@@ -96,7 +96,7 @@ def main(options: Options) -> None:
 
 def meta_learnt(options: Options) -> Trained:
     """Return the meta-learnt policy, trained to its end if it was not."""
-    folder = options.runs / f"nav-{options.meta_seed}"
+    folder = options.runs / f"sb3-maml-{options.meta_seed}"
     if not (folder / runs.CONFIG).exists():
         settings = Settings(options.iterations, options.meta_batch_size, options.meta_seed, device="cpu")
         sources = Source(ALGORITHM, "maml"), Source(FAMILY, "point-navigation")
