@@ -89,6 +89,8 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         dtype: DTypeLike = np.float32,
         workers: int = 2,
     ):
+        if sys.platform == "win32":
+            raise ValueError("worker processes need Linux or macOS, whose processes inherit open files: use workers=1")
         if not 1 <= workers <= num_envs:
             raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
