@@ -217,7 +217,7 @@ def _step(env: VectorEnv, action: Tensor, spec: Spec, tasks: int, step: int) -> 
     device, lanes = action.device, action.flatten(0, 1)
     shape = (tasks, len(lanes) // tasks)
     with _blamed(step, shape[1], lanes):
-        observation, reward, ended, cut, _ = env.step(lanes if _on_torch(env) else lanes.cpu().numpy())
+        observation, reward, ended, cut, _ = env.step(lanes if on_torch(env) else lanes.cpu().numpy())
     told = (("rewards", reward), ("terminations", ended), ("truncations", cut))
     rewards, *flags = (_told(value, device, f"{name} at step {step}", shape) for name, value in told)
     following = _observed(observation, device, step, (*shape, *spec.input_shape))
@@ -242,7 +242,8 @@ def _lane(lane: int, episodes: int) -> str:
     return f"task {lane // episodes}, lane {lane} (episode {lane % episodes})"
 
 
-def _on_torch(env: VectorEnv) -> bool:
+def on_torch(env: VectorEnv) -> bool:
+    """Return whether an environment's arrays are torch tensors, not NumPy's."""
     return getattr(env.unwrapped, "device", None) is not None
 
 

@@ -41,6 +41,11 @@ class Evaluation:
         return by_step | {f"accuracy/instance_{k}": summary(values) for k, values in enumerate(instances, start=1)}
 
 
+def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
+    """Sample the tasks that every evaluation of this number, split and seed meets."""
+    return family.sample(number, split, stream(seed, f"tasks/{split}"))
+
+
 def evaluate(
     learner: Learner,
     params: Params,
@@ -62,7 +67,7 @@ def evaluate(
     """
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
-    sampled = family.sample(tasks, split, stream(seed, f"tasks/{split}"))
+    sampled = sample_tasks(family, tasks, split, seed)
     with torch.no_grad():
         draw = _control if learner.spec.control else _examples
         scores, queries, instances = draw(learner, params, sampled, steps, seed, torch.device(device))

@@ -68,7 +68,7 @@ def checked_options(
     options: Mapping[str, Any], parameters: spaces.Dict, num_envs: int
 ) -> tuple[dict[str, Array], Array]:
     """Return task parameters, one row per lane, and which lanes to restart. Raises ValueError for wrong ones."""
-    given = {name: _array(value) for name, value in options.items()}
+    given = {name: as_array(value) for name, value in options.items()}
     restarted = given.pop("reset_mask", np.ones(num_envs)).astype(bool)
     if restarted.shape != (num_envs,):
         raise ValueError(f"reset_mask has shape {restarted.shape} where {(num_envs,)} was expected")
@@ -84,13 +84,14 @@ def checked_options(
 
 def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
     """Return actions, one row per lane, in the type of their space. Raises ValueError for wrong ones."""
-    given = _array(actions)
+    given = as_array(actions)
     if given.shape != space.shape or not np.isfinite(given).all():
         raise ValueError(f"actions of shape {given.shape}: expected finite numbers of {space.shape}")
     return given.astype(space.dtype, copy=False)
 
 
-def _array(values: Any) -> Array:
+def as_array(values: Any) -> Array:
+    """Return a tensor, or what NumPy can read, as an array."""
     # A tensor may live on another device, and may be part of a graph.
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 

@@ -8,8 +8,7 @@ import torch
 
 from metarl import control, runs, training
 from metarl.control import ControlTasks
-from metarl.evaluation import Adapted, adapt
-from metarl.seeding import stream
+from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.training import Device
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
@@ -29,7 +28,7 @@ class Trained:
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
         """Sample tasks: those that ``metarl evaluate`` meets with the same number, split and seed."""
-        return self.family.sample(number, split, stream(seed, f"tasks/{split}"))
+        return sample_tasks(self.family, number, split, seed)
 
     def task(self, **parameters: Any) -> ControlTasks:
         """Return the one task of these parameters, such as ``velocity=1.3``. Raises ValueError for what is no task."""

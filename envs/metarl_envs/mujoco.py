@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.vector import VectorEnv
 
+from metarl.interfaces import as_array
 from metarl_envs import rendering as drawing
 from metarl_envs.dynamics import SCALED_FIELDS, Array, set_scaled_fields
 from metarl_envs.robots import (
@@ -21,7 +22,6 @@ from metarl_envs.robots import (
     observation_space,
     starting_state,
     to_control,
-    to_numpy,
 )
 from metarl_envs.simulator import ALARMS, load_model, simulate
 
@@ -179,7 +179,7 @@ class RobotVectorEnv(VectorEnv[Array, Array, Array]):
         """
         super().reset(seed=seed)
         given = dict(options or {})
-        mask = np.asarray(to_numpy(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_))))
+        mask = as_array(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ValueError(f"reset_mask must be bool [{self.num_envs}], not {mask.dtype} {list(mask.shape)}")
         lanes = np.flatnonzero(mask)

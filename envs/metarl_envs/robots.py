@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from metarl.interfaces import as_array
 from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
 from metarl_envs.rendering import Camera, Marker
 from metarl_envs.simulator import Physics, Simulation, load_model
@@ -162,11 +163,6 @@ def initial_parameters(family: RobotFamily, given: Mapping[str, Any] | None) -> 
     return check_parameters(family, {**nominal, **family.default_task, **(given or {})}, ())
 
 
-def to_numpy(value: Any) -> Any:
-    """Return a tensor, on any device, as an array; other values as they are."""
-    return value.numpy(force=True) if isinstance(value, torch.Tensor) else value
-
-
 def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple[int, ...]) -> dict[str, Array]:
     """Return task parameters and factors as float64 copies. Raises ValueError for what describes no task."""
     shapes = dict.fromkeys(SCALED_FIELDS, ()) | {name: space.shape for name, space in family.parameter_space.items()}
@@ -174,7 +170,7 @@ def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple
         raise ValueError(f"unknown options {unknown}: expected some of {[*shapes, *(['reset_mask'] if lanes else [])]}")
     checked: dict[str, Array] = {}
     for name, value in given.items():
-        array = np.array(to_numpy(value), dtype=np.float64)
+        array = np.array(as_array(value), dtype=np.float64)
         expected = (*lanes, *(shapes[name] or ()))
         if array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape} where {expected} was expected")

@@ -5,7 +5,6 @@ Both give the same bits as one ``MjData`` stepped by itself, whatever the number
 
 import copy
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from metarl.control import LaneError
+from metarl.workers import usable_cpus
 from metarl_envs.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
 Backend = Literal["auto", "native", "threads", "warp"]
@@ -105,14 +105,10 @@ def simulate(model: Any, lanes: int, simulation: Simulation, contact_forces: boo
     if simulation.backend == "native" and (contact_forces or not native):
         reason = "computes no contact forces" if native else f"needs MuJoCo 3.17, not {mujoco.__version__}"
         raise ValueError(f"the native backend {reason}: use backend 'threads' or 'auto'")
-    threads = min(lanes, simulation.threads or _usable_cpus())
+    threads = min(lanes, simulation.threads or usable_cpus())
     if simulation.backend == "threads" or contact_forces or not native:
         return ThreadSimulator(model, lanes, threads, contact_forces)
     return NativeSimulator(model, lanes, threads)
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class NativeSimulator:

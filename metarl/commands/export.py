@@ -8,9 +8,7 @@ from tyro.conf import Positional
 
 from metarl import runs, sb3, trained
 from metarl.cli import DONE, Execute
-from metarl.commands.parsing import parse
-from metarl.control import ControlTasks
-from metarl.trained import Trained
+from metarl.commands.parsing import parse, task_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,8 @@ def prepare(arguments: list[str]) -> Execute:
     """``RUN --to sb3 PATH``: the meta-learnt policy as a Stable-Baselines3 model."""
     chosen = parse(ExportOptions, arguments, "export", "Write a run's policy as a model of another library.")
     opened = trained.open_run(chosen.run, chosen.checkpoint, "cpu")
-    task = _task(opened, chosen.task) if chosen.task else None
+    expected = "NAME=NUMBER, or NAME=NUMBER,NUMBER,..."
+    task = opened.task(**task_parameters(chosen.task, expected)) if chosen.task else None
     model = sb3.to_ppo(opened, task, chosen.steps, chosen.seed)
 
     def execute() -> int:
@@ -55,16 +54,3 @@ def prepare(arguments: list[str]) -> Execute:
         return DONE
 
     return execute
-
-
-def _task(opened: Trained, words: tuple[str, ...]) -> ControlTasks:
-    """Return the task of words such as ``velocity=1.3``. Raises ValueError for what is no task."""
-    parameters: dict[str, float | list[float]] = {}
-    for word in words:
-        name, _, numbers = word.partition("=")
-        try:
-            values = [float(number) for number in numbers.split(",")]
-        except ValueError as error:
-            raise ValueError(f"--task {word}: expected NAME=NUMBER, or NAME=NUMBER,NUMBER,...") from error
-        parameters[name] = values if len(values) > 1 else values[0]
-    return opened.task(**parameters)

@@ -6,7 +6,7 @@ import difflib
 import io
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Union, get_args, get_origin
 
@@ -43,6 +43,28 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
 
 
 @registry.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``PATH`` instead of tyro's ``{None}|PATH``; the word None is still taken."""
+    choices = get_args(info.type)
+    if get_origin(info.type) not in (Union, types.UnionType) or len(choices) != 2 or type(None) not in choices:
+        return None
+    (given,) = (choice for choice in choices if choice is not type(None))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given, info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        return None
+    count = spec.nargs
+    return PrimitiveConstructorSpec(
+        nargs=(1, count) if isinstance(count, int) and count > 1 else count,
+        metavar=spec.metavar,
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+        choices=None if spec.choices is None else (*spec.choices, "None"),
+    )
+
+
+# After the rule for optional values: the later rule is asked first, and splits of classes are optional.
+@registry.primitive_rule
 def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Spaces, tensors and splits of classes have no form on the command line: they stay as the family has them."""
     kind: Any = info.type
@@ -58,29 +80,6 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         instance_from_str=refuse,
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value) if isinstance(value, Space) else type(value).__name__],
-    )
-
-
-@registry.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``PATH`` instead of tyro's ``{None}|PATH``; the word None is still taken."""
-    choices = get_args(info.type)
-    if info.type == Classes | None:
-        return None  # it is held
-    if get_origin(info.type) not in (Union, types.UnionType) or len(choices) != 2 or type(None) not in choices:
-        return None
-    (given,) = (choice for choice in choices if choice is not type(None))
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given, info.markers))
-    if isinstance(spec, UnsupportedTypeAnnotationError):
-        return None
-    count = spec.nargs
-    return PrimitiveConstructorSpec(
-        nargs=(1, count) if isinstance(count, int) and count > 1 else count,
-        metavar=spec.metavar,
-        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
-        is_instance=lambda value: value is None or spec.is_instance(value),
-        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
-        choices=None if spec.choices is None else (*spec.choices, "None"),
     )
 
 
@@ -125,6 +124,19 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
         if not stop.code:
             raise
         raise ValueError(f"{_message(said.getvalue())}; 'metarl {command} --help' tells the options") from None
+
+
+def task_parameters(words: Sequence[str], expected: str) -> dict[str, float | list[float]]:
+    """Read ``name=number`` and ``name=number,number``, as --task takes them. Raises ValueError for anything else."""
+    parameters: dict[str, float | list[float]] = {}
+    for word in words:
+        name, _, told = word.partition("=")
+        try:
+            numbers = [float(number) for number in told.split(",")]
+        except ValueError:
+            raise ValueError(f"--task {word}: expected {expected}") from None
+        parameters[name] = numbers[0] if len(numbers) == 1 else numbers
+    return parameters
 
 
 def _message(box: str) -> str:

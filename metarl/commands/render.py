@@ -8,7 +8,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from metarl import rendering, runs, video
 from metarl.cli import DONE, Execute
-from metarl.commands.parsing import parse
+from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
 from metarl.trained import Trained, open_run
 from metarl.training import Device
@@ -78,18 +78,9 @@ def prepare(arguments: list[str]) -> Execute:
 
 def _tasks(trained: Trained, chosen: RenderOptions) -> ControlTasks:
     if chosen.task:
-        return trained.task(**dict(map(_parameter, chosen.task)))
+        expected = "a parameter and its numbers, such as goal=0.3,-0.4"
+        return trained.task(**task_parameters(chosen.task, expected))
     tasks = trained.tasks(chosen.tasks, chosen.split, chosen.seed)
     if not isinstance(tasks, ControlTasks):
         raise ValueError(f"{type(trained.family).__name__} samples no ControlTasks, which rendering needs")
     return tasks
-
-
-def _parameter(words: str) -> tuple[str, float | list[float]]:
-    """Read ``name=number`` or ``name=number,number``. Raises ValueError for anything else."""
-    name, _, told = words.partition("=")
-    try:
-        numbers = [float(number) for number in told.split(",")]
-    except ValueError:
-        raise ValueError(f"--task {words}: expected a parameter and its numbers, such as goal=0.3,-0.4") from None
-    return name, numbers[0] if len(numbers) == 1 else numbers

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.control import ControlTasks
+from metarl.control import ControlTasks, on_torch
 from metarl.seeding import stream
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ class Lanes:
     def __init__(self, tasks: ControlTasks, seed: int = 0) -> None:
         self.tasks, self.seed, self.count = tasks, seed, len(tasks.descriptors)
         self.env = tasks.environment(self.count, CPU)
-        self.on_torch = getattr(self.env.unwrapped, "device", None) is not None
+        self.on_torch = on_torch(self.env)
 
     def reset(self) -> Tensor:
         """Start every lane with its task, from the seed."""

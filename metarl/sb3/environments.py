@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.control import check_environment
+from metarl.interfaces import as_array
 from metarl.seeding import stream
 from metarl.types import Family, Split, Tasks
 
@@ -157,4 +158,4 @@ class TaskVecEnv(VecEnv):
 
 def _array(value: Any) -> Array:
     # A copy: the environment may write its next step into the array that it gave.
-    return np.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
+    return np.array(as_array(value))
