@@ -36,17 +36,22 @@ def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]
         yield stream(seed, "draw", number, draw, device=device)
 
 
-def plain(learner: Learner, family: Family, outer: Outer, tasks: int) -> Iterate:
-    """Return an iteration on a meta-batch of so many tasks."""
-
-    def iterate(params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:
-        began = time.perf_counter()
-        sampled = family.sample(tasks, "train", next(streams))
-        experience, scores = gather(learner, params, sampled, streams, progress)
-        seconds = time.perf_counter() - began
-        return Outcome(outer.update(learner, params, state, experience), scores, seconds, _steps(experience))
-
-    return iterate
+def iterate(
+    learner: Learner,
+    family: Family,
+    outer: Outer,
+    number_of_tasks: int,
+    params: Params,
+    state: dict[str, Any],
+    progress: float,
+    streams: Iterator[Generator],
+) -> Outcome:
+    """Take one outer step on a meta-batch of tasks; see ``Iterate``."""
+    began = time.perf_counter()
+    tasks = family.sample(number_of_tasks, "train", next(streams))
+    experience, scores = gather(learner, params, tasks, streams, progress)
+    seconds = time.perf_counter() - began
+    return Outcome(outer.update(learner, params, state, experience), scores, seconds, _steps(experience))
 
 
 def _steps(experience: Experience) -> Tensor | None:

@@ -287,18 +287,7 @@ class Run:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
         if settings.compile and family.spec.control:
             raise ValueError("compile is for labelled examples: an environment's steps are no graph; leave it out")
-        self.learn = self._learning()
-
-    def _learning(self) -> Callable[[Params, dict[str, Any], float, int], Outcome]:
-        """Return ``(params, outer state, progress, iteration) -> outcome``."""
-        plain = iteration.plain(self.learner, self.family, self.outer, self.settings.meta_batch_size)
-
-        def streams(number: int) -> Iterator[Generator]:
-            return iteration.streams(self.settings.seed, number, self.device)
-
-        if self.settings.compile:
-            return Compiling(plain, streams)
-        return lambda params, state, progress, number: plain(params, state, progress, streams(number))
+        self.compiling = Compiling(self._plain, self._streams) if settings.compile else None
 
     def first(self) -> Progress:
         """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
@@ -340,7 +329,7 @@ class Run:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
-        outcome = self.learn(progress.params, progress.outer, share, number)
+        outcome = self._learn(progress.params, progress.outer, share, number)
         update, times = outcome.update, _times(outcome, time.perf_counter() - began)
         refused = 0 if update.finite else progress.refused + 1
         if refused >= MAX_REFUSED:
@@ -351,6 +340,18 @@ class Run:
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
         row = {"iteration": number, **outcome.scores, **update.metrics, **seen, **times}
         return Progress(number, update.params, update.state, progress.best, refused), row
+
+    def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
+        if self.compiling is not None:
+            return self.compiling(params, state, progress, number)
+        return self._plain(params, state, progress, self._streams(number))
+
+    def _plain(self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:
+        tasks = self.settings.meta_batch_size
+        return iteration.iterate(self.learner, self.family, self.outer, tasks, params, state, progress, streams)
+
+    def _streams(self, number: int) -> Iterator[Generator]:
+        return iteration.streams(self.settings.seed, number, self.device)
 
     def save(self, acted: Progress, reached: Progress, score: float | None, ends: bool) -> Progress:
         """Keep the parameters that acted when the training score was best, and a checkpoint every so often."""

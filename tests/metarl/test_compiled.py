@@ -91,7 +91,7 @@ def close(one, other):
 @pytest.mark.parametrize("name", CASES)
 def test_traced_iterations_are_the_plain_ones(name, uncompiled, doubles):
     (_, run), ((plain, row), (found, found_row)) = both(*CASES[name])
-    assert run.learn.compiled is not None
+    assert run.compiling.compiled is not None
     assert close(found.params, plain.params)
     assert found_row.keys() == row.keys() - {"time/sampling_seconds"}
     names = [name for name in found_row if not name.startswith("time/")]
@@ -103,12 +103,12 @@ def test_an_iteration_that_has_come_to_take_another_way_is_compiled_anew(uncompi
     algorithm = MAML(2, network=SMALL, multi_step_loss=0.4)
     (_, run), ((plain, _), (found, _)) = both(algorithm, SINUSOID, Adam(), iterations=10)
     assert close(found.params, plain.params)
-    assert run.learn.missed == 0
+    assert run.compiling.missed == 0
     first = Run(algorithm, SINUSOID, Adam(), Settings(10, 3, compile=True))
     progress, ways = first.first(), []
     for _ in range(10):
         progress, _ = first.iterate(progress)
-        ways.append((first.learn.missed, first.learn.compiled))
+        ways.append((first.compiling.missed, first.compiling.compiled))
     assert [missed for missed, _ in ways] == [0, 0, 0, 0, 1, 2, 3, 0, 0, 0]
     assert len({id(compiled) for _, compiled in ways}) == 2
 
@@ -165,9 +165,9 @@ def test_iterations_that_go_another_way_every_time_are_compiled_no_more(uncompil
     with pytest.warns(UserWarning, match="changes too often"):
         for _ in range(30):
             progress, _ = run.iterate(progress)
-            compiled.add(id(run.learn.compiled))
+            compiled.add(id(run.compiling.compiled))
     assert progress.iteration == 30
-    assert run.learn.compiled is None
+    assert run.compiling.compiled is None
     assert len(compiled) < 6
 
 
