@@ -25,11 +25,17 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
     if chunks is None:
         steps = experience.query.mask.numel() if isinstance(experience.query, Rollout) else 0
         on_gpu = experience.descriptors.device.type != "cpu"
-        chunks = 1 if on_gpu else min(tasks, max(1, round(steps / STEPS_PER_CHUNK)))
+        chunks = 1 if on_gpu else min(tasks, _groups(steps))
     if chunks > tasks:
         raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; give at most {tasks}")
     bounds = [round(index * tasks / chunks) for index in range(chunks + 1)]
     return [tasks_of(experience, slice(low, high)) for low, high in pairwise(bounds)]
+
+
+def _groups(steps: int) -> int:
+    """How many groups keep every core at work: one, or as many for each core."""
+    groups, cores = max(1, round(steps / STEPS_PER_CHUNK)), torch.get_num_threads()
+    return groups if groups == 1 else cores * max(1, round(groups / cores))
 
 
 def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from metarl import tracing
 from metarl.iteration import Iterate, Outcome
 from metarl.numerics import flatten
-from metarl.tracing import Traced
+from metarl.tracing import Graph, Traced
 from metarl.types import Params
 
 MAX_MISSED, MAX_COMPILED = 3, 4
@@ -75,7 +75,7 @@ def compile_iteration(
     try:
         plain = iterate(params, state, progress, streams(number))
         graph = tracing.trace(iterate, params, state, progress, streams(number + 1))
-        compiled = replace(graph, graph=torch.compile(graph.graph, fullgraph=True, dynamic=False))
+        compiled = replace(graph, graph=_kernels(graph.graph, next(iter(params.values())).device))
         found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
     except Exception as error:
         raise NotCompiledError(str(error).strip().partition("\n")[0]) from error
@@ -84,6 +84,19 @@ def compile_iteration(
     if rounded is not None:
         _compare("the compiled loss", _losses(rounded), _losses(plain), COMPILED)
     return compiled
+
+
+def _kernels(graph: Graph, device: torch.device) -> Graph:
+    if device.type == "cpu":
+        # The kernels of a small network take no longer than Python takes to start them: C++ starts them here.
+        return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+    replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")  # as a CUDA graph
+
+    def run(*values: Tensor) -> list[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return [value.clone() for value in replayed(*values)]  # whose memory the next run takes
+
+    return run
 
 
 def _losses(outcome: Outcome) -> list[Any]:

@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metarl.iteration import Iterate, Outcome
 from metarl.types import Params, Update
 
+Graph = Callable[..., Sequence[Tensor]]
+
 
 class TraceError(RuntimeError):
     """An iteration is not a graph."""
@@ -42,7 +44,7 @@ class Draw(NamedTuple):
 class Traced:
     """A traced iteration."""
 
-    graph: Callable[..., Sequence[Tensor]]
+    graph: Graph
     """Tensors alone to tensors alone: constants, inputs and random numbers to results, and whether they hold."""
     constants: tuple[Tensor, ...]
     """What it reads beside its inputs, such as images."""
@@ -85,8 +87,9 @@ def trace(
         TraceError: random numbers are drawn from elsewhere, or depend on others.
         RuntimeError: the iteration depends on its own numbers in ways that a graph cannot hold.
     """
-    recorder, kept = _Recorder(streams), {name: tensor(value) for name, value in state.items()}
-    share: Any = tensor(progress)
+    device = _device(params)
+    recorder, kept = _Recorder(streams), {name: tensor(value, device) for name, value in state.items()}
+    share: Any = tensor(progress, device)
     with recorder:
         outcome = iterate(params, kept, share, recorder.watched())
         finite = bool(outcome.update.finite)
@@ -100,14 +103,19 @@ def groups(outcome: Outcome) -> tuple[Mapping[str, Any], ...]:
     return outcome.update.params, outcome.update.state, outcome.update.metrics, outcome.scores
 
 
-def tensor(value: Any) -> Tensor:
+def tensor(value: Any, device: torch.device | None = None) -> Tensor:
     """Return a number as a double, which takes on the precision of what it meets."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    # Filled there, not copied to there: nothing waits.
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _device(params: Params) -> torch.device:
+    return next(iter(params.values())).device
 
 
 def _inputs(names: Sequence[Sequence[str]], params: Params, state: dict[str, Any], progress: float) -> list[Tensor]:
     numbers = [*(state[name] for name in names[1]), progress]
-    return [*(params[name] for name in names[0]), *map(tensor, numbers)]
+    return [*(params[name] for name in names[0]), *(tensor(number, _device(params)) for number in numbers)]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

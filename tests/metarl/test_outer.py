@@ -11,7 +11,7 @@ from metarl.algorithms.maml import MAML
 from metarl.networks import Network
 from metarl.numerics import flatten, unflatten
 from metarl.outer import SGD, TRPO, Adam, ProMP, default_outer
-from metarl.types import Spec
+from metarl.types import Experience, Rollout, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -217,3 +217,14 @@ def test_more_chunks_than_tasks_are_refused():
 def test_options_out_of_range_are_refused(update, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         update(**options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "threads", "groups"),
+    [(2000, 2, 1), (12_000, 2, 1), (40_000, 1, 5), (40_000, 2, 4), (40_000, 4, 4), (160_000, 2, 20), (160_000, 16, 16)],
+)
+def test_groups_keep_every_core_at_work(steps, threads, groups, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    zeros = torch.zeros(20, steps // 20, 1)
+    rollout = Rollout(zeros, zeros, zeros, zeros, zeros, zeros)
+    assert len(adapted.split(Experience(torch.zeros(20, 1), (), rollout), None)) == groups
