@@ -14,6 +14,7 @@ from torch import Tensor
 from metarl import logger, plugins, runs
 from metarl.callbacks import Evaluate
 from metarl.control import ControlTasks, check_environment
+from metarl.devices import float32, send
 from metarl.experience import gather, training_score
 from metarl.interrupts import stop_on_interrupt
 from metarl.memory import keep_freed_memory
@@ -288,7 +289,7 @@ class Run:
         params = self.learner.init(stream(self.settings.seed, "initialisation"))
         _check_start(params, self.start_from)
         params |= self.start_from
-        params = {name: value.to(self.device) for name, value in params.items()}
+        params = {name: send(value, self.device) for name, value in params.items()}
         return Progress(0, params, self.outer.init(params), None, 0)
 
     def restore(self, path: Path) -> Progress:
@@ -321,6 +322,10 @@ class Run:
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
+        with float32(self.device):
+            return self._iterate(progress)
+
+    def _iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         number, seed, began = progress.iteration + 1, self.settings.seed, time.perf_counter()
         tasks = self.family.sample(self.settings.meta_batch_size, "train", stream(seed, "tasks/train", number))
         draws = (stream(seed, "draw", number, step, device=self.device) for step in itertools.count())
@@ -386,4 +391,10 @@ def _times(experience: Experience, sampling: float, iteration: float) -> dict[st
 
 
 def _numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    return {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
+    """Read a row of metrics, those of a device at once: it is waited for whenever something is read."""
+    scalars = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+    read: dict[str, float] = {}
+    for device in {value.device for value in scalars.values()}:
+        there = {name: value.double() for name, value in scalars.items() if value.device == device}
+        read |= zip(there, torch.stack(list(there.values())).tolist(), strict=True)
+    return {name: read[name] if isinstance(value, Tensor) else value for name, value in row.items()}
