@@ -12,7 +12,8 @@ from torch import Tensor
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device. Nothing waits for the copy to a GPU; what uses it there comes after it."""
-    # On the way to main memory, not to wait would be to read what has not arrived yet.
+    # CUDA takes up to some tens of kilobytes of ordinary memory along with the command to copy them, and so has no need
+    # to wait for earlier work. On the way to main memory, not to wait would be to read what has not arrived yet.
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 

@@ -4,7 +4,15 @@ from typing import Any
 import pytest
 import torch
 
+from metarl import control, evaluation, training
+from metarl.algorithms.maml import MAML
+from metarl.control import Sampling
 from metarl.devices import float32, send, without_cudnn
+from metarl.sb3 import policies
+from metarl.training import train
+from metarl.types import Learner
+from metarl_envs.bandit import Bandit
+from metarl_plugins.sinusoid import Sinusoid
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -130,6 +138,36 @@ def test_threads_share_the_switch() -> None:
         assert not torch.backends.cudnn.enabled
     thread.join()
     assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("family", [Sinusoid(), Bandit(sampling=Sampling(episodes=2, horizon=3))])
+def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Watched(MAML):
+        def build(self, spec: Any) -> Learner:
+            learner = super().build(spec)
+
+            def watch(name: str) -> Any:
+                def watched(*arguments: Any) -> Any:
+                    seen.append(torch.backends.cudnn.allow_tf32)
+                    return getattr(learner, name)(*arguments)
+
+                return watched
+
+            return learner._replace(**{name: watch(name) for name in ("begin", "adapt", "predict", "meta_loss")})
+
+    for module in (training, evaluation, control, policies):
+        monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
+    result = train(Watched(), family, settings=training.Settings(iterations=2, meta_batch_size=2, device="cpu"))
+    evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)
+    if family.spec.control:
+        state = result.learner.begin(result.params, torch.zeros(1, family.spec.descriptor_size))
+        del seen[-1]  # called here
+        space = family.environment(1, CPU).single_action_space
+        policies.MetaPolicy(result.learner, state, space).outputs(torch.zeros(1, *family.spec.input_shape))
+    assert len(seen) > 5 and not any(seen)
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_tensors_are_sent_as_they_are() -> None:
