@@ -1,27 +1,27 @@
 """The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume."""
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from metarl import logger, plugins, runs
+from metarl import iteration, logger, plugins, runs
 from metarl.callbacks import Evaluate
+from metarl.compiled import Compiling
 from metarl.control import ControlTasks, check_environment
 from metarl.devices import float32, send
-from metarl.experience import gather, training_score
+from metarl.experience import training_score
 from metarl.interrupts import stop_on_interrupt
+from metarl.iteration import Outcome
 from metarl.memory import keep_freed_memory
-from metarl.numerics import sum_of
 from metarl.outer import default_outer
 from metarl.seeding import stream
-from metarl.types import Algorithm, Experience, Family, Learner, Outer, Params, Rollout, Spec, Split
+from metarl.types import Algorithm, Family, Learner, Outer, Params, Spec, Split
 
 Device = Literal["auto", "cpu", "cuda"]
 MAX_REFUSED = 5
@@ -44,6 +44,9 @@ class Settings:
     """The one seed that every stream of random numbers comes from."""
     device: Device = "auto"
     """Where networks and data live; auto is cuda where there is one."""
+    compile: bool = False
+    """Compile the whole meta-iteration of labelled examples (torch.compile): half a minute at first, then several times
+    faster where the network is small. Where that is impossible, a warning tells why and training goes on without."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; one more is written at the end."""
     log_every: int = 1
@@ -283,6 +286,9 @@ class Run:
         chunks = getattr(outer, "chunks", None)
         if chunks is not None and chunks > settings.meta_batch_size:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
+        if settings.compile and family.spec.control:
+            raise ValueError("compile is for labelled examples: an environment's steps are no graph; leave it out")
+        self.compiling = Compiling(self._plain, self._streams) if settings.compile else None
 
     def first(self) -> Progress:
         """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
@@ -322,18 +328,11 @@ class Run:
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
-        with float32(self.device):
-            return self._iterate(progress)
-
-    def _iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
-        number, seed, began = progress.iteration + 1, self.settings.seed, time.perf_counter()
-        tasks = self.family.sample(self.settings.meta_batch_size, "train", stream(seed, "tasks/train", number))
-        draws = (stream(seed, "draw", number, step, device=self.device) for step in itertools.count())
+        number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
-        experience, scores = gather(self.learner, progress.params, tasks, draws, share)
-        sampled = time.perf_counter()
-        update = self.outer.update(self.learner, progress.params, progress.outer, experience)
-        times = _times(experience, sampled - began, time.perf_counter() - began)
+        with float32(self.device):
+            outcome = self._learn(progress.params, progress.outer, share, number)
+        update, times = outcome.update, _times(outcome, time.perf_counter() - began)
         refused = 0 if update.finite else progress.refused + 1
         if refused >= MAX_REFUSED:
             raise TrainingError(
@@ -341,8 +340,20 @@ class Run:
                 "the parameters before them are kept; try a smaller step size"
             )
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
-        row = {"iteration": number, **scores, **update.metrics, **seen, **times}
+        row = {"iteration": number, **outcome.scores, **update.metrics, **seen, **times}
         return Progress(number, update.params, update.state, progress.best, refused), row
+
+    def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
+        if self.compiling is not None:
+            return self.compiling(params, state, progress, number)
+        return self._plain(params, state, progress, self._streams(number))
+
+    def _plain(self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:
+        tasks = self.settings.meta_batch_size
+        return iteration.iterate(self.learner, self.family, self.outer, tasks, params, state, progress, streams)
+
+    def _streams(self, number: int) -> Iterator[Generator]:
+        return iteration.streams(self.settings.seed, number, self.device)
 
     def save(self, acted: Progress, reached: Progress, score: float | None, ends: bool) -> Progress:
         """Keep the parameters that acted when the training score was best, and a checkpoint every so often."""
@@ -382,11 +393,12 @@ def resolve_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _times(experience: Experience, sampling: float, iteration: float) -> dict[str, Tensor | float]:
-    rollouts = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
-    times: dict[str, Tensor | float] = {"time/iteration_seconds": iteration, "time/sampling_seconds": sampling}
-    if rollouts:
-        times["time/environment_steps_per_second"] = sum_of(rollout.mask.sum() for rollout in rollouts) / iteration
+def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:
+    times: dict[str, Tensor | float] = {"time/iteration_seconds": seconds}
+    if outcome.sampling_seconds is not None:
+        times["time/sampling_seconds"] = outcome.sampling_seconds
+    if outcome.environment_steps is not None:
+        times["time/environment_steps_per_second"] = outcome.environment_steps / seconds
     return times
 
 

@@ -136,7 +136,7 @@ def access(memory: Memory, keys: Tensor, reuse: Tensor, decay: float) -> Memory:
     slots = memory.usage.shape[-1]
     # Sorted stably: equal usage must not be ordered differently from one batch to the next.
     least_used = memory.usage.detach().argsort(dim=-1, stable=True)[:, : keys.shape[1]]
-    own = functional.one_hot(least_used, slots).to(keys.dtype)
+    own = (least_used.unsqueeze(-1) == torch.arange(slots, device=keys.device)).to(keys.dtype)
     writing = reuse.unsqueeze(-1) * memory.weights + (1 - reuse).unsqueeze(-1) * own
     contents = torch.baddbmm(memory.contents * (1 - own.sum(1)).unsqueeze(-1), writing.mT, keys)
     weights = functional.softmax(cosines(keys, contents), dim=-1)

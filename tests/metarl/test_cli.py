@@ -418,7 +418,7 @@ class TestTrain:
         assert config["outer"] == {"reference": "metarl.outer:ProMP", "options": config["outer"]["options"]}
         assert config["outer"]["options"]["epochs"] == 2
         assert config["settings"] == {
-            "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "checkpoint_every": 10,
+            "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "compile": False, "checkpoint_every": 10,
             "log_every": 1, "validate_every": None, "validation_tasks": 40, "validation_steps": 3, "wandb": None,
         }  # fmt: skip
 

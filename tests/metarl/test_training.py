@@ -23,6 +23,7 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import adapted, cli, logger, outer, runs, training
 from metarl.algorithms.maml import MAML
 from metarl.control import RolloutError, Sampling
+from metarl.experience import gather
 from metarl.mdp import MDPVectorEnv
 from metarl.networks import Network
 from metarl.seeding import stream
@@ -785,7 +786,7 @@ def test_gathering_keeps_no_graph_and_draws_fresh_episodes_for_every_step() -> N
     params = {name: value.requires_grad_() for name, value in learner.init(stream(0, "a")).items()}
     tasks: Tasks = BANDIT.sample(3, "train", stream(0, "b"))
     draws = (stream(0, "c", index) for index in range(9))
-    experience, scores = training.gather(learner, params, tasks, draws)
+    experience, scores = gather(learner, params, tasks, draws)
     batches = [*experience.supports, experience.query]
     assert len(batches) == 3
     assert not any(tensor.requires_grad for batch in batches for tensor in batch)

@@ -1,0 +1,209 @@
+"""A whole meta-iteration as one graph of elementary operations on tensors: ``torch.fx``'s, with all derivatives in it.
+
+An iteration is run once as it is, to learn which random numbers it draws and what it asks of its numbers; then it is
+traced. Random numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the
+plain iteration. Where an answer differs from the one that was traced (such as whether the meta-gradient is finite), the
+graph tells.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metarl.iteration import Iterate, Outcome
+from metarl.types import Params, Update
+
+
+class TraceError(RuntimeError):
+    """An iteration is not a graph."""
+
+
+class Draw(NamedTuple):
+    """A call that draws random numbers."""
+
+    function: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    stream: int  # in the order in which streams are opened
+
+    def __call__(self, streams: Sequence[Generator]) -> Tensor:
+        """Draw from it."""
+        return self.function(*self.arguments, **self.options, generator=streams[self.stream])
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced iteration."""
+
+    graph: Callable[..., Sequence[Tensor]]
+    """Tensors alone to tensors alone: constants, inputs and random numbers to results, and whether they hold."""
+    constants: tuple[Tensor, ...]
+    """What it reads beside its inputs, such as images."""
+    draws: tuple[Draw, ...]
+    streams: int
+    """How many streams it opens."""
+    names: tuple[tuple[str, ...], ...]
+    """Of parameters, of the outer update's state, of the update's metrics, of scores."""
+    finite: bool
+    """Whether the meta-gradient is finite on the way that was traced."""
+
+    def __call__(
+        self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]
+    ) -> Outcome | None:
+        """Run it; None where the iteration takes another way than the one that was traced."""
+        opened = list(islice(streams, self.streams))
+        drawn = [draw(opened) for draw in self.draws]
+        with torch.no_grad():
+            *found, held = self.graph(*self.constants, *_inputs(self.names, params, state, progress), *drawn)
+        if not held:
+            return None
+        values = iter(found)
+        moved, kept, metrics, scores = ({name: next(values) for name in names} for names in self.names)
+        return Outcome(Update(moved, kept, metrics, self.finite), scores)
+
+
+def trace(
+    iterate: Iterate, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]
+) -> Traced:
+    """Trace what ``iterate`` does.
+
+    Args:
+        iterate: The iteration. What it keeps elsewhere, such as a count in a family, is lost.
+        params: Meta-parameters ``[*shape]``, whose shapes and device stay.
+        state: The outer update's state, tensors and numbers; numbers become tensors.
+        progress: Share of the training that lies behind.
+        streams: The streams of random numbers that the iteration opens, one after another.
+
+    Raises:
+        TraceError: random numbers are drawn from elsewhere, or depend on others.
+        RuntimeError: the iteration depends on its own numbers in ways that a graph cannot hold.
+    """
+    recorder, kept = _Recorder(streams), {name: tensor(value) for name, value in state.items()}
+    share: Any = tensor(progress)
+    with recorder:
+        outcome = iterate(params, kept, share, recorder.watched())
+        finite = bool(outcome.update.finite)
+    names = tuple(tuple(group) for group in groups(outcome))
+    graph = _graph(iterate, _inputs(names, params, state, progress), names, recorder)
+    return Traced(graph, _lifted(graph), tuple(recorder.draws), len(recorder.opened), names, finite)
+
+
+def groups(outcome: Outcome) -> tuple[Mapping[str, Any], ...]:
+    """Return the numbers of an outcome: parameters, state, metrics, scores."""
+    return outcome.update.params, outcome.update.state, outcome.update.metrics, outcome.scores
+
+
+def tensor(value: Any) -> Tensor:
+    """Return a number as a double, which takes on the precision of what it meets."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def _inputs(names: Sequence[Sequence[str]], params: Params, state: dict[str, Any], progress: float) -> list[Tensor]:
+    numbers = [*(state[name] for name in names[1]), progress]
+    return [*(params[name] for name in names[0]), *map(tensor, numbers)]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes down which random numbers are drawn, from which stream, and the answers to questions."""
+
+    def __init__(self, streams: Iterator[Generator]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.streams = streams
+        self.opened: list[Generator] = []
+        self.draws: list[Draw] = []
+        self.drawn: list[Tensor] = []
+        self.answers: list[int] = []
+
+    def watched(self) -> Iterator[Generator]:
+        """Hand out the streams."""
+        for generator in self.streams:
+            self.opened.append(generator)
+            yield generator
+
+    def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        if _is_random(function):
+            self.draws.append(self._draw(function, arguments, dict(options or {})))
+            self.drawn.append(result)
+        elif _is_question(function, arguments):
+            self.answers.append(result)
+        return result
+
+    def _draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Draw:
+        generator = options.pop("generator", None)
+        # A generator comes here as another object than it was handed out as, but with its seed.
+        seeds = [opened.initial_seed() for opened in self.opened]
+        if generator is None or generator.initial_seed() not in seeds:
+            raise TraceError(f"{function} draws random numbers from another generator than the iteration's")
+        if any(isinstance(value, Tensor) for value in (*arguments, *options.values())):
+            raise TraceError(f"{function} draws random numbers that depend on others")
+        return Draw(function, arguments, options, seeds.index(generator.initial_seed()))
+
+
+class _Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hands out random numbers that were drawn elsewhere, and gives the answers that were recorded."""
+
+    def __init__(self, drawn: Iterable[Tensor], answers: Iterable[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn, self.answers = iter(drawn), iter(answers)
+        self.agreed: list[Tensor] = []
+
+    def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
+        if _is_random(function):
+            return next(self.drawn)
+        if _is_question(function, arguments):
+            answer = next(self.answers)
+            self.agreed.append(arguments[0] == answer)
+            return answer
+        return function(*arguments, **(options or {}))
+
+    def held(self) -> Tensor:
+        """Return whether all answers are those that the numbers give, a bool."""
+        return torch.stack([torch.ones((), dtype=torch.bool), *(agreed.cpu() for agreed in self.agreed)]).all()
+
+
+def _is_random(function: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in function.tags
+
+
+def _is_question(function: Any, arguments: Any) -> bool:
+    """Whether a call asks a tensor for yes or no, or for a whole number."""
+    return function is torch.ops.aten._local_scalar_dense.default and not arguments[0].is_floating_point()
+
+
+def _graph(iterate: Iterate, inputs: list[Tensor], names: Sequence[Sequence[str]], recorder: _Recorder) -> GraphModule:
+    """Return the iteration's graph: from inputs and random numbers to results in the order of names, and if it held."""
+    parameters, kept = len(names[0]), len(names[1])
+
+    def flat(*values: Any) -> list[Tensor]:
+        params = dict(zip(names[0], values[:parameters], strict=True))
+        state = dict(zip(names[1], values[parameters : parameters + kept], strict=True))
+        replayer = _Replayer(values[len(inputs) :], recorder.answers)
+        with replayer:
+            outcome = iterate(params, state, values[len(inputs) - 1], iter(recorder.opened))
+            bool(outcome.update.finite)  # asked as it was when it was recorded
+        found = zip(groups(outcome), names, strict=True)
+        return [*(tensor(group[name]).detach() for group, order in found for name in order), replayer.held()]
+
+    return make_fx(flat)(*inputs, *recorder.drawn)
+
+
+def _lifted(graph: GraphModule) -> tuple[Tensor, ...]:
+    """Let the tensors that a graph holds be its first inputs instead, and return them."""
+    nodes = list(graph.graph.nodes)
+    passed: dict[str, Any] = {}
+    for node in [node for node in nodes if node.op == "get_attr"]:
+        if node.target not in passed:
+            with graph.graph.inserting_before(nodes[0]):
+                passed[node.target] = graph.graph.placeholder(node.target)
+        node.replace_all_uses_with(passed[node.target])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return tuple(getattr(graph, name) for name in passed)

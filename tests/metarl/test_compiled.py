@@ -1,0 +1,202 @@
+"""Compiled iterations do what the plain ones do, or say why they are not compiled."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.algorithms.maml import MAML
+from metarl.algorithms.mann import MANN
+from metarl.algorithms.matching import Matching
+from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.protonet import ProtoNet
+from metarl.algorithms.reptile import Reptile
+from metarl.algorithms.siamese import Siamese
+from metarl.algorithms.snail import SNAIL
+from metarl.fewshot import NWayKShot
+from metarl.networks import Network
+from metarl.outer import SGD, Adam
+from metarl.regression import Regression
+from metarl.training import Run, Settings, TrainingError, resume, train
+from metarl_envs.bandit import Bandit
+from metarl_plugins.sinusoid import Sinusoid
+
+SMALL = Network(hidden=(8, 8))
+CONV4 = Network(architecture="conv4", filters=4)
+SINUSOID = Sinusoid(shots=3)
+MAML_PLUS = MAML(2, network=SMALL, learn_step_sizes=True, step_sizes="layer_step", multi_step_loss=0.9)
+
+
+def classes(size=28, ways=3, shots=2):
+    images = torch.randint(256, (40, 6, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40).repeat_interleave(6)
+    return NWayKShot(images.flatten(0, 1), labels, ways=ways, shots=shots, rotations="train")
+
+
+CASES = {
+    "maml": (MAML(network=SMALL), SINUSOID, Adam()),
+    "two steps": (MAML(2, network=SMALL), SINUSOID, Adam()),
+    "first order": (MAML(network=SMALL, first_order=True), SINUSOID, Adam()),
+    "meta-sgd": (MAML(network=SMALL, learn_step_sizes=True), SINUSOID, Adam()),
+    "maml++": (MAML_PLUS, SINUSOID, Adam()),
+    "epochs": (MAML(network=SMALL), SINUSOID, Adam(epochs=2)),
+    "chunks": (MAML(network=SMALL), SINUSOID, Adam(chunks=2)),
+    "annealed": (MAML(network=SMALL), SINUSOID, SGD(0.01)),
+    "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
+    "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
+    "pixels": (MAML(network=SMALL), classes(8), Adam()),
+    "conv4": (MAML(network=CONV4), classes(), Adam()),
+    "protonet": (ProtoNet(), classes(8), Adam()),
+    "matching": (Matching(), classes(8), Adam()),
+    "siamese": (Siamese(), classes(8), Adam()),
+    "mann": (MANN(), classes(8), Adam()),
+    "snail": (SNAIL(), classes(8, ways=2, shots=1), Adam()),
+}
+
+
+@pytest.fixture
+def doubles():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Graphs are traced, and run as they are."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+
+
+def both(algorithm, family, outer, iterations=4, **options):
+    """The plain run and the compiled one, and where each ends."""
+    runs = [
+        Run(algorithm, family, outer, Settings(iterations, 3, compile=compile, **options)) for compile in (False, True)
+    ]
+    ends = []
+    for run in runs:
+        progress = run.first()
+        for _ in range(iterations):
+            progress, row = run.iterate(progress)
+        ends.append((progress, row))
+    return runs, ends
+
+
+def close(one, other):
+    return all(torch.allclose(one[name], other[name], rtol=1e-7, atol=1e-9) for name in one)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_traced_iterations_are_the_plain_ones(name, uncompiled, doubles):
+    (_, run), ((plain, row), (found, found_row)) = both(*CASES[name])
+    assert run.compiling.compiled is not None
+    assert close(found.params, plain.params)
+    assert found_row.keys() == row.keys() - {"time/sampling_seconds"}
+    names = [name for name in found_row if not name.startswith("time/")]
+    assert [float(found_row[name]) for name in names] == pytest.approx([float(row[name]) for name in names])
+
+
+def test_an_iteration_that_has_come_to_take_another_way_is_compiled_anew(uncompiled, doubles):
+    # The early steps' losses stop counting after the ninth of ten iterations, or the fourth.
+    algorithm = MAML(2, network=SMALL, multi_step_loss=0.4)
+    (_, run), ((plain, _), (found, _)) = both(algorithm, SINUSOID, Adam(), iterations=10)
+    assert close(found.params, plain.params)
+    assert run.compiling.missed == 0
+    first = Run(algorithm, SINUSOID, Adam(), Settings(10, 3, compile=True))
+    progress, ways = first.first(), []
+    for _ in range(10):
+        progress, _ = first.iterate(progress)
+        ways.append((first.compiling.missed, first.compiling.compiled))
+    assert [missed for missed, _ in ways] == [0, 0, 0, 0, 1, 2, 3, 0, 0, 0]
+    assert len({id(compiled) for _, compiled in ways}) == 2
+
+
+@dataclass(frozen=True)
+class Unseeded:
+    """Draws from elsewhere than its streams."""
+
+    how: str
+
+    @property
+    def spec(self):
+        return SINUSOID.spec
+
+    def sample(self, num_tasks, split, generator):
+        tasks = SINUSOID.sample(num_tasks, split, generator)
+        if self.how == "torch":
+            tasks.parameters["phase"] = torch.rand(num_tasks)
+        if self.how == "numpy":
+            tasks.parameters["phase"] = torch.as_tensor(
+                np.random.default_rng(generator.initial_seed()).random(num_tasks)
+            )
+        if self.how == "number":
+            tasks.parameters["phase"] = torch.full((num_tasks,), float(torch.rand((), generator=generator)))
+        if self.how == "whole number":
+            tasks.parameters["phase"] = torch.full((num_tasks,), int(torch.randint(2**31, (), generator=generator)))
+        return tasks
+
+
+REASONS = {
+    "torch": "aten.rand.default draws random numbers from another generator",
+    "numpy": "would differ: the iteration depends on more than its parameters and streams",
+    "number": "you're trying to get value out of a tracing tensor",
+}
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, doubles):
+    torch.manual_seed(0)
+    run = Run(MAML(network=SMALL), Unseeded(how), Adam(), Settings(2, 3, compile=True))
+    with pytest.warns(UserWarning, match=REASONS[how]) as told:
+        progress, row = run.iterate(run.first())
+    assert len(told) == 1
+    assert "which changes its speed only" in str(told[0].message)
+    assert "time/sampling_seconds" in row
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.iterate(progress)
+
+
+def test_iterations_that_go_another_way_every_time_are_compiled_no_more(uncompiled, doubles):
+    run = Run(MAML(network=SMALL), Unseeded("whole number"), Adam(), Settings(30, 3, compile=True))
+    progress, compiled = run.first(), set()
+    with pytest.warns(UserWarning, match="changes too often"):
+        for _ in range(30):
+            progress, _ = run.iterate(progress)
+            compiled.add(id(run.compiling.compiled))
+    assert progress.iteration == 30
+    assert run.compiling.compiled is None
+    assert len(compiled) < 6
+
+
+def test_gradients_that_are_not_finite_are_refused(uncompiled):
+    family = Regression(lambda inputs, scale: inputs / scale, {"scale": (0.0, 0.0)})
+    run = Run(MAML(network=SMALL), family, Adam(), Settings(9, 3, compile=True))
+    progress = first = run.first()
+    with pytest.raises(TrainingError, match="5 iterations in a row"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(9):
+            progress, row = run.iterate(progress)
+            assert row["outer/refused"] == progress.iteration
+    assert all(torch.equal(progress.params[name], value) for name, value in first.params.items())
+
+
+def test_control_is_refused():
+    with pytest.raises(ValueError, match="compile is for labelled examples"):
+        train(MAML(), Bandit(), settings=Settings(iterations=1, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_run_is_near_the_plain_one_and_resumes_exactly(tmp_path):
+    settings = {"meta_batch_size": 3, "checkpoint_every": 2}
+    plain = train(MAML(network=SMALL), SINUSOID, settings=Settings(4, **settings))
+    whole = train(MAML(network=SMALL), SINUSOID, settings=Settings(4, **settings, compile=True), out=tmp_path / "run")
+    assert all(torch.allclose(whole.params[name], value, atol=1e-5) for name, value in plain.params.items())
+    options = {"settings": Settings(4, **settings, compile=True), "out": tmp_path / "cut"}
+    train(MAML(network=SMALL), SINUSOID, callbacks=[lambda iteration: iteration.progress.iteration < 2], **options)
+    cut = resume(tmp_path / "cut")
+    assert len(cut.rows) == 2
+    assert all(torch.equal(cut.params[name], value) for name, value in whole.params.items())
