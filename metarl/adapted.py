@@ -130,10 +130,8 @@ def mean_kl(learner: Learner, old: Tensor, new: Tensor, rollout: Batch) -> Tenso
     return objectives.masked_mean(objectives.kl(learner.spec.kind, old, new), rollout_of(rollout).mask)
 
 
-def surrogate_and_kl(
-    learner: Learner, params: Params, parts: list[Experience], old: list[Tensor]
-) -> tuple[float, float]:
-    """Mean surrogate loss of the adapted policies, and their mean KL from the old outputs; no gradients."""
+def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
+    """Mean surrogate loss of the adapted policies, and their mean KL from the old outputs, ``[2]``; no gradients."""
 
     def sums(group: tuple[Experience, Tensor]) -> Tensor:
         part, before = group
@@ -143,8 +141,7 @@ def surrogate_and_kl(
 
     with torch.no_grad():
         found = parallel.each(sums, list(zip(parts, old, strict=True)))
-    surrogate_mean, kl = (sum_of(found) / sum(len(part.descriptors) for part in parts)).tolist()
-    return surrogate_mean, kl
+    return sum_of(found) / sum(len(part.descriptors) for part in parts)
 
 
 def mean_gradient(loss: Callable[[Params, int], Tensor], params: Params, parts: list[Experience]) -> Tensor:
@@ -183,7 +180,7 @@ def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
     return Linearised(part, list(leaves.values()), outputs, surrogate.detach(), cotangents, flatten(pulled_back))
 
 
-def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[float, Tensor, list[Tensor]]:
+def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Mean surrogate loss, its flat gradient, and each group's outputs without their graphs."""
     losses, gradients, outputs, tasks = [], [], [], 0
     for line in lines:
@@ -191,7 +188,7 @@ def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[float, Tensor, list
         gradients.append(line.gradient.detach())
         outputs.append(line.outputs.detach())
         tasks += len(line.part.descriptors)
-    return float(sum_of(losses)) / tasks, sum_of(gradients) / tasks, outputs
+    return sum_of(losses).double() / tasks, sum_of(gradients) / tasks, outputs
 
 
 def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Trajectory, with_advantages
+from metarl.devices import float32, send
 from metarl.lanes import LaneError as LaneError
 from metarl.success import SuccessWatch
 from metarl.types import Family, Learner, Role, Rollout, Spec, State
@@ -162,7 +163,7 @@ def collect(
     spec = learner.spec
     seed = _environment_seed(generator)
     steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "outputs", "rewards", "mask")}
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), _one_thread(), float32(generator.device):
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
         truncated = torch.zeros_like(running)
@@ -261,7 +262,7 @@ def _told(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -
         raise RolloutError(f"{what} are no array of numbers but {type(value).__name__}: {error}") from error
     if tuple(array.shape) != expected:
         raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
-    return array.to(device).reshape(shape)
+    return send(array, device).reshape(shape)
 
 
 def _check_finite(trajectory: Trajectory, env: VectorEnv) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl import objectives
+from metarl.devices import float32, send
 from metarl.seeding import stream
 from metarl.types import Batch, Examples, Family, Learner, Params, Split, State, Tasks
 
@@ -68,9 +69,10 @@ def evaluate(
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     sampled = sample_tasks(family, tasks, split, seed)
-    with torch.no_grad():
+    device = torch.device(device)
+    with torch.no_grad(), float32(device):
         draw = _control if learner.spec.control else _examples
-        scores, queries, instances = draw(learner, params, sampled, steps, seed, torch.device(device))
+        scores, queries, instances = draw(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
     return Evaluation(named, sampled, tuple(queries), instances)
 
@@ -96,12 +98,13 @@ def adapt(
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
-    with torch.no_grad():
-        state = learner.begin(params, tasks.descriptors.to(device))
+    device = torch.device(device)
+    with torch.no_grad(), float32(device):
+        state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
             state = learner.adapt(*adapted[-1]) if adapted else state
-            generator = stream(seed, "evaluation", step, device=torch.device(device))
+            generator = stream(seed, "evaluation", step, device=device)
             adapted.append(Adapted(state, tasks.draw(learner, state, "support", generator)))
     return adapted
 
@@ -115,7 +118,7 @@ def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: i
 
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    descriptors = tasks.descriptors.to(device)
+    descriptors = send(tasks.descriptors, device)
     state = learner.begin(params, descriptors)
     support = _drawn(learner, tasks.draw(learner, state, "support", stream(seed, "evaluation", 0, device=device)))
     query = _drawn(learner, tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device)))

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.devices import send
 from metarl.types import Batch, Experience, Learner, Params, Tasks
 
 
@@ -27,10 +28,10 @@ def _examples(
 ) -> tuple[Experience, dict[str, Tensor]]:
     """Nothing is adapted here: what is drawn does not depend on it, and the meta-loss tells the scores."""
     first = next(draws)
-    state = learner.begin(params, tasks.descriptors.to(first.device))
+    descriptors = send(tasks.descriptors, first.device)
+    state = learner.begin(params, descriptors)
     support = tasks.draw(learner, state, "support", first)
     query = tasks.draw(learner, state, "query", next(draws))
-    descriptors = tasks.descriptors.to(first.device)
     return Experience(descriptors, (support,) * learner.adaptations, query, progress), {}
 
 
@@ -38,7 +39,7 @@ def _rollouts(
     learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
 ) -> tuple[Experience, dict[str, Tensor]]:
     generator = next(draws)
-    descriptors = tasks.descriptors.to(generator.device)
+    descriptors = send(tasks.descriptors, generator.device)
     state, rollouts = learner.begin(params, descriptors), list[Batch]()
     for _ in range(learner.adaptations):
         rollouts.append(tasks.draw(learner, state, "support", generator))

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from metarl.devices import send
 from metarl.grouping import Classes, Groups, group
 from metarl.seeding import stream
 from metarl.types import Batch, Examples, Learner, Role, Spec, Split, State
@@ -107,13 +108,13 @@ class EpisodeTasks:
     def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
         """Return all items of a role, in random order; every draw returns the same ones."""
         device = generator.device
-        chosen = (self.support if role == "support" else self.query).to(device)
+        chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
         order = torch.rand(tasks, ways * count, generator=generator, device=device).argsort(1)
         targets = order // count
         inputs = gather(self.inputs, chosen.flatten(1).gather(1, order))
         if "quarter_turns" in self.parameters:
-            inputs = rotated(inputs, self.parameters["quarter_turns"].to(device).gather(1, targets))
+            inputs = rotated(inputs, send(self.parameters["quarter_turns"], device).gather(1, targets))
         return Examples(numbers(inputs), targets)
 
 

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Generator, Tensor
 
+from metarl.devices import send
 from metarl.window import Window
 
 Parameters = Mapping[str, Tensor]
@@ -186,7 +187,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         restarted = self._mask(given.pop("reset_mask", True))
         for name, value in _checked(self._mdp, given, (self.num_envs,), self._on).items():
             self._parameters[name] = _where(restarted, value, self._parameters[name])
-        self._state = _where(restarted, self._mdp.start.to(self._on, non_blocking=True), self._state)
+        self._state = _where(restarted, send(self._mdp.start, self._on), self._state)
         self._elapsed = torch.where(restarted, 0, self._elapsed)
         self._terminated, self._truncated = self._terminated & ~restarted, self._truncated & ~restarted
         return self._array(self._mdp.observe(self._state)), {}
@@ -208,10 +209,10 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         return observations, rewards, terminations, truncations, {}
 
     def _lanes(self, value: Tensor) -> Tensor:
-        return value.to(self._on).expand(self.num_envs, *value.shape).clone()
+        return send(value, self._on).expand(self.num_envs, *value.shape).clone()
 
     def _mask(self, mask: Any) -> Tensor:
-        tensor = _tensor(mask, torch.bool).to(self._on, non_blocking=True)
+        tensor = send(_tensor(mask, torch.bool), self._on)
         if tensor.shape not in ((), (self.num_envs,)):
             raise ValueError(f"reset_mask has shape {tuple(tensor.shape)} where {(self.num_envs,)} was expected")
         return tensor.expand(self.num_envs)
@@ -250,4 +251,4 @@ def _checked(
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers that are not finite")
     mdp.check(checked)
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in checked.items()}
+    return {name: send(tensor, device) for name, tensor in checked.items()}

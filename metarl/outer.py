@@ -71,15 +71,17 @@ class TRPO:
         def product(vector: Tensor) -> Tensor:
             return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector
 
-        start, gradient, old_outputs = adapted.surrogate_gradient(lines())
-        if not torch.isfinite(gradient).all():
+        surrogate, gradient, old_outputs = adapted.surrogate_gradient(lines())
+        # A GPU is waited for whenever a number is read: once here, and once for each length that is tried.
+        start, norm, finite = torch.stack([surrogate, gradient.norm(), torch.isfinite(gradient).all()]).tolist()
+        if not finite:
             return Update(params, state, {}, finite=False)
         direction, residual = conjugate_gradient(product, -gradient, self.cg_iterations)
         kept = []  # the line search needs no graphs: let their memory go
         # The residual tells the direction's image, which would cost one more product.
         full_step = direction * _step_length(direction @ (-gradient - residual), self.max_kl)
         moved, metrics = self._line_search(learner, params, full_step, parts, start, old_outputs)
-        return Update(moved, state, metrics | {"outer/gradient_norm": float(gradient.norm())})
+        return Update(moved, state, metrics | {"outer/gradient_norm": norm})
 
     def _line_search(
         self,
@@ -93,7 +95,7 @@ class TRPO:
         origin = flatten(params.values())
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
-            surrogate, kl = adapted.surrogate_and_kl(learner, candidate, parts, old)
+            surrogate, kl = adapted.surrogate_and_kl(learner, candidate, parts, old).tolist()
             if surrogate < start and kl <= self.max_kl:
                 return candidate, _step_metrics(start - surrogate, kl, attempt + 1, accepted=True)
         return params, _step_metrics(0.0, 0.0, self.max_backtracks, accepted=False)
@@ -163,17 +165,27 @@ class ProMP:
             return surrogate + torch.dot(coefficients, _inner_kls(learner, old[index], outputs, part))
 
         moved, moments = params, {name: state[name] for name in ("count", "first", "second")}
+        checked = list[Tensor]()
         for _ in range(self.epochs):
             gradient = adapted.mean_gradient(loss, moved, parts)
-            if not torch.isfinite(gradient).all():
-                return Update(params, state, {}, finite=False)
+            checked.append(torch.isfinite(gradient).all())
             moved, moments = adam_step(moved, moments, gradient, self.learning_rate)
-        inner_kls, metrics = self._measure(learner, params, moved, parts, old)
+        inner_kls, measured = self._measure(learner, params, moved, parts, old)
+        # A GPU is waited for whenever a number is read: once, here.
+        start, surrogate, kl, inner_kl, *finite = torch.stack([*measured, *checked]).tolist()
+        if not all(finite):
+            return Update(params, state, {}, finite=False)
+        metrics = {
+            "outer/surrogate": start - surrogate,
+            "outer/kl": kl,
+            "outer/inner_kl": inner_kl / max(len(inner_kls), 1),
+        }
         return Update(moved, moments | {"coefficients": self._adapt(coefficients, inner_kls)}, metrics)
 
     def _measure(
         self, learner: Learner, params: Params, moved: Params, parts: list[Experience], old: list[list[Tensor]]
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the inner KLs; and the surrogate before and after, the KL, and the inner KLs' sum."""
         with torch.no_grad():
             sums = [
                 _inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part)
@@ -183,12 +195,7 @@ class ProMP:
         queries = [before[-1] for before in old]
         start, _ = adapted.surrogate_and_kl(learner, params, parts, queries)
         surrogate, kl = adapted.surrogate_and_kl(learner, moved, parts, queries)
-        metrics = {
-            "outer/surrogate": start - surrogate,
-            "outer/kl": kl,
-            "outer/inner_kl": float(inner_kls.sum()) / max(len(inner_kls), 1),
-        }
-        return inner_kls, metrics
+        return inner_kls, [start, surrogate, kl, inner_kls.sum()]
 
     def _adapt(self, coefficients: Tensor, inner_kls: Tensor) -> Tensor:
         coefficients = torch.where(inner_kls < self.inner_kl_target / 1.5, coefficients / 2, coefficients)

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from metarl.devices import send
 from metarl.fewshot import check_counts, check_items, episode_items, gather, numbers
 from metarl.grouping import Classes, Groups, group
 from metarl.types import Examples, Learner, Role, Spec, Split, State
@@ -103,9 +104,9 @@ class FunctionTasks:
         """Draw fresh points of every task."""
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
-        low, high = ends.to(device).reshape(-1, 1, 2).chunk(2, dim=-1)
+        low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
         inputs = low + (high - low) * torch.rand(len(ends), items, self.input_size, generator=generator, device=device)
-        parameters = {name: values.to(device).reshape(-1, 1, 1) for name, values in self.parameters.items()}
+        parameters = {name: send(values, device).reshape(-1, 1, 1) for name, values in self.parameters.items()}
         return Examples(inputs, self.function(inputs, **parameters))
 
 
@@ -193,6 +194,6 @@ class TableTasks:
     def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
         """Return all rows of a role, in random order; every draw returns the same ones."""
         device = generator.device
-        chosen = (self.support if role == "support" else self.query).to(device)
+        chosen = send(self.support if role == "support" else self.query, device)
         rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
         return Examples(numbers(gather(self.inputs, rows)), numbers(gather(self.targets, rows)))

@@ -14,6 +14,7 @@ from metarl import iteration, logger, plugins, runs
 from metarl.callbacks import Evaluate
 from metarl.compiled import Compiling
 from metarl.control import ControlTasks, check_environment
+from metarl.devices import float32, send
 from metarl.experience import training_score
 from metarl.interrupts import stop_on_interrupt
 from metarl.iteration import Outcome
@@ -294,7 +295,7 @@ class Run:
         params = self.learner.init(stream(self.settings.seed, "initialisation"))
         _check_start(params, self.start_from)
         params |= self.start_from
-        params = {name: value.to(self.device) for name, value in params.items()}
+        params = {name: send(value, self.device) for name, value in params.items()}
         return Progress(0, params, self.outer.init(params), None, 0)
 
     def restore(self, path: Path) -> Progress:
@@ -329,7 +330,8 @@ class Run:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
-        outcome = self._learn(progress.params, progress.outer, share, number)
+        with float32(self.device):
+            outcome = self._learn(progress.params, progress.outer, share, number)
         update, times = outcome.update, _times(outcome, time.perf_counter() - began)
         refused = 0 if update.finite else progress.refused + 1
         if refused >= MAX_REFUSED:
@@ -401,4 +403,10 @@ def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:
 
 
 def _numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    return {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
+    """Read a row of metrics, those of a device at once: it is waited for whenever something is read."""
+    scalars = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+    read: dict[str, float] = {}
+    for device in {value.device for value in scalars.values()}:
+        there = {name: value.double() for name, value in scalars.items() if value.device == device}
+        read |= zip(there, torch.stack(list(there.values())).tolist(), strict=True)
+    return {name: read[name] if isinstance(value, Tensor) else value for name, value in row.items()}

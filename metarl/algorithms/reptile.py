@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import inner, objectives
+from metarl.devices import send
 from metarl.inner import Moments, Optimiser, Tuned
 from metarl.models import Model
 from metarl.networks import Network, NetworkOptions
@@ -22,6 +23,7 @@ from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 MiniBatches = Literal["cycle", "replacement"]
 Combine = Literal["sum", "last"]
 Tail = Literal["shared", "separate"]
+CPU = torch.device("cpu")
 MOMENT, WEIGHT = "second_moment:", "second_moment_weight"
 """Under which names Adam's carried moments stand among the meta-parameters."""
 
@@ -125,7 +127,7 @@ class _Loop:
         size = min(self.options.batch_size or items, items)
         if size == items:
             return support
-        chosen = positions(self.options.mini_batches, items, size, step).to(support.targets.device)
+        chosen = positions(self.options.mini_batches, items, size, step, support.targets.device)
         return Examples(support.inputs.index_select(1, chosen), support.targets.index_select(1, chosen))
 
     def predict(self, state: Tuned, inputs: Tensor) -> tuple[Tensor, Tuned]:
@@ -167,12 +169,12 @@ class _Loop:
 
 
 @lru_cache(maxsize=4096)
-def positions(mini_batches: MiniBatches, items: int, size: int, step: int) -> Tensor:
+def positions(mini_batches: MiniBatches, items: int, size: int, step: int, device: torch.device = CPU) -> Tensor:
     """Positions of the items of a step's mini-batch, the same for all tasks: each support set is in random order."""
     if mini_batches == "replacement":
-        return _order(items, step)[:size]
+        return send(_order(items, step)[:size], device)
     taken = range(step * size, (step + 1) * size)
-    return torch.stack([_order(items, index // items)[index % items] for index in taken])
+    return send(torch.stack([_order(items, index // items)[index % items] for index in taken]), device)
 
 
 @lru_cache(maxsize=4096)

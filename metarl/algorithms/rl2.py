@@ -16,6 +16,7 @@ from metarl import adapted, objectives, stacked
 from metarl.advantages import trial_advantages
 from metarl.algorithms import recurrent
 from metarl.algorithms.recurrent import LossOn, glorot
+from metarl.devices import without_cudnn
 from metarl.types import Batch, Experience, Learner, Params, Spec
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
@@ -116,8 +117,7 @@ class _Network:
 
     def units(self, params: Params, start: Tensor, inputs: Tensor) -> Tensor:
         """Go through inputs ``[row, time, input_size]``: the GRU's states ``[row, time, hidden]``."""
-        # cuDNN's GRU cannot be differentiated twice, as TRPO does.
-        with torch.backends.cudnn.flags(enabled=False):
+        with without_cudnn(inputs.device):  # TRPO differentiates twice
             weights = [params[name] for name in WEIGHTS]
             return torch.gru(inputs, start.unsqueeze(0), weights, True, 1, 0.0, False, False, True)[0]
 

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import objectives
+from metarl.devices import float32
 from metarl.seeding import stream
 from metarl.trained import Trained
 from metarl.types import Learner, State, Tasks
@@ -46,7 +47,7 @@ class MetaPolicy:
 
     def outputs(self, observations: Tensor) -> Tensor:
         """Return what the policy says of observations ``[item, *input_shape]``: ``[item, model_outputs]``."""
-        with torch.no_grad():
+        with torch.no_grad(), float32(self.device):
             outputs, _ = self.learner.predict(self.state, observations.to(self.device).unsqueeze(0))
         return outputs[0]
 

@@ -106,7 +106,7 @@ def test_trpo_steps_satisfy_the_bound_and_use_it(spec, max_kl):
 
 def test_trpo_keeps_its_parameters_when_no_step_is_acceptable(monkeypatch):
     learner, params, experience = prepared(CONTINUOUS)
-    monkeypatch.setattr(adapted, "surrogate_and_kl", lambda *arguments: (-1.0, 1.0))
+    monkeypatch.setattr(adapted, "surrogate_and_kl", lambda *arguments: torch.tensor([-1.0, 1.0]))
     found = TRPO().update(learner, params, {}, experience)
     assert found.finite
     assert all(torch.equal(value, params[name]) for name, value in found.params.items())

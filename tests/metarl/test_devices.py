@@ -1,0 +1,191 @@
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from metarl import control, evaluation, training
+from metarl.algorithms.maml import MAML
+from metarl.control import Sampling
+from metarl.devices import float32, send, without_cudnn
+from metarl.sb3 import policies
+from metarl.training import train
+from metarl.types import Learner
+from metarl_envs.bandit import Bandit
+from metarl_plugins.sinusoid import Sinusoid
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def settings() -> dict[str, Any]:
+    """All that decides how float32 is computed; None where PyTorch refuses to tell."""
+    backends = torch.backends
+    asked = {
+        "convolutions": lambda: backends.cudnn.conv.fp32_precision,
+        "recurrent": lambda: backends.cudnn.rnn.fp32_precision,
+        "products": lambda: backends.cuda.matmul.fp32_precision,
+        "products on the CPU": lambda: backends.mkldnn.matmul.fp32_precision,
+        "all of cuDNN": lambda: backends.cudnn.fp32_precision,
+        "all": lambda: backends.fp32_precision,
+        "deprecated convolutions": lambda: backends.cudnn.allow_tf32,
+        "deprecated products": lambda: backends.cuda.matmul.allow_tf32,
+        "deprecated precision": torch.get_float32_matmul_precision,
+        "cudnn": lambda: backends.cudnn.enabled,
+    }
+    return {name: told(function) for name, function in asked.items()}
+
+
+def told(function: Any) -> Any:
+    try:
+        return function()
+    except RuntimeError:
+        return None
+
+
+def assign(setting: str, value: Any) -> None:
+    *path, name = setting.split(".")
+    target = torch.backends
+    for part in path:
+        target = getattr(target, part)
+    setattr(target, name, value)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """PyTorch's defaults, set again."""
+    yield
+    for setting in ("fp32_precision", "cuda.matmul.fp32_precision", "mkldnn.matmul.fp32_precision"):
+        assign(setting, "none")
+    torch.set_float32_matmul_precision("highest")
+    for setting in ("cuda.matmul.fp32_precision", "mkldnn.matmul.fp32_precision"):
+        assign(setting, "none")
+    assign("cudnn.allow_tf32", True)
+    assign("cudnn.enabled", True)
+
+
+USERS = [
+    {},
+    {"cudnn.allow_tf32": False},
+    {"cuda.matmul.allow_tf32": True},
+    {"cudnn.conv.fp32_precision": "ieee"},
+    {"cudnn.conv.fp32_precision": "ieee", "cudnn.rnn.fp32_precision": "ieee"},
+    {"cuda.matmul.fp32_precision": "tf32"},
+    {"fp32_precision": "tf32"},
+    {"precision": "high"},
+    {"precision": "medium"},
+    {"precision": "medium", "cudnn.allow_tf32": False},
+    {"fp32_precision": "tf32", "cudnn.allow_tf32": False},
+]
+
+
+@pytest.mark.parametrize("user", USERS, ids=str)
+def test_float32_is_float32_whatever_was_set_and_leaves_it_so(user: dict[str, Any]) -> None:
+    for setting, value in user.items():
+        if setting == "precision":
+            torch.set_float32_matmul_precision(value)
+        else:
+            assign(setting, value)
+    before = settings()
+    with float32(CUDA), float32(CUDA):
+        during = settings()
+    assert "tf32" not in (during["convolutions"], during["recurrent"], during["products"])
+    assert during["deprecated convolutions"] in (False, None)
+    assert settings() == before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_nothing_in_float32_disagrees_with_what_pytorch_asks(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    with float32(CUDA):
+        with torch.backends.cudnn.flags(enabled=False):  # which reads the deprecated settings
+            pass
+        assert None not in settings().values()
+        assert settings()["deprecated precision"] == "highest"
+
+
+def test_settings_come_back_after_errors_and_after_the_last_user_only() -> None:
+    with pytest.raises(KeyError), float32(CUDA):
+        raise KeyError
+    assert settings()["convolutions"] == "tf32"
+    with float32(CUDA):
+        with float32(CUDA):
+            pass
+        assert settings()["convolutions"] != "tf32"
+    assert settings()["convolutions"] == "tf32"
+
+
+def test_the_cpu_is_left_alone() -> None:
+    torch.set_float32_matmul_precision("high")
+    before = settings()
+    with float32(CPU), without_cudnn(CPU):
+        assert settings() == before
+
+
+def test_threads_share_the_switch() -> None:
+    """Each enters before another one leaves: a setting that each saved and restored by itself would stay switched."""
+    first, second = threading.Event(), threading.Event()
+
+    def late() -> None:
+        assert first.wait(10)
+        with without_cudnn(CUDA):
+            second.set()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    with without_cudnn(CUDA):
+        first.set()
+        assert second.wait(10)
+        assert not torch.backends.cudnn.enabled
+    thread.join()
+    assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("family", [Sinusoid(), Bandit(sampling=Sampling(episodes=2, horizon=3))])
+def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Watched(MAML):
+        def build(self, spec: Any) -> Learner:
+            learner = super().build(spec)
+
+            def watch(name: str) -> Any:
+                def watched(*arguments: Any) -> Any:
+                    seen.append(torch.backends.cudnn.allow_tf32)
+                    return getattr(learner, name)(*arguments)
+
+                return watched
+
+            return learner._replace(**{name: watch(name) for name in ("begin", "adapt", "predict", "meta_loss")})
+
+    for module in (training, evaluation, control, policies):
+        monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
+    result = train(Watched(), family, settings=training.Settings(iterations=2, meta_batch_size=2, device="cpu"))
+    evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)
+    if family.spec.control:
+        state = result.learner.begin(result.params, torch.zeros(1, family.spec.descriptor_size))
+        del seen[-1]  # called here
+        space = family.environment(1, CPU).single_action_space
+        policies.MetaPolicy(result.learner, state, space).outputs(torch.zeros(1, *family.spec.input_shape))
+    assert len(seen) > 5 and not any(seen)
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_tensors_are_sent_as_they_are() -> None:
+    tensor = torch.arange(6).reshape(2, 3).T
+    assert send(tensor, CPU) is tensor
+    assert send(tensor, torch.device("meta")).shape == (3, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("filters", "size"), [(64, 28), (256, 14)])
+def test_convolutions_and_products_on_a_gpu_are_float32(filters: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, filters, size, size, generator=generator)
+    weight = torch.randn(filters, filters, 3, 3, generator=generator)
+    rows = torch.randn(512, 1024, generator=generator)
+    with float32(CUDA):
+        found = torch.conv2d(images.to(CUDA), weight.to(CUDA)).cpu(), (rows.to(CUDA) @ rows.to(CUDA).T).cpu()
+    expected = torch.conv2d(images.double(), weight.double()), rows.double() @ rows.double().T
+    for one, other in zip(found, expected, strict=True):
+        # TF32's 10 bits would leave 3e-4.
+        assert (one - other).norm() / other.norm() < 5e-6
