@@ -174,7 +174,10 @@ class _Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def held(self) -> Tensor:
         """Return whether all answers are those that the numbers give, a bool."""
-        return torch.stack([torch.ones((), dtype=torch.bool), *(agreed.cpu() for agreed in self.agreed)]).all()
+        devices = {agreed.device for agreed in self.agreed}
+        there = [torch.stack([agreed for agreed in self.agreed if agreed.device == one]).all() for one in devices]
+        # One number is read from each device, whatever was asked there.
+        return torch.stack([torch.ones((), dtype=torch.bool), *(one.cpu() for one in there)]).all()
 
 
 def _is_random(function: Any) -> bool:
