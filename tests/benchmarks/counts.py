@@ -15,6 +15,7 @@ Convolutions are counted alike, with their 9 in out operations for each place of
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 FLOAT = 4
@@ -56,9 +57,11 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def perceptron(tasks: int, rows: int, widths: tuple[int, ...]) -> Passes:
     """A network of its own for each task, on ``rows`` rows of each."""
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
     return passes(
-        [Cost(2 * tasks * rows * ins * outs, FLOAT * tasks * (rows * (ins + outs) + ins * outs)) for ins, outs in pairs]
+        [
+            Cost(2 * tasks * rows * ins * outs, FLOAT * tasks * (rows * (ins + outs) + ins * outs))
+            for ins, outs in pairwise(widths)
+        ]
     )
 
 

@@ -111,6 +111,8 @@ def ceilings(groups: dict[str, Any]) -> str:
 
 
 def limits(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "What limits them is not told where ceilings, or what they are set against, were not measured."
     names = ("matrix products", "memory", "operations one after another", "the simulator")
     lines = [
         [
@@ -167,6 +169,12 @@ def coordinates(sizes: dict[str, Any]) -> tuple[int, int, int]:
     return sizes["tasks"], sizes["steps"], sizes["hidden"][0]
 
 
+def replaced(page: str, part: str, text: str) -> str:
+    """Set a part's tables between its marks."""
+    block = re.compile(rf"(<!-- suite: {part} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return block.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
@@ -175,8 +183,7 @@ def main() -> None:
     found = json.loads(options.file.read_text(encoding="utf-8"))
     page = options.page.read_text(encoding="utf-8")
     for part, groups in {**found["parts"], "limits": found["limits"]}.items():
-        block = re.compile(rf"(<!-- suite: {part} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = block.sub(lambda match, text=markdown(part, groups): f"{match[1]}\n{text}\n\n{match[2]}", page)
+        page = replaced(page, part, markdown(part, groups))
     options.page.write_text(page, encoding="utf-8")
     if "growth" in found["parts"]:
         from growth_picture import draw
