@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +73,9 @@ class Seat:
 
     def work(self, count: int, threads: int | None, warming: bool) -> None:
         order = {"first": self.turns, "count": count, "threads": threads}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # where it has died, listening tells why
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
         answer = self.listen()
         self.turns += count
         if answer and warming:
@@ -85,9 +87,10 @@ class Seat:
             self.processors += answer["processors"] if answer["strangers"] is not None else 0.0
 
     def close(self) -> None:
-        if self.runs:
+        runs = self.runs
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-            self.row |= self.listen()
+        self.row |= self.listen() if runs else {}
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()
