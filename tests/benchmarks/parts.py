@@ -44,7 +44,7 @@ def _flat(horizons: dict[tuple[str, int], int]) -> list[tuple[Any, ...]]:
 
 def _sampled(family: str, tasks: int, episodes: int, horizon: int, device: str, small: bool) -> Group:
     sizes = {"family": family, "tasks": tasks, "episodes": episodes, "horizon": horizon, "device": device}
-    few = sizes | {"episodes": 1}
+    slow = sizes | {"horizon": min(horizon, 25) if device == "cuda" else horizon}  # Gymnasium stays on the processor
     many = episodes > 20
     objects = many and family != "navigation"
     return Group(
@@ -57,17 +57,17 @@ def _sampled(family: str, tasks: int, episodes: int, horizon: int, device: str, 
             Contestant(
                 "Gymnasium's SyncVectorEnv, same policies",
                 "sampling:gymnasium_sync",
-                sizes,
+                slow,
                 absent="so many environments take 9 GB; a step takes as long as with fewer" if objects else None,
             ),
             Contestant(
                 f"Gymnasium's AsyncVectorEnv, {tasks} lanes, same policies",
                 "sampling:gymnasium_async",
-                few,
+                slow | {"episodes": 1},
                 absent="a process for each lane; see the smaller size" if many else None,
             ),
         ],
-        rounds=1 if small else 5,
+        rounds=1 if small else 3 if device == "cuda" else 5,
     )
 
 

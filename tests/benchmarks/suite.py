@@ -34,7 +34,7 @@ def main() -> int:
     options = parse()
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": command(options),
         "small": options.small,
         "device": options.device,
         "machine": machine(options.device),
@@ -62,6 +62,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--json", type=Path, default=Path("suite.json"))
     return parser.parse_args()
+
+
+def command(options: argparse.Namespace) -> str:
+    """What to type to measure this again."""
+    said = ["python", "tests/benchmarks/suite.py", "--device", options.device]
+    said += ["--small"] if options.small else []
+    return shlex.join(said if options.only == list(PARTS) else [*said, "--only", *options.only])
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ ITERATION_PARTS = ("sampling", "adaptation", "gradient", "conjugate gradient", "
 
 
 def markdown(part: str, found: Any) -> str:
-    """Return the tables of a part."""
+    """Return the tables of a part; of ``machine``, what the numbers depend on."""
+    if part == "machine":
+        return machine(found)
     if part == "limits":
         return limits(found)
     if part == "ceilings":
@@ -31,6 +34,18 @@ def markdown(part: str, found: Any) -> str:
     if part == "iteration":
         tables.append(split(found))
     return "\n\n".join(tables)
+
+
+def machine(found: dict[str, Any]) -> str:
+    told = found["machine"]
+    date = datetime.fromisoformat(found["date"])
+    chip = f"{told['chip']} ({told['chip_memory_gib']} GiB, CUDA {told['cuda']}), " if "chip" in told else ""
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items() if name != "metarl")
+    return (
+        f"Measured on {date.day} {date:%B %Y} on {chip}{told['processor']}, {told['cpus']} cores, "
+        f"{told['memory_gib']} GiB, {told['torch_threads']} threads; commit {told['revision']}; Python "
+        f"{told['python']}, {versions}; by `{found['command']}`."
+    )
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -182,7 +197,7 @@ def main() -> None:
     options = parser.parse_args()
     found = json.loads(options.file.read_text(encoding="utf-8"))
     page = options.page.read_text(encoding="utf-8")
-    for part, groups in {**found["parts"], "limits": found["limits"]}.items():
+    for part, groups in {"machine": found, **found["parts"], "limits": found["limits"]}.items():
         page = replaced(page, part, markdown(part, groups))
     options.page.write_text(page, encoding="utf-8")
     if "growth" in found["parts"]:
