@@ -144,3 +144,5 @@ def test_tables_replace_what_stands_between_their_marks() -> None:
     page = "before\n<!-- suite: sampling -->\nold\n<!-- end -->\nafter\n<!-- suite: growth -->\nkept\n<!-- end -->\n"
     expected = page.replace("old\n", "\nnew\n\n")
     assert tables.replaced(page, "sampling", "new") == expected
+    with pytest.raises(ValueError, match="no place for iteration"):
+        tables.replaced(page, "iteration", "new")

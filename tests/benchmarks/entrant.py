@@ -108,11 +108,12 @@ def forget_peak(device: str) -> None:
 
 
 def peak(device: str) -> int:
-    """Peak memory in bytes: what torch allocated on the GPU, or what the process held in main memory."""
+    """Peak memory in bytes: what torch and Warp allocated on the GPU, or what the process held in main memory."""
     if device == "cuda":
         import torch
 
-        return torch.cuda.max_memory_allocated()
+        by_warp = sys.modules["warp"].get_mempool_used_mem_high("cuda") if "warp" in sys.modules else 0
+        return torch.cuda.max_memory_allocated() + by_warp
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -34,7 +34,7 @@ def sampling(device: str, small: bool) -> list[Group]:
         horizons = {(family, count): 200 for family in ("half-cheetah", "ant", "navigation") for count in (20, 200)}
     else:  # fewer steps where they take long: rates do not depend on it much
         horizons = {("half-cheetah", 20): 100, ("half-cheetah", 200): 10, ("ant", 20): 25, ("ant", 200): 4}
-        horizons |= {("navigation", 20): 100, ("navigation", 200): 20}
+        horizons |= {("navigation", 20): 100, ("navigation", 200): 100}
     return [_sampled(family, 3 if small else 40, *size, device, small) for (family, *size) in _flat(horizons)]
 
 

@@ -185,8 +185,10 @@ def coordinates(sizes: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def replaced(page: str, part: str, text: str) -> str:
-    """Set a part's tables between its marks."""
+    """Set a part's tables between its marks. Raises ValueError where the page has none."""
     block = re.compile(rf"(<!-- suite: {part} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not block.search(page):
+        raise ValueError(f"the page has no place for {part}: expected the lines <!-- suite: {part} --> and <!-- end -->")
     return block.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
 
 
