@@ -37,13 +37,13 @@ def ceilings(device: str, square: int, copied: int, batches: list[list[int]], le
         return torch.randn(shape, device=device)
 
     def work(number: int) -> dict[str, float]:
-        source, number_ = torch.ones(copied // 4, device=device), torch.ones((), device=device)
+        source, scalar = torch.ones(copied // 4, device=device), torch.ones((), device=device)
         target = torch.empty_like(source)
         found = {"gemm": products(1, square, square)}
         found |= {f"gemm_{width}": products(batch, rows, width) for batch, rows, width in batches}
         found["copy"] = rate(lambda: target.copy_(source), 2 * copied)  # read once, written once
-        found["operator"] = 1 / rate(lambda: number_.add_(1), 1)
-        found["round_trip"] = 1 / rate(number_.item, 1)
+        found["operator"] = 1 / rate(lambda: scalar.add_(1), 1)
+        found["round_trip"] = 1 / rate(scalar.item, 1)
         return found
 
     return Entrant(work, {"threads": torch.get_num_threads()}, device)

@@ -69,14 +69,15 @@ def contest(part: str, rows: dict[str, dict[str, Any]]) -> str:
     """One group: rates and shares of the simulator's for sampling, else times and how many times metarl's they are."""
     unit = {"sampling": "steps per second", "iteration": "seconds", "few-shot": "milliseconds"}[part]
     ratio = "share of the simulator" if part == "sampling" else "times metarl's"
-    head = ["", unit, ratio, "peak MiB"] + (["threads"] if part == "few-shot" else [])
+    head = ["", unit, ratio, "peak MiB", "imports' MiB"] + (["threads"] if part == "few-shot" else [])
     lines = []
     for name, row in rows.items():
         missing = row.get("absent") or ("failed: " + row["failed"] if "failed" in row else None)
         if missing:
             lines.append([name, *[""] * (len(head) - 2), missing])
             continue
-        line = [name, number(measured(part, row)), number(compared(part, row)), mebibytes(row["peak_bytes"])]
+        line = [name, number(measured(part, row)), number(compared(part, row))]
+        line += [mebibytes(row["peak_bytes"]), mebibytes(row["start_bytes"])]
         lines.append(line + ([str(row.get("threads", row["told"].get("threads", "")))] if part == "few-shot" else []))
     return f"{table(head, lines)}{disturbed(rows)}"
 
@@ -188,7 +189,7 @@ def replaced(page: str, part: str, text: str) -> str:
     """Set a part's tables between its marks. Raises ValueError where the page has none."""
     block = re.compile(rf"(<!-- suite: {part} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not block.search(page):
-        raise ValueError(f"the page has no place for {part}: expected the lines <!-- suite: {part} --> and <!-- end -->")
+        raise ValueError(f"the page has no place for {part}: expected lines <!-- suite: {part} --> and <!-- end -->")
     return block.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
 
 
