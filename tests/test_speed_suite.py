@@ -146,3 +146,22 @@ def test_tables_replace_what_stands_between_their_marks() -> None:
     assert tables.replaced(page, "sampling", "new") == expected
     with pytest.raises(ValueError, match="no place for iteration"):
         tables.replaced(page, "iteration", "new")
+
+
+def test_growth_is_drawn_from_the_points_on_its_axes(tmp_path: Path) -> None:
+    import growth_picture
+    import tables
+
+    points = [("navigation", 10, 1), ("navigation", 20, 1), ("navigation", 10, 2), ("navigation", 20, 2)]
+    groups = {
+        str(point): {
+            "sizes": {"family": point[0], "tasks": point[1], "steps": point[2], "hidden": [8, 8], "base": [10, 1, 8]},
+            "rows": {"metarl": {"seconds": 0.001 * point[1] * point[2], "peak_bytes": 3 << 20, "start_bytes": 1 << 20}},
+        }
+        for point in points
+    }
+    axes = tables.axes(groups)
+    assert [sorted(value for _, value in rows) for rows in axes.values()] == [[10, 20], [1, 2], [8]]
+    assert "| 20 | 20 | 2 |" in tables.growth(groups) and "| 2 | 20 | 2 |" in tables.growth(groups)
+    growth_picture.draw(axes, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
