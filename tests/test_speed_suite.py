@@ -17,6 +17,7 @@ from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.experience import gather
 from metarl.networks import Network
+from metarl.outer import TRPO
 from metarl.seeding import stream
 from metarl_envs.navigation import PointNavigation
 
@@ -136,6 +137,23 @@ def test_operations_of_an_update_are_those_that_torch_computes(steps: int) -> No
     assert linearising.operations == expected["adaptation"].operations + expected["gradient"].operations
     assert counts.PRODUCTS * product.operations == expected["conjugate gradient"].operations
     assert evaluation.operations == expected["line search"].operations
+
+
+@pytest.mark.usefixtures("float64")
+def test_plain_contestants_take_the_same_step() -> None:
+    import iteration
+
+    size = {"family": "navigation", "tasks": 3, "episodes": 4, "horizon": 6, "device": "cpu", "keep_memory": False}
+    problem = iteration.Problem(hidden=[8, 8], activation="tanh", **size)
+    outer = TRPO(cg_iterations=5)  # more of them make rounding errors large
+    ours, plain = problem.run(problem.network, outer), problem.run(problem.opaque(), outer)
+    params = ours.first().params
+    draws = (stream(0, "draw", index) for index in range(2))
+    experience, _ = gather(ours.learner, params, problem.size.family.sample(3, "train", stream(0, "tasks")), draws)
+    expected = ours.outer.update(ours.learner, params, {}, experience).params
+    found = iteration.plain_update(plain.learner, params, experience, outer)
+    assert any(not torch.equal(expected[name], params[name]) for name in params)
+    assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-10) for name in params)
 
 
 def test_tables_replace_what_stands_between_their_marks() -> None:
