@@ -155,7 +155,7 @@ def growth(groups: dict[str, Any]) -> str:
             for value in values
         ]
         tables.append(table(head, rows))
-    return "\n\n".join(tables)
+    return "\n\n".join(tables) + disturbed({name: group["rows"]["metarl"] for name, group in groups.items()})
 
 
 def cells(row: dict[str, Any] | None) -> tuple[str, str]:
