@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check gpu metaworld clean
+.PHONY: demo test lint types docs check bench gpu metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -31,7 +31,12 @@ docs: $(STAMP)
 
 check: lint types docs test
 
-# On a machine with a GPU: timings and the tests that need one, into gpu.json.
+# Every speed that docs/performance.md tells of, beside other libraries, into suite.json: half an hour on 2 cores.
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,bench]"
+	$(BIN)/python tests/benchmarks/suite.py --json suite.json
+
+# On a machine with a GPU: the same there, and the tests that need it, into gpu.json.
 gpu: $(STAMP)
 	$(BIN)/python tests/benchmarks/gpu.py --json gpu.json
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-import higher
 import torch
-import torchopt
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -13,11 +11,11 @@ from metarl.types import Examples
 Loss = Callable[[Tensor, Tensor], Tensor]
 Backward = Callable[[nn.Module, Loss, float, Examples, Examples], None]
 """Adds the gradient of the mean query loss after one inner step to the network's ``.grad``."""
-LOOPS = ("higher", "torchopt", "functional")
-"""Those that loop over tasks."""
 
 
 def by_higher(network: nn.Module, loss: Loss, step_size: float, support: Examples, query: Examples) -> None:
+    import higher
+
     inner = torch.optim.SGD(network.parameters(), lr=step_size)
     for inputs, targets, others, answers in zip(*support, *query, strict=True):
         with higher.innerloop_ctx(network, inner, copy_initial_weights=False) as (copied, optimiser):
@@ -26,6 +24,8 @@ def by_higher(network: nn.Module, loss: Loss, step_size: float, support: Example
 
 
 def by_torchopt(network: nn.Module, loss: Loss, step_size: float, support: Examples, query: Examples) -> None:
+    import torchopt
+
     inner = torchopt.MetaSGD(network, lr=step_size)
     initial, optimiser, losses = torchopt.extract_state_dict(network), torchopt.extract_state_dict(inner), []
     for inputs, targets, others, answers in zip(*support, *query, strict=True):
