@@ -5,6 +5,7 @@ are used as in their own few-shot examples, which loop over tasks. Everybody sam
 must give metarl's meta-gradient on the same data in float64, or they do not take part.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from metarl.networks import Network, mlp
 from metarl.numerics import flatten
 from metarl.outer import Adam
 from metarl.seeding import stream
-from metarl.training import Run, Settings
+from metarl.training import Progress, Run, Settings
 from metarl.types import Examples, Experience, Family, Params
 from metarl_plugins.sinusoid import Sinusoid
 
@@ -78,18 +79,31 @@ def prepared(found: Problem, **settings: Any) -> Run:
     return Run(algorithm, found.family, outer, Settings(**options))
 
 
-def ours(settings: dict[str, Any] | None = None, **what: Any) -> Entrant:
-    """What a run does, with all its book-keeping; ``settings`` are further ones of a run."""
+def ours(**what: Any) -> Entrant:
+    """What a run does, with all its book-keeping."""
     found = problem(**what)
-    run = prepared(found, **(settings or {}))
+    run = prepared(found)
     progress, _ = run.iterate(run.first())
-    told = {} if settings else {"operators": operators_of(lambda: run.iterate(progress))}  # compiled ones hide theirs
+    return Entrant(_iterating(run, progress), {"operators": operators_of(lambda: run.iterate(progress))}, found.device)
 
+
+def compiled(torch_threads: int | None, **what: Any) -> Entrant:
+    """The same with --compile, whose kernels keep the number of threads that they were made for."""
+    if torch_threads is not None:
+        torch.set_num_threads(torch_threads)
+    found = problem(**what)
+    run = prepared(found, compile=True)
+    with warnings.catch_warnings(category=UserWarning, action="error"):  # that it cannot be compiled
+        progress, _ = run.iterate(run.first())
+    return Entrant(_iterating(run, progress), device=found.device)
+
+
+def _iterating(run: Run, progress: Progress) -> Callable[[int], None]:
     def work(number: int) -> None:
         nonlocal progress
         progress, _ = run.iterate(progress)
 
-    return Entrant(work, told, found.device)
+    return work
 
 
 def drawn(found: Problem, number: int) -> tuple[Examples, Examples]:

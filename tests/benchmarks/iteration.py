@@ -17,7 +17,7 @@ from operators import operators_of
 from sampling import Size
 from torch import Tensor, nn
 
-from metarl import adapted, objectives, training
+from metarl import adapted, iteration, objectives
 from metarl.algorithms.maml import MAML
 from metarl.experience import gather
 from metarl.networks import Network, mlp
@@ -109,7 +109,7 @@ class Watch:
     def watching(self) -> Iterator[None]:
         watched = ("adapted_outputs", "linearise", "kl_hessian_product", "surrogate_and_kl")
         with ExitStack() as stack:
-            for module, name in ((training, "gather"), *((adapted, name) for name in watched)):
+            for module, name in ((iteration, "gather"), *((adapted, name) for name in watched)):
                 timed = self._timed(name, getattr(module, name))
                 stack.enter_context(mock.patch.object(module, name, timed))
             yield

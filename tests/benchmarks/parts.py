@@ -125,6 +125,10 @@ def _few_shot(
     loops = {"higher": "higher", "torchopt": "torchopt", "functional": "torch.func, loop over tasks", "vmap": "vmap"}
     contestants = [
         Contestant("metarl", "few_shot:ours", problem, threads),
+        *(
+            Contestant(_named("metarl, compiled", number), "few_shot:compiled", problem | {"torch_threads": number})
+            for number in threads[: 1 if small else None]
+        ),
         Contestant("sampling alone", "few_shot:sampling_alone", problem, threads),
         *(
             Contestant(label, "few_shot:library", problem | {"name": library}, threads)
@@ -135,6 +139,10 @@ def _few_shot(
     if on_cpu:
         contestants.append(Contestant("JAX, jitted", "jax_contestant:jitted", problem | {"mapping": mapping}))
     return Group(name, problem, contestants, rounds, count)
+
+
+def _named(name: str, threads: int | None) -> str:
+    return name if threads is None else f"{name} for {threads} thread{'s' if threads > 1 else ''}"
 
 
 TASKS, STEPS, WIDTHS = (10, 30, 100, 300, 1000), (1, 2, 3, 4, 5), (64, 128, 256, 512)
