@@ -40,10 +40,11 @@ def machine(found: dict[str, Any]) -> str:
     told = found["machine"]
     date = datetime.fromisoformat(found["date"])
     chip = f"{told['chip']} ({told['chip_memory_gib']} GiB, CUDA {told['cuda']}), " if "chip" in told else ""
+    commit = f"commit {told['revision']}; " if told["revision"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items() if name != "metarl")
     return (
         f"Measured on {date.day} {date:%B %Y} on {chip}{told['processor']}, {told['cpus']} cores, "
-        f"{told['memory_gib']} GiB, {told['torch_threads']} threads; commit {told['revision']}; Python "
+        f"{told['memory_gib']} GiB, {told['torch_threads']} threads; {commit}Python "
         f"{told['python']}, {versions}; by `{found['command']}`."
     )
 
