@@ -83,13 +83,20 @@ def _pull(run: _Pass, cotangent: Tensor, twice: bool = False) -> tuple[Tensors, 
     """
     gradient, before, bends = list[Tensor](), [cotangent], list[Tensor]()
     for layer in reversed(range(len(run.hidden))):
-        gradient += [before[-1].sum(1), torch.bmm(before[-1].mT, run.hidden[layer])]
+        gradient += [before[-1].sum(1), _weights(before[-1], run.hidden[layer])]
         if layer:
             after = torch.bmm(before[-1], run.weights[layer])
             if twice and run.activation == "tanh":
                 bends.append((after * run.hidden[layer]).mul_(-2))
             before.append(_slope_(run, layer, after))
     return tuple(gradient[::-1]), before[::-1], bends[::-1]
+
+
+def _weights(before: Tensor, hidden: Tensor) -> Tensor:
+    """Gradient of a layer's weights ``[task, out, in]`` from its cotangents ``[task, row, out]`` and inputs."""
+    # The narrower factor first: the other way round, a few columns take a CPU as long as sixty.
+    narrow = hidden.shape[-1] < before.shape[-1]
+    return torch.bmm(hidden.mT, before).mT if narrow else torch.bmm(before.mT, hidden)
 
 
 def _push(run: _Pass, tangents: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -146,7 +153,7 @@ def _bend(point: _Point, tangents: Sequence[Tensor]) -> Tensors:
     tangent, *rest = _vjp(point.slopes, point.variables, (pushed, *tangents[2 * layers :]), keep=True)
     products: list[Tensor] = []
     for layer in reversed(range(layers)):
-        weight = torch.bmm(tangent.mT, run.hidden[layer])
+        weight = _weights(tangent, run.hidden[layer])
         products += [tangent.sum(1), weight]
         if layer:
             weight.baddbmm_(point.before[layer].mT, moved[layer - 1])
