@@ -163,7 +163,7 @@ def collect(
     spec = learner.spec
     seed = _environment_seed(generator)
     steps: dict[str, list[Tensor]] = {name: [] for name in ("observations", "actions", "outputs", "rewards", "mask")}
-    with torch.no_grad(), _one_thread(), float32(generator.device):
+    with torch.no_grad(), _threads(env), float32(generator.device):
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
         truncated = torch.zeros_like(running)
@@ -195,10 +195,10 @@ def _environment_seed(generator: Generator) -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread while episodes run: its waiting threads would take the cores from the simulator."""
+def _threads(env: VectorEnv) -> Iterator[None]:
+    """Keep torch to one thread while a simulator runs: threads that wait would take the cores from the simulator's."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(before if on_torch(env) else 1)
     try:
         yield
     finally:

@@ -107,27 +107,34 @@ def few_shot(device: str, small: bool) -> list[Group]:
     tasks, hidden, widths, filters = (2, [8, 8], [16, 8], 4) if small else (25, [40, 40], [256, 128, 64, 64], 64)
     waves = {"what": "sinusoid", "tasks": tasks, "shots": 10, "hidden": hidden, "device": device}
     images = {"tasks": 2 if small else 32, "shots": 1, "device": device}
-    rounds = 1 if small else 5
+    rounds, numbers = (1, (1,)) if small else (5, tuple(sorted({1, CPUS})))
+    threads = numbers if device == "cpu" else (None,)
+    conv4, mlp = {"what": "conv4", "filters": filters, **images}, {"what": "mlp", "hidden": widths, **images}
     groups = [
-        _few_shot("sinusoid, 10 shots", waves, ("vmap",), "vmap", rounds, 2 if small else 20),
-        _few_shot("Omniglot 5-way 1-shot, Conv-4", {"what": "conv4", "filters": filters, **images}, (), "map", rounds),
-        _few_shot("the same, fully connected", {"what": "mlp", "hidden": widths, **images}, (), "map", rounds),
+        _few_shot("sinusoid, 10 shots", waves, ("vmap",), "vmap", threads, rounds, 2 if small else 20),
+        _few_shot("Omniglot 5-way 1-shot, Conv-4", conv4, (), "map", threads, rounds),
+        _few_shot("the same, fully connected", mlp, (), "map", threads, rounds),
     ]
     return groups[:2] if small else groups
 
 
 def _few_shot(
-    name: str, problem: dict[str, Any], also: tuple[str, ...], mapping: str, rounds: int, count: int = 1
+    name: str,
+    problem: dict[str, Any],
+    also: tuple[str, ...],
+    mapping: str,
+    threads: tuple[int | None, ...],
+    rounds: int,
+    count: int = 1,
 ) -> Group:
     # vmap of torch.func.grad through batch norm gives a wrong meta-gradient in PyTorch 2.13 (1e-4 to 5e-2 away).
     on_cpu = problem["device"] == "cpu"
-    threads = tuple(sorted({1, CPUS})) if on_cpu else (None,)
     loops = {"higher": "higher", "torchopt": "torchopt", "functional": "torch.func, loop over tasks", "vmap": "vmap"}
     contestants = [
         Contestant("metarl", "few_shot:ours", problem, threads),
         *(
             Contestant(_named("metarl, compiled", number), "few_shot:compiled", problem | {"torch_threads": number})
-            for number in threads[: 1 if small else None]
+            for number in threads
         ),
         Contestant("sampling alone", "few_shot:sampling_alone", problem, threads),
         *(

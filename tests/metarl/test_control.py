@@ -17,6 +17,7 @@ from metarl.advantages import with_advantages
 from metarl.control import ControlTasks, LaneError, RolloutError, Sampling, check_environment, collect
 from metarl.families import GymnasiumFamily
 from metarl.types import Learner, Rollout, Spec
+from metarl_envs.bandit import Bandit
 
 CONTINUOUS = Spec((3,), 1, "continuous")
 DISCRETE = Spec((3,), 2, "discrete")
@@ -189,7 +190,7 @@ def test_rewards_after_the_end_do_not_count() -> None:
     assert found.mask.flatten().tolist() == [1, 0, 0]
 
 
-def test_one_thread_while_episodes_run() -> None:
+def test_one_thread_while_a_simulator_runs_and_all_where_none_does() -> None:
     torch.set_num_threads(2)
     env = Track(2)
     collect(env, policy(CONTINUOUS), 0, 1, 3, generator())
@@ -198,6 +199,15 @@ def test_one_thread_while_episodes_run() -> None:
     with pytest.raises(RolloutError):
         collect(Track(2, fault=broken(1)), policy(CONTINUOUS), 0, 1, 3, generator())
     assert torch.get_num_threads() == 2
+    threads = list[int]()
+
+    def watched(observations: Tensor) -> Tensor:
+        threads.append(torch.get_num_threads())
+        return torch.zeros(*observations.shape[:2], tasks.spec.output_size)
+
+    tasks = Bandit().sample(1, "test", generator())
+    collect(tasks.environment(2, torch.device("cpu")), policy(tasks.spec, watched), 0, 1, 3, generator())
+    assert threads == [2, 2, 2]
 
 
 @SPECS
