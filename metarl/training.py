@@ -148,14 +148,21 @@ def train(
 
 
 def resume(
-    folder: Path | str, iterations: int | None = None, quiet: bool = True, callbacks: Sequence[Callback] = ()
+    folder: Path | str,
+    iterations: int | None = None,
+    quiet: bool = True,
+    callbacks: Sequence[Callback] = (),
+    device: Device | None = None,
 ) -> Result:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
+    ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
+
     Raises:
         RunError: the folder holds no usable run, or it has reached its last iteration.
+        ValueError: the device cannot be had.
     """
-    run, progress = reopen(Path(folder), iterations)
+    run, progress = reopen(Path(folder), iterations, device)
     return run.train(progress, quiet, callbacks)
 
 
@@ -238,14 +245,14 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
     return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
 
 
-def load(folder: Path) -> "Run":
+def load(folder: Path, device: Device | None = None) -> "Run":
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    return Run(*recorded(folder), folder)
+    return Run(*recorded(folder, device), folder)
 
 
-def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progress"]:
+def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple["Run", "Progress"]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
-    run = load(folder)
+    run = load(folder, device)
     _check_wandb(run.settings, folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
@@ -258,7 +265,8 @@ def reopen(folder: Path, iterations: int | None = None) -> tuple["Run", "Progres
             "ask for more with --iterations"
         )
     if iterations is not None:
-        runs.write_json(folder / runs.CONFIG, runs.read_config(folder) | {"settings": asdict(run.settings)})
+        config = runs.read_config(folder)
+        runs.write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
     return run, progress
 
 

@@ -9,6 +9,7 @@ from metarl import training
 from metarl.cli import Execute
 from metarl.commands.parsing import parse
 from metarl.commands.train import finish
+from metarl.training import Device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,8 @@ class ResumeOptions:
     """Run folder."""
     iterations: int | None = None
     """Go on to this many iterations instead of those that the run was started with."""
+    device: Device | None = None
+    """Where to go on; by default where the run was trained."""
     quiet: bool = False
     """No table and no progress bar."""
 
@@ -26,5 +29,5 @@ class ResumeOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: go on exactly where a run stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Go on exactly where a run stopped.")
-    run, progress = training.reopen(chosen.run, chosen.iterations)
+    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

@@ -574,7 +574,7 @@ class TestEvaluate:
         answer = refused(capsys, "evaluate", run, "--tasks", "20", "--steps", "1", *compared)
         assert f"{others[0]} was evaluated with tasks=30, not 20" in answer
 
-    def test_a_run_trained_elsewhere_is_evaluated_here(
+    def test_a_run_trained_elsewhere_is_evaluated_and_resumed_here(
         self, run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -583,7 +583,11 @@ class TestEvaluate:
         for options in ([], ["--device", "cpu"]):
             printed(capsys, "evaluate", run, "--tasks", "2", "--steps", "0", *options)
         assert "finds no CUDA device" in refused(capsys, "evaluate", run, "--device", "cuda")
-        assert "finds no CUDA device" in refused(capsys, "resume", run, "--iterations", "9")
+        assert "finds no CUDA device; use --device cpu" in refused(capsys, "resume", run, "--iterations", "9")
+        printed(capsys, "resume", run, "--iterations", "3", "--device", "cpu", "--quiet")
+        assert len(read_progress(run / "progress.csv")) == 3
+        settings = json.loads((run / "config.json").read_text())["settings"]
+        assert (settings["device"], settings["iterations"]) == ("cuda", 3), "the run keeps where it was trained"
 
 
 class TestPlot:
