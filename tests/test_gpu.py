@@ -1,6 +1,7 @@
 """What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: tests/envs/test_warp.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from metarl.advantages import fit_baseline
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.evaluation import evaluate
+from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import OUTER_UPDATES
 from metarl.training import Settings, train
@@ -20,6 +22,13 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 SAMPLING = Sampling(episodes=4, horizon=10)
 NAVIGATION, HALF_CHEETAH = PointNavigation(sampling=SAMPLING), HalfCheetahVelocity(sampling=SAMPLING)
+
+
+def classes():
+    images = torch.randint(256, (40, 6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return NWayKShot(images.flatten(0, 1), torch.arange(40).repeat_interleave(6), ways=3, rotations="train")
+
+
 PAIRS = [
     (NAVIGATION, "trpo"),
     (NAVIGATION, "promp"),
@@ -52,3 +61,14 @@ def test_baselines_are_the_cpus_even_where_the_ridge_must_rise():
     found = fit_baseline(features.double().to(DEVICE), returns.to(DEVICE), mask.to(DEVICE)).cpu()
     predicted, expected = (torch.einsum("teif,tf->tei", features.double(), each) for each in (found, weights))
     assert torch.allclose(predicted, expected, atol=1e-4)
+
+
+# A warning that an iteration is not compiled is an error here; those of torch's own compiler are not.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("family", [Sinusoid(), classes()], ids=["sinusoid", "images"])
+def test_compiled_iterations_are_the_plain_ones_on_a_gpu(family):
+    algorithm, settings = MAML(network=Network(hidden=(16,))), Settings(iterations=5, meta_batch_size=3, device=DEVICE)
+    plain, compiled = (
+        train(algorithm, family, settings=replace(settings, compile=compile)).params for compile in (False, True)
+    )
+    assert all(torch.allclose(compiled[name], value, atol=1e-4) for name, value in plain.items())
