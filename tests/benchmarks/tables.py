@@ -117,7 +117,7 @@ def ceilings(groups: dict[str, Any]) -> str:
         return f"failed: {row.get('failed')}"
     rates, sizes = row["numbers"], group["sizes"]
     shapes = {
-        f"gemm_{width}": f"{batch} x [{rows} x {width}] [{width} x {width}]" for batch, rows, width in sizes["batches"]
+        f"gemm_{width}": f"{batch} of ({rows} x {width}) ({width} x {width})" for batch, rows, width in sizes["batches"]
     }
     rows = [[f"matrix product, {sizes['square']} x {sizes['square']}", f"{number(rates['gemm'] / 1e9)} GFLOP/s"]]
     rows += [[f"matrix products, {shape}", f"{number(rates[name] / 1e9)} GFLOP/s"] for name, shape in shapes.items()]
