@@ -7,7 +7,7 @@ from metarl.contracts.batches import batch_faults, mask_faults
 from metarl.contracts.findings import Fault, Outcome, placed, run_checks
 from metarl.contracts.samples import small_family
 from metarl.contracts.subject import Subject
-from metarl.training import Device, resolve_device
+from metarl.settings import Device, resolve_device
 from metarl.types import Algorithm, Batch, Family, Rollout, Spec
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from metarl import control, runs, training
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.training import Device
+from metarl.settings import Device
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
 

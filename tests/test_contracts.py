@@ -18,7 +18,7 @@ from metarl import plugins, runs, testing, training
 from metarl.control import Sampling
 from metarl.evaluation import evaluate
 from metarl.networks import Network
-from metarl.training import Settings
+from metarl.settings import Settings
 
 ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms")]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks")]

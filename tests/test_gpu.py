@@ -13,7 +13,8 @@ from metarl.evaluation import evaluate
 from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import OUTER_UPDATES
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid

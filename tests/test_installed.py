@@ -12,7 +12,8 @@ from metarl import plugins
 from metarl.evaluation import evaluate
 from metarl.outer import OUTER_UPDATES
 from metarl.seeding import stream
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 
 ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms") if plugin.package == "metarl"]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks") if plugin.value.startswith("metarl_envs.")]

@@ -19,7 +19,8 @@ from metarl.evaluation import evaluate
 from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import TRPO, Adam
-from metarl.training import Run, Settings
+from metarl.settings import Settings
+from metarl.training import Run
 from metarl.types import Family
 from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid

@@ -29,7 +29,8 @@ from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import SGD, TRPO, Adam, ProMP
 from metarl.regression import TableRegression
-from metarl.training import Run, Settings
+from metarl.settings import Settings
+from metarl.training import Run
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation

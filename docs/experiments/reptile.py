@@ -28,7 +28,8 @@ from metarl.evaluation import evaluate
 from metarl.networks import Network
 from metarl.outer import SGD
 from metarl.plotting import COLOURS, MARKERS
-from metarl.training import Run, Settings, Source
+from metarl.settings import Settings
+from metarl.training import Run, Source
 from metarl.types import Params
 from metarl_plugins.omniglot import Omniglot
 

@@ -27,8 +27,9 @@ from metarl.evaluation import summary
 from metarl.networks import Network
 from metarl.outer import TRPO
 from metarl.plotting import COLOURS, MARKERS
+from metarl.settings import Settings
 from metarl.trained import Trained
-from metarl.training import Settings, Source
+from metarl.training import Source
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation()

@@ -28,7 +28,8 @@ from metarl.networks import Network
 from metarl.outer import Adam
 from metarl.plotting import COLOURS, MARKERS
 from metarl.seeding import stream
-from metarl.training import Settings, source
+from metarl.settings import Settings
+from metarl.training import source
 from metarl.types import Examples, Params, Split, Tasks
 from metarl_plugins.sinusoid import Sinusoid
 

@@ -13,7 +13,7 @@ from metarl.cli import DONE, FAILED, Execute
 from metarl.commands.parsing import parse
 from metarl.contracts.findings import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks
 from metarl.contracts.samples import small_family
-from metarl.training import Device
+from metarl.settings import Device, resolve_device
 from metarl.types import Family, Kind
 
 KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classification")
@@ -87,7 +87,7 @@ def _families(name: str, family: Any, arguments: list[str]) -> Execute:
     """Check a family, built with the options that are given."""
     options = _options(("tasks", type(family), family))
     chosen = parse(options, arguments, f"check {name}", f"Check the task family {name}.")
-    training.resolve_device(chosen.request.device)
+    resolve_device(chosen.request.device)
 
     def execute() -> int:
         outcomes = testing.family_outcomes(chosen.tasks, device=chosen.request.device)
@@ -101,7 +101,7 @@ def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
     on = arg(help="Families to learn from, by name (default: a small made-up one of each kind).")
     options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], on], ()))
     chosen = parse(options, arguments, f"check {name}", f"Check the algorithm {name}.")
-    training.resolve_device(chosen.request.device)
+    resolve_device(chosen.request.device)
     made: dict[str, Family] = {f"made-up {kind}": small_family(kind) for kind in KINDS}
     families = {named: training.source("tasks", named).target for named in chosen.tasks} or made
 

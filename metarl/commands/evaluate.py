@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from metarl import comparison, evaluation, logger, plotting, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
-from metarl.training import Device
+from metarl.settings import Device
 from metarl.types import Learner, Split
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")

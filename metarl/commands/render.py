@@ -10,8 +10,8 @@ from metarl import rendering, runs, video
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
+from metarl.settings import Device
 from metarl.trained import Trained, open_run
-from metarl.training import Device
 from metarl.types import Split
 
 

@@ -10,7 +10,8 @@ from metarl import sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.outer import OUTER_UPDATES, default_outer
-from metarl.training import Result, Settings, Source
+from metarl.settings import Settings, default_settings
+from metarl.training import Result, Source
 
 Update = Literal["trpo", "promp", "adam", "sgd"]
 
@@ -73,7 +74,7 @@ def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
     name = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
     return _joined(
         [
-            *_common(training.default_settings(tasks.spec), name),
+            *_common(default_settings(tasks.spec), name),
             ("algorithm", type(algorithm), algorithm),
             ("tasks", type(tasks), tasks),
             ("update", Annotated[type(update), arg(name="outer")], update),

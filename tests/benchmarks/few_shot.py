@@ -26,7 +26,8 @@ from metarl.networks import Network, mlp
 from metarl.numerics import flatten
 from metarl.outer import Adam
 from metarl.seeding import stream
-from metarl.training import Progress, Run, Settings
+from metarl.settings import Settings
+from metarl.training import Progress, Run
 from metarl.types import Examples, Experience, Family, Params
 from metarl_plugins.sinusoid import Sinusoid
 

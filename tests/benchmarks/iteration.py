@@ -24,7 +24,8 @@ from metarl.networks import Network, mlp
 from metarl.numerics import conjugate_gradient, flatten, unflatten
 from metarl.outer import TRPO
 from metarl.seeding import stream
-from metarl.training import Run, Settings
+from metarl.settings import Settings
+from metarl.training import Run
 from metarl.types import Experience, Learner, Params, Spec
 
 STEP_SIZE = 0.1

@@ -13,8 +13,9 @@ from metarl.callbacks import Evaluate, KeepCheckpoints, StopAtScore
 from metarl.control import Sampling
 from metarl.networks import Network
 from metarl.outer import Adam
+from metarl.settings import Settings
 from metarl.trained import open_run
-from metarl.training import Callback, Iteration, Settings
+from metarl.training import Callback, Iteration
 from metarl_envs.bandit import Bandit
 
 ALGORITHM, FAMILY = MAML(network=Network(hidden=(8,))), Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))

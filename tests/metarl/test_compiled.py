@@ -19,7 +19,8 @@ from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import SGD, Adam
 from metarl.regression import Regression
-from metarl.training import Run, Settings, TrainingError, resume, train
+from metarl.settings import Settings
+from metarl.training import Run, TrainingError, resume, train
 from metarl_envs.bandit import Bandit
 from metarl_plugins.sinusoid import Sinusoid
 

@@ -9,6 +9,7 @@ from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.devices import float32, send, without_cudnn
 from metarl.sb3 import policies
+from metarl.settings import Settings
 from metarl.training import train
 from metarl.types import Learner
 from metarl_envs.bandit import Bandit
@@ -159,7 +160,7 @@ def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: p
 
     for module in (training, evaluation, control, policies):
         monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
-    result = train(Watched(), family, settings=training.Settings(iterations=2, meta_batch_size=2, device="cpu"))
+    result = train(Watched(), family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
     evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)
     if family.spec.control:
         state = result.learner.begin(result.params, torch.zeros(1, family.spec.descriptor_size))

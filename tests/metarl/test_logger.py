@@ -15,7 +15,8 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import logger, runs
 from metarl.control import Sampling
 from metarl.logger import ProgressCSV, read_progress
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl_envs.bandit import Bandit
 
 

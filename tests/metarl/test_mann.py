@@ -11,7 +11,8 @@ from metarl.algorithms.mann import MANN, Memory
 from metarl.evaluation import evaluate
 from metarl.families import NWayKShot
 from metarl.outer import Adam
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -16,7 +16,8 @@ from metarl.evaluation import evaluate
 from metarl.families import NWayKShot
 from metarl.networks import Network
 from metarl.outer import Adam
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Examples, Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

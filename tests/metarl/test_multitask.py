@@ -16,7 +16,8 @@ from metarl.evaluation import evaluate
 from metarl.networks import Network
 from metarl.outer import TRPO, Adam, ProMP
 from metarl.regression import Regression
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Experience, Spec
 from metarl_envs.navigation import PointNavigation
 

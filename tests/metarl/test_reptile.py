@@ -17,7 +17,8 @@ from metarl.evaluation import evaluate
 from metarl.networks import Network
 from metarl.numerics import flatten
 from metarl.outer import SGD, TRPO, Adam, ProMP
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Examples, Experience, Spec
 from metarl_envs.bandit import Bandit
 

@@ -19,7 +19,8 @@ from metarl.experience import gather
 from metarl.families import GymnasiumFamily
 from metarl.outer import TRPO, Adam, ProMP
 from metarl.seeding import stream
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Examples, Rollout, Spec
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation

@@ -17,7 +17,7 @@ from metarl.control import Sampling, tasks_with
 from metarl.networks import Network
 from metarl.outer import Adam
 from metarl.seeding import stream
-from metarl.training import Settings
+from metarl.settings import Settings
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation(sampling=Sampling(episodes=2, horizon=5))

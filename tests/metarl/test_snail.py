@@ -15,7 +15,8 @@ from metarl.evaluation import evaluate
 from metarl.families import NWayKShot
 from metarl.networks import Network
 from metarl.outer import Adam
-from metarl.training import Settings, train
+from metarl.settings import Settings
+from metarl.training import train
 from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

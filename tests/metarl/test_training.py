@@ -27,7 +27,8 @@ from metarl.experience import gather
 from metarl.mdp import MDPVectorEnv
 from metarl.networks import Network
 from metarl.seeding import stream
-from metarl.training import Run, Settings, Source, TrainingError
+from metarl.settings import Settings
+from metarl.training import Run, Source, TrainingError
 from metarl.types import Experience, Learner, Outer, Params, Spec, Split, Tasks, Update
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation

@@ -1,0 +1,71 @@
+"""Options common to every training run."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from metarl.callbacks import Evaluate
+from metarl.types import Spec
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options common to every training run."""
+
+    iterations: int = 500
+    """Meta-iterations: outer updates."""
+    meta_batch_size: int = 40
+    """Tasks sampled for each outer update."""
+    seed: int = 0
+    """The one seed that every stream of random numbers comes from."""
+    device: Device = "auto"
+    """Where networks and data live; auto is cuda where there is one."""
+    compile: bool = False
+    """Compile the whole meta-iteration of labelled examples (torch.compile): half a minute at first, then several times
+    faster where the network is small. Where that is impossible, a warning tells why and training goes on without."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints; one more is written at the end."""
+    log_every: int = 1
+    """Iterations between rows of the logs, which tell of one iteration each; the last one is always logged. The best
+    checkpoint is chosen among logged iterations."""
+    validate_every: int | None = None
+    """Iterations between evaluations on held-out validation tasks; the parameters that score best after the last step
+    are kept: --checkpoint validated. By default there are none."""
+    validation_tasks: int = 40
+    """Tasks of such an evaluation."""
+    validation_steps: int = 3
+    """Its adaptation steps."""
+    wandb: str | None = None
+    """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl[wandb]"."""
+
+    def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise ValueError(f"device={self.device!r}: expected one of {', '.join(get_args(Device))}")
+        for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.validation()  # raises ValueError for sizes that it cannot have
+
+    def validation(self) -> list[Evaluate]:
+        """Return what evaluates while training, if anything does."""
+        if self.validate_every is None:
+            return []
+        return [Evaluate(self.validate_every, self.validation_tasks, self.validation_steps)]
+
+
+def default_settings(spec: Spec) -> Settings:
+    """Return settings fit for a family: iterations on labelled examples are many and short."""
+    if spec.control:
+        return Settings()
+    return Settings(iterations=20_000, meta_batch_size=25, checkpoint_every=1000, log_every=100)
+
+
+def resolve_device(name: Device) -> torch.device:
+    """Return the device to use. Raises ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
