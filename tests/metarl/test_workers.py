@@ -361,8 +361,11 @@ def test_a_script_that_is_killed_leaves_no_process(sent: signal.Signals) -> None
 
 def test_ctrl_c_reaches_the_parent_only() -> None:
     script, found = started(
-        "try:\n time.sleep(60)\nexcept KeyboardInterrupt:\n lanes.step(np.zeros((4, 1))); print('goes on')"
+        "try:\n print('waits', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n lanes.step(np.zeros((4, 1))); print('goes on')"
     )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "waits\n"  # or the signal might come before it is caught
     os.killpg(script.pid, signal.SIGINT)
     for pid in found:
         os.kill(pid, signal.SIGINT)  # as a job scheduler may do
