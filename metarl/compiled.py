@@ -75,7 +75,7 @@ def compile_iteration(
     try:
         plain = iterate(params, state, progress, streams(number))
         graph = tracing.trace(iterate, params, state, progress, streams(number + 1))
-        compiled = replace(graph, graph=_kernels(graph.graph, next(iter(params.values())).device))
+        compiled = replace(graph, graph=_kernels(graph.graph, tracing.device_of(params)))
         found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
     except Exception as error:
         raise NotCompiledError(str(error).strip().partition("\n")[0]) from error

@@ -87,7 +87,7 @@ def trace(
         TraceError: random numbers are drawn from elsewhere, or depend on others.
         RuntimeError: the iteration depends on its own numbers in ways that a graph cannot hold.
     """
-    device = _device(params)
+    device = device_of(params)
     recorder, kept = _Recorder(streams), {name: tensor(value, device) for name, value in state.items()}
     share: Any = tensor(progress, device)
     with recorder:
@@ -109,13 +109,14 @@ def tensor(value: Any, device: torch.device | None = None) -> Tensor:
     return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
 
 
-def _device(params: Params) -> torch.device:
+def device_of(params: Params) -> torch.device:
+    """Return the device that all parameters live on."""
     return next(iter(params.values())).device
 
 
 def _inputs(names: Sequence[Sequence[str]], params: Params, state: dict[str, Any], progress: float) -> list[Tensor]:
-    numbers = [*(state[name] for name in names[1]), progress]
-    return [*(params[name] for name in names[0]), *(tensor(number, _device(params)) for number in numbers)]
+    numbers, device = [*(state[name] for name in names[1]), progress], device_of(params)
+    return [*(params[name] for name in names[0]), *(tensor(number, device) for number in numbers)]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

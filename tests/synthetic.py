@@ -4,6 +4,7 @@ import torch
 from torch import Generator
 
 from metarl import objectives
+from metarl.fewshot import NWayKShot
 from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State
 
 CONTINUOUS = Spec((3,), 2, "continuous")
@@ -80,3 +81,10 @@ def examples(spec: Spec, tasks: int, generator: Generator, items: int = 6) -> Ex
     if spec.kind == "classification":
         return Examples(inputs, torch.randint(spec.output_size, (tasks, items), generator=generator))
     return Examples(inputs, torch.randn(tasks, items, spec.output_size, generator=generator))
+
+
+def classes(size: int, ways: int = 3, shots: int = 1) -> NWayKShot:
+    """40 classes of 6 images of noise, ``size`` pixels wide."""
+    images = torch.randint(256, (40, 6, 1, size, size), dtype=torch.uint8, generator=Generator().manual_seed(0))
+    labels = torch.arange(40).repeat_interleave(6)
+    return NWayKShot(images.flatten(0, 1), labels, ways=ways, shots=shots, rotations="train")

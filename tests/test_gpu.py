@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from synthetic import classes
 
 from metarl.advantages import fit_baseline
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.evaluation import evaluate
-from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import OUTER_UPDATES
 from metarl.settings import Settings
@@ -23,11 +23,6 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 SAMPLING = Sampling(episodes=4, horizon=10)
 NAVIGATION, HALF_CHEETAH = PointNavigation(sampling=SAMPLING), HalfCheetahVelocity(sampling=SAMPLING)
-
-
-def classes():
-    images = torch.randint(256, (40, 6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return NWayKShot(images.flatten(0, 1), torch.arange(40).repeat_interleave(6), ways=3, rotations="train")
 
 
 PAIRS = [
@@ -66,7 +61,7 @@ def test_baselines_are_the_cpus_even_where_the_ridge_must_rise():
 
 # A warning that an iteration is not compiled is an error here; those of torch's own compiler are not.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("family", [Sinusoid(), classes()], ids=["sinusoid", "images"])
+@pytest.mark.parametrize("family", [Sinusoid(), classes(8)], ids=["sinusoid", "images"])
 def test_compiled_iterations_are_the_plain_ones_on_a_gpu(family):
     algorithm, settings = MAML(network=Network(hidden=(16,))), Settings(iterations=5, meta_batch_size=3, device=DEVICE)
     plain, compiled = (

@@ -6,13 +6,13 @@ must give metarl's meta-gradient on the same data in float64, or they do not tak
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from entrant import Entrant
 from operators import operators_of
+from precision import dtype
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -153,7 +153,7 @@ def disagreement(found: Problem, gradient: Callable[[Params, Experience], Tensor
     Raises:
         ValueError: too far.
     """
-    with doubles():
+    with dtype(torch.float64):
         run = prepared(found)
         params = run.first().params
         tasks = found.family.sample(found.tasks, "train", stream(0, "tasks"))
@@ -166,13 +166,3 @@ def disagreement(found: Problem, gradient: Callable[[Params, Experience], Tensor
     if not far < TOLERANCE:
         raise ValueError(f"this is another meta-gradient: {far:.1e} of its norm away")
     return far
-
-
-@contextmanager
-def doubles() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

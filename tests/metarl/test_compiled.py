@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from synthetic import classes
 
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
@@ -15,7 +16,6 @@ from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
-from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.outer import SGD, Adam
 from metarl.regression import Regression
@@ -30,12 +30,6 @@ SINUSOID = Sinusoid(shots=3)
 MAML_PLUS = MAML(2, network=SMALL, learn_step_sizes=True, step_sizes="layer_step", multi_step_loss=0.9)
 
 
-def classes(size=28, ways=3, shots=2):
-    images = torch.randint(256, (40, 6, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(40).repeat_interleave(6)
-    return NWayKShot(images.flatten(0, 1), labels, ways=ways, shots=shots, rotations="train")
-
-
 CASES = {
     "maml": (MAML(network=SMALL), SINUSOID, Adam()),
     "two steps": (MAML(2, network=SMALL), SINUSOID, Adam()),
@@ -47,22 +41,14 @@ CASES = {
     "annealed": (MAML(network=SMALL), SINUSOID, SGD(0.01)),
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
-    "pixels": (MAML(network=SMALL), classes(8), Adam()),
-    "conv4": (MAML(network=CONV4), classes(), Adam()),
-    "protonet": (ProtoNet(), classes(8), Adam()),
-    "matching": (Matching(), classes(8), Adam()),
-    "siamese": (Siamese(), classes(8), Adam()),
-    "mann": (MANN(), classes(8), Adam()),
-    "snail": (SNAIL(), classes(8, ways=2, shots=1), Adam()),
+    "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
+    "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
+    "protonet": (ProtoNet(), classes(8, shots=2), Adam()),
+    "matching": (Matching(), classes(8, shots=2), Adam()),
+    "siamese": (Siamese(), classes(8, shots=2), Adam()),
+    "mann": (MANN(), classes(8, shots=2), Adam()),
+    "snail": (SNAIL(), classes(8, ways=2), Adam()),
 }
-
-
-@pytest.fixture
-def doubles():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.fixture
@@ -90,7 +76,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_traced_iterations_are_the_plain_ones(name, uncompiled, doubles):
+def test_traced_iterations_are_the_plain_ones(name, uncompiled, float64):
     (_, run), ((plain, row), (found, found_row)) = both(*CASES[name])
     assert run.compiling.compiled is not None
     assert close(found.params, plain.params)
@@ -99,7 +85,7 @@ def test_traced_iterations_are_the_plain_ones(name, uncompiled, doubles):
     assert [float(found_row[name]) for name in names] == pytest.approx([float(row[name]) for name in names])
 
 
-def test_an_iteration_that_has_come_to_take_another_way_is_compiled_anew(uncompiled, doubles):
+def test_an_iteration_that_has_come_to_take_another_way_is_compiled_anew(uncompiled, float64):
     # The early steps' losses stop counting after the ninth of ten iterations, or the fourth.
     algorithm = MAML(2, network=SMALL, multi_step_loss=0.4)
     (_, run), ((plain, _), (found, _)) = both(algorithm, SINUSOID, Adam(), iterations=10)
@@ -147,7 +133,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("how", REASONS)
-def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, doubles):
+def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, float64):
     torch.manual_seed(0)
     run = Run(MAML(network=SMALL), Unseeded(how), Adam(), Settings(2, 3, compile=True))
     with pytest.warns(UserWarning, match=REASONS[how]) as told:
@@ -160,7 +146,7 @@ def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled,
         run.iterate(progress)
 
 
-def test_iterations_that_go_another_way_every_time_are_compiled_no_more(uncompiled, doubles):
+def test_iterations_that_go_another_way_every_time_are_compiled_no_more(uncompiled, float64):
     run = Run(MAML(network=SMALL), Unseeded("whole number"), Adam(), Settings(30, 3, compile=True))
     progress, compiled = run.first(), set()
     with pytest.warns(UserWarning, match="changes too often"):
