@@ -9,6 +9,7 @@ Parameters are tuples: weight ``[task, out, in]`` and bias ``[task, out]``, laye
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ Activation = Literal["tanh", "relu"]
 Loss = Callable[..., Tensor]
 """``(outputs [task, row, out], *extras) -> [task]``, of constants beside them."""
 Tensors = tuple[Tensor, ...]
+NARROW = 8
+"""Inputs up to which products with a Hessian share what they have in common (see _Narrow)."""
 
 
 def outputs(activation: Activation, params: Sequence[Tensor], inputs: Tensor) -> Tensor:
@@ -114,7 +117,19 @@ def _push(run: _Pass, tangents: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
     raise ValueError("a perceptron has at least one layer")
 
 
-class _Point(NamedTuple):
+class _Narrow(NamedTuple):
+    """What products with a Hessian have in common where the inputs are few: sums over rows.
+
+    The first hidden layer's tangents are then a few fixed arrays, slope times input, each scaled by a direction's
+    weights; so products of these arrays with what is fixed, too, serve all directions. An input of 1 stands for the bias.
+    """
+
+    outer: Tensor  # [task, in + 1, second width, first width]: the second layer's cotangents times slope and input
+    bends: Tensor | None  # [task, in + 1, in + 1, first width]: bends times slope and both inputs; None for relu
+
+
+@dataclass
+class _Point:
     """Where a loss was differentiated: what products with its Hessian need."""
 
     run: _Pass
@@ -124,6 +139,8 @@ class _Point(NamedTuple):
     slopes: Tensors  # the loss's gradient in them, with its graph
     before: list[Tensor]  # cotangents of every layer before its activation
     bends: list[Tensor]  # see _pull; none for relu
+    narrow: _Narrow | None = None
+    products: int = 0  # how many were asked for
 
 
 def _evaluate(
@@ -148,20 +165,53 @@ def _evaluate(
 
 def _bend(point: _Point, tangents: Sequence[Tensor]) -> Tensors:
     """Multiply by the loss's Hessian in params and extras."""
-    run, layers = point.run, len(point.run.hidden)
+    run, layers, narrow = point.run, len(point.run.hidden), _narrow(point)
     pushed, moved = _push(run, tangents[: 2 * layers])
     tangent, *rest = _vjp(point.slopes, point.variables, (pushed, *tangents[2 * layers :]), keep=True)
     products: list[Tensor] = []
     for layer in reversed(range(layers)):
         weight = _weights(tangent, run.hidden[layer])
         products += [tangent.sum(1), weight]
-        if layer:
+        if layer == 1 and narrow is not None:
+            tangent = _slope_(run, layer, torch.bmm(tangent, run.weights[layer]))
+        elif layer:
             weight.baddbmm_(point.before[layer].mT, moved[layer - 1])
             spread = torch.bmm(tangent, run.weights[layer]).baddbmm_(point.before[layer], tangents[2 * layer])
             tangent = _slope_(run, layer, spread)
             if point.bends:
                 tangent.addcmul_(point.bends[layer - 1], moved[layer - 1])
+    if narrow is not None:
+        _add_(narrow, tangents, products)
     return (*products[::-1], *rest)
+
+
+def _narrow(point: _Point) -> _Narrow | None:
+    """Return what products have in common, from the second one on: a single product is faster without."""
+    inputs, first = point.run.hidden[0], point.run.weights[0]
+    point.products += 1
+    if point.products == 2 and len(point.run.hidden) > 1 and inputs.shape[-1] <= NARROW:
+        inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], dim=2)
+        spread = [column.expand(-1, -1, first.shape[1]).contiguous() for column in inputs.split(1, dim=2)]
+        outer = [torch.bmm(point.before[1].mT, _slope_(point.run, 1, values)) for values in spread]
+        bends = None
+        if point.bends:
+            squares = (inputs.unsqueeze(3) * inputs.unsqueeze(2)).flatten(2)
+            bends = torch.bmm(squares.mT, _slope_(point.run, 1, point.bends[0].clone()))
+            bends = bends.unflatten(1, (inputs.shape[2], inputs.shape[2]))
+        point.narrow = _Narrow(torch.stack(outer, dim=1), bends)
+    return point.narrow
+
+
+def _add_(narrow: _Narrow, tangents: Sequence[Tensor], products: list[Tensor]) -> None:
+    """Add to the products of the first two layers what comes from the first layer's tangents in every row, in place."""
+    second, bias, weight = products[-3:]
+    first = torch.cat([tangents[0], tangents[1].unsqueeze(2)], dim=2).mT
+    second.add_((narrow.outer * first.unsqueeze(2)).sum(1))
+    rest = (narrow.outer * tangents[2].unsqueeze(1)).sum(2)
+    if narrow.bends is not None:
+        rest.add_((narrow.bends * first.unsqueeze(1)).sum(2))
+    bias.add_(rest[:, -1])
+    weight.add_(rest[:, :-1].mT)
 
 
 class _Outputs(Function):

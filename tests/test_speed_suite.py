@@ -125,17 +125,18 @@ def test_operations_of_an_update_are_those_that_torch_computes(steps: int) -> No
     params = learner.init(stream(0, "initialisation"))
     draws = (stream(0, "draw", index) for index in range(steps + 1))
     experience, _ = gather(learner, params, family.sample(3, "train", stream(0, "tasks")), draws)
-    sizes = {"family": "navigation", "tasks": 3, "episodes": 2, "horizon": 5, "hidden": [7, 6], "steps": steps}
+    sizes = {"family": "navigation", "tasks": 3, "episodes": 2, "horizon": 5, "hidden": [7, 6], "activation": "tanh", "steps": steps}
     expected = counts.trpo_parts(sizes, tries=1)
     with Products() as linearising:
         line = adapted.linearise(learner, params, experience)
     vector = torch.ones_like(line.gradient.detach())
-    with Products() as product:
-        adapted.kl_hessian_product(learner, [line], vector)
+    with Products() as products:
+        for _ in range(counts.PRODUCTS):
+            adapted.kl_hessian_product(learner, [line], vector)
     with Products() as evaluation:
         adapted.surrogate_and_kl(learner, params, [experience], [line.outputs.detach()])
     assert linearising.operations == expected["adaptation"].operations + expected["gradient"].operations
-    assert counts.PRODUCTS * product.operations == expected["conjugate gradient"].operations
+    assert products.operations == expected["conjugate gradient"].operations
     assert evaluation.operations == expected["line search"].operations
 
 

@@ -9,7 +9,8 @@ takes
 - pull, the product with the transposed Jacobian: A for the weights' gradients, B for the hidden layers'
 - push, the product with the Jacobian: A for the tangents of the weights, B for those of the hidden layers
 - bend, the product with the Hessian of the loss: a push; then for the weights A with the tangents of the layers'
-  cotangents and B with those of their inputs; and for the hidden layers B and B again: 2 A + 4 B
+  cotangents and B with those of their inputs; and for the hidden layers B and B again: 2 A + 4 B; where inputs are few,
+  repeated bends leave two products of the second layer out, for what they have in common, which is computed once
 
 Convolutions are counted alike, with their 9 in out operations for each place of the output.
 """
@@ -19,6 +20,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 FLOAT = 4
+NARROW = 8
+"""Inputs that are few: as ``metarl/perceptron.py`` has it."""
 PRODUCTS = 10
 """Conjugate-gradient iterations: products with the KL's Hessian."""
 SPACES = {"navigation": (2, 2), "half-cheetah": (17, 6), "ant": (27, 8)}
@@ -44,25 +47,34 @@ class Passes(NamedTuple):
     pull: Cost
     push: Cost
     bend: Cost
+    shared: Cost
+    """What repeated bends have in common, once."""
+    again: Cost
+    """A bend beside that."""
 
 
-def passes(layers: list[Cost]) -> Passes:
+def passes(layers: list[Cost], shared: Cost | None = None) -> Passes:
     every, later = total(layers), total(layers[1:])
-    return Passes(every, every + later, every + later, 2 * every + 4 * later)
+    bend = 2 * every + 4 * later
+    again = bend if shared is None else bend + -2 * layers[1]
+    return Passes(every, every + later, every + later, bend, shared or Cost(0, 0), again)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
     return sum(costs, start=Cost(0, 0))
 
 
-def perceptron(tasks: int, rows: int, widths: tuple[int, ...]) -> Passes:
+def perceptron(tasks: int, rows: int, widths: tuple[int, ...], tanh: bool = True) -> Passes:
     """A network of its own for each task, on ``rows`` rows of each."""
-    return passes(
-        [
-            Cost(2 * tasks * rows * ins * outs, FLOAT * tasks * (rows * (ins + outs) + ins * outs))
-            for ins, outs in pairwise(widths)
-        ]
-    )
+
+    def product(ins: int, outs: int) -> Cost:
+        return Cost(2 * tasks * rows * ins * outs, FLOAT * tasks * (rows * (ins + outs) + ins * outs))
+
+    layers, inputs = [product(*pair) for pair in pairwise(widths)], widths[0] + 1
+    if len(layers) == 1 or widths[0] > NARROW:
+        return passes(layers)
+    bends = product(inputs**2, widths[1]) if tanh else Cost(0, 0)
+    return passes(layers, inputs * layers[1] + bends)
 
 
 def conv4(tasks: int, images: int, filters: int, ways: int = 5, side: int = 28) -> Passes:
@@ -81,11 +93,12 @@ def trpo_parts(sizes: dict[str, Any], tries: float) -> dict[str, Cost]:
     """The parts of a MAML-TRPO update: see ``metarl/adapted.py``."""
     ins, outs = SPACES[sizes["family"]]
     widths, steps = (ins, *sizes["hidden"], outs), sizes["steps"]
-    one = perceptron(sizes["tasks"], sizes["episodes"] * sizes["horizon"], widths)
+    one = perceptron(sizes["tasks"], sizes["episodes"] * sizes["horizon"], widths, sizes["activation"] == "tanh")
     adaptation = steps * (one.forward + one.pull) + one.forward
     # J is pushed through the inner steps, each of which bends the tangents, and the adapted policies; J' goes back.
-    product = 2 * steps * one.bend + one.push + one.pull
-    parts = (adaptation, one.pull + steps * one.bend, PRODUCTS * product, tries * adaptation)
+    product = 2 * steps * one.again + one.push + one.pull
+    products = steps * one.shared + PRODUCTS * product
+    parts = (adaptation, one.pull + steps * one.bend, products, tries * adaptation)
     return dict(zip(PARTS, parts, strict=True))
 
 

@@ -144,6 +144,21 @@ def test_the_last_derivative_of_a_loss_gradient_needs_no_graph(activation, order
 
 
 @each_activation
+@pytest.mark.parametrize("inputs", [1, 3, perceptron.NARROW + 1])
+@each_depth
+def test_products_with_the_hessian_again_and_again(activation, inputs, depth):
+    """As conjugate gradients take them: from the second on, those of few inputs share what they have in common."""
+    params, extra, data = layers((inputs, *DEPTHS[depth][1:])), log_std(), rows(inputs)
+    leaves = [*params, extra]
+    found = perceptron.loss_gradient(activation, params, [extra], data, gaussian, differentiable=True)
+    expected = plain_gradient(activation, params, extra, data, gaussian)
+    for seed in range(4):
+        vector = [random(*leaf.shape, seed=200 + 10 * seed + index) for index, leaf in enumerate(leaves)]
+        ours, theirs = (torch.autograd.grad(values, leaves, vector, retain_graph=True) for values in (found, expected))
+        assert_same([ours], [theirs])
+
+
+@each_activation
 def test_a_gradient_without_a_graph(activation):
     params, extra, inputs = layers(DEEP), log_std(), rows()
     expected = plain_gradient(activation, params, extra, inputs, gaussian)
