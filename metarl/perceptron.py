@@ -121,7 +121,7 @@ class _Narrow(NamedTuple):
     """What products with a Hessian have in common where the inputs are few: sums over rows.
 
     The first hidden layer's tangents are then a few fixed arrays, slope times input, each scaled by a direction's
-    weights; so products of these arrays with what is fixed, too, serve all directions. An input of 1 stands for the bias.
+    weights: products of these arrays with whatever else is fixed serve all directions. An input of 1 is the bias's.
     """
 
     outer: Tensor  # [task, in + 1, second width, first width]: the second layer's cotangents times slope and input
@@ -191,13 +191,13 @@ def _narrow(point: _Point) -> _Narrow | None:
     point.products += 1
     if point.products == 2 and len(point.run.hidden) > 1 and inputs.shape[-1] <= NARROW:
         inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], dim=2)
-        spread = [column.expand(-1, -1, first.shape[1]).contiguous() for column in inputs.split(1, dim=2)]
+        spread = [column.unsqueeze(2).repeat(1, 1, first.shape[1]) for column in inputs.unbind(2)]
         outer = [torch.bmm(point.before[1].mT, _slope_(point.run, 1, values)) for values in spread]
         bends = None
         if point.bends:
             squares = (inputs.unsqueeze(3) * inputs.unsqueeze(2)).flatten(2)
             bends = torch.bmm(squares.mT, _slope_(point.run, 1, point.bends[0].clone()))
-            bends = bends.unflatten(1, (inputs.shape[2], inputs.shape[2]))
+            bends = bends.view(len(bends), inputs.shape[2], inputs.shape[2], -1)
         point.narrow = _Narrow(torch.stack(outer, dim=1), bends)
     return point.narrow
 

@@ -125,7 +125,8 @@ def test_operations_of_an_update_are_those_that_torch_computes(steps: int) -> No
     params = learner.init(stream(0, "initialisation"))
     draws = (stream(0, "draw", index) for index in range(steps + 1))
     experience, _ = gather(learner, params, family.sample(3, "train", stream(0, "tasks")), draws)
-    sizes = {"family": "navigation", "tasks": 3, "episodes": 2, "horizon": 5, "hidden": [7, 6], "activation": "tanh", "steps": steps}
+    network = {"hidden": [7, 6], "activation": "tanh"}
+    sizes = {"family": "navigation", "tasks": 3, "episodes": 2, "horizon": 5, "steps": steps, **network}
     expected = counts.trpo_parts(sizes, tries=1)
     with Products() as linearising:
         line = adapted.linearise(learner, params, experience)
