@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from metarl import tracing
 from metarl.iteration import Iterate, Outcome
 from metarl.numerics import flatten
-from metarl.tracing import Graph, Traced
+from metarl.tracing import Kernels, Traced
 from metarl.types import Params
 
 MAX_MISSED, MAX_COMPILED = 3, 4
@@ -75,7 +75,8 @@ def compile_iteration(
     try:
         plain = iterate(params, state, progress, streams(number))
         graph = tracing.trace(iterate, params, state, progress, streams(number + 1))
-        compiled = replace(graph, graph=_kernels(graph.graph, tracing.device_of(params)))
+        kernels = fused(graph.graph.kernels, tracing.device_of(params))
+        compiled = replace(graph, graph=replace(graph.graph, kernels=kernels))
         found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
     except Exception as error:
         raise NotCompiledError(str(error).strip().partition("\n")[0]) from error
@@ -86,7 +87,8 @@ def compile_iteration(
     return compiled
 
 
-def _kernels(graph: Graph, device: torch.device) -> Graph:
+def fused(graph: Kernels, device: torch.device) -> Kernels:
+    """Return a graph compiled by torch.compile when it first runs; on a GPU, a CUDA graph."""
     if device.type == "cpu":
         # The kernels of a small network take no longer than Python takes to start them: C++ starts them here.
         return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})

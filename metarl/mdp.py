@@ -208,6 +208,19 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         observations, rewards, terminations, truncations = map(self._array, told)
         return observations, rewards, terminations, truncations, {}
 
+    @property
+    def generator(self) -> Generator:
+        """What steps draw from."""
+        return self._generator
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Return all that steps read and change, but for actions and the generator: tensors, which are not copied."""
+        return self._parameters, self._state, self._elapsed, self._terminated, self._truncated
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Go on from a snapshot."""
+        self._parameters, self._state, self._elapsed, self._terminated, self._truncated = snapshot
+
     def _lanes(self, value: Tensor) -> Tensor:
         return send(value, self._on).expand(self.num_envs, *value.shape).clone()
 

@@ -5,12 +5,12 @@ Each processes the tasks in groups (``chunks``), one after another, whose sums a
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl import adapted, objectives, parallel
+from metarl import adapted, graphs, objectives, parallel
 from metarl.adapted import Linearised
 from metarl.numerics import adam_state, adam_step, conjugate_gradient, flatten, sum_of, unflatten
 from metarl.types import Algorithm, Experience, Learner, Outer, Params, Spec, Update
@@ -58,8 +58,21 @@ class TRPO:
         Raises:
             ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
         """
-        parts = adapted.split(experience, self.chunks)
+        # How far training has come means nothing here, and would be another number in each iteration's graph.
+        parts = adapted.split(experience._replace(progress=0.0), self.chunks)
 
+        def direction(params: Params, parts: list[Experience]) -> _Direction:
+            return self._direction(learner, params, parts)
+
+        found = graphs.capture("TRPO's products", direction, params, parts)
+        # A GPU is waited for whenever a number is read: once here, and once for each length that is tried.
+        start, norm, finite = found.numbers.tolist()
+        if not finite:
+            return Update(params, state, {}, finite=False)
+        moved, metrics = self._line_search(learner, params, found.full_step, parts, start, found.old_outputs)
+        return Update(moved, state, metrics | {"outer/gradient_norm": norm})
+
+    def _direction(self, learner: Learner, params: Params, parts: list[Experience]) -> "_Direction":
         def linearise(part: Experience) -> Linearised:
             return adapted.linearise(learner, params, part)
 
@@ -72,16 +85,11 @@ class TRPO:
             return adapted.kl_hessian_product(learner, lines(), vector) + self.damping * vector
 
         surrogate, gradient, old_outputs = adapted.surrogate_gradient(lines())
-        # A GPU is waited for whenever a number is read: once here, and once for each length that is tried.
-        start, norm, finite = torch.stack([surrogate, gradient.norm(), torch.isfinite(gradient).all()]).tolist()
-        if not finite:
-            return Update(params, state, {}, finite=False)
         direction, residual = conjugate_gradient(product, -gradient, self.cg_iterations)
-        kept = []  # the line search needs no graphs: let their memory go
         # The residual tells the direction's image, which would cost one more product.
         full_step = direction * _step_length(direction @ (-gradient - residual), self.max_kl)
-        moved, metrics = self._line_search(learner, params, full_step, parts, start, old_outputs)
-        return Update(moved, state, metrics | {"outer/gradient_norm": norm})
+        numbers = torch.stack([surrogate, gradient.norm(), torch.isfinite(gradient).all()])
+        return _Direction(numbers, full_step, old_outputs)
 
     def _line_search(
         self,
@@ -92,13 +100,24 @@ class TRPO:
         start: float,
         old: list[Tensor],
     ) -> tuple[Params, dict[str, float]]:
+        def judge(candidate: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
+            return adapted.surrogate_and_kl(learner, candidate, parts, old)
+
         origin = flatten(params.values())
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
-            surrogate, kl = adapted.surrogate_and_kl(learner, candidate, parts, old).tolist()
+            surrogate, kl = graphs.capture("TRPO's steps", judge, candidate, parts, old).tolist()
             if surrogate < start and kl <= self.max_kl:
                 return candidate, _step_metrics(start - surrogate, kl, attempt + 1, accepted=True)
         return params, _step_metrics(0.0, 0.0, self.max_backtracks, accepted=False)
+
+
+class _Direction(NamedTuple):
+    """Where to, from here."""
+
+    numbers: Tensor  # [3] the surrogate loss, its gradient's norm, whether that is finite
+    full_step: Tensor  # flat; as long as the quadratic model of the KL allows
+    old_outputs: list[Tensor]  # of each group of tasks
 
 
 def _step_length(curvature: Tensor, max_kl: float) -> Tensor:

@@ -17,13 +17,14 @@ def each(work: Callable[[Group], Result], groups: Iterable[Group]) -> list[Resul
 
     A sequence of groups is worked on side by side, each group with its share of torch's threads: these would wait for
     each other at every small operation if all of them worked on one group. Other iterables, whose groups may be made
-    one by one to save memory, and a single group are worked on in turn, with all threads.
+    one by one to save memory, and a single group are worked on in turn, with all threads; so is everything while a
+    CUDA graph is captured, which sees the operations of one thread only.
 
     Raises:
         Exception: what ``work`` raised for the first group that failed.
     """
     threads = torch.get_num_threads()
-    if not isinstance(groups, Sequence) or min(threads, len(groups)) < 2:
+    if not isinstance(groups, Sequence) or min(threads, len(groups)) < 2 or _is_capturing():
         return [work(group) for group in groups]
     workers, grad = min(threads, len(groups)), torch.is_grad_enabled()
 
@@ -35,6 +36,10 @@ def each(work: Callable[[Group], Result], groups: Iterable[Group]) -> list[Resul
         return list(_pool(workers, threads // workers).map(alike, groups))
     finally:
         torch.set_num_threads(threads)  # new workers have set it for all threads to come
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @lru_cache(maxsize=8)

@@ -24,8 +24,9 @@ class Settings:
     device: Device = "auto"
     """Where networks and data live; auto is cuda where there is one."""
     compile: bool = False
-    """Compile the whole meta-iteration of labelled examples (torch.compile): half a minute at first, then several times
-    faster where the network is small. Where that is impossible, a warning tells why and training goes on without."""
+    """Compile what an iteration does (torch.compile), which takes up to a minute at first: all of it with labelled
+    examples, several times faster where networks are small; the steps of environments that are written in PyTorch; and
+    on a GPU TRPO's update. Where that is impossible, a warning tells why and training goes on without."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; one more is written at the end."""
     log_every: int = 1

@@ -29,6 +29,17 @@ class SuccessWatch(VectorWrapper[Any, Any, Any]):
             self.succeeded = told if self.succeeded is None else self.succeeded | told
         return outcome
 
+    def snapshot(self) -> tuple[Any, ...] | None:
+        """Return all that steps read and change, as tensors; None where the environment does not tell."""
+        # Another wrapper in between may keep what only it knows of.
+        return (self.env.snapshot(), self.succeeded) if hasattr(self.env, "snapshot") else None
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Go on from a snapshot."""
+        inner: Any = self.env
+        inner.restore(snapshot[0])
+        self.succeeded = snapshot[1]
+
     def scored(self, rollout: Rollout) -> Rollout:
         """Return the rollout that was collected from the environment, with the success of each episode, if told."""
         if self.succeeded is None:

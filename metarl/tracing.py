@@ -1,9 +1,10 @@
-"""A whole meta-iteration as one graph of elementary operations on tensors: ``torch.fx``'s, with all derivatives in it.
+"""Graphs of elementary operations on tensors, ``torch.fx``'s, with all derivatives in them: of a whole meta-iteration,
+or of a function that is a part of it.
 
-An iteration is run once as it is, to learn which random numbers it draws and what it asks of its numbers; then it is
-traced. Random numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the
-plain iteration. Where an answer differs from the one that was traced (such as whether the meta-gradient is finite), the
-graph tells.
+What is traced is run once as it is, to learn which random numbers it draws and what it asks of its numbers. Random
+numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the plain run.
+Where an answer differs from the one that was traced (such as whether the meta-gradient is finite), an iteration's graph
+tells; a part may ask nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metarl.iteration import Iterate, Outcome
 from metarl.types import Params, Update
 
-Graph = Callable[..., Sequence[Tensor]]
+Kernels = Callable[..., Sequence[Tensor]]
+"""Tensors to tensors: constants, inputs and random numbers to results."""
+Function = Callable[[Sequence[Tensor], Sequence[Generator]], Sequence[Tensor]]
+"""``(inputs, streams) -> results``"""
 
 
 class TraceError(RuntimeError):
@@ -41,14 +45,27 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Graph:
+    """A function of tensors and streams of random numbers, traced."""
+
+    kernels: Kernels
+    constants: tuple[Tensor, ...]
+    """What it reads beside its inputs, such as images."""
+    draws: tuple[Draw, ...]
+
+    def __call__(self, inputs: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
+        """Draw, and run it. No gradients are kept."""
+        drawn = [draw(streams) for draw in self.draws]
+        with torch.no_grad():
+            return list(self.kernels(*self.constants, *inputs, *drawn))
+
+
+@dataclass(frozen=True)
 class Traced:
     """A traced iteration."""
 
     graph: Graph
-    """Tensors alone to tensors alone: constants, inputs and random numbers to results, and whether they hold."""
-    constants: tuple[Tensor, ...]
-    """What it reads beside its inputs, such as images."""
-    draws: tuple[Draw, ...]
+    """From ``_inputs`` to results, and whether they hold."""
     streams: int
     """How many streams it opens."""
     names: tuple[tuple[str, ...], ...]
@@ -60,10 +77,8 @@ class Traced:
         self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]
     ) -> Outcome | None:
         """Run it; None where the iteration takes another way than the one that was traced."""
-        opened = list(islice(streams, self.streams))
-        drawn = [draw(opened) for draw in self.draws]
-        with torch.no_grad():
-            *found, held = self.graph(*self.constants, *_inputs(self.names, params, state, progress), *drawn)
+        inputs = _inputs(self.names, params, state, progress)
+        *found, held = self.graph(inputs, list(islice(streams, self.streams)))
         if not held:
             return None
         values = iter(found)
@@ -94,8 +109,33 @@ def trace(
         outcome = iterate(params, kept, share, recorder.watched())
         finite = bool(outcome.update.finite)
     names = tuple(tuple(group) for group in groups(outcome))
-    graph = _graph(iterate, _inputs(names, params, state, progress), names, recorder)
-    return Traced(graph, _lifted(graph), tuple(recorder.draws), len(recorder.opened), names, finite)
+    inputs = _inputs(names, params, state, progress)
+    graph = _graph(_flat(iterate, names, recorder), inputs, recorder)
+    return Traced(graph, len(recorder.opened), names, finite)
+
+
+def trace_part(
+    function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
+) -> tuple[Graph, list[Tensor]]:
+    """Trace a function; return its graph, and what it returned when it was run as it is.
+
+    Raises:
+        TraceError: it draws random numbers from elsewhere than the streams, or such as depend on others; or it asks its
+            numbers for yes or no, or for a whole number.
+        RuntimeError: it depends on its own numbers in other ways.
+    """
+    recorder = _Recorder(iter(streams))
+    opened = list(recorder.watched())
+    with recorder:
+        results = list(function(inputs, opened))
+    if recorder.answers:
+        raise TraceError("it asks its numbers for yes or no, or for a whole number")
+
+    def flat(values: Sequence[Tensor], replayer: _Replayer) -> list[Tensor]:
+        with replayer:
+            return [result.detach() for result in function(values, opened)]
+
+    return _graph(flat, inputs, recorder), results
 
 
 def groups(outcome: Outcome) -> tuple[Mapping[str, Any], ...]:
@@ -190,21 +230,33 @@ def _is_question(function: Any, arguments: Any) -> bool:
     return function is torch.ops.aten._local_scalar_dense.default and not arguments[0].is_floating_point()
 
 
-def _graph(iterate: Iterate, inputs: list[Tensor], names: Sequence[Sequence[str]], recorder: _Recorder) -> GraphModule:
-    """Return the iteration's graph: from inputs and random numbers to results in the order of names, and if it held."""
+def _flat(
+    iterate: Iterate, names: Sequence[Sequence[str]], recorder: _Recorder
+) -> Callable[[Sequence[Tensor], _Replayer], list[Tensor]]:
+    """Return an iteration as a function of tensors, to results in the order of names, and whether they hold."""
     parameters, kept = len(names[0]), len(names[1])
 
-    def flat(*values: Any) -> list[Tensor]:
+    def flat(values: Sequence[Tensor], replayer: _Replayer) -> list[Tensor]:
         params = dict(zip(names[0], values[:parameters], strict=True))
         state = dict(zip(names[1], values[parameters : parameters + kept], strict=True))
-        replayer = _Replayer(values[len(inputs) :], recorder.answers)
+        share: Any = values[-1]
         with replayer:
-            outcome = iterate(params, state, values[len(inputs) - 1], iter(recorder.opened))
+            outcome = iterate(params, state, share, iter(recorder.opened))
             bool(outcome.update.finite)  # asked as it was when it was recorded
         found = zip(groups(outcome), names, strict=True)
         return [*(tensor(group[name]).detach() for group, order in found for name in order), replayer.held()]
 
-    return make_fx(flat)(*inputs, *recorder.drawn)
+    return flat
+
+
+def _graph(
+    flat: Callable[[Sequence[Tensor], _Replayer], list[Tensor]], inputs: Sequence[Tensor], recorder: _Recorder
+) -> Graph:
+    def drawn_outside(*values: Tensor) -> list[Tensor]:
+        return flat(values[: len(inputs)], _Replayer(values[len(inputs) :], recorder.answers))
+
+    graph = make_fx(drawn_outside)(*inputs, *recorder.drawn)
+    return Graph(graph, _lifted(graph), tuple(recorder.draws))
 
 
 def _lifted(graph: GraphModule) -> tuple[Tensor, ...]:

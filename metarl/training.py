@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,12 @@ from metarl.compiled import Compiling
 from metarl.control import ControlTasks, check_environment
 from metarl.devices import float32, send
 from metarl.experience import training_score
+from metarl.graphs import Graphs
 from metarl.interrupts import stop_on_interrupt
 from metarl.iteration import Outcome
 from metarl.memory import keep_freed_memory
 from metarl.outer import default_outer
+from metarl.rollouts import can_be_compiled
 from metarl.seeding import stream
 from metarl.settings import Device, Settings, default_settings, resolve_device
 from metarl.types import Algorithm, Family, Learner, Outer, Params, Split
@@ -233,16 +236,16 @@ class Run:
         self.start_from: Params = {}
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
-        _check_tasks(family, split)
+        _check_tasks(family, split, settings.compile and self.device.type == "cpu")
         check = getattr(outer, "check", None)
         if check is not None:
             check(self.learner)
         chunks = getattr(outer, "chunks", None)
         if chunks is not None and chunks > settings.meta_batch_size:
             raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
-        if settings.compile and family.spec.control:
-            raise ValueError("compile is for labelled examples: an environment's steps are no graph; leave it out")
-        self.compiling = Compiling(self._plain, self._streams) if settings.compile else None
+        # Labelled examples make one graph of an iteration; episodes some of its parts.
+        self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
+        self.graphs = Graphs() if settings.compile and family.spec.control else None
 
     def first(self) -> Progress:
         """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
@@ -300,7 +303,8 @@ class Run:
     def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
         if self.compiling is not None:
             return self.compiling(params, state, progress, number)
-        return self._plain(params, state, progress, self._streams(number))
+        with self.graphs.used() if self.graphs is not None else nullcontext():
+            return self._plain(params, state, progress, self._streams(number))
 
     def _plain(self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:
         tasks = self.settings.meta_batch_size
@@ -331,13 +335,22 @@ def _check_start(params: Params, given: Params) -> None:
         )
 
 
-def _check_tasks(family: Family, split: Split) -> None:
-    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec."""
+def _check_tasks(family: Family, split: Split, compiled: bool) -> None:
+    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec.
+
+    Or, where episodes are all that might be ``compiled``, for those that cannot be.
+    """
     tasks = family.sample(1, split, stream(0, "check"))
     if isinstance(tasks, ControlTasks):
         env = tasks.environment(1, torch.device("cpu"))
         check_environment(env, 1, family.spec)
+        refused = compiled and not can_be_compiled(env)
         env.close()
+        if refused:
+            raise ValueError(
+                "compile=True: the steps of this environment are no graph (they are, of one that is written in PyTorch "
+                "and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
+            )
 
 
 def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:

@@ -12,9 +12,9 @@ from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.evaluation import evaluate
 from metarl.networks import Network
-from metarl.outer import OUTER_UPDATES
+from metarl.outer import OUTER_UPDATES, TRPO
 from metarl.settings import Settings
-from metarl.training import train
+from metarl.training import Run, train
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid
@@ -68,3 +68,25 @@ def test_compiled_iterations_are_the_plain_ones_on_a_gpu(family):
         train(algorithm, family, settings=replace(settings, compile=compile)).params for compile in (False, True)
     )
     assert all(torch.allclose(compiled[name], value, atol=1e-4) for name, value in plain.items())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("chunks", [None, 2])
+@pytest.mark.parametrize("family", [NAVIGATION, HALF_CHEETAH], ids=["navigation", "half-cheetah"])
+def test_compiled_parts_are_the_plain_ones_on_a_gpu(family, chunks):
+    """Steps as kernels, TRPO's products and steps as captured graphs: checked in two iterations, trusted in two."""
+    algorithm, ends = MAML(network=Network(hidden=(16,))), []
+    for compiled in (False, True):
+        settings = Settings(4, 3, device=DEVICE, compile=compiled)
+        run = Run(algorithm, family, TRPO(cg_iterations=3, chunks=chunks), settings)
+        progress = run.first()
+        for _ in range(4):
+            progress, row = run.iterate(progress)
+        ends.append((progress.params, row))
+    captured = {"TRPO's products", "TRPO's steps"}
+    assert {key[0] for key in run.graphs.parts} == captured | (
+        {"the environment's steps"} if family is NAVIGATION else set()
+    )
+    (plain, row), (found, found_row) = ends
+    assert float(found_row["return/step_1"]) == pytest.approx(float(row["return/step_1"]), rel=0.05)
+    assert all(torch.allclose(found[name], value, atol=1e-2) for name, value in plain.items())

@@ -221,9 +221,21 @@ def test_what_needs_no_wait_is_not_counted_and_what_cannot_be_is_refused() -> No
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_meta_iteration_waits_as_often_on_a_gpu(case: Case) -> None:
-    run = Run(case.algorithm, case.family, case.outer, Settings(iterations=4, meta_batch_size=4, device="cuda"))
+    assert_waits_on_a_gpu(case, compiled=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", [case for case in CASES if case.family.spec.control], ids=str)
+def test_a_compiled_one_of_control_waits_no_more_often(case: Case) -> None:
+    assert_waits_on_a_gpu(case, compiled=True)
+
+
+def assert_waits_on_a_gpu(case: Case, compiled: bool) -> None:
+    settings = Settings(iterations=4, meta_batch_size=4, device="cuda", compile=compiled)
+    run = Run(case.algorithm, case.family, case.outer, settings)
     progress = run.first()
-    for _ in range(2):
+    for _ in range(2):  # in which what is compiled is checked
         progress, _ = run.iterate(progress)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -164,7 +164,9 @@ class _Fold:
     def _outcomes(self, actions: Tensor, rewards: Tensor, done: Tensor) -> Tensor:
         """Put together what follows an observation, ``[..., outcome_size]``."""
         if self.spec.kind == "discrete":
-            actions = functional.one_hot(actions, self.spec.output_size).to(rewards.dtype)
+            # Unlike one_hot, this does not look whether all of them are actions: a compiled step may not ask.
+            choices = torch.arange(self.spec.output_size, device=actions.device)
+            actions = (actions.unsqueeze(-1) == choices).to(rewards.dtype)
         return torch.cat([actions, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
 
     def replay(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:

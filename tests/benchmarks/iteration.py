@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from metarl import adapted, iteration, objectives
 from metarl.algorithms.maml import MAML
 from metarl.experience import gather
+from metarl.graphs import CHECKS
 from metarl.networks import Network, mlp
 from metarl.numerics import conjugate_gradient, flatten, unflatten
 from metarl.outer import TRPO
@@ -38,9 +40,9 @@ class Problem:
         self.size, self.steps = Size(**size), steps
         self.network = Network(hidden=tuple(hidden), activation=activation)  # type: ignore[arg-type]
 
-    def run(self, network: Network, outer: TRPO) -> Run:
+    def run(self, network: Network, outer: TRPO, compile: bool = False) -> Run:
         algorithm = MAML(network=network, step_size=STEP_SIZE, steps=self.steps, surrogate="log_likelihood")
-        settings = Settings(iterations=1, meta_batch_size=self.size.tasks, device=self.size.device)
+        settings = Settings(iterations=1, meta_batch_size=self.size.tasks, device=self.size.device, compile=compile)
         return Run(algorithm, self.size.family, outer, settings)
 
     def opaque(self) -> Network:
@@ -61,6 +63,17 @@ def ours(**problem: Any) -> Entrant:
     """What a run does."""
     solved = Problem(**problem)
     return whole(solved, solved.run(solved.network, TRPO()))
+
+
+def compiled(**problem: Any) -> Entrant:
+    """The same with --compile."""
+    solved = Problem(**problem)
+    run = solved.run(solved.network, TRPO(), compile=True)
+    progress = run.first()
+    with warnings.catch_warnings(category=UserWarning, action="error"):  # that something cannot be compiled
+        for _ in range(CHECKS + 1):
+            run.iterate(progress)
+    return whole(solved, run)
 
 
 def autograd(**problem: Any) -> Entrant:

@@ -47,6 +47,7 @@ def _sampled(family: str, tasks: int, episodes: int, horizon: int, device: str, 
     slow = sizes | {"horizon": min(horizon, 25) if device == "cuda" else horizon}  # Gymnasium stays on the processor
     many = episodes > 20
     objects = many and family != "navigation"
+    compiled = [] if family != "navigation" else [Contestant("the same, compiled", "sampling:compiled", sizes)]
     return Group(
         f"{family}, {tasks} tasks x {episodes} episodes",
         sizes,
@@ -54,6 +55,7 @@ def _sampled(family: str, tasks: int, episodes: int, horizon: int, device: str, 
             Contestant("simulator alone", "sampling:raw", sizes),
             Contestant("metarl's vector environment, no policy", "sampling:lanes", sizes),
             Contestant("metarl.control.collect, MAML's policies", "sampling:collected", sizes),
+            *compiled,
             Contestant(
                 "Gymnasium's SyncVectorEnv, same policies",
                 "sampling:gymnasium_sync",
@@ -88,9 +90,11 @@ def _iterated(
     size = {"family": family, "tasks": tasks, "episodes": episodes, "horizon": horizon, "device": device}
     problem = {**size, **network, "steps": 1}
     looped = family == "navigation" and network["activation"] == "tanh"  # what tests/loop_reference.py is written for
+    compiled = device == "cuda" or family == "navigation"  # on a CPU, nothing of a robot's iteration is
     untuned = device == "cpu" and family == "navigation"
     contestants = [
         Contestant("metarl", "iteration:ours", problem),
+        *([Contestant("metarl, compiled", "iteration:compiled", problem)] if compiled else []),
         Contestant("metarl, its parts watched", "iteration:split", problem),
         Contestant("plain batched: vmap, exact Hessian", "iteration:plain", problem),
         Contestant("plain batched, J'FJ by autograd", "iteration:autograd", problem),

@@ -1,5 +1,6 @@
 """Sampling: environment steps under MAML's policies, under the same actions without them, and of the bare simulator."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from metarl.algorithms.maml import MAML
 from metarl.control import ControlTasks, collect
+from metarl.graphs import CHECKS, Graphs
 from metarl.memory import keep_freed_memory
 from metarl.seeding import stream
 from metarl.types import Learner, State
@@ -61,6 +63,19 @@ class Size:
             return float(mask.numel() if all_lanes else mask.sum())
 
         return self.entrant(run, processes)
+
+    def compiled(self) -> Entrant:
+        """The same as in a run with --compile."""
+        entrant, graphs = self.collecting(self.environment()), Graphs()
+
+        def work(number: int) -> Any:
+            with graphs.used():
+                return entrant.work(number)
+
+        with warnings.catch_warnings(category=UserWarning, action="error"):  # that something cannot be compiled
+            for _ in range(CHECKS + 1):
+                work(0)
+        return entrant._replace(work=work)
 
     def actions(self) -> Tensor:
         """The actions ``[step, lane, size]`` that the policies take: the cost of physics depends on them."""
@@ -162,6 +177,11 @@ def collected(**size: Any) -> Entrant:
     """metarl's vector environment, with policies."""
     sized = Size(**size)
     return sized.collecting(sized.environment())
+
+
+def compiled(**size: Any) -> Entrant:
+    """The same with compiled steps."""
+    return Size(**size).compiled()
 
 
 def gymnasium_sync(**size: Any) -> Entrant:

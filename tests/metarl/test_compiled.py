@@ -21,7 +21,6 @@ from metarl.outer import SGD, Adam
 from metarl.regression import Regression
 from metarl.settings import Settings
 from metarl.training import Run, TrainingError, resume, train
-from metarl_envs.bandit import Bandit
 from metarl_plugins.sinusoid import Sinusoid
 
 SMALL = Network(hidden=(8, 8))
@@ -168,11 +167,6 @@ def test_gradients_that_are_not_finite_are_refused(uncompiled):
             progress, row = run.iterate(progress)
             assert row["outer/refused"] == progress.iteration
     assert all(torch.equal(progress.params[name], value) for name, value in first.params.items())
-
-
-def test_control_is_refused():
-    with pytest.raises(ValueError, match="compile is for labelled examples"):
-        train(MAML(), Bandit(), settings=Settings(iterations=1, compile=True))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl import control, evaluation, training
+from metarl import evaluation, rollouts, training
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.devices import float32, send, without_cudnn
@@ -158,7 +158,7 @@ def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: p
 
             return learner._replace(**{name: watch(name) for name in ("begin", "adapt", "predict", "meta_loss")})
 
-    for module in (training, evaluation, control, policies):
+    for module in (training, evaluation, rollouts, policies):
         monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
     result = train(Watched(), family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
     evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)

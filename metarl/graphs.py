@@ -1,0 +1,241 @@
+"""Parts of an iteration as graphs: functions of tensors that run as few kernels, or as one launch.
+
+Such a function is pure: what it reads stands in its arguments, tensors and plain values in any structure of tuples,
+lists and dicts, or comes from its streams of random numbers; what it changes stands in its result. In a run that is not
+compiled, and where there can be no graph of a function, it is called as it is.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
+
+from metarl import tracing
+from metarl.compiled import fused
+from metarl.tracing import Function, Kernels, TraceError
+
+Result = TypeVar("Result")
+CHECKS = 2
+"""Iterations in which a part is compared with itself: a number that the first should not have kept shows in a next."""
+FAR = 0.05
+"""Largest distance of each result from the plain one's, relative to its norm. Rounding adds up along an episode, and in
+conjugate gradients; a wrong number is farther away."""
+MAX_PARTS = 16
+"""Kinds of arguments of a function, such as one for each inner step, before it is called as it is."""
+WARM_UP = 2
+"""Times that a graph runs before it is captured: libraries allocate when they are first used."""
+
+
+Runnable = Callable[[Sequence[Tensor], Sequence[Generator]], Sequence[Tensor]]
+"""What stands for a function: ``(inputs, streams) -> results``."""
+Make = Callable[[Function, Sequence[Tensor], Sequence[Generator]], tuple[Runnable, Sequence[Tensor]]]
+_HOLE = object()
+_USED: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
+
+
+def are_used() -> bool:
+    """Return whether this run is compiled."""
+    return _USED.get() is not None
+
+
+def compile(
+    name: str, function: Callable[..., Result], arguments: tuple[Any, ...], streams: Sequence[Generator]
+) -> Result:
+    """Return ``function(*arguments)``: in a compiled run by torch.compile's kernels, on a GPU as a CUDA graph.
+
+    ``name`` tells the parts of a run apart, and stands in the warning that one is not compiled.
+    """
+    graphs = _USED.get()
+    return function(*arguments) if graphs is None else graphs.run(graphs.fused, name, function, arguments, streams)
+
+
+def capture(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return ``function(*arguments)``: in a compiled run on a GPU by a CUDA graph, captured and replayed.
+
+    For functions that draw nothing, of more operations than torch.compile has patience for.
+    """
+    graphs = _USED.get()
+    if graphs is None or not _on_gpu(arguments):
+        return function(*arguments)
+    return graphs.run(captured, name, function, arguments, ())
+
+
+class _Structure(NamedTuple):
+    """Tensors and plain values in tuples, lists and dicts, without the tensors."""
+
+    form: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+
+
+@dataclass
+class _Part:
+    """A function that has a graph."""
+
+    graph: Runnable
+    result: _Structure
+    checked: set[int] = field(default_factory=set)
+    """Iterations in which it was compared with itself."""
+
+    def wants_a_check(self, iteration: int) -> bool:
+        return len(self.checked) < CHECKS and iteration not in self.checked
+
+
+class Graphs:
+    """The graphs of one run: of one learner, one family, one outer update."""
+
+    def __init__(self) -> None:
+        self.iteration = 0
+        self.parts: dict[Any, _Part] = {}
+        self.refused: set[str] = set()
+        """Names of what cannot be compiled, and is called as it is."""
+        self._kernels: dict[Any, Kernels] = {}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let ``compile`` and ``capture`` use them, for one iteration."""
+        self.iteration += 1
+        token = _USED.set(self)
+        try:
+            yield
+        finally:
+            _USED.reset(token)
+
+    def run(
+        self,
+        make: Make,
+        name: str,
+        function: Callable[..., Result],
+        arguments: tuple[Any, ...],
+        streams: Sequence[Generator],
+    ) -> Result:
+        """Return ``function(*arguments)``, by its graph if that can be; a warning tells why it cannot."""
+        if name in self.refused:
+            return function(*arguments)
+        leaves, form = pytree.tree_flatten(arguments)
+        key = name, form, *map(_kind, leaves)
+        part = self.parts.get(key)
+        if part is not None and not part.wants_a_check(self.iteration):
+            result: Result = _filled(part.result, part.graph(_tensors(leaves), streams))
+            return result
+        before = [stream.get_state() for stream in streams]
+        try:
+            return self._check(key, make, function, arguments, streams)
+        except Exception as error:
+            why = str(error).strip().partition("\n")[0]
+            warnings.warn(f"{name} are not compiled, which changes their speed only: {why}", stacklevel=3)
+            self.refused.add(name)
+            _rewind(streams, before)
+        return function(*arguments)
+
+    def _check(
+        self,
+        key: Any,
+        make: Make,
+        function: Callable[..., Result],
+        arguments: tuple[Any, ...],
+        streams: Sequence[Generator],
+    ) -> Result:
+        """Run a function as it is, and its graph, which is made if there is none yet; return what the graph does.
+
+        Not what the function does: a run that is resumed is checked anew, and must not come out differently for it.
+        """
+        given, results = _emptied(arguments), list[_Structure]()
+        inputs, before = _tensors(pytree.tree_leaves(arguments)), [stream.get_state() for stream in streams]
+
+        def flat(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
+            result = function(*_filled(given, values))
+            results.append(_emptied(result))
+            return _tensors(pytree.tree_leaves(result))
+
+        part = self.parts.get(key)
+        if part is not None:
+            expected: Sequence[Tensor] = flat(inputs, streams)
+        elif sum(known[0] == key[0] for known in self.parts) < MAX_PARTS:
+            graph, expected = make(flat, inputs, streams)
+            part = _Part(graph, results[-1])
+        else:
+            raise TraceError("their arguments are of too many kinds")
+        _rewind(streams, before)
+        found = part.graph(inputs, streams)
+        for ours, plain in zip(found, expected, strict=True):
+            if not (ours.double() - plain.double()).norm() <= FAR * plain.double().norm():
+                raise TraceError("they depend on more than their arguments and streams")
+        part.checked.add(self.iteration)
+        self.parts[key] = part
+        checked: Result = _filled(part.result, found)
+        return checked
+
+    def fused(
+        self, function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
+    ) -> tuple[Runnable, Sequence[Tensor]]:
+        """Return a function traced and compiled, and what it returned as it is."""
+        graph, results = tracing.trace_part(function, inputs, streams)
+        traced: Any = graph.kernels
+        # Equal graphs, such as those of two inner steps, share their kernels.
+        key = traced.code, *map(_kind, (*graph.constants, *inputs))
+        if key not in self._kernels:
+            self._kernels[key] = fused(graph.kernels, inputs[0].device)
+        return replace(graph, kernels=self._kernels[key]), results
+
+
+def captured(
+    function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
+) -> tuple[Runnable, Sequence[Tensor]]:
+    """Return a function captured as a CUDA graph, and what it returned as it is."""
+    aside, recorded = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    places = [value.clone() for value in inputs]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            function(places, streams)
+    torch.cuda.current_stream().wait_stream(aside)
+    with torch.cuda.graph(recorded):
+        results = [result.detach() for result in function(places, streams)]
+
+    def replay(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
+        recorded.replay()
+        return [result.clone() for result in results]  # whose memory the next replay takes
+
+    return replay, function(inputs, streams)
+
+
+def _on_gpu(values: Any) -> bool:
+    return all(tensor.device.type == "cuda" for tensor in _tensors(pytree.tree_leaves(values)))
+
+
+def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _emptied(values: Any) -> _Structure:
+    """Raises TraceError for what is neither a tensor nor a plain value: it might hold tensors unseen."""
+    leaves, form = pytree.tree_flatten(values)
+    if strange := [leaf for leaf in leaves if not isinstance(leaf, Tensor | int | float | str | None)]:
+        raise TraceError(f"a {type(strange[0]).__name__} is no tensor, plain value, tuple, list or dict of such")
+    return _Structure(form, tuple(_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+
+
+def _filled(structure: _Structure, tensors: Sequence[Tensor]) -> Any:
+    values = iter(tensors)
+    leaves = [next(values) if leaf is _HOLE else leaf for leaf in structure.leaves]
+    return pytree.tree_unflatten(leaves, structure.form)
+
+
+def _kind(leaf: Any) -> Any:
+    """Return what a trace takes for granted of a value: all of it, unless it is a tensor."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, int | float | str | None) else type(leaf)
+
+
+def _rewind(streams: Sequence[Generator], states: Sequence[Tensor]) -> None:
+    for stream, state in zip(streams, states, strict=True):
+        stream.set_state(state)

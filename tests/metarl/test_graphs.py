@@ -1,0 +1,244 @@
+"""Parts of an iteration that are compiled do what the plain ones do, or say why they are not compiled."""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from gymnasium.vector import VectorWrapper
+
+from metarl import graphs
+from metarl.algorithms.maml import MAML
+from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.rl2 import RL2
+from metarl.control import RolloutError, Sampling
+from metarl.graphs import Graphs
+from metarl.mdp import MDPVectorEnv
+from metarl.networks import Network
+from metarl.outer import TRPO, Adam, ProMP
+from metarl.settings import Settings
+from metarl.training import Run, resume, train
+from metarl_envs.bandit import Bandit
+from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.navigation import PointNavigation, navigation
+from metarl_envs.tabular import TabularMDP
+
+SMALL = Network(hidden=(8, 8))
+SAMPLING = Sampling(episodes=3, horizon=25)  # two graphs and a rest
+FEW = TRPO(cg_iterations=3)
+NAVIGATION = PointNavigation(sampling=SAMPLING)
+
+
+def replayed(function, inputs, streams):
+    """What a captured graph does: it reads where it read before, and writes where it wrote before."""
+    places = [value.clone() for value in inputs]
+    results = [result.detach().clone() for result in function(places, streams)]
+
+    def replay(values, streams):
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
+        for result, found in zip(results, function(places, streams), strict=True):
+            result.copy_(found)
+        return [result.clone() for result in results]
+
+    return replay, function(inputs, streams)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Graphs are traced, and run as they are."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    monkeypatch.setattr(graphs, "_on_gpu", lambda values: True)
+    monkeypatch.setattr(graphs, "captured", replayed)
+
+
+def end(algorithm, family, outer, compiled, iterations=4):
+    run = Run(algorithm, family, outer, Settings(iterations, 3, compile=compiled, device="cpu"))
+    progress = run.first()
+    for _ in range(iterations):
+        progress, row = run.iterate(progress)
+    return run, progress, {name: float(value) for name, value in row.items() if not name.startswith("time/")}
+
+
+CASES = {
+    "maml": (MAML(network=SMALL), NAVIGATION, FEW),
+    "tanh, three steps": (MAML(3, network=Network(hidden=(8,), activation="tanh")), NAVIGATION, FEW),
+    "groups of tasks": (MAML(network=SMALL), NAVIGATION, replace(FEW, chunks=2)),
+    "graphs of groups made anew": (MAML(network=SMALL), NAVIGATION, replace(FEW, chunks=2, keep_graphs=False)),
+    "meta-sgd": (MAML(network=SMALL, learn_step_sizes=True), NAVIGATION, FEW),
+    "bandit": (MAML(network=SMALL), Bandit(sampling=SAMPLING), FEW),
+    "random numbers of the environment": (MAML(network=SMALL), TabularMDP(sampling=SAMPLING), FEW),
+    "another outer update": (MAML(network=SMALL), NAVIGATION, ProMP()),
+    "a memory": (RL2(hidden=8), TabularMDP(sampling=replace(SAMPLING, horizon=20)), Adam()),
+    "a memory, and a rest": (RL2(hidden=8), Bandit(sampling=SAMPLING), FEW),
+    "conditioned": (MultiTask(network=SMALL, condition="concatenate"), NAVIGATION, FEW),
+    "few steps": (MAML(network=SMALL), PointNavigation(sampling=replace(SAMPLING, horizon=4)), FEW),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_traced_parts_are_the_plain_ones(name, uncompiled, float64):
+    algorithm, family, outer = CASES[name]
+    _, plain, row = end(algorithm, family, outer, compiled=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run, found, found_row = end(algorithm, family, outer, compiled=True)
+    captured = {"TRPO's products", "TRPO's steps"} if isinstance(outer, TRPO) else set()
+    assert {key[0] for key in run.graphs.parts} == {"the environment's steps", *captured}
+    assert found_row == pytest.approx(row, rel=1e-6, abs=1e-9)
+    assert all(torch.allclose(found.params[name], plain.params[name], rtol=1e-6, atol=1e-9) for name in plain.params)
+
+
+def test_inner_steps_share_their_kernels(uncompiled):
+    run, *_ = end(MAML(3, network=SMALL), NAVIGATION, FEW, compiled=True, iterations=1)
+    steps = [key for key in run.graphs.parts if key[0] == "the environment's steps"]
+    assert len(steps) == 4
+    assert len(run.graphs._kernels) == 1
+
+
+def test_a_function_is_called_no_more_once_its_graph_was_checked_in_two_iterations(uncompiled):
+    called, used = list[int](), Graphs()
+
+    def double(values):
+        called.append(len(called))
+        return {"twice": 2 * values["once"], "name": values["name"]}
+
+    for calls in (2, 3, 3):  # recorded and traced; compared again in the next iteration
+        with used.used():
+            for number in (1.0, 2.0):
+                found = graphs.compile("doubles", double, ({"once": torch.full((2,), number), "name": "x"},), ())
+                assert found["name"] == "x"
+                assert found["twice"].tolist() == [2 * number, 2 * number]
+        assert len(called) == calls
+    assert graphs.compile("doubles", double, ({"once": torch.ones(1), "name": "y"},), ())["name"] == "y"
+    assert len(called) == 4  # outside of a compiled run
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Navigation whose lanes break a rule."""
+
+    how: str
+    inner: PointNavigation = NAVIGATION
+
+    @property
+    def spec(self):
+        return self.inner.spec
+
+    def sample(self, num_tasks, split, generator):
+        tasks = self.inner.sample(num_tasks, split, generator)
+        made = BROKEN[self.how]
+        return replace(
+            tasks, environment=lambda lanes, device: made(navigation(), {"goal": (0, 0)}, lanes, None, device)
+        )
+
+
+class Unseeded(MDPVectorEnv):
+    """Draws from elsewhere than its generator."""
+
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations, rewards + torch.rand(rewards.shape), *rest
+
+
+class Asking(MDPVectorEnv):
+    """Does what depends on its numbers."""
+
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations, rewards if (rewards < 0).all() else -rewards, *rest
+
+
+class Forgetful(MDPVectorEnv):
+    """Leaves its goals out."""
+
+    def snapshot(self):
+        return super().snapshot()[1:]
+
+    def restore(self, snapshot):
+        super().restore((self._parameters, *snapshot))
+
+
+class Counting(MDPVectorEnv):
+    """Its snapshots hold another number each time."""
+
+    steps = 0
+
+    def snapshot(self):
+        Counting.steps += 1
+        return Counting.steps, *super().snapshot()
+
+    def restore(self, snapshot):
+        super().restore(snapshot[1:])
+
+
+class Strange(Counting):
+    """Its snapshots hold objects."""
+
+    def snapshot(self):
+        return object(), *super().snapshot()[1:]
+
+
+BROKEN = {env.__name__: env for env in (Unseeded, Asking, Forgetful, Counting, Strange)}
+REASONS = {
+    "Unseeded": "draws random numbers from another generator",
+    "Asking": "asks its numbers for yes or no",
+    "Forgetful": "depend on more than their arguments and streams",
+    "Counting": "their arguments are of too many kinds",
+    "Strange": "a object is no tensor, plain value",
+}
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, float64, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_PARTS", 3)
+    run = Run(MAML(network=SMALL), Lanes(how), FEW, Settings(9, 3, compile=True, device="cpu"))
+    progress = run.first()
+    with pytest.warns(UserWarning, match=REASONS[how]) as told:
+        for _ in range(5):
+            progress, _ = run.iterate(progress)
+    assert len(told) == 1
+    assert "the environment's steps are not compiled, which changes their speed only" in str(told[0].message)
+    if how != "Unseeded":
+        _, plain, _ = end(MAML(network=SMALL), Lanes(how), FEW, compiled=False, iterations=5)
+        assert all(torch.allclose(progress.params[name], value, rtol=1e-6) for name, value in plain.params.items())
+
+
+def test_lanes_behind_a_wrapper_of_ones_own_run_as_they_are(uncompiled, monkeypatch):
+    monkeypatch.setitem(BROKEN, "wrapped", lambda *arguments: VectorWrapper(MDPVectorEnv(*arguments)))
+    run = Run(MAML(network=SMALL), Lanes("wrapped"), FEW, Settings(2, 3, device="cpu"))
+    run.graphs = Graphs()
+    run.iterate(run.first())
+    assert {key[0] for key in run.graphs.parts} == {"TRPO's products", "TRPO's steps"}
+
+
+def test_environments_whose_steps_are_no_graph_are_refused_on_a_cpu():
+    settings = Settings(iterations=1, compile=True, device="cpu")
+    with pytest.raises(ValueError, match="the steps of this environment are no graph"):
+        train(MAML(), HalfCheetahVelocity(), settings=settings)
+
+
+def test_errors_of_an_environment_are_told_as_ever(uncompiled, monkeypatch):
+    def fail(self, actions):
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr(MDPVectorEnv, "step", fail)
+    run = Run(MAML(network=SMALL), NAVIGATION, FEW, Settings(2, 3, compile=True, device="cpu"))
+    with pytest.raises(RolloutError, match="an environment raised: step 1: ZeroDivisionError: broken"), pytest.warns():
+        run.iterate(run.first())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_run_is_near_the_plain_one_and_resumes_exactly(tmp_path):
+    settings = {"meta_batch_size": 3, "checkpoint_every": 2, "device": "cpu"}
+    warnings.simplefilter("error", UserWarning)
+    plain = train(MAML(network=SMALL), NAVIGATION, settings=Settings(4, **settings))
+    whole = train(MAML(network=SMALL), NAVIGATION, settings=Settings(4, **settings, compile=True), out=tmp_path / "run")
+    assert whole.rows[0]["return/step_1"] == pytest.approx(plain.rows[0]["return/step_1"], rel=1e-4)
+    assert whole.rows[-1]["return/step_1"] == pytest.approx(plain.rows[-1]["return/step_1"], rel=0.02)
+    options = {"settings": Settings(4, **settings, compile=True), "out": tmp_path / "cut"}
+    train(MAML(network=SMALL), NAVIGATION, callbacks=[lambda iteration: iteration.progress.iteration < 2], **options)
+    cut = resume(tmp_path / "cut")
+    assert len(cut.rows) == 2
+    assert all(torch.equal(cut.params[name], value) for name, value in whole.params.items())
