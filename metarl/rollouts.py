@@ -11,7 +11,7 @@ nothing.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -86,18 +86,42 @@ class _Told(NamedTuple):
 
 
 def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Told]:
-    size, begun, parts = min(COMPILED_STEPS, horizon), 0, list[_Told]()
-    if graphs.are_used() and can_be_compiled(env):
+    act, begun, parts = _policies(learner, generator), 0, list[_Told]()
+    if graphs.are_used():
         # Policies that all tasks share and those of their own look alike then, and one graph serves both.
         now = pytree.tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, now)
-        for begun in range(size, horizon + 1, size):
-            last = begun == horizon and learner.observe is not None
-            now, told = _compiled_steps(env, learner, now, generator, begun - size, size, last)
-            parts.append(told)
+        if can_be_compiled(env):
+            size = min(COMPILED_STEPS, horizon)
+            for begun in range(size, horizon + 1, size):
+                last = begun == horizon and learner.observe is not None
+                now, told = _compiled_steps(env, learner, now, generator, begun - size, size, last)
+                parts.append(told)
+        elif _on_gpu(generator):  # a simulator on the CPU takes all of the time there
+            act = _compiled(act, generator)
     if begun < horizon:
-        now, told = _steps(env, learner, now, generator, begun, horizon - begun, last=True)
+        now, told = _steps(env, learner, act, now, begun, horizon - begun, last=True)
         parts.append(told)
     return now, parts[0] if len(parts) == 1 else _Told(*(torch.cat(told, dim=2) for told in zip(*parts, strict=True)))
+
+
+def _on_gpu(generator: Generator) -> bool:
+    return generator.device.type == "cuda"
+
+
+Act = Callable[[State, Tensor], tuple[Tensor, Tensor, State]]
+"""``(state, observation) -> (outputs, action, state)``"""
+
+
+def _policies(learner: Learner, generator: Generator) -> Act:
+    def act(state: State, observation: Tensor) -> tuple[Tensor, Tensor, State]:
+        outputs, state = learner.predict(state, observation)
+        return outputs, objectives.sample(learner.spec.kind, outputs, generator), state
+
+    return act
+
+
+def _compiled(act: Act, generator: Generator) -> Act:
+    return lambda state, observation: graphs.compile("the policies", act, (state, observation), (generator,))
 
 
 def can_be_compiled(env: VectorEnv) -> bool:
@@ -110,7 +134,7 @@ def _compiled_steps(
 ) -> tuple[_Now, _Told]:
     def take(snapshot: Any, now: _Now, steps: int, last: bool) -> tuple[Any, _Now, _Told]:
         env.restore(snapshot)
-        now, told = _steps(env, learner, now, generator, begun, steps, last)
+        now, told = _steps(env, learner, _policies(learner, generator), now, begun, steps, last)
         return env.snapshot(), now, told
 
     streams = generator, env.unwrapped.generator
@@ -120,13 +144,12 @@ def _compiled_steps(
 
 
 def _steps(
-    env: VectorEnv, learner: Learner, now: _Now, generator: Generator, begun: int, steps: int, last: bool
+    env: VectorEnv, learner: Learner, act: Act, now: _Now, begun: int, steps: int, last: bool
 ) -> tuple[_Now, _Told]:
     """Take some steps after ``begun`` ones; ``last``: episodes end with them."""
     (state, observation, running), spec, told = now, learner.spec, list[tuple[Tensor, ...]]()
     for step in range(begun, begun + steps):
-        outputs, state = learner.predict(state, observation)
-        action = objectives.sample(spec.kind, outputs, generator)
+        outputs, action, state = act(state, observation)
         following, reward, ended, cut = _step(env, action, spec, len(observation), step + 1)
         if learner.observe is not None:
             ends = last and step + 1 == begun + steps

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
-from metarl import graphs
+from metarl import graphs, rollouts
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.rl2 import RL2
@@ -204,12 +204,19 @@ def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled,
         assert all(torch.allclose(progress.params[name], value, rtol=1e-6) for name, value in plain.params.items())
 
 
-def test_lanes_behind_a_wrapper_of_ones_own_run_as_they_are(uncompiled, monkeypatch):
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_lanes_behind_a_wrapper_of_ones_own_run_as_they_are(on_gpu, uncompiled, monkeypatch, float64):
+    """It may keep what is in no snapshot. Their policies are compiled on a GPU."""
     monkeypatch.setitem(BROKEN, "wrapped", lambda *arguments: VectorWrapper(MDPVectorEnv(*arguments)))
-    run = Run(MAML(network=SMALL), Lanes("wrapped"), FEW, Settings(2, 3, device="cpu"))
-    run.graphs = Graphs()
-    run.iterate(run.first())
-    assert {key[0] for key in run.graphs.parts} == {"TRPO's products", "TRPO's steps"}
+    monkeypatch.setattr(rollouts, "_on_gpu", lambda generator: on_gpu)
+    run = Run(MAML(network=SMALL), Lanes("wrapped"), FEW, Settings(4, 3, device="cpu"))
+    run.graphs, progress = Graphs(), run.first()
+    for _ in range(4):
+        progress, _ = run.iterate(progress)
+    policies = {"the policies"} if on_gpu else set()
+    assert {key[0] for key in run.graphs.parts} == {"TRPO's products", "TRPO's steps", *policies}
+    _, plain, _ = end(MAML(network=SMALL), NAVIGATION, FEW, compiled=False)
+    assert all(torch.allclose(progress.params[name], value, rtol=1e-6) for name, value in plain.params.items())
 
 
 def test_environments_whose_steps_are_no_graph_are_refused_on_a_cpu():
