@@ -195,7 +195,7 @@ def captured(
         for _ in range(WARM_UP):
             function(places, streams)
     torch.cuda.current_stream().wait_stream(aside)
-    with torch.cuda.graph(recorded):
+    with torch.cuda.graph(recorded, stream=aside):  # the same, for which libraries have allocated by now
         results = [result.detach() for result in function(places, streams)]
 
     def replay(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:

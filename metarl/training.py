@@ -127,7 +127,13 @@ def source(group: plugins.Group, target: Any) -> Source:
     if not isinstance(target, str):
         return Source(target)
     loaded = plugins.load(group, target)
-    return Source(loaded() if isinstance(loaded, type) else loaded, target)
+    try:
+        return Source(loaded() if isinstance(loaded, type) else loaded, target)
+    except TypeError as error:
+        raise plugins.PluginError(
+            f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
+            "a name and pass 'module:name'"
+        ) from error
 
 
 def start(

@@ -4,7 +4,8 @@ Nothing leaves the device while episodes run, and the processor never waits for 
 the signs of trouble are tensors.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from metarl_envs.robots import Motion, RobotFamily, check_parameters, describe_l
 from metarl_envs.simulator import load_model
 from metarl_envs.warp_simulator import WarpSimulator, where
 
+FAR = 0.01
+"""Largest distance of what a graph of a step does from what the step does, relative to its norm: on a GPU, contacts
+come in an order left to chance, and sums are rounded accordingly."""
+
 
 class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Lanes of a robot on one device, without automatic resets: a finished lane idles until it is reset.
@@ -26,7 +31,7 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     starting states are drawn by torch on the device, so seeds give other states. Asking whether a lane broke would wait
     for the device at every step: a lane that became unstable, was given an action that is not finite, or had more
     contacts than there was memory for, tells nan as its observation and reward and idles until it is reset; ``check``
-    says why.
+    says why. On a GPU a whole step, simulation and all, is one graph, captured at the second step.
 
     Args:
         family: The robot, its reward and its task parameters.
@@ -55,7 +60,9 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._model = load_model(self._robot.model_file)
         self.dt = self._model.opt.timestep * self._robot.substeps
         initial = initial_parameters(family, parameters)
-        self._parameters = {name: self._tensor(value).expand(num_envs, *value.shape) for name, value in initial.items()}
+        self._parameters = {
+            name: self._tensor(value).repeat(num_envs, *[1] * value.ndim) for name, value in initial.items()
+        }
         self._scaled = any(initial[name] != 1 for name in SCALED_FIELDS)
         self._limits = [self._tensor(limit) for limit in self._model.actuator_ctrlrange.T]
         self._designed = self._tensor(self._model.qpos0)
@@ -65,9 +72,13 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._generator = Generator(self.device)
         self._generator.seed()
         self._steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        flags = torch.zeros(4, num_envs, dtype=torch.bool, device=self.device)
-        self._terminated, self._truncated, self._unstable, self._overflowed = flags
+        self._flags = torch.zeros(4, num_envs, dtype=torch.bool, device=self.device)
+        self._terminated, self._truncated, self._unstable, self._overflowed = self._flags
         self._started = False
+        # Everything that steps read and write stays where it is, so that a graph of a step finds it there.
+        self._given = self._tensor(torch.zeros(num_envs, self._model.nu))
+        self._rewards, self._seen = self._given.new_zeros(num_envs), torch.zeros_like(self._observations())
+        self._graph: Callable[[], None] | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Restart the lanes of ``options["reset_mask"]`` (all without it, and at first); the others go on undisturbed.
@@ -81,7 +92,7 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         given = dict(options or {})
         lanes = self._mask(given.pop("reset_mask", None))
         for name, values in check_parameters(self._family, given, (self.num_envs,)).items():
-            self._parameters[name] = where(lanes, self._tensor(values), self._parameters[name])
+            self._parameters[name].copy_(where(lanes, self._tensor(values), self._parameters[name]))
             self._scaled |= name in SCALED_FIELDS
         self._restart(lanes if self._started else torch.ones_like(lanes))
         return self._observations(), {}
@@ -95,21 +106,53 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         if not self._started:
             raise ResetNeeded("call reset before step")
-        control = self._control(actions)
+        self._given.copy_(self._checked(actions))
+        if not self.simulator.can_be_captured:
+            self._graph = None  # of a model that is no more
+        elif self._graph is None:
+            self._graph = self._captured()
+        (self._graph or self._advance)()
+        return self._seen.clone(), self._rewards.clone(), self._terminated.clone(), self._truncated.clone(), {}
+
+    def _advance(self) -> None:
+        """Take a step with the actions that were given; everything stays in its place."""
+        control = self._control(self._given)
         running = ~(self._terminated | self._truncated | self._broken)
         before = self._robot.position(self.simulator).clone()
         self.simulator.step(control, running)
-        self._unstable = self._unstable | self.simulator.unstable
-        self._overflowed = self._overflowed | (running & self.simulator.overflowed)
+        self._unstable.logical_or_(self.simulator.unstable)
+        self._overflowed.logical_or_(running & self.simulator.overflowed)
         position = self._robot.position(self.simulator).clone()
         motion = Motion(position, (position - before) / self.dt, control)
         rewards = torch.where(running, self._family.reward(motion, self._parameters), 0.0)
-        self._steps = self._steps + running
-        self._terminated = self._terminated | (running & ~self._robot.healthy(self.simulator))
+        self._rewards.copy_(rewards.masked_fill(self._broken, torch.nan))
+        self._steps.add_(running)
+        self._terminated.logical_or_(running & ~self._robot.healthy(self.simulator))
         if self.horizon is not None:
-            self._truncated = self._truncated | (self._steps >= self.horizon)
-        told = rewards.to(torch.get_default_dtype()).masked_fill(self._broken, torch.nan)
-        return self._observations(), told, self._terminated.clone(), self._truncated.clone(), {}
+            self._truncated.logical_or_(self._steps >= self.horizon)
+        self._seen.copy_(self._observations())
+
+    def _captured(self) -> Callable[[], None]:
+        """Return a graph of a whole step, which was compared with the step itself; or the step, with a warning."""
+        changing = [*self.simulator.changing, self._flags, self._steps, self._rewards, self._seen]
+        before = [values.clone() for values in changing]
+
+        def after(step: Callable[[], None]) -> Tensor:
+            step()
+            told = torch.cat([values.double().flatten() for values in changing]).nan_to_num()
+            for values, kept in zip(changing, before, strict=True):
+                values.copy_(kept)
+            return told
+
+        try:
+            graph = self.simulator.captured(self._advance)
+            found, expected = after(graph), after(self._advance)
+            if not (found - expected).norm() <= FAR * expected.norm():
+                raise RuntimeError("it does something else")
+        except RuntimeError as error:
+            warnings.warn(f"no graph of a whole step could be captured, so steps are slow: {error}", stacklevel=3)
+            return self._advance
+        return graph
 
     def check(self) -> None:
         """Wait for the device, and raise LaneError where lanes broke since they were reset."""
@@ -132,22 +175,24 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True
-        self._steps = self._steps.masked_fill(lanes, 0)
-        self._terminated, self._truncated = self._terminated & ~lanes, self._truncated & ~lanes
-        self._unstable, self._overflowed = self._unstable & ~lanes, self._overflowed & ~lanes
+        self._steps.masked_fill_(lanes, 0)
+        self._flags.logical_and_(~lanes)
 
     def _observations(self) -> Tensor:
         seen: Tensor = self._robot.observe(self.simulator)
         return seen.to(torch.get_default_dtype()).masked_fill(self._broken.unsqueeze(1), torch.nan)
 
-    def _control(self, actions: Any) -> Tensor:
-        """Return the actuators' inputs. Raises ValueError for a wrong shape."""
+    def _checked(self, actions: Any) -> Tensor:
+        """Return actions ``[lane, nu]``. Raises ValueError for a wrong shape."""
         values = self._tensor(actions)
-        if values.shape != (self.num_envs, self._model.nu):
-            expected = (self.num_envs, self._model.nu)
-            raise ValueError(f"actions have shape {tuple(values.shape)} where {expected} was expected")
-        clipped = (values / self._robot.action_scale).clamp(*self._limits)
-        return torch.where(values.isfinite(), clipped, torch.nan)
+        if values.shape != self._given.shape:
+            raise ValueError(f"actions have shape {tuple(values.shape)} where {tuple(self._given.shape)} was expected")
+        return values
+
+    def _control(self, actions: Tensor) -> Tensor:
+        """Return the actuators' inputs."""
+        clipped = (actions / self._robot.action_scale).clamp(*self._limits)
+        return torch.where(actions.isfinite(), clipped, torch.nan)
 
     def _mask(self, mask: Any) -> Tensor:
         """Return which lanes to restart. Raises ValueError for what is no mask."""

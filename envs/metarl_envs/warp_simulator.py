@@ -27,7 +27,7 @@ warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
 class WarpSimulator:
     """Lanes of one model. Its tensors share memory with Warp's arrays and are only to be read.
 
-    A control step, all its substeps, is one graph, captured at the first step.
+    A control step, all its substeps, is one graph, captured at the first step; ``captured`` makes a graph of more.
 
     Args:
         model: MuJoCo's model.
@@ -39,7 +39,7 @@ class WarpSimulator:
 
     def __init__(self, model: Any, lanes: int, substeps: int, device: torch.device, contact_forces: bool):
         self._model, self._lanes, self._substeps, self._device = model, lanes, substeps, device
-        self._contact_forces, self._launch = contact_forces, self._first_step
+        self._contact_forces, self._launch, self._capturing = contact_forces, self._first_step, False
         warp.init()
         self._warp_device = warp.device_from_torch(device)
         # A geom touches the floor with both ends at most; a contact is as many constraints as its friction has edges.
@@ -73,7 +73,7 @@ class WarpSimulator:
             self._launch()
         told = (self.qpos, self.qvel, self._acceleration, control)  # MuJoCo Warp clips an input of nan to a number
         stable = torch.stack([_reasonable(values) for values in told]).all(0)
-        self.unstable = lanes & ~stable
+        self.unstable.copy_(lanes & ~stable)
         for values, kept in zip(state, before, strict=True):
             values.copy_(where(lanes & stable, values, kept))
 
@@ -93,6 +93,43 @@ class WarpSimulator:
                 self._scale(factors)
             mujoco_warp.kinematics(self._compiled, self._data)
         self.xpos.copy_(where(lanes, self.xpos, positions))
+
+    @property
+    def changing(self) -> list[Tensor]:
+        """All that a step changes and the next one reads."""
+        return [self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start, self._overflow, self.unstable]
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether ``captured`` may be called: on a GPU, after a step, which compiles the kernels."""
+        return bool(self._warp_device.is_cuda) and self._launch != self._first_step
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture work of torch and of this simulator as one CUDA graph, and return what replays it.
+
+        What the work reads and writes must stay where it is.
+
+        Raises:
+            RuntimeError: it cannot be captured.
+        """
+        stream, graph = torch.cuda.Stream(self._device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        launch, self._launch, self._capturing = self._launch, self._advance, True
+        try:
+            with warp.ScopedStream(warp.stream_from_torch(stream)), torch.cuda.graph(graph, stream=stream):
+                warp.capture_begin(self._warp_device, force_module_load=False, external=True)
+                try:
+                    work()
+                finally:
+                    memory = warp.capture_end(self._warp_device)
+        finally:
+            self._launch, self._capturing = launch, False
+
+        def replay() -> None:
+            graph.replay()
+            _ = memory  # that Warp took for the graph, and would free
+
+        return replay
 
     def _scale(self, factors: Mapping[str, Tensor]) -> None:
         scaled = [field for fields in SCALED_FIELDS.values() for field in fields]
@@ -140,6 +177,9 @@ class WarpSimulator:
     def _in_order(self) -> Iterator[None]:
         """Run Warp's work on torch's current stream, so that each sees what the other wrote."""
         with ExitStack() as stack:
+            if self._capturing:  # on one stream already
+                yield
+                return
             stack.enter_context(warp.ScopedDevice(self._warp_device))
             if self._warp_device.is_cuda:
                 stream = torch.cuda.current_stream(self._device)

@@ -237,12 +237,75 @@ def test_what_is_told_has_torchs_default_dtype(device, float64):
 def test_a_replayed_graph_steps_as_kernel_by_kernel(device, monkeypatch):
     graphs, eager = warp_lanes(device), warp_lanes(device)
     monkeypatch.setattr(eager.simulator, "_launch", eager.simulator._advance)
+    monkeypatch.setattr(eager, "_captured", lambda: eager._advance)
     for env in (graphs, eager):
         env.reset(seed=0)
     for step in range(5):
         one, other = (env.step(actions_for(env, step))[0] for env in (graphs, eager))
         assert same(one, other)
     assert graphs.simulator._launch.func.__name__ == "_replay"
+
+
+def tensors_of(env):
+    """Where everything lies that a step might read or write."""
+    held = {**vars(env), **vars(env.simulator), **env._parameters}
+    return {name: value.data_ptr() for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Whole steps are captured, as on a GPU: work that finds everything in its place, and leaves it there."""
+    taken = []
+
+    def capture(simulator, work):
+        def replay():
+            taken.append(work)
+            places = tensors_of(work.__self__)
+            work()
+            assert tensors_of(work.__self__) == places
+
+        return replay
+
+    ready = property(lambda simulator: simulator._launch != simulator._first_step)
+    monkeypatch.setattr(WarpSimulator, "can_be_captured", ready)
+    monkeypatch.setattr(WarpSimulator, "captured", capture)
+    return taken
+
+
+@pytest.mark.parametrize("dynamics", [False, True], ids=["", "dynamics"])
+@pytest.mark.parametrize("family", FAMILIES, ids=["half-cheetah", "ant"])
+def test_whole_steps_that_are_captured_are_the_steps(family, dynamics, captured):
+    found, plain = (warp_lanes(CPU, family=family, horizon=6) for _ in range(2))
+    plain._captured = lambda: plain._advance
+    generator = torch.Generator().manual_seed(0)
+    for step in range(14):
+        if step in (0, 5, 9):  # some lanes with other tasks; the last with another model
+            options = {"velocity": torch.rand(4, generator=generator)}
+            options |= {"reset_mask": torch.tensor([True, False, True, False])} if step else {}
+            options |= {"mass": torch.full((4,), 1.2)} if dynamics and step == 9 else {}
+            assert same(*(env.reset(seed=step, options=dict(options))[0] for env in (found, plain)))
+        one, other = (env.step(actions_for(env, step))[:4] for env in (found, plain))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(one, other, strict=True))
+    assert len(captured) > 10
+
+
+def test_a_captured_step_that_does_something_else_is_not_used(captured, monkeypatch):
+    def capture(simulator, work):
+        return lambda: simulator.qvel.add_(1)
+
+    monkeypatch.setattr(WarpSimulator, "captured", capture)
+    found, plain = (warp_lanes(CPU) for _ in range(2))
+    plain._captured = lambda: plain._advance
+    for env in (found, plain):
+        env.reset(seed=0)
+        env.step(actions_for(env))
+    with pytest.warns(UserWarning, match="no graph of a whole step could be captured.*it does something else"):
+        one = found.step(actions_for(found, 1))
+    for step in range(2):
+        assert all(
+            torch.equal(*pair) for pair in zip(one[:4], plain.step(actions_for(plain, 1 + step))[:4], strict=True)
+        )
+        one = found.step(actions_for(found, 2 + step))
 
 
 def test_where_no_graph_can_be_captured_steps_are_launched_with_a_warning(monkeypatch):
@@ -409,6 +472,7 @@ def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     tasks.draw(learner, state, "support", torch.Generator(device).manual_seed(0))
     env = tasks._made[0]
     launch = env.simulator._launch
+    monkeypatch.setattr(WarpSimulator, "can_be_captured", False)  # in a graph of the whole step nothing explodes
 
     def explode():
         launch()

@@ -171,7 +171,7 @@ def test_a_plugin_that_cannot_be_imported_is_told_where(capsys: Captured, module
 def test_a_plugin_without_defaults_is_told(capsys: Captured) -> None:
     verdict, text = lines(capsys, 1, "checked_tasks:Needy")["import"]
     assert verdict == "FAILED"
-    assert text.startswith("TypeError: ")
+    assert "checked_tasks:Needy cannot be made without options" in text
     assert "missing 1 required positional argument: 'goal'" in text
 
 

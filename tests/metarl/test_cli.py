@@ -31,6 +31,13 @@ PENDULUMS = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)),
 NOTHING = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needy(Bandit):
+    """Bandits of a city that must be named."""
+
+    city: str
+
+
 class Square(nn.Module):
     """A layer that metarl knows nothing of."""
 
@@ -131,6 +138,11 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml gone:Family --out X", "there is no module 'gone'"),
         ("train maml my_tasks:PENDULUM --out X", "no attribute 'PENDULUM'; did you mean 'PENDULUMS'"),
         ("train maml my_tasks:NOTHING --out X", "has no 'sample'"),
+        ("train maml my_tasks:Needy --out X", "my_tasks:Needy cannot be made without options"),
+        (
+            "train maml half-cheetah-velocity --compile --device cpu --out X",
+            "the steps of this environment are no graph",
+        ),
         ("train maml bandit --outer trpoo --out X", "unknown outer update 'trpoo'; expected trpo, promp, adam"),
         ("train maml bandit --outer=adagrad --out X", "unknown outer update 'adagrad'"),
         ("train maml bandit --iteration 3 --out X", "--iteration, 3; did you mean --iterations?"),
