@@ -301,11 +301,10 @@ def test_a_captured_step_that_does_something_else_is_not_used(captured, monkeypa
         env.step(actions_for(env))
     with pytest.warns(UserWarning, match="no graph of a whole step could be captured.*it does something else"):
         one = found.step(actions_for(found, 1))
-    for step in range(2):
-        assert all(
-            torch.equal(*pair) for pair in zip(one[:4], plain.step(actions_for(plain, 1 + step))[:4], strict=True)
-        )
-        one = found.step(actions_for(found, 2 + step))
+    for step in (1, 2):
+        other = plain.step(actions_for(plain, step))
+        assert all(torch.equal(*pair) for pair in zip(one[:4], other[:4], strict=True))
+        one = found.step(actions_for(found, step + 1))
 
 
 def test_where_no_graph_can_be_captured_steps_are_launched_with_a_warning(monkeypatch):
