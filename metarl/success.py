@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.types import Rollout, ScoredRollout
 
 
-class SuccessWatch(VectorWrapper[Any, Any, Any]):
+class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
     """Passes everything on, and remembers which lanes told of success at any step.
 
     A lane that has finished idles, and so tells nothing new.
