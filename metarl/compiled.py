@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from metarl import tracing
 from metarl.iteration import Iterate, Outcome
-from metarl.numerics import flatten
+from metarl.numerics import flatten, near
 from metarl.tracing import Kernels, Traced
 from metarl.types import Params
 
@@ -119,8 +119,7 @@ def _compare_all(outcome: Outcome, plain: Outcome) -> None:
 
 
 def _compare(name: str, found: Iterable[Any], expected: Iterable[Any], tolerance: float) -> None:
-    ours, theirs = _vector(found), _vector(expected)
-    if not (ours - theirs).norm() <= tolerance * theirs.norm():
+    if not near(_vector(found), _vector(expected), tolerance):
         raise NotCompiledError(f"{name} would differ: the iteration depends on more than its parameters and streams")
 
 

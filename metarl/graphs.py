@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from metarl import tracing
 from metarl.compiled import fused
+from metarl.numerics import near
 from metarl.tracing import Function, Kernels, TraceError
 
 Result = TypeVar("Result")
@@ -71,6 +72,12 @@ class _Structure(NamedTuple):
 
     form: pytree.TreeSpec
     leaves: tuple[Any, ...]
+    """Plain values; _HOLE where a tensor stood; the type of anything else."""
+
+    def require_plain(self) -> None:
+        """Raise TraceError for what is neither a tensor nor a plain value: it might hold tensors unseen."""
+        if strange := [leaf for leaf in self.leaves if isinstance(leaf, type)]:
+            raise TraceError(f"a {strange[0].__name__} is no tensor, plain value, tuple, list or dict of such")
 
 
 @dataclass
@@ -117,15 +124,16 @@ class Graphs:
         """Return ``function(*arguments)``, by its graph if that can be; a warning tells why it cannot."""
         if name in self.refused:
             return function(*arguments)
-        leaves, form = pytree.tree_flatten(arguments)
-        key = name, form, *map(_kind, leaves)
+        given, inputs = _apart(arguments)
+        key = name, given, *map(_kind, inputs)
         part = self.parts.get(key)
         if part is not None and not part.wants_a_check(self.iteration):
-            result: Result = _filled(part.result, part.graph(_tensors(leaves), streams))
+            result: Result = _together(part.result, part.graph(inputs, streams))
             return result
         before = [stream.get_state() for stream in streams]
         try:
-            return self._check(key, make, function, arguments, streams)
+            checked: Result = self._check(key, make, function, inputs, streams)
+            return checked
         except Exception as error:
             why = str(error).strip().partition("\n")[0]
             warnings.warn(f"{name} are not compiled, which changes their speed only: {why}", stacklevel=3)
@@ -134,29 +142,26 @@ class Graphs:
         return function(*arguments)
 
     def _check(
-        self,
-        key: Any,
-        make: Make,
-        function: Callable[..., Result],
-        arguments: tuple[Any, ...],
-        streams: Sequence[Generator],
-    ) -> Result:
+        self, key: Any, make: Make, function: Callable[..., Any], inputs: list[Tensor], streams: Sequence[Generator]
+    ) -> Any:
         """Run a function as it is, and its graph, which is made if there is none yet; return what the graph does.
 
         Not what the function does: a run that is resumed is checked anew, and must not come out differently for it.
         """
-        given, results = _emptied(arguments), list[_Structure]()
-        inputs, before = _tensors(pytree.tree_leaves(arguments)), [stream.get_state() for stream in streams]
+        name, given, *_ = key
+        given.require_plain()
+        results, before = list[_Structure](), [stream.get_state() for stream in streams]
 
         def flat(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
-            result = function(*_filled(given, values))
-            results.append(_emptied(result))
-            return _tensors(pytree.tree_leaves(result))
+            structure, tensors = _apart(function(*_together(given, values)))
+            structure.require_plain()
+            results.append(structure)
+            return tensors
 
         part = self.parts.get(key)
         if part is not None:
             expected: Sequence[Tensor] = flat(inputs, streams)
-        elif sum(known[0] == key[0] for known in self.parts) < MAX_PARTS:
+        elif sum(known[0] == name for known in self.parts) < MAX_PARTS:
             graph, expected = make(flat, inputs, streams)
             part = _Part(graph, results[-1])
         else:
@@ -164,12 +169,11 @@ class Graphs:
         _rewind(streams, before)
         found = part.graph(inputs, streams)
         for ours, plain in zip(found, expected, strict=True):
-            if not (ours.double() - plain.double()).norm() <= FAR * plain.double().norm():
+            if not near(ours, plain, FAR):
                 raise TraceError("they depend on more than their arguments and streams")
         part.checked.add(self.iteration)
         self.parts[key] = part
-        checked: Result = _filled(part.result, found)
-        return checked
+        return _together(part.result, found)
 
     def fused(
         self, function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
@@ -215,25 +219,26 @@ def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _emptied(values: Any) -> _Structure:
-    """Raises TraceError for what is neither a tensor nor a plain value: it might hold tensors unseen."""
+def _apart(values: Any) -> tuple[_Structure, list[Tensor]]:
     leaves, form = pytree.tree_flatten(values)
-    if strange := [leaf for leaf in leaves if not isinstance(leaf, Tensor | int | float | str | None)]:
-        raise TraceError(f"a {type(strange[0]).__name__} is no tensor, plain value, tuple, list or dict of such")
-    return _Structure(form, tuple(_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+    return _Structure(form, tuple(map(_without_tensors, leaves))), _tensors(leaves)
 
 
-def _filled(structure: _Structure, tensors: Sequence[Tensor]) -> Any:
+def _without_tensors(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return _HOLE
+    return leaf if isinstance(leaf, int | float | str | None) else type(leaf)
+
+
+def _together(structure: _Structure, tensors: Sequence[Tensor]) -> Any:
     values = iter(tensors)
     leaves = [next(values) if leaf is _HOLE else leaf for leaf in structure.leaves]
     return pytree.tree_unflatten(leaves, structure.form)
 
 
-def _kind(leaf: Any) -> Any:
-    """Return what a trace takes for granted of a value: all of it, unless it is a tensor."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device
-    return leaf if isinstance(leaf, int | float | str | None) else type(leaf)
+def _kind(tensor: Tensor) -> Any:
+    """Return what a graph takes for granted of a tensor."""
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _rewind(streams: Sequence[Generator], states: Sequence[Tensor]) -> None:

@@ -29,6 +29,11 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
+def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Return whether a tensor is what was expected, within a tolerance relative to its norm; never where one is nan."""
+    return bool((found.double() - expected.double()).norm() <= tolerance * expected.double().norm())
+
+
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Solve ``product(x) = target`` for a symmetric positive definite product, starting from zero.
 

@@ -5,6 +5,7 @@ Each processes the tasks in groups (``chunks``), one after another, whose sums a
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -60,11 +61,7 @@ class TRPO:
         """
         # How far training has come means nothing here, and would be another number in each iteration's graph.
         parts = adapted.split(experience._replace(progress=0.0), self.chunks)
-
-        def direction(params: Params, parts: list[Experience]) -> _Direction:
-            return self._direction(learner, params, parts)
-
-        found = graphs.capture("TRPO's products", direction, params, parts)
+        found = graphs.capture("TRPO's products", partial(self._direction, learner), params, parts)
         # A GPU is waited for whenever a number is read: once here, and once for each length that is tried.
         start, norm, finite = found.numbers.tolist()
         if not finite:
@@ -100,10 +97,7 @@ class TRPO:
         start: float,
         old: list[Tensor],
     ) -> tuple[Params, dict[str, float]]:
-        def judge(candidate: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
-            return adapted.surrogate_and_kl(learner, candidate, parts, old)
-
-        origin = flatten(params.values())
+        judge, origin = partial(adapted.surrogate_and_kl, learner), flatten(params.values())
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
             surrogate, kl = graphs.capture("TRPO's steps", judge, candidate, parts, old).tolist()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metarl import adapted
+from metarl import adapted, perceptron
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.experience import gather
@@ -139,6 +139,7 @@ def test_operations_of_an_update_are_those_that_torch_computes(steps: int) -> No
     assert linearising.operations == expected["adaptation"].operations + expected["gradient"].operations
     assert products.operations == expected["conjugate gradient"].operations
     assert evaluation.operations == expected["line search"].operations
+    assert counts.NARROW == perceptron.NARROW
 
 
 @pytest.mark.usefixtures("float64")

@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl.control import LaneError
+from metarl.numerics import near
 from metarl_envs.dynamics import SCALED_FIELDS
 from metarl_envs.robots import Motion, RobotFamily, check_parameters, describe_lanes, initial_parameters
 from metarl_envs.simulator import load_model
@@ -146,8 +147,7 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
         try:
             graph = self.simulator.captured(self._advance)
-            found, expected = after(graph), after(self._advance)
-            if not (found - expected).norm() <= FAR * expected.norm():
+            if not near(after(graph), after(self._advance), FAR):
                 raise RuntimeError("it does something else")
         except RuntimeError as error:
             warnings.warn(f"no graph of a whole step could be captured, so steps are slow: {error}", stacklevel=3)

@@ -52,6 +52,7 @@ class WarpSimulator:
         arrays = {name: warp.to_torch(getattr(self._data, name)) for name in names}
         self.qpos, self.qvel, self.xpos, self.cfrc_ext = (arrays[name] for name in names[:4])
         self._acceleration, self._warm_start, self._control, self._overflow = (arrays[name] for name in names[4:])
+        self._state = (self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start)
         self.unstable = torch.zeros(lanes, dtype=torch.bool, device=device)
 
     @property
@@ -66,15 +67,14 @@ class WarpSimulator:
         A lane that becomes unstable, or is given inputs that are not finite, is told of by ``unstable [lane]``, and
         keeps its state, too.
         """
-        state = (self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start)
-        before = [values.clone() for values in state]
+        before = [values.clone() for values in self._state]
         self._control.copy_(control)
         with self._in_order():
             self._launch()
         told = (self.qpos, self.qvel, self._acceleration, control)  # MuJoCo Warp clips an input of nan to a number
         stable = torch.stack([_reasonable(values) for values in told]).all(0)
         self.unstable.copy_(lanes & ~stable)
-        for values, kept in zip(state, before, strict=True):
+        for values, kept in zip(self._state, before, strict=True):
             values.copy_(where(lanes & stable, values, kept))
 
     def reset(self, lanes: Tensor, qpos: Tensor, qvel: Tensor, factors: Mapping[str, Tensor] | None = None) -> None:
@@ -97,7 +97,7 @@ class WarpSimulator:
     @property
     def changing(self) -> list[Tensor]:
         """All that a step changes and the next one reads."""
-        return [self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start, self._overflow, self.unstable]
+        return [*self._state, self._overflow, self.unstable]
 
     @property
     def can_be_captured(self) -> bool:

@@ -3,7 +3,6 @@
 import itertools
 import threading
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from entrant import Entrant, synchronise
 from operators import operators_of
-from sampling import Size
+from sampling import Size, compile_all
 from torch import Tensor, nn
 
 from metarl import adapted, iteration, objectives
 from metarl.algorithms.maml import MAML
 from metarl.experience import gather
-from metarl.graphs import CHECKS
 from metarl.networks import Network, mlp
 from metarl.numerics import conjugate_gradient, flatten, unflatten
 from metarl.outer import TRPO
@@ -70,9 +68,7 @@ def compiled(**problem: Any) -> Entrant:
     solved = Problem(**problem)
     run = solved.run(solved.network, TRPO(), compile=True)
     progress = run.first()
-    with warnings.catch_warnings(category=UserWarning, action="error"):  # that something cannot be compiled
-        for _ in range(CHECKS + 1):
-            run.iterate(progress)
+    compile_all(lambda: run.iterate(progress))
     return whole(solved, run)
 
 

@@ -72,9 +72,7 @@ class Size:
             with graphs.used():
                 return entrant.work(number)
 
-        with warnings.catch_warnings(category=UserWarning, action="error"):  # that something cannot be compiled
-            for _ in range(CHECKS + 1):
-                work(0)
+        compile_all(lambda: work(0))
         return entrant._replace(work=work)
 
     def actions(self) -> Tensor:
@@ -96,6 +94,13 @@ class Size:
     def steps(self) -> float:
         """All lanes' steps, whether or not their episodes have ended."""
         return float(self.lanes * self.horizon)
+
+
+def compile_all(work: Callable[[], Any]) -> None:
+    """Do work until all that is compiled in it has been checked. Raises UserWarning for what cannot be."""
+    with warnings.catch_warnings(category=UserWarning, action="error"):
+        for _ in range(CHECKS + 1):
+            work()
 
 
 def raw(**size: Any) -> Entrant:
