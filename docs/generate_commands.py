@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 
 from metarl import cli, plugins
-from metarl.outer import OUTER_UPDATES
 
 PAGE = Path(__file__).with_name("commands.md")
 COLUMNS = "88"
@@ -69,7 +68,7 @@ def page() -> str:
     commands = [section(f"metarl {name}", told(name, "--help"), 2) for name in cli.COMMANDS]
     algorithms = [section(name, options("algorithm", "train", name, "sinusoid")) for name in shipped("algorithms")]
     tasks = [section(name, options("tasks", "train", "maml", name)) for name in shipped("tasks")]
-    outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in OUTER_UPDATES]
+    outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in shipped("outers")]
     parts = [
         INTRODUCTION,
         section("metarl", told("--help"), 2),

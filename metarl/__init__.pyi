@@ -1,21 +1,21 @@
 """The public names, one a line: ``__init__.py`` imports each from the module named here when it is first used."""
 
-from metarl.algorithms.maml import MAML as MAML
+from metarl.algorithms import MAML as MAML
 from metarl.control import ControlTasks as ControlTasks
+from metarl.control import GymnasiumFamily as GymnasiumFamily
 from metarl.control import Sampling as Sampling
 from metarl.evaluation import evaluate as evaluate
-from metarl.families import GymnasiumFamily as GymnasiumFamily
 from metarl.fewshot import NWayKShot as NWayKShot
+from metarl.fewshot import Regression as Regression
+from metarl.fewshot import TableRegression as TableRegression
 from metarl.networks import Network as Network
 from metarl.outer import TRPO as TRPO
 from metarl.outer import Adam as Adam
 from metarl.outer import ProMP as ProMP
 from metarl.plugins import load as load
-from metarl.regression import Regression as Regression
-from metarl.regression import TableRegression as TableRegression
-from metarl.settings import Settings as Settings
 from metarl.trained import Trained as Trained
 from metarl.trained import open_run as open_run
+from metarl.training import Settings as Settings
 from metarl.training import resume as resume
 from metarl.training import train as train
 from metarl.types import Examples as Examples

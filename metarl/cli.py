@@ -11,7 +11,7 @@ from metarl import plugins
 
 USAGE = """usage: metarl COMMAND ...
 
-  list [tasks|algorithms]              what is installed, and which package offers it
+  list [tasks|algorithms|outers]       what is installed, and which package offers it
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
   resume RUN [options]                 go on exactly where a run stopped
   evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
@@ -100,9 +100,9 @@ def _version() -> int:
 
 
 def _list(arguments: list[str]) -> Execute:
-    groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks"}
+    groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks", "outers": "outers"}
     if len(arguments) > 1 or (arguments and arguments[0] not in (*groups, "-h", "--help")):
-        raise ValueError(f"metarl list takes 'tasks', 'algorithms' or nothing, not {' '.join(arguments)!r}")
+        raise ValueError(f"metarl list takes 'tasks', 'algorithms', 'outers' or nothing, not {' '.join(arguments)!r}")
     if arguments and arguments[0] not in groups:
         return lambda: _say(USAGE)
     chosen = [groups[arguments[0]]] if arguments else list(groups.values())

@@ -131,6 +131,16 @@ def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
     return (outputs - examples.targets).square().flatten(1).mean(1)
 
 
+def task_loss(kind: Kind, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
+    """Loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
+
+    Which surrogate makes no difference to first derivatives at the policy that acted.
+    """
+    if isinstance(batch, Rollout):
+        return surrogate(name, kind, outputs, batch)
+    return loss(kind, outputs, batch)
+
+
 def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str, Tensor]:
     """What is reported of each task, ``[task]`` by name: ``return``, and perhaps ``success``; ``loss``, ``accuracy``.
 

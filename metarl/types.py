@@ -4,9 +4,10 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from metarl.spec import Kind as Kind
@@ -159,3 +160,37 @@ class Outer(Protocol):
 
     def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
         """Return the moved parameters. Raises ValueError for data it cannot serve."""
+
+
+NO_POLICIES = "this outer update moves policies and needs rollouts; for labelled examples use adam"
+NOT_DIFFERENTIATED = "this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam"
+
+
+def inputs_of(batch: Batch) -> Tensor:
+    """Return what a network reads of a batch, ``[task, ..., *input_shape]``."""
+    return batch.inputs if isinstance(batch, Examples) else batch.observations
+
+
+def rollout_of(batch: Batch) -> Rollout:
+    """Return the batch. Raises ValueError unless it is a rollout."""
+    if not isinstance(batch, Rollout):
+        raise ValueError(NO_POLICIES)
+    return batch
+
+
+def joined(batches: Iterable[Batch]) -> Rollout:
+    """Join the rollouts of a trial, episode after episode, along time."""
+    rollouts = [rollout_of(batch) for batch in batches]
+    return Rollout(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
+
+
+def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
+    """Return some tasks of an experience: a slice of them, or those at positions ``[task]``."""
+
+    def cut(batch: Batch) -> Batch:
+        return type(batch)(*(field[tasks] for field in batch))
+
+    supports = tuple(cut(support) for support in experience.supports)
+    return experience._replace(
+        descriptors=experience.descriptors[tasks], supports=supports, query=cut(experience.query)
+    )

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from metarl import plugins, runs, testing, training
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.settings import Settings
+from metarl.control.tasks import Sampling
+from metarl.evaluation.scores import evaluate
+from metarl.networks.options import Network
+from metarl.training.settings import Settings
 
 ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms")]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks")]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pages
 import pytest
 import torch
 from PIL import Image
+from support import pages
 
 import metarl
 from metarl_plugins import omniglot

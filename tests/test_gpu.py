@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import classes
+from support.synthetic import classes
 
 from metarl.advantages import fit_baseline
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.outer import OUTER_UPDATES, TRPO
-from metarl.settings import Settings
-from metarl.training import Run, train
+from metarl.control.tasks import Sampling
+from metarl.evaluation.scores import evaluate
+from metarl.networks.options import Network
+from metarl.outer.trpo import TRPO
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid
@@ -36,7 +37,7 @@ PAIRS = [
 def test_training_and_evaluation_run_on_a_gpu(family, outer, tmp_path):
     algorithm = MAML(network=Network(hidden=(16,)))
     settings = Settings(iterations=2, meta_batch_size=3, device=DEVICE)
-    result = train(algorithm, family, OUTER_UPDATES[outer](), settings, tmp_path / "run")
+    result = train(algorithm, family, outer, settings, tmp_path / "run")
     assert {value.device.type for value in result.params.values()} == {DEVICE}
     assert all(math.isfinite(value) for row in result.rows for value in row.values())
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", map_location="cpu", weights_only=True)["params"]

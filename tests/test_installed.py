@@ -9,11 +9,10 @@ import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl import plugins
-from metarl.evaluation import evaluate
-from metarl.outer import OUTER_UPDATES
+from metarl.evaluation.scores import evaluate
 from metarl.seeding import stream
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.training.settings import Settings
+from metarl.training.start import train
 
 ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms") if plugin.package == "metarl"]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks") if plugin.value.startswith("metarl_envs.")]
@@ -43,13 +42,13 @@ def accepts(algorithm, family):
 CONTROL = [name for name in ALGORITHMS if accepts(name, small("bandit"))]
 
 
-@pytest.mark.parametrize("outer", OUTER_UPDATES)
+@pytest.mark.parametrize("outer", [plugin.name for plugin in plugins.available("outers")])
 @pytest.mark.parametrize("algorithm", CONTROL)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trains_and_evaluates(family, algorithm, outer):
     def trained():
         settings = Settings(iterations=2, meta_batch_size=3)
-        return train(plugins.load("algorithms", algorithm)(), small(family), OUTER_UPDATES[outer](), settings)
+        return train(plugins.load("algorithms", algorithm)(), small(family), outer, settings)
 
     if (algorithm, outer) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[algorithm, outer]):

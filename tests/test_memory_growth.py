@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.fewshot import NWayKShot
-from metarl.networks import Network
-from metarl.outer import TRPO, Adam
-from metarl.settings import Settings
-from metarl.training import Run
+from metarl.control.tasks import Sampling
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.classification import NWayKShot
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.outer.trpo import TRPO
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
 from metarl.types import Family
 from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid

@@ -4,14 +4,14 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, NamedTuple
 
-import precision
 import pytest
 import torch
-from precision import TOLERANCES, cast, data, distance, dtype
-from synthetic import CONTINUOUS, DISCRETE
+from support import precision
+from support.precision import TOLERANCES, cast, data, distance, dtype
+from support.synthetic import CONTINUOUS, DISCRETE
 from torch import Tensor
 
-from metarl import inner, plugins, training
+from metarl import plugins, training
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -21,10 +21,10 @@ from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
-from metarl.devices import float32
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.numerics import flatten
-from metarl.types import Batch, Experience, Learner, Params, Spec
+from metarl.speed.devices import float32
+from metarl.types import Batch, Experience, Learner, Params, Spec, inputs_of
 
 CURVE, VECTORS = Spec((2,), 1, "regression", 2), Spec((6,), 5, "classification")
 IMAGES, LARGE, COLOURS = (Spec(shape, 5, "classification") for shape in ((1, 16, 16), (1, 28, 28), (3, 16, 16)))
@@ -152,7 +152,7 @@ def adapted_outputs(learner: Learner, params: Params, experience: Experience) ->
 def asked(learner: Learner, state: Any, query: Batch) -> Tensor:
     if learner.spec.control and learner.replay is not None:
         return learner.replay(state, query)[0]
-    return learner.predict(state, inner.inputs_of(query))[0]
+    return learner.predict(state, inputs_of(query))[0]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from precision import TOLERANCES, assert_near, cast, data, dtype
-from synthetic import CONTINUOUS, DISCRETE
+from support.precision import TOLERANCES, assert_near, cast, data, dtype
+from support.synthetic import CONTINUOUS, DISCRETE
 from torch import Generator, Tensor
 
-from metarl import adapted, objectives
+from metarl import objectives
 from metarl.advantages import Trajectory, with_advantages
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.rl2 import RL2
-from metarl.devices import float32
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.numerics import flatten
-from metarl.outer import TRPO, ProMP
+from metarl.outer import adapted
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+from metarl.speed.devices import float32
 from metarl.types import Learner, Spec
 
 DOCS = Path(__file__).parents[1] / "docs"

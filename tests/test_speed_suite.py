@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metarl import adapted, perceptron
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.experience import gather
-from metarl.networks import Network
-from metarl.outer import TRPO
+from metarl.control.tasks import Sampling
+from metarl.networks.derivatives import perceptron
+from metarl.networks.options import Network
+from metarl.outer import adapted
+from metarl.outer.trpo import TRPO
 from metarl.seeding import stream
+from metarl.training.iteration import gather
 from metarl_envs.navigation import PointNavigation
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"

@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import pretended
 import pytest
 import torch
+from support import pretended
 
-from metarl import mdp, seeding, training
+from metarl import seeding
 from metarl.advantages import fit_baseline
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
@@ -23,14 +23,18 @@ from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.fewshot import NWayKShot
-from metarl.networks import Network
-from metarl.outer import SGD, TRPO, Adam, ProMP
-from metarl.regression import TableRegression
-from metarl.settings import Settings
-from metarl.training import Run
+from metarl.control.tasks import Sampling
+from metarl.environments import mdp
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.classification import NWayKShot
+from metarl.fewshot.regression import TableRegression
+from metarl.networks.options import Network
+from metarl.outer.gradient import SGD, Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+from metarl.training import loop
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
@@ -98,7 +102,7 @@ CASES = [
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let runs take the pretended device."""
-    monkeypatch.setattr(training, "resolve_device", lambda name: pretended.DEVICE)
+    monkeypatch.setattr(loop, "resolve_device", lambda name: pretended.DEVICE)
     with pretended.generators(seeding, mdp):
         yield
 
@@ -129,7 +133,7 @@ def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     with pretended.Waits():
         _, row = run.iterate(run.first())
     with pretended.Waits() as waits:
-        numbers = training._numbers(row)
+        numbers = loop._numbers(row)
     assert waits.counts == {"to the processor": 1}
     assert all(isinstance(value, float | int) for value in numbers.values())
 

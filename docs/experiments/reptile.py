@@ -24,12 +24,15 @@ from matplotlib.figure import Figure
 
 from metarl import runs, training
 from metarl.algorithms.reptile import Reptile
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.outer import SGD
-from metarl.plotting import COLOURS, MARKERS
-from metarl.settings import Settings
-from metarl.training import Run, Source
+from metarl.evaluation.scores import evaluate
+from metarl.files import write_json
+from metarl.networks.options import Network
+from metarl.outer.gradient import SGD
+from metarl.pictures.plotting import COLOURS, MARKERS
+from metarl.speed import Device
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
+from metarl.training.start import Source
 from metarl.types import Params
 from metarl_plugins.omniglot import Omniglot
 
@@ -81,7 +84,7 @@ class Options:
     """Test tasks."""
     points: int = 5
     """Evaluations of a run of figure 3, evenly spaced over its iterations."""
-    device: training.Device = "auto"
+    device: Device = "auto"
     """Where to train."""
 
 
@@ -117,7 +120,7 @@ def main(options: Options) -> None:
             print(f"{line}, {option}: " + ", ".join(f"{value}: {_told(curves)}" for value, curves in points.items()))
         draw_overlap(found["overlap"], options.out / "reptile-overlap.png")
     record = {"options": asdict(options), **found, "versions": runs.versions()}
-    runs.write_json(options.out / "reptile.json", json.loads(json.dumps(record, default=str)))
+    write_json(options.out / "reptile.json", json.loads(json.dumps(record, default=str)))
 
 
 def _told(curves: Seeds) -> str:
@@ -193,7 +196,7 @@ def trained(cell: Cell, seed: int, points: int, options: Options) -> Curve:
         if ends or progress.iteration % every == 0:
             curve = [point for point in curve if point["iteration"] < progress.iteration]
             curve.append({"iteration": progress.iteration, **accuracy(run, progress.params, options.tasks)})
-            runs.write_json(folder / CURVE, curve)
+            write_json(folder / CURVE, curve)
         run.save(acted, progress, None, ends)
     return curve
 

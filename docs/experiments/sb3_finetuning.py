@@ -22,14 +22,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from metarl import open_run, runs, sb3, training
 from metarl.algorithms.maml import MAML
-from metarl.control import ControlTasks
-from metarl.evaluation import summary
-from metarl.networks import Network
-from metarl.outer import TRPO
-from metarl.plotting import COLOURS, MARKERS
-from metarl.settings import Settings
-from metarl.trained import Trained
-from metarl.training import Source
+from metarl.control.tasks import ControlTasks
+from metarl.evaluation.scores import summary
+from metarl.files import write_json
+from metarl.networks.options import Network
+from metarl.outer.trpo import TRPO
+from metarl.pictures.plotting import COLOURS, MARKERS
+from metarl.trained.opening import Trained
+from metarl.training.settings import Settings
+from metarl.training.start import Source
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation()
@@ -91,7 +92,7 @@ def main(options: Options) -> None:
         print(f"{label:<16} {' '.join(f'{value:6.1f}' for value in np.mean(list(found.values()), 0))}")
     record = {"options": asdict(options), "goal": task.parameters["goal"].tolist(), "maml": maml, "curves": curves}
     plain = json.loads(json.dumps(record | {"versions": runs.versions()}, default=str))
-    runs.write_json(options.out / "sb3-finetuning.json", plain)
+    write_json(options.out / "sb3-finetuning.json", plain)
     draw(curves, maml, options, options.out / "sb3-finetuning.png")
 
 
@@ -127,7 +128,7 @@ def curve(learnt: Trained, task: ControlTasks, start: str, setting: str, seed: i
     watch = Watch(task, seed)
     model.learn(options.updates * BATCH, callback=watch)
     found = [*watch.returns, watch.returned()]
-    runs.write_json(path, found)
+    write_json(path, found)
     return found
 
 

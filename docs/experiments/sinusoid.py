@@ -20,16 +20,18 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarl import comparison, runs, training
+from metarl import runs, training
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.outer import Adam
-from metarl.plotting import COLOURS, MARKERS
+from metarl.evaluation import comparison
+from metarl.evaluation.scores import evaluate
+from metarl.files import write_json
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.seeding import stream
-from metarl.settings import Settings
-from metarl.training import source
+from metarl.training.settings import Settings
+from metarl.training.start import source
 from metarl.types import Examples, Params, Split, Tasks
 from metarl_plugins.sinusoid import Sinusoid
 
@@ -83,7 +85,7 @@ def main(options: Options) -> None:
         for shots in options.shots
     }
     record = {"options": asdict(options), "results": results, "versions": runs.versions()}
-    runs.write_json(options.out / "sinusoid.json", _plain(record))
+    write_json(options.out / "sinusoid.json", _plain(record))
     draw_errors(results, options.out / "sinusoid-error.png")
     draw_curves(trained, results, options, options.out / "sinusoid-curves.png")
     for setting, found in results.items():

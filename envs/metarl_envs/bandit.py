@@ -9,9 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl.canvas import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, RED, Canvas
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.pictures.canvas import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, RED, Canvas
 from metarl.types import Spec, Split
 
 DEFAULT_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)

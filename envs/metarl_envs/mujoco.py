@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.vector import VectorEnv
 
-from metarl.interfaces import as_array
+from metarl.environments import as_array
 from metarl_envs import rendering as drawing
 from metarl_envs.dynamics import SCALED_FIELDS, Array, set_scaled_fields
 from metarl_envs.robots import (

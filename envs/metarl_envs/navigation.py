@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.types import Batch, Rollout, Spec, Split, Tasks
 
 Array = np.ndarray[Any, Any]
@@ -132,7 +132,7 @@ class PointNavigation:
 
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw the paths of an evaluation, before and after each step, towards the first goals; return the path."""
-        from metarl.plotting import navigation_paths  # matplotlib, which only pictures need
+        from metarl.pictures.plotting import navigation_paths
 
         rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
         paths = torch.stack([rollout.observations[:, :SHOWN_EPISODES] for rollout in rollouts])

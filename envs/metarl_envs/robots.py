@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from metarl.interfaces import as_array
+from metarl.environments import as_array
 from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
 from metarl_envs.rendering import Camera, Marker
 from metarl_envs.simulator import Physics, Simulation, load_model

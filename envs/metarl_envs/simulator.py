@@ -15,8 +15,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
-from metarl.control import LaneError
-from metarl.workers import usable_cpus
+from metarl.environments import LaneError, usable_cpus
 from metarl_envs.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
 Backend = Literal["auto", "native", "threads", "warp"]

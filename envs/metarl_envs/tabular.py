@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl.canvas import BLACK, GREY, LIGHT_GREY, RED, WHITE, Canvas
 from metarl.control import ControlTasks, Sampling
-from metarl.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.pictures.canvas import BLACK, GREY, LIGHT_GREY, RED, WHITE, Canvas
 from metarl.types import Spec, Split
 
 

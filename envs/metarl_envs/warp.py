@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
-from metarl.control import LaneError
+from metarl.environments import LaneError
 from metarl.numerics import near
 from metarl_envs.dynamics import SCALED_FIELDS
 from metarl_envs.robots import Motion, RobotFamily, check_parameters, describe_lanes, initial_parameters

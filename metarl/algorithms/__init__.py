@@ -1,1 +1,27 @@
-"""Meta-learning algorithms, one file each."""
+"""Meta-learning algorithms, one file each; ``shared`` has what several of them need.
+
+Nothing of environments, Gymnasium or Stable-Baselines3 comes in: a learner is five pure functions of tensors. Start
+reading in ``maml``.
+"""
+
+from metarl.algorithms.maml import MAML
+from metarl.algorithms.mann import MANN
+from metarl.algorithms.matching import Matching
+from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.protonet import ProtoNet
+from metarl.algorithms.reptile import Reptile
+from metarl.algorithms.rl2 import RL2
+from metarl.algorithms.siamese import Siamese
+from metarl.algorithms.snail import SNAIL
+
+__all__ = [
+    "MAML",
+    "MANN",
+    "RL2",
+    "SNAIL",
+    "Matching",
+    "MultiTask",
+    "ProtoNet",
+    "Reptile",
+    "Siamese",
+]

@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor
 
-from metarl import inner, models, objectives
-from metarl.models import Model
-from metarl.networks import Network, NetworkOptions
+from metarl import objectives
+from metarl.algorithms.shared import inner
+from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
 
 StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
@@ -118,7 +118,7 @@ class _Loop:
         """Give every task a view of the same initial network."""
         sizes = {name.removeprefix(STEP_SIZE): value for name, value in params.items() if name.startswith(STEP_SIZE)}
         network = {name: value for name, value in params.items() if not name.startswith(STEP_SIZE)}
-        return Adapted(inner.stack(network, len(descriptors)), sizes, 0, None)
+        return Adapted(stack(network, len(descriptors)), sizes, 0, None)
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
         """Take one gradient step on each task (the paper's eq. 1), and keep its graph where gradients are on."""
@@ -127,12 +127,12 @@ class _Loop:
         # scales the losses, not the gradients.
         scale = -inner.factor(self.options.schedule, self.spec, state.step)
         scale *= 1.0 if learned else self.options.step_size
-        gradients = models.loss_gradient(
+        gradients = loss_gradient(
             self.model,
             state.params,
             self.adapted,
-            inner.inputs_of(batch),
-            lambda outputs: scale * inner.loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            inputs_of(batch),
+            lambda outputs: scale * objectives.task_loss(self.spec.kind, outputs, batch, self.options.surrogate),
             second_order=not self.options.first_order,
         )
         moved = dict(state.params)
@@ -157,8 +157,8 @@ class _Loop:
         for weight, support in zip(self.step_weights(experience), experience.supports, strict=True):
             state = self.adapt(state, support)
             if weight > 0:
-                outputs, _ = self.predict(state, inner.inputs_of(query))
-                losses.append(weight * inner.loss(self.spec.kind, outputs, query).mean())
+                outputs, _ = self.predict(state, inputs_of(query))
+                losses.append(weight * objectives.task_loss(self.spec.kind, outputs, query).mean())
         metrics = {}
         if isinstance(query, Examples):
             metrics = objectives.mean_scores(self.spec.kind, query, outputs.detach(), len(experience.supports))

@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.algorithms import recurrent
-from metarl.algorithms.recurrent import LossOn, glorot
+from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.types import Learner, Params, Spec
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.algorithms import metric, recurrent
-from metarl.algorithms.metric import Embedded
+from metarl.algorithms.shared import metric, recurrent
+from metarl.algorithms.shared.metric import Embedded
 from metarl.networks import Network, NetworkOptions
 from metarl.types import Learner, Params, Spec
 

@@ -9,11 +9,12 @@ from typing import NamedTuple, get_args
 
 from torch import Tensor
 
-from metarl import conditioning, inner, objectives
-from metarl.conditioning import Condition, Conditioned
-from metarl.inner import Optimiser, Tuned
-from metarl.networks import Network, NetworkOptions
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl import objectives
+from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.inner import Optimiser, Tuned
+from metarl.networks import Network, NetworkOptions, conditioning
+from metarl.networks.conditioning import Condition, Conditioned
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
 
 
 class Described(NamedTuple):
@@ -74,7 +75,7 @@ class _Functions:
     def adapt(self, state: Described, batch: Batch) -> Described:
         """Take one step of fine-tuning on each task's own network. Raises ValueError if it is differentiated."""
         step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
-        inputs = self.network.inputs(inner.inputs_of(batch), state.descriptors)
+        inputs = self.network.inputs(inputs_of(batch), state.descriptors)
         tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
 
@@ -85,8 +86,8 @@ class _Functions:
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss on the query data, without adaptation."""
         state, query = self.begin(params, experience.descriptors), experience.query
-        outputs, _ = self.predict(state, inner.inputs_of(query))
-        loss = inner.loss(self.spec.kind, outputs, query).mean()
+        outputs, _ = self.predict(state, inputs_of(query))
+        loss = objectives.task_loss(self.spec.kind, outputs, query).mean()
         if not isinstance(query, Examples):
             return loss, {}
         return loss, objectives.mean_scores(self.spec.kind, query, outputs, 0)

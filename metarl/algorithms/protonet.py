@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from metarl.algorithms import metric
-from metarl.algorithms.metric import Embedded
+from metarl.algorithms.shared import metric
+from metarl.algorithms.shared.metric import Embedded
 from metarl.networks import Network, NetworkOptions
 from metarl.types import Learner, Params, Spec
 

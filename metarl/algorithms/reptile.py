@@ -12,13 +12,13 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from metarl import inner, objectives
-from metarl.devices import send
-from metarl.inner import Moments, Optimiser, Tuned
-from metarl.models import Model
-from metarl.networks import Network, NetworkOptions
+from metarl import objectives
+from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.inner import Moments, Optimiser, Tuned
+from metarl.networks import Model, Network, NetworkOptions, stack
 from metarl.outer import SGD
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl.speed import send
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
 
 MiniBatches = Literal["cycle", "replacement"]
 Combine = Literal["sum", "last"]
@@ -105,7 +105,7 @@ class _Loop:
 
     def begin(self, params: Params, descriptors: Tensor) -> Tuned:
         """Give every task a view of the same initial network, and of what the optimiser remembers."""
-        stacked = inner.stack(params, len(descriptors))
+        stacked = stack(params, len(descriptors))
         network = {name: value for name, value in stacked.items() if name != WEIGHT and not name.startswith(MOMENT)}
         if self.options.optimiser == "sgd":
             return Tuned(network, None, 0, None)
@@ -120,7 +120,7 @@ class _Loop:
         return self.step(state, self.mini_batch(batch, state.step))._replace(seen=batch.inputs)
 
     def step(self, state: Tuned, batch: Batch) -> Tuned:
-        return inner.tune(self.spec.kind, self.model, state, inner.inputs_of(batch), batch, self.options.step_size)
+        return inner.tune(self.spec.kind, self.model, state, inputs_of(batch), batch, self.options.step_size)
 
     def mini_batch(self, support: Examples, step: int) -> Examples:
         items = support.targets.shape[1]

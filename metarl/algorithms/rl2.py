@@ -12,12 +12,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl import adapted, objectives, stacked
+from metarl import objectives
 from metarl.advantages import trial_advantages
-from metarl.algorithms import recurrent
-from metarl.algorithms.recurrent import LossOn, glorot
-from metarl.devices import without_cudnn
-from metarl.types import Batch, Experience, Learner, Params, Spec
+from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared.recurrent import LossOn, glorot
+from metarl.networks import log_std
+from metarl.speed import without_cudnn
+from metarl.types import Batch, Experience, Learner, Params, Spec, joined, rollout_of
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
 """Parameters of the GRU, in the order in which torch takes them."""
@@ -125,7 +126,7 @@ class _Network:
         outputs = functional.linear(units, params["head.weight"], params["head.bias"])
         if self.spec.kind != "continuous":
             return outputs
-        return stacked.log_std(params["policy.log_std"].expand(len(outputs), -1), outputs)
+        return log_std(params["policy.log_std"].expand(len(outputs), -1), outputs)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class _Fold:
 
         Outputs ``[task, episode, time, model_outputs]`` are those with which ``predict`` acted.
         """
-        rollout = adapted.rollout_of(batch)
+        rollout = rollout_of(batch)
         tasks, episodes, time = rollout.rewards.shape
         last_step = rollout.mask.sum(2).long().unsqueeze(-1) - 1
         done = torch.arange(time, device=last_step.device) == last_step
@@ -191,8 +192,8 @@ class _Fold:
 
     def prepare(self, experience: Experience) -> Experience:
         """Put advantages over the whole trial in place of those that end with each episode."""
-        rollouts = [adapted.rollout_of(batch) for batch in (*experience.supports, experience.query)]
-        trial = adapted.joined(rollouts)
+        rollouts = [rollout_of(batch) for batch in (*experience.supports, experience.query)]
+        trial = joined(rollouts)
         advantages = trial_advantages(trial, self.options.discount, self.options.gae_lambda)
         parts = torch.split(advantages, [rollout.rewards.shape[2] for rollout in rollouts], dim=2)
         *supports, query = (rollout._replace(advantages=part) for rollout, part in zip(rollouts, parts, strict=True))
@@ -206,7 +207,7 @@ class _Fold:
             said, state = self.replay(state, batch)
             outputs.append(said)
         losses = objectives.clipped_surrogate(
-            self.spec.kind, torch.cat(outputs, dim=2), adapted.joined(trial), self.options.clip
+            self.spec.kind, torch.cat(outputs, dim=2), joined(trial), self.options.clip
         )
         return losses.mean(), {}
 

@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
-from metarl.algorithms import metric
-from metarl.algorithms.metric import Embedded, Metric
+from metarl.algorithms.shared import metric
+from metarl.algorithms.shared.metric import Embedded, Metric
 from metarl.networks import Network, NetworkOptions
 from metarl.types import Experience, Learner, Params, Spec
 

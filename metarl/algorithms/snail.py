@@ -9,10 +9,9 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
-from metarl.algorithms.metric import embeddings
-from metarl.algorithms.recurrent import checked, glorot, label_size, labels
-from metarl.models import Model
-from metarl.networks import Network, NetworkOptions
+from metarl.algorithms.shared.metric import embeddings
+from metarl.algorithms.shared.recurrent import checked, glorot, label_size, labels
+from metarl.networks import Model, Network, NetworkOptions
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 EMBEDDER = "embedding."

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import evaluation, plotting, runs, sb3, training
+from metarl import evaluation, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
+from metarl.files import write_bytes, write_json
+from metarl.pictures import plotting
 from metarl.seeding import stream
 
 SPLIT = "test"
@@ -61,7 +63,7 @@ def prepare(arguments: list[str]) -> Execute:
 
     def execute() -> int:
         interrupted = sb3.train(model, chosen.settings.timesteps, out, chosen.quiet)
-        runs.write_bytes(out / runs.MODEL, sb3.saved(model))
+        write_bytes(out / runs.MODEL, sb3.saved(model))
         if interrupted:
             print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved, and is not scored")
             return INTERRUPTED
@@ -113,7 +115,7 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
     kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}
     record = {"metrics": metrics, **asked, **kept}
-    runs.write_json(out / runs.EVALUATION, record)
+    write_json(out / runs.EVALUATION, record)
     print(evaluation.table(metrics))
     print(f"wrote {plotting.adaptation_curve({out.resolve().name: record}, out / 'adaptation.png')}")
     print(f"done: {out}. Next: metarl plot {out} OTHER_RUN")

@@ -11,9 +11,8 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import plugins, runs, testing, training
 from metarl.cli import DONE, FAILED, Execute
 from metarl.commands.parsing import parse
-from metarl.contracts.findings import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks
-from metarl.contracts.samples import small_family
-from metarl.settings import Device, resolve_device
+from metarl.speed import Device, resolve_device
+from metarl.testing import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks, small_family
 from metarl.types import Family, Kind
 
 KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classification")

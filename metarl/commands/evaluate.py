@@ -6,10 +6,15 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from metarl import comparison, evaluation, logger, plotting, runs, training
+from metarl import evaluation, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
-from metarl.settings import Device
+from metarl.evaluation import comparison
+from metarl.files import write_json
+from metarl.pictures import plotting
+from metarl.runs import logger
+from metarl.speed import Device
+from metarl.trained import Trained, opened
 from metarl.types import Learner, Split
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
@@ -62,8 +67,7 @@ Options of the run's algorithm and tasks can be changed for it: --algorithm.step
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     chosen, run = _evaluated(arguments)
-    path = runs.checkpoint(chosen.run, chosen.checkpoint)
-    progress, config = run.restore(path), runs.read_config(chosen.run)
+    config = runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
@@ -75,17 +79,15 @@ def prepare(arguments: list[str]) -> Execute:
 
     def execute() -> int:
         sizes = chosen.tasks, asked["steps"]
-        found = evaluation.evaluate(
-            run.learner, progress.params, run.family, *sizes, chosen.split, chosen.seed, run.device
-        )
-        kept = {"batch_norm": run.learner.batch_norm, "iteration": progress.iteration, "versions": runs.versions()}
+        found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+        kept = {"batch_norm": run.learner.batch_norm, "iteration": run.iteration, "versions": runs.versions()}
         record = {"metrics": found.metrics, **asked, **kept}
         print(evaluation.table(found.metrics, run.learner.batch_norm))
         if compared:
             gap = comparison.gap_closed(found.metrics, *compared)
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
-        runs.write_json(chosen.run / runs.EVALUATION, record)
+        write_json(chosen.run / runs.EVALUATION, record)
         pictures = _pictures(chosen.run, run.family, found, record)
         logger.write_adaptation(chosen.run, found.metrics, pictures[0])
         for picture in pictures:
@@ -95,11 +97,11 @@ def prepare(arguments: list[str]) -> Execute:
     return execute
 
 
-def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
+def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, Trained]:
     """Read what is asked for, and rebuild the run with the options that it is evaluated with."""
     changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
-    algorithm, family, outer, settings = training.recorded(chosen.run, chosen.device)
+    algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
     if changes:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
@@ -110,7 +112,7 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, training.Run]:
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
-    run = training.Run(algorithm, family, outer, settings, chosen.run, chosen.split)
+    run = opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
     return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
 
 

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from metarl import runs, sb3, trained
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
+from metarl.files import write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def prepare(arguments: list[str]) -> Execute:
 
     def execute() -> int:
         chosen.path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_bytes(chosen.path, sb3.saved(model))
+        write_bytes(chosen.path, sb3.saved(model))
         print(f"wrote {chosen.path}: stable_baselines3.PPO.load opens it; its critic is untrained")
         return DONE
 

@@ -22,7 +22,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from metarl.grouping import Classes
+from metarl.fewshot import Classes
 from metarl.networks import Architecture
 
 registry = ConstructorRegistry()

@@ -7,10 +7,11 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from metarl import plotting, runs
+from metarl import runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
-from metarl.logger import read_progress
+from metarl.pictures import plotting
+from metarl.runs.logger import read_progress
 
 
 @dataclasses.dataclass(frozen=True)

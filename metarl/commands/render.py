@@ -6,12 +6,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction
 
-from metarl import rendering, runs, video
+from metarl import runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
-from metarl.settings import Device
-from metarl.trained import Trained, open_run
+from metarl.pictures import video
+from metarl.speed import Device
+from metarl.trained import Trained, films, open_run
 from metarl.types import Split
 
 
@@ -63,12 +64,12 @@ def prepare(arguments: list[str]) -> Execute:
     out = chosen.out or chosen.run / "render.gif"
     video.check_suffix(out)
     trained = open_run(chosen.run, chosen.checkpoint, chosen.device)
-    rendering.single_of(trained.family)
+    films.single_of(trained.family)
     tasks = _tasks(trained, chosen)
 
     def execute() -> int:
-        films, fps = rendering.film(trained, tasks, chosen.steps, chosen.seed, chosen.mean, chosen.height)
-        rows = [(rendering.title(tasks, number), clips) for number, clips in enumerate(films)]
+        shown, fps = films.film(trained, tasks, chosen.steps, chosen.seed, chosen.mean, chosen.height)
+        rows = [(films.title(tasks, number), clips) for number, clips in enumerate(shown)]
         out.parent.mkdir(parents=True, exist_ok=True)
         print(f"wrote {video.write(rows, out, chosen.fps or fps)}")
         return DONE

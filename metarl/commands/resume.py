@@ -9,7 +9,7 @@ from metarl import training
 from metarl.cli import Execute
 from metarl.commands.parsing import parse
 from metarl.commands.train import finish
-from metarl.settings import Device
+from metarl.speed import Device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import sb3, training
+from metarl import plugins, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
-from metarl.outer import OUTER_UPDATES, default_outer
-from metarl.settings import Settings, default_settings
-from metarl.training import Result, Source
-
-Update = Literal["trpo", "promp", "adam", "sgd"]
+from metarl.outer import default_outer
+from metarl.training import Result, Settings, Source, default_settings
 
 START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
 
@@ -34,7 +31,7 @@ def prepare(arguments: list[str]) -> Execute:
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     algorithm = training.source("algorithms", algorithm_name).target
     tasks = training.source("tasks", tasks_name).target
-    update = _chosen_update(options, default_outer(algorithm, tasks.spec))
+    update = _chosen_update(options) or _default_update(algorithm, tasks)
     chosen = parse(
         _options(algorithm, tasks, update),
         options,
@@ -46,7 +43,8 @@ def prepare(arguments: list[str]) -> Execute:
     actor = None
     if chosen.start_from is not None:
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    run = training.start(*sources, chosen.update, chosen.settings, out, chosen.overwrite, actor)
+    outer = Source(chosen.update, update.reference)
+    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor)
     return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
 
@@ -54,7 +52,12 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _chosen_update(options: list[str], default: Any) -> Any:
+def _default_update(algorithm: Any, tasks: Any) -> Source:
+    update = default_outer(algorithm, tasks.spec)
+    return Source(update, plugins.name_of("outers", type(update)))
+
+
+def _chosen_update(options: list[str]) -> Source | None:
     """Read --outer ahead of the rest: it decides which options there are."""
     name = None
     for index, word in enumerate(options):
@@ -62,31 +65,29 @@ def _chosen_update(options: list[str], default: Any) -> Any:
             name = options[index + 1]
         elif word.startswith("--outer="):
             name = word.removeprefix("--outer=")
-    if name is None:
-        return default
-    if name not in OUTER_UPDATES:
-        raise ValueError(f"unknown outer update {name!r}; expected {', '.join(OUTER_UPDATES)}")
-    return OUTER_UPDATES[name]()
+    return None if name is None else training.source("outers", name)
 
 
-def _options(algorithm: Any, tasks: Any, update: Any) -> type[Any]:
+def _options(algorithm: Any, tasks: Any, update: Source) -> type[Any]:
     """Join the options of a run into one dataclass, which tyro turns into a command line."""
-    name = next(name for name, kind in OUTER_UPDATES.items() if isinstance(update, kind))
     return _joined(
         [
-            *_common(default_settings(tasks.spec), name),
+            *_common(default_settings(tasks.spec), update.reference),
             ("algorithm", type(algorithm), algorithm),
             ("tasks", type(tasks), tasks),
-            ("update", Annotated[type(update), arg(name="outer")], update),
+            ("update", Annotated[type(update.target), arg(name="outer")], update.target),
         ]
     )
 
 
 def _common(settings: Settings, outer: str | None = None) -> list[tuple[str, Any, Any]]:
     """Options that every run has; ``outer`` is what is taken where none is named, if that is known."""
-    help_outer = "How the meta-parameters move" + ("; by default as the algorithm says." if outer is None else ".")
+    names = ", ".join(plugin.name for plugin in plugins.available("outers"))
+    help_outer = f"How the meta-parameters move: {names}, or module:attribute" + (
+        "; by default as the algorithm says." if outer is None else "."
+    )
     return [
-        ("outer", Annotated[Update | None if outer is None else Update, arg(help=help_outer)], outer),
+        ("outer", Annotated[str | None if outer is None else str, arg(help=help_outer)], outer),
         ("settings", OmitArgPrefixes[Settings], settings),
         ("out", Annotated[Path | None, arg(help="Run folder; by default runs/ALGORITHM-TASKS-SEED.")], None),
         ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),

@@ -13,17 +13,22 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl import lanes
-from metarl.control import ControlTasks, Sampling
-from metarl.fewshot import NWayKShot
-from metarl.interfaces import is_bounded_box, middle, plain, spec_of
-from metarl.lanes import Lanes
-from metarl.regression import Regression, TableRegression
-from metarl.single import SingleEnv
+from metarl.control.tasks import ControlTasks, Sampling
+from metarl.environments import (
+    Apply,
+    Lanes,
+    Maker,
+    SingleEnv,
+    WorkerLanes,
+    apply_parameters,
+    is_bounded_box,
+    make_env,
+    middle,
+    on_workers,
+    plain,
+    spec_of,
+)
 from metarl.types import Spec, Split
-from metarl.workers import WorkerLanes, on_workers
-
-__all__ = ["GymnasiumFamily", "NWayKShot", "Regression", "TableRegression"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,11 @@ class GymnasiumFamily:
             cannot be made or whose spaces no policy serves.
     """
 
-    env: lanes.Maker
+    env: Maker
     """Id of a registered environment, or a function that makes one."""
     parameters: spaces.Dict
     """What tasks differ in, and the range of each: bounded Boxes of floats and Discrete spaces by name."""
-    apply: lanes.Apply = "keyword"
+    apply: Apply = "keyword"
     """How parameters reach an environment: "keyword" of its constructor (it is made anew for every task, which is
     slow), "options" of its reset, "attribute" of ``env.unwrapped``, or a function ``(env, **parameters)`` called before
     every reset, which must set and not scale: the environment may have had other parameters before."""
@@ -83,11 +88,11 @@ class GymnasiumFamily:
         """What an environment asks of a policy: one is made, with parameters in the middle of their ranges."""
         values = {name: plain(space, middle(space)) for name, space in self.parameters.spaces.items()}
         try:
-            env = lanes.make(self.env, self.apply, values)
+            env = make_env(self.env, self.apply, values)
         except Exception as error:
             raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
         try:
-            lanes.assign(env, self.apply, values)
+            apply_parameters(env, self.apply, values)
             return spec_of(env, self.parameters)
         finally:
             env.close()

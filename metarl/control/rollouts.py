@@ -4,7 +4,7 @@ Where the environment lives on the policy's device, nothing leaves it while epis
 once, after the last step, to learn that all numbers are finite. Such an environment may tell of broken lanes by numbers
 that are not, and say why by a method ``check()`` that raises LaneError.
 
-In a compiled run (``metarl.graphs``) the steps of an environment whose whole state is tensors are compiled along with
+In a compiled run (``metarl.speed``) the steps of an environment whose whole state is tensors are compiled along with
 the policies'. It says so by ``snapshot()``, which returns all that a step reads and changes beside actions, by
 ``restore(snapshot)``, and by its ``generator``, which steps draw from; steps are out of place, and ask their numbers
 nothing.
@@ -21,10 +21,10 @@ from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 from torch.utils import _pytree as pytree
 
-from metarl import graphs, objectives
+from metarl import objectives
 from metarl.advantages import Trajectory
-from metarl.devices import float32, send
-from metarl.lanes import LaneError
+from metarl.environments import LaneError
+from metarl.speed import float32, run_compiled, run_is_compiled, send
 from metarl.types import Learner, Spec, State
 
 COMPILED_STEPS = 10
@@ -87,7 +87,7 @@ class _Told(NamedTuple):
 
 def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Told]:
     act, begun, parts = _policies(learner, generator), 0, list[_Told]()
-    if graphs.are_used():
+    if run_is_compiled():
         # Policies that all tasks share and those of their own look alike then, and one graph serves both.
         now = pytree.tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, now)
         if can_be_compiled(env):
@@ -121,7 +121,7 @@ def _policies(learner: Learner, generator: Generator) -> Act:
 
 
 def _compiled(act: Act, generator: Generator) -> Act:
-    return lambda state, observation: graphs.compile("the policies", act, (state, observation), (generator,))
+    return lambda state, observation: run_compiled("the policies", act, (state, observation), (generator,))
 
 
 def can_be_compiled(env: VectorEnv) -> bool:
@@ -138,7 +138,7 @@ def _compiled_steps(
         return env.snapshot(), now, told
 
     streams = generator, env.unwrapped.generator
-    snapshot, now, told = graphs.compile("the environment's steps", take, (env.snapshot(), now, steps, last), streams)
+    snapshot, now, told = run_compiled("the environment's steps", take, (env.snapshot(), now, steps, last), streams)
     env.restore(snapshot)
     return now, told
 

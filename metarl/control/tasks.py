@@ -5,7 +5,7 @@ An environment batch is a ``gymnasium.vector.VectorEnv`` of task-major lanes (la
 last observation with reward 0 until it is reset. Task parameters go in by name through ``reset(options={...})``, one
 row per lane.
 
-``metarl.rollouts`` runs the episodes.
+``metarl.control.rollouts`` runs the episodes.
 """
 
 import math
@@ -19,12 +19,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
 from metarl.advantages import with_advantages
-from metarl.lanes import LaneError as LaneError
-from metarl.rollouts import RolloutError as RolloutError
-from metarl.rollouts import collect as collect
-from metarl.rollouts import on_torch as on_torch
-from metarl.success import SuccessWatch
-from metarl.types import Family, Learner, Role, Rollout, Spec, State
+from metarl.control.rollouts import can_be_compiled, collect
+from metarl.control.success import SuccessWatch
+from metarl.seeding import stream
+from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
 
 
 @dataclass(frozen=True)
@@ -132,3 +130,21 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
     size = int(acted.n) if isinstance(acted, spaces.Discrete) else math.prod(acted.shape or ())
     if (seen.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
         raise ValueError(f"the environment observes {seen} and acts in {acted}, which is not what {spec} says")
+
+
+def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
+    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec.
+
+    Or, where episodes are all that might be ``compiled``, for those that cannot be.
+    """
+    tasks = family.sample(1, split, stream(0, "check"))
+    if isinstance(tasks, ControlTasks):
+        env = tasks.environment(1, torch.device("cpu"))
+        check_environment(env, 1, family.spec)
+        refused = compiled and not can_be_compiled(env)
+        env.close()
+        if refused:
+            raise ValueError(
+                "compile=True: the steps of this environment are no graph (they are, of one that is written in PyTorch "
+                "and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
+            )

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import DTypeLike
 
-from metarl.interfaces import (
+from metarl.environments.spaces import (
     Array,
     Env,
     bounds,
@@ -32,7 +32,7 @@ from metarl.spec import Spec
 Maker = str | Callable[..., Env]
 """Id of a registered environment, or a function that makes one."""
 Apply = Literal["keyword", "options", "attribute"] | Callable[..., object]
-"""How task parameters reach an environment; see ``metarl.families.GymnasiumFamily.apply``."""
+"""How task parameters reach an environment; see ``metarl.control.GymnasiumFamily.apply``."""
 NOT_RESET = "every lane must be reset before the first step"
 LARGEST_SEED = 2**31 - 1
 """A prime. Seeds lie below it: environments older than Gymnasium's generators take 31 bits, some of them signed."""
@@ -60,14 +60,14 @@ def lane_seeds(seed: int, num_envs: int) -> list[int]:
     return [(start + lane * (1 + stride % (LARGEST_SEED - 1))) % LARGEST_SEED for lane in range(num_envs)]
 
 
-def make(env: Maker, apply: Apply, values: Mapping[str, Any]) -> Env:
+def make_env(env: Maker, apply: Apply, values: Mapping[str, Any]) -> Env:
     """Make an environment from its id or function, with ``values`` as keywords where that is how they are applied."""
     keywords = dict(values) if apply == "keyword" else {}
     # Gymnasium's checker looks at the first step only; the lanes look at every one.
     return gymnasium.make(env, disable_env_checker=True, **keywords) if isinstance(env, str) else env(**keywords)
 
 
-def assign(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
+def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
     """Apply ``values`` to a made environment, where they are attributes (ValueError if absent) or a function's job."""
     if callable(apply):
         apply(env, **values)
@@ -81,7 +81,7 @@ def assign(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
 class Lanes(VectorEnv[Any, Any, Any]):
     """One environment per lane, stepped in turn; NumPy arrays in and out; a finished lane idles until it is reset.
 
-    Observations and actions are the policy's: see ``metarl.families.GymnasiumFamily``. Lane i is seeded with
+    Observations and actions are the policy's: see ``metarl.control.GymnasiumFamily``. Lane i is seeded with
     ``lane_seeds(seed, num_envs)[i]``. Until ``reset`` is given parameters, every lane runs the task in the middle of
     the ranges. Where an environment's info holds ``success``, so do the infos of ``step``: 1 or 0 for each lane.
 
@@ -171,7 +171,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         values = {name: plain(space, self._rows[name][lane]) for name, space in self.parameter_space.spaces.items()}
         try:
             env = self._made(lane, values)
-            assign(env, self._apply, values)
+            apply_parameters(env, self._apply, values)
             observation, _ = env.reset(seed=seed, options=values if self._apply == "options" else None)
             self._observations[lane] = seen(env.observation_space, observation)
         except Exception as error:
@@ -183,7 +183,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         if lane not in self._envs or (self._apply == "keyword" and self._outdated[lane]):
             if lane in self._envs:
                 self._envs.pop(lane).close()
-            env = make(self._env, self._apply, values)
+            env = make_env(self._env, self._apply, values)
             if (asked := spec_of(env, self.parameter_space)) != self._policy_spec:
                 env.close()
                 raise ValueError(f"the task {values} asks for {asked} where its family has {self._policy_spec}")

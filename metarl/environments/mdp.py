@@ -15,8 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Generator, Tensor
 
-from metarl.devices import send
-from metarl.window import Window
+from metarl.pictures.window import Window
+from metarl.speed import send
 
 Parameters = Mapping[str, Tensor]
 

@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from metarl import lanes
-from metarl.interfaces import Env
-from metarl.types import Spec
+from metarl.environments import lanes
+from metarl.environments.spaces import Env
+from metarl.spec import Spec
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):

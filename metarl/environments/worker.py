@@ -1,4 +1,4 @@
-"""The inside of a worker process: it steps its share of the lanes for its parent, ``metarl.workers``.
+"""The inside of a worker process: it steps its share of the lanes for its parent, ``metarl.environments.workers``.
 
 It imports no torch, which would take each worker two seconds and 150 MB.
 """
@@ -18,8 +18,8 @@ import cloudpickle
 import numpy as np
 from gymnasium import spaces
 
-from metarl.interfaces import Array, policy_spaces
-from metarl.lanes import Apply, Lanes, Maker
+from metarl.environments.lanes import Apply, Lanes, Maker
+from metarl.environments.spaces import Array, policy_spaces
 from metarl.spec import Spec
 
 GRACE = 5.0
@@ -33,7 +33,7 @@ class WorkerError(RuntimeError):
 
 
 class Work(NamedTuple):
-    """What all lanes are: the arguments of ``metarl.lanes.Lanes``."""
+    """What all lanes are: the arguments of ``metarl.environments.Lanes``."""
 
     env: Maker
     parameters: spaces.Dict

@@ -28,9 +28,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import DTypeLike
 
-from metarl.interfaces import Array, checked_actions, checked_options, policy_spaces
-from metarl.lanes import NOT_RESET, Apply, LaneError, Lanes, Maker, infos, lane_seeds
-from metarl.serving import GRACE, Work, WorkerError, shared_arrays
+from metarl.environments.lanes import NOT_RESET, Apply, LaneError, Lanes, Maker, infos, lane_seeds
+from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
+from metarl.environments.worker import GRACE, Work, WorkerError, shared_arrays
 from metarl.spec import Spec
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -66,7 +66,7 @@ class Worker(NamedTuple):
 
 
 class WorkerLanes(VectorEnv[Any, Any, Any]):
-    """``metarl.lanes.Lanes`` in ``workers`` processes: the same contract, arguments and results, bit for bit.
+    """``metarl.environments.Lanes`` in ``workers`` processes: the same contract, arguments and results, bit for bit.
 
     Lanes are dealt out in rows of nearly equal length. What makes an environment, and applies task parameters, reaches
     the workers through cloudpickle: closures do, and what a module holds is imported there. An error of one worker
@@ -112,7 +112,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Restart lanes, as ``metarl.lanes.Lanes`` does."""
+        """Restart lanes, as ``metarl.environments.Lanes`` does."""
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
         seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
         rows = given | {"reset_mask": restarted}
@@ -195,7 +195,7 @@ def _start(memory: int, lanes: slice) -> Worker:
         handed = (theirs.fileno(), memory)
         code = (
             f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
-            f"from metarl.serving import serve; serve({handed[0]}, {memory}, {os.getpid()})"
+            f"from metarl.environments.worker import serve; serve({handed[0]}, {memory}, {os.getpid()})"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", code],

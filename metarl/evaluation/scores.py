@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metarl import objectives
-from metarl.devices import float32, send
 from metarl.seeding import stream
+from metarl.speed import float32, send
 from metarl.types import Batch, Examples, Family, Learner, Params, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}

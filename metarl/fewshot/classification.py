@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from metarl.devices import send
-from metarl.grouping import Classes, Groups, group
+from metarl.fewshot.grouping import Classes, Groups, group
 from metarl.seeding import stream
+from metarl.speed import send
 from metarl.types import Batch, Examples, Learner, Role, Spec, Split, State
 
 Rotations = Literal["none", "train", "all"]
@@ -55,7 +55,7 @@ class NWayKShot:
     """In which splits square images turned by 90, 180 and 270 degrees count as new classes: none, train or all. The
     classes of a task are always different ones before they are turned."""
     classes: Classes | None = None
-    """The labels of each split; by default 64, 16 and 20 % of them at random (``metarl.grouping.split_classes``)."""
+    """The labels of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
     """What errors call the classes 0, 1, ...; by default their labels."""
 
@@ -171,7 +171,7 @@ def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels",
 
 def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
     """Draw the support and query images of an evaluation's first tasks; return the path."""
-    from metarl.plotting import episodes  # matplotlib, which only pictures need
+    from metarl.pictures.plotting import episodes
 
     query = next(batch for batch in queries if isinstance(batch, Examples))
     support = tasks.draw(None, None, "support", stream(0, "picture"))

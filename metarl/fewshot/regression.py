@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.devices import send
-from metarl.fewshot import check_counts, check_items, episode_items, gather, numbers
-from metarl.grouping import Classes, Groups, group
+from metarl.fewshot.classification import check_counts, check_items, episode_items, gather, numbers
+from metarl.fewshot.grouping import Classes, Groups, group
+from metarl.speed import send
 from metarl.types import Examples, Learner, Role, Spec, Split, State
 
 
@@ -137,7 +137,7 @@ class TableRegression:
     test_queries: int | None = None
     """Query rows at validation and test; by default as many as shots."""
     splits: Classes | None = None
-    """The groups of each split; by default 64, 16 and 20 % of them at random (``metarl.grouping.split_classes``)."""
+    """The groups of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
     """What errors call the groups 0, 1, ...; by default their numbers."""
 

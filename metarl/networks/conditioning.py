@@ -11,9 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl import inner
-from metarl.models import Model
-from metarl.networks import Network
+from metarl.networks.models import Model, stack
+from metarl.networks.options import Network
 from metarl.types import Params, Spec
 
 Condition = Literal["none", "concatenate", "add", "multiply", "heads"]
@@ -59,7 +58,7 @@ def build(condition: Condition, network: Network, spec: Spec) -> Conditioned:
 
 
 def _stacked(params: Params, descriptors: Tensor) -> Params:
-    return inner.stack(params, len(descriptors))
+    return stack(params, len(descriptors))
 
 
 def _wider(network: Network, spec: Spec) -> Model:
@@ -91,7 +90,7 @@ def _modulated(condition: Condition, model: Model, spec: Spec) -> Conditioned:
         return params
 
     def networks(params: Params, descriptors: Tensor) -> Params:
-        stacked = inner.stack({name: params[name] for name in shapes}, len(descriptors))
+        stacked = stack({name: params[name] for name in shapes}, len(descriptors))
         for name in layers:
             told = descriptors @ params[CONDITION + name].mT  # [task, feature]
             if condition == "add":
@@ -115,7 +114,7 @@ def _mixed_heads(model: Model, spec: Spec) -> Conditioned:
         return drawn[0] | {name: torch.stack([params[name] for params in drawn]) for name in parts}
 
     def networks(params: Params, descriptors: Tensor) -> Params:
-        shared = inner.stack({name: value for name, value in params.items() if name not in parts}, len(descriptors))
+        shared = stack({name: value for name, value in params.items() if name not in parts}, len(descriptors))
         mixed = {name: torch.einsum("th,h...->t...", descriptors, params[name]) for name in parts}
         return {name: mixed[name] if name in mixed else shared[name] for name in params}
 

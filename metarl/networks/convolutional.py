@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from metarl.stacked import Residual
+from metarl.networks.layers import Residual
 from metarl.types import Spec
 
 Downsample = Literal["stride", "pool"]

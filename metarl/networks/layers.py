@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl import normalisation, products
+from metarl.networks.derivatives.batch_norm import normalise
+from metarl.networks.derivatives.linear import product
 
 MINIMUM_STD = 1e-6
 
@@ -63,7 +64,7 @@ def find(module: nn.Module) -> Layer | None:
 
 def linear(layer: nn.Linear, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
     """A matrix product for each task."""
-    outputs = products.linear(inputs.flatten(1, -2), own["weight"])
+    outputs = product(inputs.flatten(1, -2), own["weight"])
     if "bias" in own:
         outputs = outputs + own["bias"].unsqueeze(1)
     return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
@@ -90,7 +91,7 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Own, inputs: Tensor,
     None: over all items, which then see each other; 0: each item by its own positions alone.
     """
     if reference is None and own:
-        outputs = normalisation.batch_norm(_fold(inputs), own["weight"].flatten(), own["bias"].flatten(), layer.eps)
+        outputs = normalise(_fold(inputs), own["weight"].flatten(), own["bias"].flatten(), layer.eps)
         return _unfold(outputs, len(inputs))
     reference = inputs.shape[1] if reference is None else reference
     seen = inputs.unsqueeze(2) if reference == 0 else inputs[:, None, :reference]  # [task, 1 or item, item, feature...]

@@ -1,7 +1,7 @@
 """Any ``nn.Module`` as pure functions over stacked parameters ``[task, *shape]``.
 
 A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run for
-all tasks at once (``metarl.stacked``); any other module goes through ``functional_call`` under ``vmap``.
+all tasks at once (``metarl.networks.layers``); any other module goes through ``functional_call`` under ``vmap``.
 """
 
 import math
@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metarl import perceptron, stacked
-from metarl.perceptron import Activation
-from metarl.stacked import LogStd, Residual
+from metarl.networks import layers
+from metarl.networks.derivatives import perceptron
+from metarl.networks.derivatives.perceptron import Activation
+from metarl.networks.layers import LogStd, Residual
 from metarl.types import Params, Spec
 
 BatchNorm = Literal["transductive", "inductive"]
@@ -67,7 +68,7 @@ class Layout(NamedTuple):
     def finish(self, rows: Tensor, log_std: Sequence[Tensor], inputs: Tensor, lead: int) -> Tensor:
         """Give the layers' outputs the batch's axes, and set the log-std beside them."""
         outputs = rows.reshape(*inputs.shape[:lead], rows.shape[-1])
-        return stacked.log_std(log_std[0], outputs) if log_std else outputs
+        return layers.log_std(log_std[0], outputs) if log_std else outputs
 
 
 def _rows(inputs: Tensor, lead: int) -> Tensor:
@@ -207,7 +208,7 @@ def _normalises(module: nn.Module, spec: Spec, batch_norm: BatchNorm) -> bool:
     if found and batch_norm == "inductive":
         if spec.control:
             raise ValueError("inductive batch norm refers to support examples, which control does not have")
-        if found - {layer for layer in _reached(module) if stacked.find(layer)}:
+        if found - {layer for layer in _reached(module) if layers.find(layer)}:
             raise ValueError(
                 "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d that stand in an nn.Sequential; "
                 "inside other modules it cannot be told which items are support: use batch_norm transductive"
@@ -257,10 +258,15 @@ def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, refer
             _apply(layer, f"{prefix}{name}.", params, inputs, reference) for name, layer in module.named_children()
         )
         return body + shortcut
-    run = stacked.find(module)
+    run = layers.find(module)
     if run is not None:
         own = {name: params[prefix + name] for name, value in module._parameters.items() if value is not None}
         return run(module, own, inputs, reference)
     own = {name: params[prefix + name] for name, _ in module.named_parameters()}
     outputs: Tensor = vmap(lambda one, rows: functional_call(module, one, (rows,)))(own, inputs)
     return outputs
+
+
+def stack(params: Params, tasks: int) -> Params:
+    """Give every task a view of the same parameters."""
+    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from metarl import convolutional, models, plugins
-from metarl.convolutional import Downsample
-from metarl.models import BatchNorm, Model
-from metarl.stacked import LogStd
+from metarl import plugins
+from metarl.networks import convolutional, models
+from metarl.networks.convolutional import Downsample
+from metarl.networks.layers import LogStd
+from metarl.networks.models import BatchNorm, Model
 from metarl.types import Spec
 
 Architecture = str | Callable[[Spec], nn.Module]

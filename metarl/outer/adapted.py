@@ -10,10 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl import objectives, parallel
-from metarl.inner import NOT_DIFFERENTIATED
+from metarl import objectives
 from metarl.numerics import flatten, sum_of
-from metarl.types import Batch, Experience, Learner, Params, Rollout, State
+from metarl.speed import each_group
+from metarl.types import (
+    NO_POLICIES,
+    NOT_DIFFERENTIATED,
+    Batch,
+    Experience,
+    Learner,
+    Params,
+    Rollout,
+    State,
+    joined,
+    rollout_of,
+    tasks_of,
+)
 
 STEPS_PER_CHUNK = 8_192
 """Environment steps in a group of tasks by default: a CPU works through larger groups more slowly (measured)."""
@@ -36,18 +48,6 @@ def _groups(steps: int) -> int:
     """How many groups keep every core at work: one, or as many for each core."""
     groups, cores = max(1, round(steps / STEPS_PER_CHUNK)), torch.get_num_threads()
     return groups if groups == 1 else cores * max(1, round(groups / cores))
-
-
-def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
-    """Return some tasks of an experience: a slice of them, or those at positions ``[task]``."""
-
-    def cut(batch: Batch) -> Batch:
-        return type(batch)(*(field[tasks] for field in batch))
-
-    supports = tuple(cut(support) for support in experience.supports)
-    return experience._replace(
-        descriptors=experience.descriptors[tasks], supports=supports, query=cut(experience.query)
-    )
 
 
 def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[Tensor]:
@@ -84,28 +84,12 @@ def judged(learner: Learner, part: Experience) -> Rollout:
     return rollout_of(part.query) if learner.replay is None else joined((*part.supports, part.query))
 
 
-def joined(batches: Iterable[Batch]) -> Rollout:
-    """Join the rollouts of a trial, episode after episode, along time."""
-    rollouts = [rollout_of(batch) for batch in batches]
-    return Rollout(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
-
-
 def adapt(learner: Learner, params: Params, part: Experience) -> State:
     """Fold the support batches into what the learner knows of each task."""
     state = learner.begin(params, part.descriptors)
     for support in part.supports:
         state = learner.adapt(state, support)
     return state
-
-
-def rollout_of(batch: Batch) -> Rollout:
-    """Return the batch. Raises ValueError unless it is a rollout."""
-    if not isinstance(batch, Rollout):
-        raise ValueError(NO_POLICIES)
-    return batch
-
-
-NO_POLICIES = "this outer update moves policies and needs rollouts; for labelled examples use adam"
 
 
 def require_policies(learner: Learner) -> None:
@@ -140,7 +124,7 @@ def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], 
         return torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()])
 
     with torch.no_grad():
-        found = parallel.each(sums, list(zip(parts, old, strict=True)))
+        found = each_group(sums, list(zip(parts, old, strict=True)))
     return sum_of(found) / sum(len(part.descriptors) for part in parts)
 
 
@@ -205,5 +189,5 @@ def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Te
         weighted = objectives.fisher_product(learner.spec.kind, line.outputs.detach(), tangents) * weights
         return gradient(line.outputs, line.leaves, weighted, keep_graph=True), len(line.part.descriptors)
 
-    products = parallel.each(product, lines)
+    products = each_group(product, lines)
     return sum_of(summed for summed, _ in products) / sum(tasks for _, tasks in products)

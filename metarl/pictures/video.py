@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.runs import write_bytes
+from metarl.files import write_bytes
 
 Frame = np.ndarray[Any, Any]
 """``[height, width, 3]`` uint8."""

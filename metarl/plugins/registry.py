@@ -1,7 +1,7 @@
-"""The registry: algorithms and task families by name, offered by installed packages through entry points.
+"""The registry: algorithms, task families and outer updates by name, offered by installed packages.
 
 Plugins are found, and described, without importing them; a plugin is imported when it is asked for. Entry-point
-groups: ``metarl.algorithms`` and ``metarl.tasks``. Standard library only, so that listing is quick.
+groups: ``metarl.algorithms``, ``metarl.tasks`` and ``metarl.outers``. Standard library only, so that listing is quick.
 """
 
 import difflib
@@ -13,16 +13,19 @@ from importlib import metadata
 from itertools import groupby
 from typing import Any, Literal
 
-from metarl.sources import summary
+from metarl.plugins.sources import summary
 
-Group = Literal["algorithms", "tasks"]
-GROUPS: tuple[Group, ...] = ("tasks", "algorithms")
+Group = Literal["algorithms", "tasks", "outers"]
+GROUPS: tuple[Group, ...] = ("tasks", "algorithms", "outers")
 
-_KIND = {"algorithms": "algorithm", "tasks": "task family"}
-_MEMBERS = {"algorithms": ("build",), "tasks": ("sample", "spec")}
+_KIND: dict[Group, str] = {"algorithms": "algorithm", "tasks": "task family", "outers": "outer update"}
+_MEMBERS: dict[Group, tuple[str, ...]] = {
+    "algorithms": ("build",),
+    "tasks": ("sample", "spec"),
+    "outers": ("init", "update"),
+}
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """What plugins may be called: lower-case words joined by hyphens."""
-"""Of plugins: lower-case words joined by hyphens."""
 
 
 class PluginError(LookupError):
@@ -54,7 +57,7 @@ class Plugin:
 def available(group: Group) -> list[Plugin]:
     """Return every installed plugin of a group, sorted by name, importing none.
 
-    Raises ValueError for a group other than "algorithms" or "tasks".
+    Raises ValueError for an unknown group.
     """
     plugins = _installed(group)
     return [_described(plugin, [other for other in plugins if other.name == plugin.name]) for plugin in plugins]
@@ -64,7 +67,7 @@ def load(group: Group, name: str) -> Any:
     """Import and return what ``name``, an installed name or ``module:attribute``, stands for.
 
     Raises PluginError when it does not exist, several packages offer it, importing it fails, or it lacks the
-    members that its group asks for; ValueError for a group other than "algorithms" or "tasks".
+    members that its group asks for; ValueError for an unknown group.
     """
     plugins = _installed(group)
     if ":" in name:
@@ -75,6 +78,22 @@ def load(group: Group, name: str) -> Any:
     except PluginError as error:
         raise PluginError(f"cannot load the {plugin}: {error}") from (error.__cause__ or error)
     return _checked(group, target, f"the {plugin}")
+
+
+def group_of(target: Any) -> Group:
+    """Return the group whose members an object has. Raises ValueError for an object of none."""
+    for group, members in _MEMBERS.items():
+        if all(hasattr(target, member) for member in members):
+            return group
+    raise ValueError(
+        f"{target!r} is no algorithm, no task family and no outer update; metarl.types says what these are"
+    )
+
+
+def name_of(group: Group, kind: type) -> str:
+    """Return the name under which a class is installed; else its ``module:attribute``."""
+    value = f"{kind.__module__}:{kind.__qualname__}"
+    return next((plugin.name for plugin in _installed(group) if plugin.value == value), value)
 
 
 def import_attribute(value: str) -> Any:
@@ -132,9 +151,9 @@ def _only(found: list[Plugin], group: Group, name: str) -> Plugin:
 
 def _unknown(group: Group, name: str) -> str:
     near = _nearest(re.sub(r"[\s_]+", "-", name.lower()), (plugin.name for plugin in _installed(group)))
-    other: Group = "tasks" if group == "algorithms" else "algorithms"
-    if any(plugin.name == name for plugin in _installed(other)):
-        near = f"; it is one of the {other}"
+    for other in GROUPS:
+        if other != group and any(plugin.name == name for plugin in _installed(other)):
+            near = f"; it is one of the {other}"
     return f"no {_KIND[group]} is called {name!r}{near}; `metarl list {group}` shows all names"
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from metarl import plugins
+from metarl.files import write_bytes, write_json
 from metarl.types import Params
 
 FORMAT = 1
@@ -31,8 +32,8 @@ CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", 
 """What evaluations during training, callbacks and baselines add."""
 Checkpoint = Literal["last", "best", "validated"]
 """The last parameters, those of the best training score, or those of the best score on validation tasks."""
-GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
-"""What a configuration records, and the registry's group of it; outer updates are not in the registry."""
+GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
+"""What a configuration records, and the registry's group of it."""
 RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
 
 
@@ -139,28 +140,6 @@ def check_architecture(expected: Params, found: Params, path: Path) -> None:
         )
 
 
-def write_json(path: Path, contents: Any) -> None:
-    """Write JSON atomically."""
-    write_bytes(path, (json.dumps(contents, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, contents: bytes | memoryview) -> None:
-    """Write a file so that, whatever happens, path holds either its old contents or all of the new ones."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        told = f"could not write {path}: {error.strerror}; what it held before is intact"
-        raise OSError(error.errno, told) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
 def versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
     installed = {}
@@ -174,7 +153,7 @@ def versions() -> dict[str, str]:
 
 def _git_revision() -> str | None:
     """Return the commit of metarl's own checkout; None where it was installed from a wheel."""
-    checkout = Path(__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
     try:
@@ -184,98 +163,3 @@ def _git_revision() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
-    """Record a frozen dataclass, such as an algorithm or a family, as JSON: where it comes from and its options.
-
-    ``reference`` is the name or ``module:attribute`` that the user gave; by default that of its class.
-
-    Raises:
-        ValueError: it could not be rebuilt from such a record.
-    """
-    reference = reference or f"{type(target).__module__}:{type(target).__qualname__}"
-    group: plugins.Group = "algorithms" if hasattr(target, "build") else "tasks"
-    try:
-        options = _changed(target, _base(reference, group))
-        record = {"reference": reference, "options": json.loads(json.dumps(options, default=_plain))}
-        rebuilt = _options(rebuild(record, group))
-    except (TypeError, ValueError, plugins.PluginError) as error:
-        raise ValueError(
-            f"{reference} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
-            "pass 'module:name'"
-        ) from error
-    lost = [name for name, value in _options(target).items() if not _same(value, rebuilt[name])]
-    if lost:
-        raise ValueError(
-            f"{reference} cannot be recorded in a run folder: {lost[0]} would come back as {rebuilt[lost[0]]!r}; "
-            "use numbers, strings, tuples and frozen dataclasses of them"
-        )
-    return record
-
-
-def _changed(target: Any, base: Any) -> dict[str, Any]:
-    """Return the options that make target from its class, or from the instance that its name stands for."""
-    if target is base:
-        return {}
-    if not dataclasses.is_dataclass(target):
-        raise TypeError(f"{type(target).__name__} is not a dataclass, whose options could be read")
-    if type(target) is not (base if isinstance(base, type) else type(base)):
-        raise TypeError(f"{base!r} did not make {target!r}")
-    if isinstance(base, type):
-        return _options(target)
-    return {name: value for name, value in _options(target).items() if not _same(value, getattr(base, name))}
-
-
-def _options(target: Any) -> dict[str, Any]:
-    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
-    return {item.name: getattr(target, item.name) for item in fields if item.init}
-
-
-def _same(one: Any, other: Any) -> bool:
-    # Identity first: arrays and tensors refuse to say in one word whether they are equal.
-    return one is other or bool(one == other)
-
-
-def _base(reference: str, group: plugins.Group | None) -> Any:
-    if group is None or ":" in reference:
-        return plugins.import_attribute(reference)
-    return plugins.load(group, reference)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    raise TypeError(f"{value!r} is not plain data")
-
-
-def rebuild(record: Mapping[str, Any], group: plugins.Group | None) -> Any:
-    """Rebuild what ``describe`` recorded. Raises PluginError or RunError where that is impossible."""
-    try:
-        reference, recorded = record["reference"], record["options"]
-        base = _base(reference, group)
-        if not isinstance(base, type) and not recorded:
-            return base
-        hints = get_type_hints(base if isinstance(base, type) else type(base))
-        options = {name: _restored(hints[name], value) for name, value in recorded.items()}
-        return base(**options) if isinstance(base, type) else dataclasses.replace(base, **options)
-    except (KeyError, TypeError, NameError, AttributeError) as error:
-        raise RunError(
-            f"{record.get('reference')} cannot be made with the options that this run recorded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _restored(hint: Any, value: Any) -> Any:
-    for kind in (hint, *get_args(hint)):  # a dataclass may be one choice of several: Sampling | None
-        if isinstance(value, dict) and dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            hints = get_type_hints(kind)
-            return kind(**{name: _restored(hints[name], part) for name, part in value.items()})
-        if isinstance(value, list) and list in (kind, get_origin(kind)):
-            return value
-    return _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    # JSON has lists only, frozen dataclasses hold tuples unless their hints say otherwise.
-    if isinstance(value, dict):
-        return {name: _tuples(part) for name, part in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -20,8 +20,8 @@ from stable_baselines3.common.logger import HParam, HumanOutputFormat, KVWriter,
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from metarl import runs
-from metarl.runs import write_bytes
+from metarl.runs import folder as files
+from metarl.files import write_bytes
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""
@@ -79,7 +79,7 @@ class WeightsAndBiases(KVWriter):
     """
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
-        known = folder / runs.WANDB
+        known = folder / files.WANDB
         if not known.exists():
             write_bytes(known, secrets.token_hex(8).encode())
         self._run = import_wandb().init(
@@ -139,7 +139,7 @@ def open_all(
 def open_files(folder: Path, iteration: int) -> Logger:
     """Return the logger of what a run folder tells, from which everything after ``iteration`` is struck."""
     began_before = any(folder.glob("events.out.tfevents.*"))
-    config = runs.read_config(folder) if (folder / runs.CONFIG).exists() else {}
+    config = files.read_config(folder) if (folder / files.CONFIG).exists() else {}
     tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
@@ -152,7 +152,7 @@ def open_files(folder: Path, iteration: int) -> Logger:
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's options by dotted names, such as ``algorithm.step_size``, as TensorBoard takes them."""
-    parts = {name: config[name] for name in runs.GROUPS if config.get(name)}  # baselines have no outer update
+    parts = {name: config[name] for name in files.GROUPS if config.get(name)}  # baselines have no outer update
     named = {name: part["reference"] for name, part in parts.items()}
     for name, part in parts.items():
         named |= _flat(name, part["options"])
@@ -174,7 +174,7 @@ def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], pic
 
     They are a TensorBoard run of their own, in a folder of the run's, because their steps are not iterations.
     """
-    for old in folder.glob(runs.ADAPTATION_EVENTS):
+    for old in folder.glob(files.ADAPTATION_EVENTS):
         old.unlink()
     with SummaryWriter(log_dir=str(folder / "adaptation")) as writer:
         for name, values in metrics.items():

@@ -11,11 +11,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from metarl import logger
 from metarl.control import ControlTasks
-from metarl.interrupts import stop_on_interrupt
 from metarl.networks import ACTIVATIONS, Activation
+from metarl.runs import logger
 from metarl.sb3.environments import ControlFamily, TaskVecEnv
+from metarl.training import stop_on_interrupt
 
 
 class Baseline(Protocol):

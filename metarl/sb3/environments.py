@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.control import check_environment
-from metarl.interfaces import as_array
+from metarl.environments import as_array
 from metarl.seeding import stream
 from metarl.types import Family, Split, Tasks
 

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import objectives
-from metarl.devices import float32
 from metarl.seeding import stream
+from metarl.speed import float32
 from metarl.trained import Trained
 from metarl.types import Learner, State, Tasks
 

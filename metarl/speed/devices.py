@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -112,3 +112,13 @@ def _disabled_cudnn() -> Callable[[], None]:
 
 
 _FLOAT32, _WITHOUT_CUDNN = _Switch(_without_tf32), _Switch(_disabled_cudnn)
+
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def resolve_device(name: Device) -> torch.device:
+    """Return the device to use. Raises ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

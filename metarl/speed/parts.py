@@ -16,10 +16,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils import _pytree as pytree
 
-from metarl import tracing
-from metarl.compiled import fused
 from metarl.numerics import near
-from metarl.tracing import Function, Kernels, TraceError
+from metarl.speed import tracing
+from metarl.speed.tracing import Function, Kernels, TraceError, fused
 
 Result = TypeVar("Result")
 CHECKS = 2
@@ -40,12 +39,12 @@ _HOLE = object()
 _USED: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
 
 
-def are_used() -> bool:
+def run_is_compiled() -> bool:
     """Return whether this run is compiled."""
     return _USED.get() is not None
 
 
-def compile(
+def run_compiled(
     name: str, function: Callable[..., Result], arguments: tuple[Any, ...], streams: Sequence[Generator]
 ) -> Result:
     """Return ``function(*arguments)``: in a compiled run by torch.compile's kernels, on a GPU as a CUDA graph.
@@ -56,7 +55,7 @@ def compile(
     return function(*arguments) if graphs is None else graphs.run(graphs.fused, name, function, arguments, streams)
 
 
-def capture(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
+def run_captured(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
     """Return ``function(*arguments)``: in a compiled run on a GPU by a CUDA graph, captured and replayed.
 
     For functions that draw nothing, of more operations than torch.compile has patience for.
@@ -105,7 +104,7 @@ class Graphs:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let ``compile`` and ``capture`` use them, for one iteration."""
+        """Let ``run_compiled`` and ``run_captured`` use them, for one iteration."""
         self.iteration += 1
         token = _USED.set(self)
         try:

@@ -12,7 +12,7 @@ Group = TypeVar("Group")
 Result = TypeVar("Result")
 
 
-def each(work: Callable[[Group], Result], groups: Iterable[Group]) -> list[Result]:
+def each_group(work: Callable[[Group], Result], groups: Iterable[Group]) -> list[Result]:
     """Apply ``work`` to every group and return the results in order.
 
     A sequence of groups is worked on side by side, each group with its share of torch's threads: these would wait for

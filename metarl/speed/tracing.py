@@ -1,15 +1,13 @@
-"""Graphs of elementary operations on tensors, ``torch.fx``'s, with all derivatives in them: of a whole meta-iteration,
-or of a function that is a part of it.
+"""Graphs of elementary operations on tensors, ``torch.fx``'s, with all derivatives in them.
 
 What is traced is run once as it is, to learn which random numbers it draws and what it asks of its numbers. Random
-numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the plain run.
-Where an answer differs from the one that was traced (such as whether the meta-gradient is finite), an iteration's graph
-tells; a part may ask nothing.
+numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the plain run. A
+part of an iteration may ask its numbers nothing; ``metarl.training`` traces whole iterations, whose graphs tell where
+an answer differs from the one that was traced.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metarl.iteration import Iterate, Outcome
-from metarl.types import Params, Update
+from metarl.types import Params
 
 Kernels = Callable[..., Sequence[Tensor]]
 """Tensors to tensors: constants, inputs and random numbers to results."""
@@ -60,60 +57,6 @@ class Graph:
             return list(self.kernels(*self.constants, *inputs, *drawn))
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A traced iteration."""
-
-    graph: Graph
-    """From ``_inputs`` to results, and whether they hold."""
-    streams: int
-    """How many streams it opens."""
-    names: tuple[tuple[str, ...], ...]
-    """Of parameters, of the outer update's state, of the update's metrics, of scores."""
-    finite: bool
-    """Whether the meta-gradient is finite on the way that was traced."""
-
-    def __call__(
-        self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]
-    ) -> Outcome | None:
-        """Run it; None where the iteration takes another way than the one that was traced."""
-        inputs = _inputs(self.names, params, state, progress)
-        *found, held = self.graph(inputs, list(islice(streams, self.streams)))
-        if not held:
-            return None
-        values = iter(found)
-        moved, kept, metrics, scores = ({name: next(values) for name in names} for names in self.names)
-        return Outcome(Update(moved, kept, metrics, self.finite), scores)
-
-
-def trace(
-    iterate: Iterate, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]
-) -> Traced:
-    """Trace what ``iterate`` does.
-
-    Args:
-        iterate: The iteration. What it keeps elsewhere, such as a count in a family, is lost.
-        params: Meta-parameters ``[*shape]``, whose shapes and device stay.
-        state: The outer update's state, tensors and numbers; numbers become tensors.
-        progress: Share of the training that lies behind.
-        streams: The streams of random numbers that the iteration opens, one after another.
-
-    Raises:
-        TraceError: random numbers are drawn from elsewhere, or depend on others.
-        RuntimeError: the iteration depends on its own numbers in ways that a graph cannot hold.
-    """
-    device = device_of(params)
-    recorder, kept = _Recorder(streams), {name: tensor(value, device) for name, value in state.items()}
-    share: Any = tensor(progress, device)
-    with recorder:
-        outcome = iterate(params, kept, share, recorder.watched())
-        finite = bool(outcome.update.finite)
-    names = tuple(tuple(group) for group in groups(outcome))
-    inputs = _inputs(names, params, state, progress)
-    graph = _graph(_flat(iterate, names, recorder), inputs, recorder)
-    return Traced(graph, len(recorder.opened), names, finite)
-
-
 def trace_part(
     function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
 ) -> tuple[Graph, list[Tensor]]:
@@ -124,23 +67,18 @@ def trace_part(
             numbers for yes or no, or for a whole number.
         RuntimeError: it depends on its own numbers in other ways.
     """
-    recorder = _Recorder(iter(streams))
+    recorder = Recorder(iter(streams))
     opened = list(recorder.watched())
     with recorder:
         results = list(function(inputs, opened))
     if recorder.answers:
         raise TraceError("it asks its numbers for yes or no, or for a whole number")
 
-    def flat(values: Sequence[Tensor], replayer: _Replayer) -> list[Tensor]:
+    def flat(values: Sequence[Tensor], replayer: Replayer) -> list[Tensor]:
         with replayer:
             return [result.detach() for result in function(values, opened)]
 
-    return _graph(flat, inputs, recorder), results
-
-
-def groups(outcome: Outcome) -> tuple[Mapping[str, Any], ...]:
-    """Return the numbers of an outcome: parameters, state, metrics, scores."""
-    return outcome.update.params, outcome.update.state, outcome.update.metrics, outcome.scores
+    return graph_of(flat, inputs, recorder), results
 
 
 def tensor(value: Any, device: torch.device | None = None) -> Tensor:
@@ -154,12 +92,7 @@ def device_of(params: Params) -> torch.device:
     return next(iter(params.values())).device
 
 
-def _inputs(names: Sequence[Sequence[str]], params: Params, state: dict[str, Any], progress: float) -> list[Tensor]:
-    numbers, device = [*(state[name] for name in names[1]), progress], device_of(params)
-    return [*(params[name] for name in names[0]), *(tensor(number, device) for number in numbers)]
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes down which random numbers are drawn, from which stream, and the answers to questions."""
 
     def __init__(self, streams: Iterator[Generator]) -> None:
@@ -196,7 +129,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Draw(function, arguments, options, seeds.index(generator.initial_seed()))
 
 
-class _Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands out random numbers that were drawn elsewhere, and gives the answers that were recorded."""
 
     def __init__(self, drawn: Iterable[Tensor], answers: Iterable[int]) -> None:
@@ -230,30 +163,13 @@ def _is_question(function: Any, arguments: Any) -> bool:
     return function is torch.ops.aten._local_scalar_dense.default and not arguments[0].is_floating_point()
 
 
-def _flat(
-    iterate: Iterate, names: Sequence[Sequence[str]], recorder: _Recorder
-) -> Callable[[Sequence[Tensor], _Replayer], list[Tensor]]:
-    """Return an iteration as a function of tensors, to results in the order of names, and whether they hold."""
-    parameters, kept = len(names[0]), len(names[1])
-
-    def flat(values: Sequence[Tensor], replayer: _Replayer) -> list[Tensor]:
-        params = dict(zip(names[0], values[:parameters], strict=True))
-        state = dict(zip(names[1], values[parameters : parameters + kept], strict=True))
-        share: Any = values[-1]
-        with replayer:
-            outcome = iterate(params, state, share, iter(recorder.opened))
-            bool(outcome.update.finite)  # asked as it was when it was recorded
-        found = zip(groups(outcome), names, strict=True)
-        return [*(tensor(group[name]).detach() for group, order in found for name in order), replayer.held()]
-
-    return flat
-
-
-def _graph(
-    flat: Callable[[Sequence[Tensor], _Replayer], list[Tensor]], inputs: Sequence[Tensor], recorder: _Recorder
+def graph_of(
+    flat: Callable[[Sequence[Tensor], Replayer], list[Tensor]], inputs: Sequence[Tensor], recorder: Recorder
 ) -> Graph:
+    """Trace a function that was run under ``recorder``; a Replayer gives it what was drawn and answered then."""
+
     def drawn_outside(*values: Tensor) -> list[Tensor]:
-        return flat(values[: len(inputs)], _Replayer(values[len(inputs) :], recorder.answers))
+        return flat(values[: len(inputs)], Replayer(values[len(inputs) :], recorder.answers))
 
     graph = make_fx(drawn_outside)(*inputs, *recorder.drawn)
     return Graph(graph, _lifted(graph), tuple(recorder.draws))
@@ -271,3 +187,17 @@ def _lifted(graph: GraphModule) -> tuple[Tensor, ...]:
         graph.graph.erase_node(node)
     graph.recompile()
     return tuple(getattr(graph, name) for name in passed)
+
+
+def fused(graph: Kernels, device: torch.device) -> Kernels:
+    """Return a graph compiled by torch.compile when it first runs; on a GPU, a CUDA graph."""
+    if device.type == "cpu":
+        # The kernels of a small network take no longer than Python takes to start them: C++ starts them here.
+        return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+    replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")  # as a CUDA graph
+
+    def run(*values: Tensor) -> list[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return [value.clone() for value in replayed(*values)]  # whose memory the next run takes
+
+    return run

@@ -1,4 +1,33 @@
-"""The contracts of plugins as named checks: of task families, of their environments, and of algorithms.
+"""The contracts of task families, algorithms and outer updates, to be run in anybody's tests.
 
-A check is a generator that is given what it is about and yields what it found wrong; ``metarl.testing`` runs them.
+A check is a generator that is given what it is about and yields what it found wrong. Start reading in ``checks``, which
+runs them; ``families``, ``environments`` and ``algorithms`` hold them.
 """
+
+from metarl.testing.checks import (
+    ContractError,
+    algorithm_outcomes,
+    check_algorithm,
+    check_batch,
+    check_family,
+    family_outcomes,
+)
+from metarl.testing.findings import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks
+from metarl.testing.samples import small_family
+
+__all__ = [
+    "Check",
+    "ContractError",
+    "Fault",
+    "Found",
+    "Outcome",
+    "Verdict",
+    "algorithm_outcomes",
+    "check_algorithm",
+    "check_batch",
+    "check_family",
+    "family_outcomes",
+    "raised_at",
+    "run_checks",
+    "small_family",
+]

@@ -8,13 +8,12 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.adapted import tasks_of
-from metarl.contracts.batches import close, equal, global_states, shape_faults
-from metarl.contracts.families import other_dtype
-from metarl.contracts.findings import Check, Fault, Found, NotChecked
-from metarl.experience import gather
 from metarl.seeding import stream
-from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params
+from metarl.testing.batches import close, equal, global_states, shape_faults
+from metarl.testing.families import other_dtype
+from metarl.testing.findings import Check, Fault, Found, NotChecked
+from metarl.training import gather
+from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, tasks_of
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
 """What a meta-loss tells of labelled examples."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.contracts.findings import Fault, Found
+from metarl.testing.findings import Fault, Found
 from metarl.types import Batch, Examples, Rollout, Spec
 
 

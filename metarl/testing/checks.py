@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from metarl.contracts import algorithms, environments, families
-from metarl.contracts.batches import batch_faults, mask_faults
-from metarl.contracts.findings import Fault, Outcome, placed, run_checks
-from metarl.contracts.samples import small_family
-from metarl.contracts.subject import Subject
-from metarl.settings import Device, resolve_device
+from metarl.speed import Device, resolve_device
+from metarl.testing import algorithms, environments, families
+from metarl.testing.batches import batch_faults, mask_faults
+from metarl.testing.findings import Fault, Outcome, placed, run_checks
+from metarl.testing.samples import small_family
+from metarl.testing.subject import Subject
 from metarl.types import Algorithm, Batch, Family, Rollout, Spec
 
 __all__ = [

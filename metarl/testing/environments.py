@@ -10,11 +10,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import control
-from metarl.contracts.batches import close, equal, mask_faults, shape_faults
-from metarl.contracts.findings import Check, Fault, Found, NotChecked, Note
-from metarl.contracts.playing import Lanes, Played, random_actions, told
-from metarl.contracts.subject import ROLES, Subject, drawing
 from metarl.control import ControlTasks, Sampling
+from metarl.testing.batches import close, equal, mask_faults, shape_faults
+from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
+from metarl.testing.playing import Lanes, Played, random_actions, told
+from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import Rollout
 
 BEYOND = 2

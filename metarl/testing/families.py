@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from metarl import control
-from metarl.contracts.batches import batch_faults, equal, global_states, shape_faults
-from metarl.contracts.findings import Check, Fault, Found, NotChecked, Note
-from metarl.contracts.subject import ROLES, Subject, drawing
 from metarl.control import ControlTasks
 from metarl.seeding import stream
+from metarl.testing.batches import batch_faults, equal, global_states, shape_faults
+from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
+from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import Examples, Kind, Split, Tasks
 
 

@@ -7,9 +7,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
-from metarl.fewshot import NWayKShot
-from metarl.mdp import MDP, MDPVectorEnv, Parameters, box
-from metarl.regression import Regression
+from metarl.environments.mdp import MDP, MDPVectorEnv, Parameters, box
+from metarl.fewshot import NWayKShot, Regression
 from metarl.types import Family, Kind, Spec, Split
 
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from metarl import objectives
 from metarl.control import ControlTasks, check_environment, collect
-from metarl.plotting import after
+from metarl.pictures.plotting import after
+from metarl.pictures.video import Clip, Frame
 from metarl.seeding import stream
-from metarl.trained import Trained
+from metarl.trained.opening import Trained
 from metarl.types import Family, Learner, State, Tasks
-from metarl.video import Clip, Frame
 
 Single = Callable[..., gymnasium.Env[Any, Any]]
 """``(parameters, render_mode) -> env``: see ``metarl.types.Family``."""

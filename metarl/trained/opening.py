@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from metarl import control, runs, training
+from metarl import control, runs
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.settings import Device
+from metarl.seeding import stream
+from metarl.speed import Device, resolve_device
+from metarl.training import Settings, recorded
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
 
@@ -51,6 +53,20 @@ def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: D
         PluginError: its algorithm or its family is not installed.
     """
     folder = Path(folder)
-    run = training.Run(*training.recorded(folder, device), folder)
-    progress = run.restore(runs.checkpoint(folder, checkpoint))
-    return Trained(run.algorithm, run.family, run.learner, progress.params, run.device, progress.iteration)
+    algorithm, family, _, settings = recorded(folder, device)
+    return opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
+
+
+def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path, split: Split = "train") -> Trained:
+    """Return what an algorithm has learnt on a family, by a checkpoint, to be used on tasks of a split.
+
+    Raises:
+        RunError: the checkpoint cannot be read, or holds parameters of another network.
+        ValueError: the algorithm cannot serve the family, the family's environments belie its spec, or the split has
+            too few classes.
+    """
+    device, learner = resolve_device(settings.device), algorithm.build(family.spec)
+    control.check_tasks(family, split)
+    saved = runs.load_checkpoint(path, device)
+    runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
+    return Trained(algorithm, family, learner, saved["params"], device, saved["iteration"])

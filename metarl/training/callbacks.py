@@ -9,14 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metarl import evaluation, runs
-from metarl.experience import training_score
+from metarl.files import write_json
+from metarl.training.progress import Iteration, Progress, training_score
+from metarl.training.settings import Settings
 from metarl.types import Split
-
-if TYPE_CHECKING:
-    from metarl.training import Iteration, Progress
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Evaluate:
         if min(self.every, self.tasks) < 1 or self.steps < 0:
             raise ValueError(f"every={self.every} and tasks={self.tasks} are at least 1, steps={self.steps} at least 0")
 
-    def __call__(self, told: "Iteration") -> bool:
+    def __call__(self, told: Iteration) -> bool:
         """Evaluate where it is time to."""
         run, params = told.run, told.progress.params
         if told.progress.iteration % self.every:
@@ -57,7 +56,7 @@ class Evaluate:
         return self.stop_at is None or score < self.stop_at
 
 
-def _keep(folder: Path, progress: "Progress", metrics: Mapping[str, Any], score: float) -> None:
+def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
     """Write a point of the curve, and the parameters if they are the best so far."""
     path = folder / runs.CURVE
     curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -65,7 +64,7 @@ def _keep(folder: Path, progress: "Progress", metrics: Mapping[str, Any], score:
     curve = [point for point in curve if point["iteration"] < progress.iteration]
     if not math.isnan(score) and not any(point["score"] >= score for point in curve):
         runs.save_checkpoint(folder / runs.BEST_EVALUATION, progress._asdict())
-    runs.write_json(path, [*curve, {"iteration": progress.iteration, "score": score, "metrics": metrics}])
+    write_json(path, [*curve, {"iteration": progress.iteration, "score": score, "metrics": metrics}])
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class KeepCheckpoints:
         if self.every < 1:
             raise ValueError(f"every={self.every} must be at least 1")
 
-    def __call__(self, told: "Iteration") -> None:
+    def __call__(self, told: Iteration) -> None:
         """Write a checkpoint where it is time to. Raises ValueError where there is no run folder to write to."""
         folder, iteration = told.run.folder, told.progress.iteration
         if folder is None:
@@ -95,6 +94,13 @@ class StopAtScore:
     threshold: float
     """Score at which training stops."""
 
-    def __call__(self, told: "Iteration") -> bool:
+    def __call__(self, told: Iteration) -> bool:
         """Look at the score of logged iterations."""
         return told.row is None or training_score(told.row) < self.threshold
+
+
+def validation(settings: Settings) -> list[Evaluate]:
+    """Return what evaluates on validation tasks while training, if the settings ask for it."""
+    if settings.validate_every is None:
+        return []
+    return [Evaluate(settings.validate_every, settings.validation_tasks, settings.validation_steps)]

@@ -1,7 +1,7 @@
 """Meta-iterations compiled by ``torch.compile``: few kernels instead of hundreds of small operations.
 
-``metarl.tracing`` makes the graph. Where an iteration takes another way than the one that was compiled, or cannot be
-compiled, the plain one runs.
+``metarl.speed.tracing`` makes the graph. Where an iteration takes another way than the one that was compiled, or cannot
+be compiled, the plain one runs.
 """
 
 import warnings
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from metarl import tracing
-from metarl.iteration import Iterate, Outcome
 from metarl.numerics import flatten, near
-from metarl.tracing import Kernels, Traced
+from metarl.speed.tracing import device_of, fused, tensor
+from metarl.training.iteration import Iterate, Outcome
+from metarl.training.traced import Traced, groups, trace
 from metarl.types import Params
 
 MAX_MISSED, MAX_COMPILED = 3, 4
@@ -65,7 +65,7 @@ def compile_iteration(
     streams: Callable[[int], Iterator[Generator]],
     number: int,
 ) -> Traced:
-    """Compile what ``iterate`` does (see ``metarl.tracing.trace``), and compare it with itself in iteration ``number``.
+    """Compile what ``iterate`` does (see ``traced.trace``), and compare it with itself in iteration ``number``.
 
     Another iteration is traced, so that numbers that the graph should not hold come to light.
 
@@ -74,8 +74,8 @@ def compile_iteration(
     """
     try:
         plain = iterate(params, state, progress, streams(number))
-        graph = tracing.trace(iterate, params, state, progress, streams(number + 1))
-        kernels = fused(graph.graph.kernels, tracing.device_of(params))
+        graph = trace(iterate, params, state, progress, streams(number + 1))
+        kernels = fused(graph.graph.kernels, device_of(params))
         compiled = replace(graph, graph=replace(graph.graph, kernels=kernels))
         found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
     except Exception as error:
@@ -87,20 +87,6 @@ def compile_iteration(
     return compiled
 
 
-def fused(graph: Kernels, device: torch.device) -> Kernels:
-    """Return a graph compiled by torch.compile when it first runs; on a GPU, a CUDA graph."""
-    if device.type == "cpu":
-        # The kernels of a small network take no longer than Python takes to start them: C++ starts them here.
-        return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
-    replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")  # as a CUDA graph
-
-    def run(*values: Tensor) -> list[Tensor]:
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return [value.clone() for value in replayed(*values)]  # whose memory the next run takes
-
-    return run
-
-
 def _losses(outcome: Outcome) -> list[Any]:
     return [value for name, value in outcome.update.metrics.items() if "loss" in name]
 
@@ -110,7 +96,7 @@ def _compare_all(outcome: Outcome, plain: Outcome) -> None:
 
     Parameters are compared all together: Adam makes whole steps of a slope that is zero but for rounding.
     """
-    (moved, kept, *found), (moved_plainly, kept_plainly, *expected) = tracing.groups(outcome), tracing.groups(plain)
+    (moved, kept, *found), (moved_plainly, kept_plainly, *expected) = groups(outcome), groups(plain)
     _compare("the parameters", moved.values(), moved_plainly.values(), TRACED)
     _compare("the outer update's state", kept.values(), kept_plainly.values(), TRACED)
     for ours, theirs in zip(found, expected, strict=True):
@@ -125,5 +111,5 @@ def _compare(name: str, found: Iterable[Any], expected: Iterable[Any], tolerance
 
 def _vector(values: Iterable[Any]) -> Tensor:
     """Join numbers and tensors; what is not a number counts as 0."""
-    joined = flatten([torch.zeros(0, dtype=torch.float64), *(tracing.tensor(value).double().cpu() for value in values)])
+    joined = flatten([torch.zeros(0, dtype=torch.float64), *(tensor(value).double().cpu() for value in values)])
     return joined.nan_to_num()

@@ -1,30 +1,28 @@
-"""The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume."""
+"""The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from metarl import iteration, logger, plugins, runs
-from metarl.compiled import Compiling
-from metarl.control import ControlTasks, check_environment
-from metarl.devices import float32, send
-from metarl.experience import training_score
-from metarl.graphs import Graphs
-from metarl.interrupts import stop_on_interrupt
-from metarl.iteration import Outcome
-from metarl.memory import keep_freed_memory
-from metarl.outer import default_outer
-from metarl.rollouts import can_be_compiled
+from metarl import runs
+from metarl.control import check_tasks
+from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.settings import Device, Settings, default_settings, resolve_device
-from metarl.types import Algorithm, Family, Learner, Outer, Params, Split
+from metarl.speed import Graphs, float32, keep_freed_memory, resolve_device, send
+from metarl.training import iteration
+from metarl.training.callbacks import validation
+from metarl.training.compiling import Compiling
+from metarl.training.interrupts import stop_on_interrupt
+from metarl.training.iteration import Outcome
+from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
+from metarl.training.settings import Settings
+from metarl.types import Algorithm, Family, Outer, Params
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
@@ -32,197 +30,6 @@ MAX_REFUSED = 5
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the last checkpoint is intact."""
-
-
-class Progress(NamedTuple):
-    """Where a run stands: everything that the next iteration depends on."""
-
-    iteration: int
-    params: Params
-    outer: dict[str, Any]
-    best: float | None
-    """Best training score so far."""
-    refused: int
-
-
-class Result(NamedTuple):
-    """What training returns."""
-
-    params: Params
-    learner: Learner
-    rows: list[dict[str, float]]
-    """One row of metrics for each iteration of this call."""
-    interrupted: bool
-
-
-class Iteration(NamedTuple):
-    """What a callback is told of a meta-iteration."""
-
-    run: "Run"
-    """Its learner, family, settings, device and folder."""
-    progress: Progress
-    """Where the run stands after it."""
-    row: Mapping[str, float] | None
-    """The metrics that were logged of it; None in iterations that are not logged."""
-
-
-Callback = Callable[[Iteration], bool | None]
-"""Called after every iteration, before its checkpoint; False stops training. ``metarl.callbacks`` has some."""
-
-
-def train(
-    algorithm: Algorithm | str,
-    family: Family | str,
-    outer: Outer | None = None,
-    settings: Settings | None = None,
-    out: Path | str | None = None,
-    overwrite: bool = False,
-    quiet: bool = True,
-    start_from: Params | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> Result:
-    """Meta-train an algorithm on a family of tasks.
-
-    ``algorithm`` and ``family`` are objects, or installed names (with their default options). ``outer`` is the
-    algorithm's own default, else TRPO for control and Adam otherwise. With ``out``, everything goes into that run
-    folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
-
-    Raises:
-        ValueError: an option or a combination is wrong, or out holds a run already (RunError).
-        TrainingError: several meta-gradients in a row were not finite.
-        RolloutError: an environment broke.
-    """
-    run = start(source("algorithms", algorithm), source("tasks", family), outer, settings, out, overwrite, start_from)
-    return run.train(run.first(), quiet, callbacks)
-
-
-def resume(
-    folder: Path | str,
-    iterations: int | None = None,
-    quiet: bool = True,
-    callbacks: Sequence[Callback] = (),
-    device: Device | None = None,
-) -> Result:
-    """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
-
-    ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
-
-    Raises:
-        RunError: the folder holds no usable run, or it has reached its last iteration.
-        ValueError: the device cannot be had.
-    """
-    run, progress = reopen(Path(folder), iterations, device)
-    return run.train(progress, quiet, callbacks)
-
-
-class Source(NamedTuple):
-    """An algorithm or a family, and the name or ``module:attribute`` under which it was asked for, if any."""
-
-    target: Any
-    reference: str | None = None
-
-
-def source(group: plugins.Group, target: Any) -> Source:
-    """Return an object as it is, or load a name with its default options. Raises PluginError."""
-    if not isinstance(target, str):
-        return Source(target)
-    loaded = plugins.load(group, target)
-    try:
-        return Source(loaded() if isinstance(loaded, type) else loaded, target)
-    except TypeError as error:
-        raise plugins.PluginError(
-            f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
-            "a name and pass 'module:name'"
-        ) from error
-
-
-def start(
-    algorithm: Source,
-    family: Source,
-    outer: Outer | None = None,
-    settings: Settings | None = None,
-    out: Path | str | None = None,
-    overwrite: bool = False,
-    start_from: Params | None = None,
-) -> "Run":
-    """Check that everything fits together, and make the run folder. Raises ValueError."""
-    outer = outer or default_outer(algorithm.target, family.target.spec)
-    folder = None if out is None else Path(out)
-    _check_wandb(settings, folder)
-    run = Run(algorithm.target, family.target, outer, settings or default_settings(family.target.spec), folder)
-    run.start_from = start_from or {}
-    first = run.first()._asdict() if start_from else None
-    if folder is not None:
-        record: dict[str, Any] = {
-            "algorithm": runs.describe(*algorithm),
-            "tasks": runs.describe(*family),
-            "outer": runs.describe(outer),
-            "settings": asdict(run.settings),
-        }
-        if start_from:
-            record["start_from"] = sorted(start_from)
-        runs.create(folder, record, overwrite, first)
-    return run
-
-
-def _check_wandb(settings: Settings | None, folder: Path | None) -> None:
-    if settings is not None and settings.wandb is not None:
-        if folder is None:
-            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
-        logger.import_wandb()
-
-
-class Recorded(NamedTuple):
-    """What a run folder says that it trains."""
-
-    algorithm: Algorithm
-    family: Family
-    outer: Outer
-    settings: Settings
-
-
-def recorded(folder: Path, device: Device | None = None) -> Recorded:
-    """Rebuild the parts of a run, to be used on ``device`` (default: where it was trained).
-
-    Raises RunError, PluginError or ValueError where that is impossible.
-    """
-    config = runs.read_config(folder)
-    if "baseline" in config:
-        raise runs.RunError(
-            f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
-            f"{runs.EVALUATION} has its scores, and {runs.MODEL} is for Stable-Baselines3"
-        )
-    algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
-    try:
-        settings = Settings(**config["settings"])
-    except TypeError as error:
-        raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
-    return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
-
-
-def load(folder: Path, device: Device | None = None) -> "Run":
-    """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    return Run(*recorded(folder, device), folder)
-
-
-def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple["Run", "Progress"]:
-    """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
-    run = load(folder, device)
-    _check_wandb(run.settings, folder)
-    if iterations is not None:
-        run.settings = replace(run.settings, iterations=iterations)
-    path = folder / runs.CHECKPOINT
-    # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
-    progress = run.restore(path) if path.exists() else run.first()
-    if progress.iteration >= run.settings.iterations:
-        raise runs.RunError(
-            f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
-            "ask for more with --iterations"
-        )
-    if iterations is not None:
-        config = runs.read_config(folder)
-        runs.write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
-    return run, progress
 
 
 class Run:
@@ -235,14 +42,13 @@ class Run:
         outer: Outer,
         settings: Settings,
         folder: Path | None = None,
-        split: Split = "train",
     ) -> None:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
         self.folder = folder
         self.start_from: Params = {}
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
-        _check_tasks(family, split, settings.compile and self.device.type == "cpu")
+        check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         check = getattr(outer, "check", None)
         if check is not None:
             check(self.learner)
@@ -272,7 +78,7 @@ class Run:
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
-        rows, asked = list[dict[str, float]](), list[Callback]([*self.settings.validation(), *callbacks])
+        rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
         ends = progress.iteration >= last
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
@@ -339,24 +145,6 @@ def _check_start(params: Params, given: Params) -> None:
             f"cannot start from parameters of another network: {wrong[0]} has shape {theirs[wrong[0]]} where "
             f"{ours.get(wrong[0], 'no such parameter')} was expected"
         )
-
-
-def _check_tasks(family: Family, split: Split, compiled: bool) -> None:
-    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec.
-
-    Or, where episodes are all that might be ``compiled``, for those that cannot be.
-    """
-    tasks = family.sample(1, split, stream(0, "check"))
-    if isinstance(tasks, ControlTasks):
-        env = tasks.environment(1, torch.device("cpu"))
-        check_environment(env, 1, family.spec)
-        refused = compiled and not can_be_compiled(env)
-        env.close()
-        if refused:
-            raise ValueError(
-                "compile=True: the steps of this environment are no graph (they are, of one that is written in PyTorch "
-                "and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
-            )
 
 
 def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:

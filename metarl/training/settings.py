@@ -1,14 +1,10 @@
 """Options common to every training run."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-import torch
-
-from metarl.callbacks import Evaluate
-from metarl.types import Spec
-
-Device = Literal["auto", "cpu", "cuda"]
+from metarl.spec import Spec
+from metarl.speed import Device
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        self.validation()  # raises ValueError for sizes that it cannot have
-
-    def validation(self) -> list[Evaluate]:
-        """Return what evaluates while training, if anything does."""
-        if self.validate_every is None:
-            return []
-        return [Evaluate(self.validate_every, self.validation_tasks, self.validation_steps)]
+        if self.validation_tasks < 1 or self.validation_steps < 0:
+            raise ValueError(
+                f"validation_tasks={self.validation_tasks} must be at least 1, "
+                f"validation_steps={self.validation_steps} at least 0"
+            )
 
 
 def default_settings(spec: Spec) -> Settings:
@@ -63,10 +57,3 @@ def default_settings(spec: Spec) -> Settings:
     if spec.control:
         return Settings()
     return Settings(iterations=20_000, meta_batch_size=25, checkpoint_every=1000, log_every=100)
-
-
-def resolve_device(name: Device) -> torch.device:
-    """Return the device to use. Raises ValueError for cuda where there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

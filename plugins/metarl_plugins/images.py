@@ -12,8 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_counts, check_episode, most_ways, picture
-from metarl.grouping import FRACTIONS, SPLITS, split_classes
+from metarl.fewshot import (
+    EPISODE,
+    FRACTIONS,
+    SPLITS,
+    EpisodeTasks,
+    NWayKShot,
+    Rotations,
+    check_counts,
+    check_episode,
+    most_ways,
+    picture,
+    split_classes,
+)
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture
-from metarl.grouping import split_classes
+from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture, split_classes
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.regression import FunctionTasks, Regression
+from metarl.fewshot import FunctionTasks, Regression
 from metarl.types import Spec, Split
 
 Range = tuple[float, float]

@@ -20,8 +20,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from metarl.interfaces import spec_of
-from metarl.workers import on_workers, usable_cpus
+from metarl.environments.spaces import spec_of
+from metarl.environments.workers import on_workers, usable_cpus
 
 NO_TASK = spaces.Dict(nothing=spaces.Discrete(1))
 

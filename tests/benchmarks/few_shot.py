@@ -12,22 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from entrant import Entrant
 from operators import operators_of
-from precision import dtype
+from support.precision import dtype
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl import adapted
 from metarl.algorithms.maml import MAML
-from metarl.convolutional import conv4
-from metarl.experience import gather
-from metarl.fewshot import NWayKShot
-from metarl.memory import keep_freed_memory
-from metarl.networks import Network, mlp
+from metarl.fewshot.classification import NWayKShot
+from metarl.networks.convolutional import conv4
+from metarl.networks.options import Network, mlp
 from metarl.numerics import flatten
-from metarl.outer import Adam
+from metarl.outer import adapted
+from metarl.outer.gradient import Adam
 from metarl.seeding import stream
-from metarl.settings import Settings
-from metarl.training import Progress, Run
+from metarl.speed.allocator import keep_freed_memory
+from metarl.training.iteration import gather
+from metarl.training.loop import Run
+from metarl.training.progress import Progress
+from metarl.training.settings import Settings
 from metarl.types import Examples, Experience, Family, Params
 from metarl_plugins.sinusoid import Sinusoid
 

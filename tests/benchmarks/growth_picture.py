@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from tables import used
 
-from metarl.plotting import COLOURS, MARKERS
+from metarl.pictures.plotting import COLOURS, MARKERS
 
 MEASURES = {
     "milliseconds per iteration": lambda row: 1e3 * row["seconds"],

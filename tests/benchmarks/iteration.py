@@ -9,23 +9,25 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import loop_reference
 import numpy as np
 import torch
 from entrant import Entrant, synchronise
 from operators import operators_of
 from sampling import Size, compile_all
+from support import loop_reference
 from torch import Tensor, nn
 
-from metarl import adapted, iteration, objectives
+from metarl import objectives
 from metarl.algorithms.maml import MAML
-from metarl.experience import gather
-from metarl.networks import Network, mlp
+from metarl.networks.options import Network, mlp
 from metarl.numerics import conjugate_gradient, flatten, unflatten
-from metarl.outer import TRPO
+from metarl.outer import adapted
+from metarl.outer.trpo import TRPO
 from metarl.seeding import stream
-from metarl.settings import Settings
-from metarl.training import Run
+from metarl.training import iteration
+from metarl.training.iteration import gather
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
 from metarl.types import Experience, Learner, Params, Spec
 
 STEP_SIZE = 0.1

@@ -14,12 +14,13 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from metarl.algorithms.maml import MAML
-from metarl.control import ControlTasks, collect
-from metarl.graphs import CHECKS, Graphs
-from metarl.memory import keep_freed_memory
+from metarl.control.rollouts import collect
+from metarl.control.tasks import ControlTasks
+from metarl.environments.workers import usable_cpus
 from metarl.seeding import stream
+from metarl.speed.allocator import keep_freed_memory
+from metarl.speed.parts import CHECKS, Graphs
 from metarl.types import Learner, State
-from metarl.workers import usable_cpus
 from metarl_envs.ant import AntVelocity
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.mujoco import RobotEnv

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
-from metarl.control import LaneError
+from metarl.environments.lanes import LaneError
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.simulator import Simulation

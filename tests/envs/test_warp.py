@@ -15,8 +15,10 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.algorithms.maml import MAML
-from metarl.control import LaneError, RolloutError, Sampling, collect
-from metarl.networks import Network
+from metarl.control.rollouts import RolloutError, collect
+from metarl.control.tasks import Sampling
+from metarl.environments.lanes import LaneError
+from metarl.networks.options import Network
 from metarl_envs.ant import Ant, AntGoal, AntVelocity
 from metarl_envs.bandit import Bandit
 from metarl_envs.dynamics import Dynamics

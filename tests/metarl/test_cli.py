@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import metarl
-from metarl import cli, evaluation, plotting, plugins, training
+from metarl import cli, evaluation, plugins, training
 from metarl.cli import main
-from metarl.logger import read_progress
+from metarl.pictures import plotting
+from metarl.runs.logger import read_progress
 
 SMALL = ["--device", "cpu", "--meta-batch-size", "3", "--algorithm.hidden", "8",
          "--tasks.sampling.episodes", "2", "--tasks.sampling.horizon", "5"]  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from synthetic import CONTINUOUS, DISCRETE, rollout
+from support.synthetic import CONTINUOUS, DISCRETE, rollout
 from torch import Tensor
 from torch.autograd.functional import hessian
 from torch.distributions import Categorical, Independent, Normal, kl_divergence

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import synthetic
 import torch
+from support import synthetic
 from torch import Tensor
 
 from metarl.types import Batch, Examples, Experience, Learner, Params

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from metarl import objectives
-from metarl.fewshot import NWayKShot
+from metarl.fewshot.classification import NWayKShot
 from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State
 
 CONTINUOUS = Spec((3,), 2, "continuous")

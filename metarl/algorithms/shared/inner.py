@@ -8,35 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl import models, objectives
-from metarl.models import Model
-from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Kind, Params, Rollout, Spec
+from metarl import objectives
+from metarl.networks import Model, loss_gradient, models
+from metarl.types import NOT_DIFFERENTIATED, Batch, Kind, Params, Spec
 
 Optimiser = Literal["sgd", "adam"]
 """Gradient descent, or Adam without momentum (beta1 = 0, beta2 = 0.999), as in the Reptile paper's inner loop."""
 DECAY, EPSILON = 0.999, 1e-8
-NOT_DIFFERENTIATED = "this algorithm's adaptation is not differentiated, as trpo and promp would; use sgd or adam"
-
-
-def stack(params: Params, tasks: int) -> Params:
-    """Give every task a view of the same parameters."""
-    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
-
-
-def inputs_of(batch: Batch) -> Tensor:
-    """Return what a network reads of a batch, ``[task, ..., *input_shape]``."""
-    return batch.inputs if isinstance(batch, Examples) else batch.observations
-
-
-def loss(kind: Kind, outputs: Tensor, batch: Batch, surrogate: Surrogate = "likelihood_ratio") -> Tensor:
-    """Loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
-
-    Which surrogate makes no difference to first derivatives at the policy that acted.
-    """
-    if isinstance(batch, Rollout):
-        return objectives.surrogate(surrogate, kind, outputs, batch)
-    return objectives.loss(kind, outputs, batch)
 
 
 def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
@@ -84,8 +62,8 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
     if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
         raise ValueError(NOT_DIFFERENTIATED)
     with torch.no_grad():
-        gradients = models.loss_gradient(
-            model, tuned.params, list(tuned.params), inputs, lambda outputs: loss(kind, outputs, batch)
+        gradients = loss_gradient(
+            model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(kind, outputs, batch)
         )
         directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
         moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl import inner, objectives
-from metarl.models import Model
-from metarl.networks import Network
+from metarl import objectives
+from metarl.networks import Model, Network, stack
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 
@@ -103,7 +102,7 @@ def embeddings(model: Model, params: Params, items: Tensor, known: int) -> Tenso
     if model.layout is not None:  # rows are embedded one by one: one matrix product for those of all tasks
         shared = {name: value.unsqueeze(0) for name, value in params.items()}
         return model.apply(shared, items.flatten(0, 1).unsqueeze(0)).reshape(*items.shape[:2], -1)
-    return model.apply(inner.stack(params, len(items)), items, known if model.batch_norm == "inductive" else None)
+    return model.apply(stack(params, len(items)), items, known if model.batch_norm == "inductive" else None)
 
 
 def build(

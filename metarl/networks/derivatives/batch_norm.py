@@ -14,7 +14,7 @@ from torch.autograd.function import Function
 _Three = tuple[Tensor, Tensor, Tensor]
 
 
-def batch_norm(inputs: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def normalise(inputs: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each channel of ``[item, channel, ...]`` by its mean and variance; weight, bias: ``[channel]``."""
     result: Tensor = _Normalised.apply(inputs.contiguous(), weight, bias, eps)  # type: ignore[no-untyped-call]
     return result

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 
-def linear(rows: Tensor, weight: Tensor) -> Tensor:
+def product(rows: Tensor, weight: Tensor) -> Tensor:
     """Multiply rows ``[task, row, in]`` by weights ``[task, out, in]`` to ``[task, row, out]``."""
     result: Tensor = _Forward.apply(rows, weight)  # type: ignore[no-untyped-call]
     return result

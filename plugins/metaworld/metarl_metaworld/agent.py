@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl import objectives
 from metarl.advantages import Trajectory, with_advantages
 from metarl.control import ControlTasks, Sampling
-from metarl.interfaces import Array
+from metarl.environments import Array
 from metarl.seeding import stream
 from metarl.trained import Trained
 from metarl.types import Rollout, State

@@ -9,9 +9,8 @@ from torch import Generator
 
 import metaworld
 from metarl.control import ControlTasks, Sampling
-from metarl.lanes import Lanes
+from metarl.environments import Lanes, WorkerLanes, on_workers
 from metarl.types import Spec, Split
-from metarl.workers import WorkerLanes, on_workers
 from metarl_metaworld.manipulation import ACTION_SIZE, HORIZON, OBSERVATION_SIZE, Manipulation
 from metarl_metaworld.tasks import POSITIONS, Suite, suite
 

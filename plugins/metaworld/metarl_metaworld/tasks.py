@@ -11,7 +11,7 @@ from metaworld.types import Task
 from torch import Generator, Tensor
 
 import metaworld
-from metarl.interfaces import Array
+from metarl.environments import Array
 from metarl.types import Split
 
 POSITIONS = 6

@@ -14,7 +14,7 @@ from metaworld.evaluation import metalearning_evaluation
 import metarl_metaworld
 import metaworld
 from metarl import MAML, Settings, evaluate, open_run, train
-from metarl.algorithms.rl2 import RL2
+from metarl.algorithms import RL2
 from metarl.control import Sampling
 from metarl.testing import check_family
 from metarl.types import Spec

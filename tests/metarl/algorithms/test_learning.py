@@ -3,10 +3,10 @@
 import torch
 
 from metarl.algorithms.maml import MAML
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.evaluation.scores import evaluate
+from metarl.networks.options import Network
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl_envs import bandit, tabular
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation

@@ -2,15 +2,14 @@
 
 import itertools
 
-import loop_reference
 import pytest
-import synthetic
 import torch
-from synthetic import CONTINUOUS, DISCRETE
+from support import loop_reference, synthetic
+from support.synthetic import CONTINUOUS, DISCRETE
 from torch import nn
 
 from metarl.algorithms.maml import MAML
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.types import Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -8,11 +8,11 @@ from torch import nn
 
 from metarl.algorithms import mann
 from metarl.algorithms.mann import MANN, Memory
-from metarl.evaluation import evaluate
-from metarl.families import NWayKShot
-from metarl.outer import Adam
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.classification import NWayKShot
+from metarl.outer.gradient import Adam
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

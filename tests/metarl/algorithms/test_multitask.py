@@ -3,21 +3,22 @@
 import itertools
 
 import pytest
-import slow_inner
-import synthetic
 import torch
-from synthetic import CONTINUOUS, DISCRETE
+from support import slow_inner, synthetic
+from support.synthetic import CONTINUOUS, DISCRETE
 from torch import nn
 
-from metarl import conditioning
 from metarl.algorithms.multitask import MultiTask
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.networks import Network
-from metarl.outer import TRPO, Adam, ProMP
-from metarl.regression import Regression
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.control.tasks import Sampling
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.regression import Regression
+from metarl.networks import conditioning
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Experience, Spec
 from metarl_envs.navigation import PointNavigation
 

@@ -4,21 +4,22 @@ import itertools
 import math
 
 import pytest
-import slow_inner
-import synthetic
 import torch
-from synthetic import CONTINUOUS, DISCRETE
+from support import slow_inner, synthetic
+from support.synthetic import CONTINUOUS, DISCRETE
 
 from metarl.algorithms import reptile
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
-from metarl.evaluation import evaluate
-from metarl.networks import Network
+from metarl.evaluation.scores import evaluate
+from metarl.networks.options import Network
 from metarl.numerics import flatten
-from metarl.outer import SGD, TRPO, Adam, ProMP
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.outer.gradient import SGD, Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Examples, Experience, Spec
 from metarl_envs.bandit import Bandit
 

@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from synthetic import initial
+from support.synthetic import initial
 from torch.nn import functional
 
-from metarl import adapted, objectives
+from metarl import objectives
 from metarl.advantages import trial_advantages
 from metarl.algorithms.rl2 import RL2
-from metarl.control import Sampling
-from metarl.evaluation import evaluate
-from metarl.experience import gather
-from metarl.families import GymnasiumFamily
-from metarl.outer import TRPO, Adam, ProMP
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.tasks import Sampling
+from metarl.evaluation.scores import evaluate
+from metarl.outer import adapted
+from metarl.outer.gradient import Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
 from metarl.seeding import stream
-from metarl.settings import Settings
-from metarl.training import train
-from metarl.types import Examples, Rollout, Spec
+from metarl.training.iteration import gather
+from metarl.training.settings import Settings
+from metarl.training.start import train
+from metarl.types import Examples, Rollout, Spec, joined
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.tabular import TabularMDP
@@ -296,7 +299,7 @@ def test_advantages_are_those_of_the_trial_cut_into_its_episodes():
     experience = gathered(learner, initial(learner), ENDING[0])
     rollouts = (*experience.supports, experience.query)
     found = torch.cat([rollout.advantages for rollout in rollouts], dim=2)
-    expected = trial_advantages(adapted.joined(rollouts), 0.9, 0.5)
+    expected = trial_advantages(joined(rollouts), 0.9, 0.5)
     assert torch.equal(found, expected)
     assert [rollout.advantages.shape for rollout in rollouts] == [(3, 4, 6)] * 3
     valid = torch.cat([rollout.mask for rollout in rollouts], dim=2) > 0

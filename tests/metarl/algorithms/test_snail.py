@@ -3,20 +3,20 @@
 import math
 
 import pytest
-import synthetic
 import torch
-from synthetic import chosen, few_shot, initial
+from support import synthetic
+from support.synthetic import chosen, few_shot, initial
 from torch import nn
 from torch.nn import functional
 
 from metarl.algorithms import snail
 from metarl.algorithms.snail import SNAIL
-from metarl.evaluation import evaluate
-from metarl.families import NWayKShot
-from metarl.networks import Network
-from metarl.outer import Adam
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.classification import NWayKShot
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -11,13 +11,14 @@ import torch
 from stable_baselines3 import PPO, SAC
 
 import metarl
-from metarl import cli, logger, runs, sb3, training
+from metarl import cli, runs, sb3, training
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling, tasks_with
-from metarl.networks import Network
-from metarl.outer import Adam
+from metarl.control.tasks import Sampling, tasks_with
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.settings import Settings
+from metarl.training.settings import Settings
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation(sampling=Sampling(episodes=2, horizon=5))

@@ -8,9 +8,10 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from metarl.control import RolloutError, Sampling
-from metarl.families import GymnasiumFamily
-from metarl.lanes import lane_seeds
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.rollouts import RolloutError
+from metarl.control.tasks import Sampling
+from metarl.environments.lanes import lane_seeds
 from metarl.types import Learner, Spec
 
 CPU = torch.device("cpu")

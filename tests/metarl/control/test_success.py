@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-import worker_envs
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from support import worker_envs
 
 from metarl import MAML, Settings, evaluate, train
-from metarl.control import Sampling
-from metarl.families import GymnasiumFamily
-from metarl.success import SuccessWatch
-from metarl.testing import check_family
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.success import SuccessWatch
+from metarl.control.tasks import Sampling
+from metarl.testing.checks import check_family
 from metarl.types import Learner, Rollout, ScoredRollout
 
 SAMPLING = Sampling(episodes=2, horizon=6)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import with_advantages
-from metarl.control import ControlTasks, LaneError, RolloutError, Sampling, check_environment, collect
-from metarl.families import GymnasiumFamily
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.rollouts import RolloutError, collect
+from metarl.control.tasks import ControlTasks, Sampling, check_environment
+from metarl.environments.lanes import LaneError
 from metarl.types import Learner, Rollout, Spec
 from metarl_envs.bandit import Bandit
 

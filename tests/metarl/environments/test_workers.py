@@ -14,16 +14,18 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-import worker_envs
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from support import worker_envs
 
-from metarl import workers
-from metarl.control import RolloutError, Sampling
-from metarl.families import GymnasiumFamily
-from metarl.lanes import LaneError, Lanes, lane_seeds
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.rollouts import RolloutError
+from metarl.control.tasks import Sampling
+from metarl.environments import workers
+from metarl.environments.lanes import LaneError, Lanes, lane_seeds
+from metarl.environments.worker import WorkerError
+from metarl.environments.workers import WorkerLanes, usable_cpus
 from metarl.types import Learner, Spec
-from metarl.workers import WorkerError, WorkerLanes, usable_cpus
 
 CPU = torch.device("cpu")
 LENGTH = spaces.Dict(length=spaces.Discrete(9, start=2))
@@ -299,7 +301,7 @@ SCRIPT = """
     import worker_envs
     from gymnasium import spaces
     from metarl.spec import Spec
-    from metarl.workers import WorkerLanes
+    from metarl.environments.workers import WorkerLanes
 
     class Own(worker_envs.Fragile):
         pass  # as a user would write it: in the script, without a guard around what follows
@@ -347,7 +349,7 @@ def test_a_script_that_ends_leaves_no_process(end: str) -> None:
 def test_an_error_leaves_no_process() -> None:
     script, found = started("lanes.reset(options={'fault': [0, 0, 0, 1]})\nfor _ in '12': lanes.step(np.zeros((4, 1)))")
     said = ended(script, found)
-    assert said.splitlines()[-1] == "metarl.lanes.LaneError: lane 3, step 2: KeyError: 'no key'"
+    assert said.splitlines()[-1] == "metarl.environments.lanes.LaneError: lane 3, step 2: KeyError: 'no key'"
     assert script.returncode == 1
 
 

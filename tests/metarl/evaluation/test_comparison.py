@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from metarl import comparison
-from metarl.runs import RunError
+from metarl.evaluation import comparison
+from metarl.runs.folder import RunError
 
 FAMILY = {"reference": "sinusoid", "options": {"shots": 5, "queries": None, "train_shots": 10}}
 ASKED = {"tasks": 2, "split": "test", "seed": 0, "episodes": None, "family": FAMILY}

@@ -8,10 +8,10 @@ from torch import Generator, Tensor
 from metarl import evaluation, objectives
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
-from metarl.control import ControlTasks, Sampling
-from metarl.evaluation import Evaluation, evaluate, summary
-from metarl.families import NWayKShot
-from metarl.networks import Network
+from metarl.control.tasks import ControlTasks, Sampling
+from metarl.evaluation.scores import Evaluation, evaluate, summary
+from metarl.fewshot.classification import NWayKShot
+from metarl.networks.options import Network
 from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
@@ -223,7 +223,7 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
     params = learner.init(rng)
     found = []
     for numbers in (72, 1, 10_000):
-        monkeypatch.setattr(evaluation, "NUMBERS_PER_GROUP", {"cpu": numbers})
+        monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": numbers})
         found.append(evaluate(learner, params, family, tasks=7, steps=2, split="train"))
     for name in ("loss", "accuracy"):
         assert found[0].scores[name].shape == (3, 7)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.cli import main
-from metarl.fewshot import NWayKShot, on_device, rotated
+from metarl.fewshot.classification import NWayKShot, on_device, rotated
 from metarl.types import Examples, Spec, Split
 
 CLASSES = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 7, 8]}

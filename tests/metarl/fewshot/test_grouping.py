@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.grouping import group, split_classes, subsets
+from metarl.fewshot.grouping import group, split_classes, subsets
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.regression import Regression, TableRegression
+from metarl.fewshot.regression import Regression, TableRegression
 from metarl.types import Spec
 
 

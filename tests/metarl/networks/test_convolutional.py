@@ -3,13 +3,13 @@
 import math
 
 import pytest
-import synthetic
 import torch
+from support import synthetic
 from torch import nn
 from torch.nn import functional
 
 from metarl.algorithms.maml import MAML
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.types import Examples, Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from metarl import stacked
-from metarl.stacked import LogStd
+from metarl.networks import layers
+from metarl.networks.layers import LogStd
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,7 +51,7 @@ def stacked_parameters(layer):
 
 
 def run(layer, own, inputs, reference=None):
-    layer_function = stacked.find(layer)
+    layer_function = layers.find(layer)
     assert layer_function is not None
     return layer_function(layer, own, inputs, reference)
 
@@ -105,7 +105,7 @@ def doubled(kind):
     ids=lambda layer: type(layer).__name__,
 )
 def test_layers_that_compute_something_else_are_not_found(layer):
-    assert stacked.find(layer) is None
+    assert layers.find(layer) is None
 
 
 def test_statistics_by_hand():
@@ -170,7 +170,7 @@ def test_whom_an_item_sees(reference):
 def test_the_log_std_has_a_floor_and_any_axes():
     values = torch.tensor([[0.0, -100.0], [1.0, -1.0]])
     means = random(2, 3, 5, 2, seed=0)
-    found = stacked.log_std(values, means)
+    found = layers.log_std(values, means)
     assert torch.equal(found[..., :2], means)
     assert found[0, 2, 4, 2:].tolist() == pytest.approx([0, math.log(1e-6)])
     assert found[1, 0, 0, 2:].tolist() == [1, -1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarl import models, networks
+from metarl.networks import layers, models, options
 from metarl.types import Params, Spec
 
 VECTOR = Spec((3,), 2, "continuous")
@@ -99,16 +99,16 @@ def batch_normalised(spec: Spec) -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Spec, Callable[[Spec], nn.Module]]] = {
-    "gaussian, relu": (VECTOR, networks.mlp),
-    "gaussian, tanh": (VECTOR, lambda spec: networks.mlp(spec, (7, 5), "tanh", 0.3)),
-    "discrete, tanh": (CHOICE, lambda spec: networks.mlp(spec, (7, 5), "tanh")),
-    "linear": (CHOICE, lambda spec: networks.mlp(spec, ())),
-    "image as a vector": (IMAGE, lambda spec: networks.mlp(spec, (6,))),
+    "gaussian, relu": (VECTOR, options.mlp),
+    "gaussian, tanh": (VECTOR, lambda spec: options.mlp(spec, (7, 5), "tanh", 0.3)),
+    "discrete, tanh": (CHOICE, lambda spec: options.mlp(spec, (7, 5), "tanh")),
+    "linear": (CHOICE, lambda spec: options.mlp(spec, ())),
+    "image as a vector": (IMAGE, lambda spec: options.mlp(spec, (6,))),
     "no bias": (CHOICE, lambda spec: nn.Sequential(nn.Linear(3, 6, bias=False), nn.GELU(), nn.Linear(6, 4))),
     "one layer": (CHOICE, lambda spec: nn.Linear(3, 4)),
     "custom": (CHOICE, lambda spec: nn.Sequential(nn.Linear(3, 6), Residual(6), nn.ReLU(), nn.Linear(6, 4))),
     "custom, whole": (Spec((4,), 4, "regression"), lambda spec: Residual(4)),
-    "custom, gaussian": (VECTOR, lambda spec: nn.Sequential(Residual(3), nn.Linear(3, 2), models.LogStd(2, 0.5))),
+    "custom, gaussian": (VECTOR, lambda spec: nn.Sequential(Residual(3), nn.Linear(3, 2), layers.LogStd(2, 0.5))),
     "subclasses": (CHOICE, lambda spec: nn.Sequential(Skip(nn.Linear(3, 3), nn.Tanh()), Doubled(3, 4), Shifted(4))),
     "one activation": (CHOICE, one_activation),
     "tied": (CHOICE, tied),
@@ -170,17 +170,17 @@ def test_tasks_do_not_see_each_other() -> None:
 
 
 def test_expanded_parameters_serve_as_they_are() -> None:
-    model = models.build(networks.mlp, VECTOR)
+    model = models.build(options.mlp, VECTOR)
     single = model.init(generator())
     views = {name: value.expand(3, *value.shape) for name, value in single.items()}
     inputs = torch.randn(1, 4, 3, generator=generator()).expand(3, 4, 3)
     outputs = model.apply(views, inputs)
-    torch.testing.assert_close(outputs[0], functional_call(networks.mlp(VECTOR), single, (inputs[0],)))
+    torch.testing.assert_close(outputs[0], functional_call(options.mlp(VECTOR), single, (inputs[0],)))
     assert torch.equal(outputs[0], outputs[2])
 
 
 def test_names_and_shapes_of_the_perceptron() -> None:
-    params = models.build(networks.mlp, VECTOR).init(generator())
+    params = models.build(options.mlp, VECTOR).init(generator())
     assert {name: tuple(value.shape) for name, value in params.items()} == {
         "hidden_0.weight": (100, 3),
         "hidden_0.bias": (100,),
@@ -190,7 +190,7 @@ def test_names_and_shapes_of_the_perceptron() -> None:
         "head.bias": (2,),
         "policy.log_std": (2,),
     }
-    image = models.build(lambda spec: networks.mlp(spec, (6,)), IMAGE).init(generator())
+    image = models.build(lambda spec: options.mlp(spec, (6,)), IMAGE).init(generator())
     assert {name: tuple(value.shape) for name, value in image.items()} == {
         "hidden_0.weight": (6, 128),
         "hidden_0.bias": (6,),
@@ -200,7 +200,7 @@ def test_names_and_shapes_of_the_perceptron() -> None:
 
 
 def test_initial_values_of_the_perceptron() -> None:
-    params = models.build(lambda spec: networks.mlp(spec, (200, 100), std=0.25), VECTOR).init(generator())
+    params = models.build(lambda spec: options.mlp(spec, (200, 100), std=0.25), VECTOR).init(generator())
     for name, (outputs, inputs) in {"hidden_0": (200, 3), "hidden_1": (100, 200), "head": (2, 100)}.items():
         weight, bound = params[f"{name}.weight"], math.sqrt(6 / (inputs + outputs))
         assert 0.95 * bound < weight.abs().max() <= bound
@@ -211,14 +211,14 @@ def test_initial_values_of_the_perceptron() -> None:
 
 def test_initialisation_depends_on_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    model = models.build(networks.mlp, VECTOR)
+    model = models.build(options.mlp, VECTOR)
     first = model.init(generator(1))
     torch.rand(5)
     unmoved = torch.get_rng_state()
     again, other = model.init(generator(1)), model.init(generator(2))
     assert torch.equal(torch.get_rng_state(), unmoved)
     torch.set_rng_state(before)
-    models.build(networks.mlp, VECTOR).init(generator(1))
+    models.build(options.mlp, VECTOR).init(generator(1))
     assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["hidden_0.weight"], other["hidden_0.weight"])
@@ -228,7 +228,7 @@ def test_initialisation_depends_on_the_generator_alone() -> None:
 
 
 def test_parameters_are_fresh_leaves_of_the_default_dtype() -> None:
-    model = models.build(networks.mlp, VECTOR)
+    model = models.build(options.mlp, VECTOR)
     params = model.init(generator())
     assert all(value.dtype == torch.float64 and not value.requires_grad and value.is_leaf for value in params.values())
     params["head.weight"].fill_(0)
@@ -236,13 +236,13 @@ def test_parameters_are_fresh_leaves_of_the_default_dtype() -> None:
 
 
 def test_the_standard_deviation_has_a_floor() -> None:
-    model = models.build(lambda spec: networks.mlp(spec, ()), VECTOR)
+    model = models.build(lambda spec: options.mlp(spec, ()), VECTOR)
     params = stacked(model, 2)
     params["policy.log_std"][0] = -100
     outputs = model.apply(params, torch.zeros(2, 1, 3))
     assert outputs[0, 0, 2:].tolist() == pytest.approx([math.log(1e-6)] * 2)
     own = {name: value[0] for name, value in params.items()}
-    single = functional_call(networks.mlp(VECTOR, ()), own, torch.zeros(1, 3))
+    single = functional_call(options.mlp(VECTOR, ()), own, torch.zeros(1, 3))
     torch.testing.assert_close(single, outputs[0])
 
 

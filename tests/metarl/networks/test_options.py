@@ -3,15 +3,15 @@
 import json
 
 import pytest
-import synthetic
 import torch
+from support import synthetic
 from torch import nn
 from torch.nn import functional
 
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.protonet import ProtoNet
 from metarl.cli import main
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.types import Experience, Spec
 
 IMAGE = Spec((1, 28, 28), 5, "classification")

@@ -1,16 +1,18 @@
 """Outer updates: curvature against finite differences, chunks against the whole, what TRPO and ProMP promise."""
 
-import loop_reference
 import pytest
-import synthetic
 import torch
-from synthetic import CONTINUOUS, DISCRETE
+from support import loop_reference, synthetic
+from support.synthetic import CONTINUOUS, DISCRETE
 
-from metarl import adapted
 from metarl.algorithms.maml import MAML
-from metarl.networks import Network
+from metarl.networks.options import Network
 from metarl.numerics import flatten, unflatten
-from metarl.outer import SGD, TRPO, Adam, ProMP, default_outer
+from metarl.outer import adapted
+from metarl.outer.choice import default_outer
+from metarl.outer.gradient import SGD, Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
 from metarl.types import Experience, Rollout, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

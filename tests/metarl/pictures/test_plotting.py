@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import plotting
+from metarl.pictures import plotting
 
 
 def texts(path: Path) -> list[str]:

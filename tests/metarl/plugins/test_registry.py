@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metarl import plugins
-from metarl.plugins import PluginError, available, load
+from metarl.plugins.registry import PluginError, available, load
 
 Install = Callable[..., Path]
 

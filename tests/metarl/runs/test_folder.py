@@ -14,12 +14,13 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from metarl.files import write_bytes, write_json
 from metarl import outer, plugins, runs
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.families import GymnasiumFamily
-from metarl.networks import Network
-from metarl.runs import RunError
+from metarl.control.tasks import Sampling
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.networks.options import Network
+from metarl.runs.folder import RunError
 from metarl.types import Learner, Spec
 from metarl_envs.bandit import Bandit
 
@@ -364,14 +365,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path = tmp_path / "file"
-    runs.write_bytes(path, b"old")
+    write_bytes(path, b"old")
 
     def full(*arguments: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os if place == "fsync" else Path, place, full)
     with pytest.raises(OSError, match=f"could not write {path}: No space left on device.*is intact") as caught:
-        runs.write_bytes(path, b"new")
+        write_bytes(path, b"new")
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
@@ -382,14 +383,14 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    runs.write_bytes(path, b"old")
+    write_bytes(path, b"old")
 
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.write_bytes(path, b"new")
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -399,7 +400,7 @@ def test_a_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: p
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("sync"), fsync(descriptor)))
     monkeypatch.setattr(Path, "replace", lambda path, new: (order.append("rename"), replace(path, new)))
-    runs.write_json(tmp_path / "x.json", {"a": [1]})
+    write_json(tmp_path / "x.json", {"a": [1]})
     assert order == ["sync", "rename"]
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1]}
 
@@ -408,4 +409,4 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(OSError, match=f"could not write {folder}/x.json"):
-            runs.write_json(folder / "x.json", 1)
+            write_json(folder / "x.json", 1)

@@ -12,11 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 
-from metarl import logger, runs
-from metarl.control import Sampling
-from metarl.logger import ProgressCSV, read_progress
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.runs import folder
+from metarl.files import write_json
+from metarl.runs import logger
+from metarl import runs
+from metarl.control.tasks import Sampling
+from metarl.runs.logger import ProgressCSV, read_progress
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl_envs.bandit import Bandit
 
 
@@ -157,7 +160,7 @@ def written(folder: Path, start: int, stop: int) -> None:
 
 
 def test_tensorboard_has_hyperparameters_and_their_metrics(tmp_path: Path) -> None:
-    runs.write_json(tmp_path / runs.CONFIG, CONFIG)
+    write_json(tmp_path / runs.CONFIG, CONFIG)
     for start, stop in ((0, 2), (1, 3)):
         written(tmp_path, start, stop)
         told = EventAccumulator(str(tmp_path)).Reload()
@@ -219,12 +222,12 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 def test_rows_are_sent_to_weights_and_biases_and_a_resumed_run_goes_on_there(tmp_path: Path, wandb: FakeWandb) -> None:
     config = CONFIG | {"settings": {"iterations": 3, "wandb": "mine"}}
-    runs.write_json(tmp_path / runs.CONFIG, config)
+    write_json(tmp_path / runs.CONFIG, config)
     written(tmp_path, 0, 1)
     written(tmp_path, 1, 2)
     first, row, finished, second, again, _ = wandb.told
     assert first == {
-        "project": "mine", "name": tmp_path.name, "id": (tmp_path / runs.WANDB).read_text(), "resume": "allow",
+        "project": "mine", "name": tmp_path.name, "id": (tmp_path / folder.WANDB).read_text(), "resume": "allow",
         "config": config, "dir": str(tmp_path),
     }  # fmt: skip
     assert row == (1, {"iteration": 1, "return/step_0": 1.0, "return/step_1": 1})
@@ -233,10 +236,10 @@ def test_rows_are_sent_to_weights_and_biases_and_a_resumed_run_goes_on_there(tmp
 
 
 def test_nothing_is_sent_unasked(tmp_path: Path, wandb: FakeWandb) -> None:
-    runs.write_json(tmp_path / runs.CONFIG, CONFIG)
+    write_json(tmp_path / runs.CONFIG, CONFIG)
     written(tmp_path, 0, 1)
     assert wandb.told == []
-    assert not (tmp_path / runs.WANDB).exists()
+    assert not (tmp_path / folder.WANDB).exists()
 
 
 def test_training_sends_and_a_replaced_run_has_another_identity(tmp_path: Path, wandb: FakeWandb) -> None:

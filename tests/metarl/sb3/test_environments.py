@@ -17,8 +17,9 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import metarl
 import metarl_envs  # noqa: F401  # registers the single environments
-from metarl.control import ControlTasks, LaneError, Sampling, tasks_with
-from metarl.families import GymnasiumFamily
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.tasks import ControlTasks, Sampling, tasks_with
+from metarl.environments.lanes import LaneError
 from metarl.sb3 import TaskVecEnv
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from synthetic import initial
+from support.synthetic import initial
 from torch import nn
 
 import metarl_envs  # noqa: F401  # registers the single environments
@@ -23,11 +23,11 @@ from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
-from metarl.control import Sampling
-from metarl.families import GymnasiumFamily
-from metarl.networks import Network
-from metarl.stacked import LogStd
-from metarl.trained import Trained
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.tasks import Sampling
+from metarl.networks.layers import LogStd
+from metarl.networks.options import Network
+from metarl.trained.opening import Trained
 from metarl.types import Spec
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity

@@ -4,13 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from metarl import evaluation, rollouts, training
+from metarl import evaluation, training
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.devices import float32, send, without_cudnn
+from metarl.control import rollouts
+from metarl.control.tasks import Sampling
 from metarl.sb3 import policies
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.speed.devices import float32, send, without_cudnn
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Learner
 from metarl_envs.bandit import Bandit
 from metarl_plugins.sinusoid import Sinusoid

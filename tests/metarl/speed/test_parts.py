@@ -7,17 +7,22 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
-from metarl import graphs, rollouts
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.rl2 import RL2
-from metarl.control import RolloutError, Sampling
-from metarl.graphs import Graphs
-from metarl.mdp import MDPVectorEnv
-from metarl.networks import Network
-from metarl.outer import TRPO, Adam, ProMP
-from metarl.settings import Settings
-from metarl.training import Run, resume, train
+from metarl.control import rollouts
+from metarl.control.rollouts import RolloutError
+from metarl.control.tasks import Sampling
+from metarl.environments.mdp import MDPVectorEnv
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+from metarl.speed import parts
+from metarl.speed.parts import Graphs
+from metarl.training.loop import Run
+from metarl.training.settings import Settings
+from metarl.training.start import resume, train
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation, navigation
@@ -48,8 +53,8 @@ def replayed(function, inputs, streams):
 def uncompiled(monkeypatch):
     """Graphs are traced, and run as they are."""
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    monkeypatch.setattr(graphs, "_on_gpu", lambda values: True)
-    monkeypatch.setattr(graphs, "captured", replayed)
+    monkeypatch.setattr(parts, "_on_gpu", lambda values: True)
+    monkeypatch.setattr(parts, "captured", replayed)
 
 
 def end(algorithm, family, outer, compiled, iterations=4):
@@ -106,11 +111,11 @@ def test_a_function_is_called_no_more_once_its_graph_was_checked_in_two_iteratio
     for calls in (2, 3, 3):  # recorded and traced; compared again in the next iteration
         with used.used():
             for number in (1.0, 2.0):
-                found = graphs.compile("doubles", double, ({"once": torch.full((2,), number), "name": "x"},), ())
+                found = parts.run_compiled("doubles", double, ({"once": torch.full((2,), number), "name": "x"},), ())
                 assert found["name"] == "x"
                 assert found["twice"].tolist() == [2 * number, 2 * number]
         assert len(called) == calls
-    assert graphs.compile("doubles", double, ({"once": torch.ones(1), "name": "y"},), ())["name"] == "y"
+    assert parts.run_compiled("doubles", double, ({"once": torch.ones(1), "name": "y"},), ())["name"] == "y"
     assert len(called) == 4  # outside of a compiled run
 
 
@@ -191,7 +196,7 @@ REASONS = {
 
 @pytest.mark.parametrize("how", REASONS)
 def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, float64, monkeypatch):
-    monkeypatch.setattr(graphs, "MAX_PARTS", 3)
+    monkeypatch.setattr(parts, "MAX_PARTS", 3)
     run = Run(MAML(network=SMALL), Lanes(how), FEW, Settings(9, 3, compile=True, device="cpu"))
     progress = run.first()
     with pytest.warns(UserWarning, match=REASONS[how]) as told:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from metarl import testing
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
-from metarl.families import NWayKShot, Regression
-from metarl.networks import Network
-from metarl.testing import ContractError, Outcome
+from metarl.control.tasks import Sampling
+from metarl.fewshot.classification import NWayKShot
+from metarl.fewshot.regression import Regression
+from metarl.networks.options import Network
+from metarl.testing.checks import ContractError
+from metarl.testing.findings import Outcome
 from metarl.types import Examples, Learner, Params, Rollout, Spec
 from metarl_envs.bandit import Bandit
 

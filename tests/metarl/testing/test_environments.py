@@ -12,9 +12,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl import testing
-from metarl.contracts.samples import Points
-from metarl.control import ControlTasks, Sampling
-from metarl.families import GymnasiumFamily
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.tasks import ControlTasks, Sampling
+from metarl.testing.samples import Points
 from metarl.types import Spec
 
 

@@ -15,13 +15,17 @@ from gymnasium import spaces
 from PIL import Image
 
 import metarl
-from metarl import objectives, rendering, runs, video
+from metarl import objectives
 from metarl.cli import main
-from metarl.control import Sampling, collect
-from metarl.families import GymnasiumFamily
+from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.rollouts import collect
+from metarl.control.tasks import Sampling
+from metarl.pictures import video
+from metarl.pictures.video import Clip
+from metarl.runs import folder
 from metarl.seeding import stream
+from metarl.trained import films
 from metarl.types import Family
-from metarl.video import Clip
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.tabular import TabularMDP
@@ -117,7 +121,7 @@ def test_lanes_of_gymnasium_environments_stretch_actions_and_so_does_the_single_
 
 
 def test_every_step_leaves_a_frame_until_the_episode_ends() -> None:
-    recorder = rendering.Recorder(Counter(last=2, render_mode="rgb_array"), height=4)
+    recorder = films.Recorder(Counter(last=2, render_mode="rgb_array"), height=4)
     recorder.reset(seed=0)
     told = [recorder.step(np.zeros((1, 1)))[1:4] for _ in range(3)]
     assert [(reward[0], ended[0], cut[0]) for reward, ended, cut in told] == [
@@ -132,13 +136,13 @@ def test_every_step_leaves_a_frame_until_the_episode_ends() -> None:
 def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
     opened = metarl.open_run(trained)
     tasks = opened.tasks(2)
-    clips, fps = rendering.film(opened, tasks, steps=1, seed=3, mean=mean, height=50)
+    clips, fps = films.film(opened, tasks, steps=1, seed=3, mean=mean, height=50)
     assert ([len(row) for row in clips], fps) == ([2, 2], 10)
     assert all(len(clip.frames) == 7 and clip.frames[0].shape == (50, 50, 3) for row in clips for clip in row)
     # The second task's second clip, played again in the family's own lanes.
     task = opened.task(goal=tasks.parameters["goal"][1].tolist())
     state = opened.adapt(task, steps=1, seed=4)[1].state
-    learner = rendering._acting_by_the_mean(opened.learner) if mean else opened.learner
+    learner = films._acting_by_the_mean(opened.learner) if mean else opened.learner
     env = NAVIGATION.environment(1, torch.device("cpu"))
     again = collect(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
     assert clips[1][1].caption == f"after 1 step, return {again.rewards.sum():.1f}"
@@ -148,7 +152,7 @@ def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
 def test_a_policy_with_memory_is_filmed_along_one_lane(tmp_path: Path) -> None:
     family = Bandit(arms=3, sampling=Sampling(episodes=4, horizon=5))
     opened = metarl.open_run(run_of(family, tmp_path / "run", metarl.load("algorithms", "rl2")(hidden=8)))
-    clips, _ = rendering.film(opened, opened.tasks(1), steps=2)
+    clips, _ = films.film(opened, opened.tasks(1), steps=2)
     assert [clip.caption.partition(",")[0] for clip in clips[0]] == [
         "before adaptation",
         "after 1 step",
@@ -181,20 +185,20 @@ class Unseen(PointNavigation):
 
 def test_families_without_a_single_environment_that_fits_are_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match="Unseen cannot be rendered: it has no method single"):
-        rendering.single_of(Unseen())
+        films.single_of(Unseen())
     with pytest.raises(ValueError, match="Sinusoid cannot be rendered"):
-        rendering.single_of(metarl.load("tasks", "sinusoid")())
+        films.single_of(metarl.load("tasks", "sinusoid")())
     opened = metarl.open_run(trained)
     object.__setattr__(opened, "family", Other())
     with pytest.raises(ValueError, match="which is not what"):
-        rendering.film(opened, opened.tasks(1))
+        films.film(opened, opened.tasks(1))
 
 
 def test_titles_name_few_numbers() -> None:
     tasks = NAVIGATION.sample(2, "test", torch.Generator().manual_seed(0))
     goal = tasks.parameters["goal"][1].tolist()
-    assert rendering.title(tasks, 1) == f"goal = {goal[0]:.2f}, {goal[1]:.2f}"
-    assert rendering.title(TabularMDP().sample(2, "test", torch.Generator()), 1) == "task 1"
+    assert films.title(tasks, 1) == f"goal = {goal[0]:.2f}, {goal[1]:.2f}"
+    assert films.title(TabularMDP().sample(2, "test", torch.Generator()), 1) == "task 1"
 
 
 # Files
@@ -262,7 +266,7 @@ def test_the_command_writes_a_film_into_the_run(run: Path, capsys: pytest.Captur
     assert main(["render", str(run), "--steps", "1", "--height", "60", "--tasks", "2"]) == 0
     assert capsys.readouterr().out == f"wrote {run}/render.gif\n"
     assert frames_of(run / "render.gif")[0].height == 2 * (2 * video.STRIP + 60)
-    assert "render.gif" in runs.PICTURES
+    assert "render.gif" in folder.PICTURES
 
 
 def test_the_same_request_gives_the_same_film(run: Path, tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from metarl import evaluation, logger, runs, training
+from metarl import evaluation, runs, training
 from metarl.algorithms.maml import MAML
-from metarl.callbacks import Evaluate, KeepCheckpoints, StopAtScore
-from metarl.control import Sampling
-from metarl.networks import Network
-from metarl.outer import Adam
-from metarl.settings import Settings
-from metarl.trained import open_run
-from metarl.training import Callback, Iteration
+from metarl.control.tasks import Sampling
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.runs import logger
+from metarl.trained.opening import open_run
+from metarl.training.callbacks import Evaluate, KeepCheckpoints, StopAtScore
+from metarl.training.progress import Callback, Iteration
+from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
 
 ALGORITHM, FAMILY = MAML(network=Network(hidden=(8,))), Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from synthetic import classes
+from support.synthetic import classes
 
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
@@ -16,11 +16,12 @@ from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
-from metarl.networks import Network
-from metarl.outer import SGD, Adam
-from metarl.regression import Regression
-from metarl.settings import Settings
-from metarl.training import Run, TrainingError, resume, train
+from metarl.fewshot.regression import Regression
+from metarl.networks.options import Network
+from metarl.outer.gradient import SGD, Adam
+from metarl.training.loop import Run, TrainingError
+from metarl.training.settings import Settings
+from metarl.training.start import resume, train
 from metarl_plugins.sinusoid import Sinusoid
 
 SMALL = Network(hidden=(8, 8))

@@ -1,15 +1,16 @@
 """Inner gradient steps against torch's own optimisers, one task at a time."""
 
 import pytest
-import slow_inner
-import synthetic
 import torch
-from synthetic import CONTINUOUS, DISCRETE
+from support import slow_inner, synthetic
+from support.synthetic import CONTINUOUS, DISCRETE
 
-from metarl import inner
-from metarl.inner import Tuned
-from metarl.networks import Network
-from metarl.types import Rollout, Spec
+from metarl import objectives
+from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.inner import Tuned
+from metarl.networks import stack
+from metarl.networks.options import Network
+from metarl.types import Rollout, Spec, inputs_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -35,10 +36,10 @@ def prepared(spec, seed=0):
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_steps_are_those_of_torchs_optimisers_on_each_task_alone(spec, optimiser):
     model, params, batch = prepared(spec)
-    stacked = inner.stack(params, 4)
+    stacked = stack(params, 4)
     tuned = Tuned(stacked, inner.no_moments(stacked) if optimiser == "adam" else None, 0, None)
     for _ in range(5):
-        tuned = inner.tune(spec.kind, model, tuned, inner.inputs_of(batch), batch, 0.1)
+        tuned = inner.tune(spec.kind, model, tuned, inputs_of(batch), batch, 0.1)
     assert tuned.step == 5
     for task in range(4):
         own = slow_inner.task_of(batch, task)
@@ -50,7 +51,7 @@ def test_steps_are_those_of_torchs_optimisers_on_each_task_alone(spec, optimiser
 
 def test_a_first_step_of_adam_goes_as_far_in_every_direction():
     model, params, batch = prepared(REGRESSION)
-    stacked = inner.stack(params, 4)
+    stacked = stack(params, 4)
     before = Tuned(stacked, inner.no_moments(stacked), 0, None)
     after = inner.tune("regression", model, before, batch.inputs, batch, 0.25)
     for name, value in after.params.items():
@@ -62,7 +63,7 @@ def test_a_first_step_of_adam_goes_as_far_in_every_direction():
 @SPECS
 def test_the_loss_of_a_batch_is_that_of_its_kind(spec):
     model, params, batch = prepared(spec)
-    found = inner.loss(spec.kind, model.apply(inner.stack(params, 4), inner.inputs_of(batch)), batch)
+    found = objectives.task_loss(spec.kind, model.apply(stack(params, 4), inputs_of(batch)), batch)
     expected = [slow_inner.loss(spec.kind, params, slow_inner.task_of(batch, task)) for task in range(4)]
     torch.testing.assert_close(found, torch.stack(expected))
     assert isinstance(batch, Rollout) == spec.control
@@ -70,7 +71,7 @@ def test_the_loss_of_a_batch_is_that_of_its_kind(spec):
 
 def test_no_graph_is_promised_that_is_not_kept():
     model, params, batch = prepared(REGRESSION)
-    stacked = inner.stack({name: value.requires_grad_() for name, value in params.items()}, 4)
+    stacked = stack({name: value.requires_grad_() for name, value in params.items()}, 4)
     with pytest.raises(ValueError, match="is not differentiated, as trpo and promp would; use sgd or adam"):
         inner.tune("regression", model, Tuned(stacked, None, 0, None), batch.inputs, batch, 0.1)
     with torch.no_grad():

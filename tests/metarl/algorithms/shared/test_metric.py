@@ -4,20 +4,20 @@ import dataclasses
 import math
 
 import pytest
-import synthetic
 import torch
+from support import synthetic
 from torch import nn
 
 from metarl.algorithms import matching
 from metarl.algorithms.matching import Matching
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.siamese import Siamese
-from metarl.evaluation import evaluate
-from metarl.families import NWayKShot
-from metarl.networks import Network
-from metarl.outer import Adam
-from metarl.settings import Settings
-from metarl.training import train
+from metarl.evaluation.scores import evaluate
+from metarl.fewshot.classification import NWayKShot
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.training.settings import Settings
+from metarl.training.start import train
 from metarl.types import Examples, Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

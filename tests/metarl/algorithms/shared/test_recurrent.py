@@ -4,17 +4,18 @@ import math
 from typing import NamedTuple
 
 import pytest
-import synthetic
 import torch
-from synthetic import chosen, few_shot, initial
+from support import synthetic
+from support.synthetic import chosen, few_shot, initial
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.algorithms import recurrent
 from metarl.algorithms.mann import MANN
-from metarl.algorithms.recurrent import Core
 from metarl.algorithms.rl2 import RL2
-from metarl.outer import TRPO, ProMP
+from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared.recurrent import Core
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
 from metarl.types import Examples, Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")

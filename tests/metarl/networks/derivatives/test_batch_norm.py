@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.normalisation import batch_norm
+from metarl.networks.derivatives.batch_norm import normalise
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -30,7 +30,7 @@ def derivatives(normalise, at: tuple[Tensor, ...], order: int) -> tuple[Tensor, 
 
 def test_by_hand():
     inputs = torch.tensor([[1.0], [3.0]])  # mean 2, variance 1
-    normalised = batch_norm(inputs, torch.tensor([10.0]), torch.tensor([0.5]), eps=3.0)
+    normalised = normalise(inputs, torch.tensor([10.0]), torch.tensor([0.5]), eps=3.0)
     assert normalised.tolist() == [[-4.5], [5.5]]
 
 
@@ -38,7 +38,7 @@ def test_by_hand():
 @pytest.mark.parametrize("order", range(5))
 def test_derivatives_are_those_of_the_kernel(shape, order):
     at = point(shape)
-    ours = derivatives(lambda *values: batch_norm(*values, 1e-3), at, order)
+    ours = derivatives(lambda *values: normalise(*values, 1e-3), at, order)
     plain = derivatives(lambda *values: torch.batch_norm(*values, None, None, True, 0.0, 1e-3, False), at, order)
     for value, expected in zip(ours, plain, strict=True):
         torch.testing.assert_close(value, expected)
@@ -46,26 +46,26 @@ def test_derivatives_are_those_of_the_kernel(shape, order):
 
 @shapes
 def test_second_derivatives_by_finite_differences(shape):
-    assert torch.autograd.gradgradcheck(lambda *values: batch_norm(*values, 1e-3), point(shape))
+    assert torch.autograd.gradgradcheck(lambda *values: normalise(*values, 1e-3), point(shape))
 
 
 def test_a_weight_of_zero():
     inputs, _, bias = point((6, 3))
     at = inputs, torch.zeros(3, requires_grad=True), bias
-    assert all(value.isfinite().all() for value in derivatives(lambda *values: batch_norm(*values, 1e-3), at, 2))
+    assert all(value.isfinite().all() for value in derivatives(lambda *values: normalise(*values, 1e-3), at, 2))
 
 
 def test_memory_in_another_order_gives_the_same():
     inputs, weight, bias = point((6, 3))
     turned = inputs.detach().T.contiguous().T
     assert not turned.is_contiguous()
-    assert torch.equal(batch_norm(turned, weight, bias, 1e-3), batch_norm(inputs, weight, bias, 1e-3))
+    assert torch.equal(normalise(turned, weight, bias, 1e-3), normalise(inputs, weight, bias, 1e-3))
 
 
 def test_channels_do_not_see_each_other():
     inputs, weight, bias = (value.detach() for value in point((6, 3)))
     other = inputs.clone()
     other[:, 2] += random(6, seed=3)
-    before, after = batch_norm(inputs, weight, bias, 1e-3), batch_norm(other, weight, bias, 1e-3)
+    before, after = normalise(inputs, weight, bias, 1e-3), normalise(other, weight, bias, 1e-3)
     assert torch.equal(before[:, :2], after[:, :2])
     assert not torch.equal(before[:, 2], after[:, 2])

@@ -7,8 +7,10 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
-from metarl import models, networks, objectives, perceptron
-from metarl.networks import Network
+from metarl import objectives
+from metarl.networks import models, options
+from metarl.networks.derivatives import perceptron
+from metarl.networks.options import Network
 from metarl.types import Examples, Rollout, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -287,7 +289,7 @@ def network(spec, activation):
 
 def loop(spec, activation, params, inputs):
     """The same network as PyTorch's own module, one task after another."""
-    module, lead = networks.mlp(spec, (5, 4), activation), inputs.ndim - len(spec.input_shape)
+    module, lead = options.mlp(spec, (5, 4), activation), inputs.ndim - len(spec.input_shape)
     outputs = [
         functional_call(module, {name: value[task] for name, value in params.items()}, (own.flatten(0, lead - 2),))
         for task, own in enumerate(inputs)

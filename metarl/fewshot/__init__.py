@@ -1,0 +1,36 @@
+"""Families of labelled examples: N-way K-shot classification, and regression of functions and tables.
+
+Data sets themselves are plugins. Start reading in ``classification``; ``grouping`` deals classes out to the splits,
+``regression`` has the families of functions and tables.
+"""
+
+from metarl.fewshot.classification import (
+    EPISODE,
+    EpisodeTasks,
+    NWayKShot,
+    Rotations,
+    check_counts,
+    check_episode,
+    most_ways,
+    picture,
+)
+from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, split_classes
+from metarl.fewshot.regression import FunctionTasks, Regression, TableRegression
+
+__all__ = [
+    "EPISODE",
+    "FRACTIONS",
+    "SPLITS",
+    "Classes",
+    "EpisodeTasks",
+    "FunctionTasks",
+    "NWayKShot",
+    "Regression",
+    "Rotations",
+    "TableRegression",
+    "check_counts",
+    "check_episode",
+    "most_ways",
+    "picture",
+    "split_classes",
+]

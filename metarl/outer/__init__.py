@@ -1,0 +1,18 @@
+"""Outer updates: how the meta-parameters move. One file each, for any learner.
+
+Each works through the tasks in groups (``chunks``), one after another, whose sums are those of the whole batch. Start
+reading in ``trpo``; ``adapted`` has what updates of policies share, ``gradient`` Adam and gradient descent.
+"""
+
+from metarl.outer.choice import default_outer
+from metarl.outer.gradient import SGD, Adam
+from metarl.outer.promp import ProMP
+from metarl.outer.trpo import TRPO
+
+__all__ = [
+    "SGD",
+    "TRPO",
+    "Adam",
+    "ProMP",
+    "default_outer",
+]

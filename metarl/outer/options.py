@@ -1,0 +1,16 @@
+"""What the options of outer updates must hold."""
+
+from typing import Any
+
+
+def require_positive(options: Any, *names: str) -> None:
+    """Raise ValueError unless all named options are positive."""
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{type(options).__name__}: {name}={getattr(options, name)} must be positive")
+
+
+def require_chunks(chunks: int | None) -> None:
+    """Raise ValueError for a number of groups that there cannot be; None is as many as are fast."""
+    if chunks is not None and chunks < 1:
+        raise ValueError(f"chunks={chunks}: give at least one group of tasks, or leave it out")

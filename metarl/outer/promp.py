@@ -1,0 +1,107 @@
+"""Proximal meta-policy search: PPO's clipped surrogate on adapted policies."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl import objectives
+from metarl.numerics import adam_state, adam_step, sum_of
+from metarl.outer import adapted
+from metarl.outer.options import require_chunks, require_positive
+from metarl.types import Experience, Learner, Params, Update, rollout_of
+
+
+@dataclass(frozen=True)
+class ProMP:
+    """Proximal meta-policy search (arXiv 1810.06784): PPO's clipped ratio, and a penalty on the inner steps' KL."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    clip: float = 0.3
+    """How far the adapted policies' probability ratio may move from 1."""
+    epochs: int = 5
+    """Gradient steps on one iteration's data."""
+    inner_kl_coefficient: float = 5e-4
+    """Initial weight of the KL between the policies that acted before each inner step and the present ones."""
+    inner_kl_target: float = 0.01
+    """The weight is halved where that KL ends below target / 1.5, and doubled where above target * 1.5."""
+    chunks: int | None = None
+    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
+        require_chunks(self.chunks)
+
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError for a learner without policies, or whose inner steps cannot be told apart."""
+        adapted.require_policies(learner)
+        adapted.require_inner_steps(learner)
+
+    def init(self, params: Params) -> dict[str, Any]:
+        """Adam's moments, and no penalty weights yet: there is one for each inner step of the first experience."""
+        return adam_state(params) | {"coefficients": None}
+
+    def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
+        """Take ``epochs`` Adam steps on the clipped surrogate plus the inner-KL penalty (the paper's eq. 14).
+
+        Raises:
+            ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
+        """
+        parts = adapted.split(experience, self.chunks)
+        with torch.no_grad():
+            old = [adapted.policy_outputs(learner, params, part) for part in parts]
+        coefficients = state["coefficients"]
+        if coefficients is None:
+            coefficients = state["first"].new_full((len(experience.supports),), self.inner_kl_coefficient)
+
+        def loss(candidate: Params, index: int) -> Tensor:
+            part, outputs = parts[index], adapted.policy_outputs(learner, candidate, parts[index])
+            query = rollout_of(part.query)
+            surrogate = objectives.clipped_surrogate(learner.spec.kind, outputs[-1], query, self.clip).sum()
+            return surrogate + torch.dot(coefficients, _inner_kls(learner, old[index], outputs, part))
+
+        moved, moments = params, {name: state[name] for name in ("count", "first", "second")}
+        checked = list[Tensor]()
+        for _ in range(self.epochs):
+            gradient = adapted.mean_gradient(loss, moved, parts)
+            checked.append(torch.isfinite(gradient).all())
+            moved, moments = adam_step(moved, moments, gradient, self.learning_rate)
+        inner_kls, measured = self._measure(learner, params, moved, parts, old)
+        # A GPU is waited for whenever a number is read: once, here.
+        start, surrogate, kl, inner_kl, *finite = torch.stack([*measured, *checked]).tolist()
+        if not all(finite):
+            return Update(params, state, {}, finite=False)
+        metrics = {
+            "outer/surrogate": start - surrogate,
+            "outer/kl": kl,
+            "outer/inner_kl": inner_kl / max(len(inner_kls), 1),
+        }
+        return Update(moved, moments | {"coefficients": self._adapt(coefficients, inner_kls)}, metrics)
+
+    def _measure(
+        self, learner: Learner, params: Params, moved: Params, parts: list[Experience], old: list[list[Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the inner KLs; and the surrogate before and after, the KL, and the inner KLs' sum."""
+        with torch.no_grad():
+            sums = [
+                _inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part)
+                for before, part in zip(old, parts, strict=True)
+            ]
+        inner_kls = sum_of(sums) / sum(len(part.descriptors) for part in parts)
+        queries = [before[-1] for before in old]
+        start, _ = adapted.surrogate_and_kl(learner, params, parts, queries)
+        surrogate, kl = adapted.surrogate_and_kl(learner, moved, parts, queries)
+        return inner_kls, [start, surrogate, kl, inner_kls.sum()]
+
+    def _adapt(self, coefficients: Tensor, inner_kls: Tensor) -> Tensor:
+        coefficients = torch.where(inner_kls < self.inner_kl_target / 1.5, coefficients / 2, coefficients)
+        return torch.where(inner_kls > self.inner_kl_target * 1.5, coefficients * 2, coefficients)
+
+
+def _inner_kls(learner: Learner, old: list[Tensor], new: list[Tensor], part: Experience) -> Tensor:
+    """KL of the policies before each inner step from those that acted there, summed over tasks: ``[inner step]``."""
+    triples = zip(old[:-1], new[:-1], part.supports, strict=True)
+    kls = [adapted.mean_kl(learner, before, after, support).sum() for before, after, support in triples]
+    return torch.stack(kls) if kls else new[-1].new_zeros(0)

@@ -1,0 +1,31 @@
+"""The registry: algorithms, task families and outer updates by name, as installed packages offer them.
+
+Standard library only, so that ``metarl list`` answers at once; nothing of the toolkit may come in. Start reading in
+``registry``; ``sources`` reads what a plugin says of itself without importing it.
+"""
+
+from metarl.plugins.registry import (
+    GROUPS,
+    NAME,
+    Group,
+    Plugin,
+    PluginError,
+    available,
+    group_of,
+    import_attribute,
+    load,
+    name_of,
+)
+
+__all__ = [
+    "GROUPS",
+    "NAME",
+    "Group",
+    "Plugin",
+    "PluginError",
+    "available",
+    "group_of",
+    "import_attribute",
+    "load",
+    "name_of",
+]

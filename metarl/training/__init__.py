@@ -1,0 +1,35 @@
+"""The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume.
+
+It knows no family, no algorithm and no picture. Start reading in ``start`` (``train`` and ``resume``), then ``loop``,
+then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
+"""
+
+from metarl.training.interrupts import stop_on_interrupt
+from metarl.training.iteration import gather
+from metarl.training.loop import TrainingError
+from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
+from metarl.training.settings import Settings, default_settings
+from metarl.training.start import Recorded, Source, load, recorded, reopen, resume, source, start, train
+
+__all__ = [
+    "Callback",
+    "Iteration",
+    "Progress",
+    "Recorded",
+    "Result",
+    "Settings",
+    "Source",
+    "TrainingError",
+    "callbacks",
+    "default_settings",
+    "gather",
+    "load",
+    "recorded",
+    "reopen",
+    "resume",
+    "source",
+    "start",
+    "stop_on_interrupt",
+    "train",
+    "training_score",
+]

@@ -1,0 +1,173 @@
+"""Starting a run and going on with one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl import plugins, runs
+from metarl.files import write_json
+from metarl.outer import default_outer
+from metarl.plugins import name_of
+from metarl.runs import logger
+from metarl.speed import Device
+from metarl.training.loop import Run
+from metarl.training.progress import Callback, Progress, Result
+from metarl.training.settings import Settings, default_settings
+from metarl.types import Algorithm, Family, Outer, Params
+
+
+def train(
+    algorithm: Algorithm | str,
+    family: Family | str,
+    outer: Outer | str | None = None,
+    settings: Settings | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+    start_from: Params | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Meta-train an algorithm on a family of tasks.
+
+    ``algorithm``, ``family`` and ``outer`` are objects, or installed names (with their default options). ``outer`` is
+    by default the algorithm's own, else TRPO for control and Adam otherwise. With ``out``, everything goes into that
+    run folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
+
+    Raises:
+        ValueError: an option or a combination is wrong, or out holds a run already (RunError).
+        TrainingError: several meta-gradients in a row were not finite.
+        RolloutError: an environment broke.
+    """
+    update = None if outer is None else source("outers", outer)
+    run = start(source("algorithms", algorithm), source("tasks", family), update, settings, out, overwrite, start_from)
+    return run.train(run.first(), quiet, callbacks)
+
+
+def resume(
+    folder: Path | str,
+    iterations: int | None = None,
+    quiet: bool = True,
+    callbacks: Sequence[Callback] = (),
+    device: Device | None = None,
+) -> Result:
+    """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
+
+    ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
+
+    Raises:
+        RunError: the folder holds no usable run, or it has reached its last iteration.
+        ValueError: the device cannot be had.
+    """
+    run, progress = reopen(Path(folder), iterations, device)
+    return run.train(progress, quiet, callbacks)
+
+
+class Source(NamedTuple):
+    """An algorithm, a family or an outer update, and the name or ``module:attribute`` that was asked for, if any."""
+
+    target: Any
+    reference: str | None = None
+
+
+def source(group: plugins.Group, target: Any) -> Source:
+    """Return an object as it is, or load a name with its default options. Raises PluginError."""
+    if not isinstance(target, str):
+        return Source(target)
+    loaded = plugins.load(group, target)
+    try:
+        return Source(loaded() if isinstance(loaded, type) else loaded, target)
+    except TypeError as error:
+        raise plugins.PluginError(
+            f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
+            "a name and pass 'module:name'"
+        ) from error
+
+
+def start(
+    algorithm: Source,
+    family: Source,
+    outer: Source | None = None,
+    settings: Settings | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    start_from: Params | None = None,
+) -> Run:
+    """Check that everything fits together, and make the run folder. Raises ValueError."""
+    update = outer or Source(default_outer(algorithm.target, family.target.spec))
+    folder = None if out is None else Path(out)
+    _check_wandb(settings, folder)
+    run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
+    run.start_from = start_from or {}
+    first = run.first()._asdict() if start_from else None
+    if folder is not None:
+        record: dict[str, Any] = {
+            "algorithm": runs.describe(*algorithm),
+            "tasks": runs.describe(*family),
+            "outer": runs.describe(update.target, update.reference or name_of("outers", type(update.target))),
+            "settings": asdict(run.settings),
+        }
+        if start_from:
+            record["start_from"] = sorted(start_from)
+        runs.create(folder, record, overwrite, first)
+    return run
+
+
+def _check_wandb(settings: Settings | None, folder: Path | None) -> None:
+    if settings is not None and settings.wandb is not None:
+        if folder is None:
+            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
+        logger.import_wandb()
+
+
+class Recorded(NamedTuple):
+    """What a run folder says that it trains."""
+
+    algorithm: Algorithm
+    family: Family
+    outer: Outer
+    settings: Settings
+
+
+def recorded(folder: Path, device: Device | None = None) -> Recorded:
+    """Rebuild the parts of a run, to be used on ``device`` (default: where it was trained).
+
+    Raises RunError, PluginError or ValueError where that is impossible.
+    """
+    config = runs.read_config(folder)
+    if "baseline" in config:
+        raise runs.RunError(
+            f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
+            f"{runs.EVALUATION} has its scores, and {runs.MODEL} is for Stable-Baselines3"
+        )
+    algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
+    try:
+        settings = Settings(**config["settings"])
+    except TypeError as error:
+        raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
+    return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
+
+
+def load(folder: Path, device: Device | None = None) -> Run:
+    """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
+    return Run(*recorded(folder, device), folder)
+
+
+def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
+    """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    run = load(folder, device)
+    _check_wandb(run.settings, folder)
+    if iterations is not None:
+        run.settings = replace(run.settings, iterations=iterations)
+    path = folder / runs.CHECKPOINT
+    # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
+    progress = run.restore(path) if path.exists() else run.first()
+    if progress.iteration >= run.settings.iterations:
+        raise runs.RunError(
+            f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
+            "ask for more with --iterations"
+        )
+    if iterations is not None:
+        config = runs.read_config(folder)
+        write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
+    return run, progress
