@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from metarl import plugins, runs
 from metarl.files import write_json
 from metarl.outer import default_outer
-from metarl.plugins import name_of
 from metarl.runs import logger
 from metarl.speed import Device
 from metarl.training.loop import Run
@@ -87,14 +86,16 @@ def source(group: plugins.Group, target: Any) -> Source:
 def start(
     algorithm: Source,
     family: Source,
-    outer: Source | None = None,
+    outer: Outer | Source | None = None,
     settings: Settings | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
     start_from: Params | None = None,
 ) -> Run:
     """Check that everything fits together, and make the run folder. Raises ValueError."""
-    update = outer or Source(default_outer(algorithm.target, family.target.spec))
+    update = (
+        outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
+    )
     folder = None if out is None else Path(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
@@ -104,7 +105,7 @@ def start(
         record: dict[str, Any] = {
             "algorithm": runs.describe(*algorithm),
             "tasks": runs.describe(*family),
-            "outer": runs.describe(update.target, update.reference or name_of("outers", type(update.target))),
+            "outer": runs.describe(*update),
             "settings": asdict(run.settings),
         }
         if start_from:

@@ -128,8 +128,8 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("", "no command given; 'metarl --help' lists them"),
         ("trian maml bandit", "unknown command 'trian'; did you mean 'train'?; 'metarl --help' lists them"),
         ("xyz", "unknown command 'xyz'; 'metarl --help' lists them"),
-        ("list families", "metarl list takes 'tasks', 'algorithms' or nothing, not 'families'"),
-        ("list tasks algorithms", "takes 'tasks', 'algorithms' or nothing"),
+        ("list families", "metarl list takes 'tasks', 'algorithms', 'outers' or nothing, not 'families'"),
+        ("list tasks algorithms", "takes 'tasks', 'algorithms', 'outers' or nothing"),
         ("train", "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'"),
         ("train maml", "train needs an algorithm and tasks"),
         ("train maml --out X", "train needs an algorithm and tasks"),
@@ -144,8 +144,8 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
             "train maml half-cheetah-velocity --compile --device cpu --out X",
             "the steps of this environment are no graph",
         ),
-        ("train maml bandit --outer trpoo --out X", "unknown outer update 'trpoo'; expected trpo, promp, adam"),
-        ("train maml bandit --outer=adagrad --out X", "unknown outer update 'adagrad'"),
+        ("train maml bandit --outer trpoo --out X", "no outer update is called 'trpoo'; did you mean 'trpo'?"),
+        ("train maml bandit --outer=adagrad --out X", "no outer update is called 'adagrad'"),
         ("train maml bandit --iteration 3 --out X", "--iteration, 3; did you mean --iterations?"),
         ("train maml bandit --step-size 3 --out X", "--step-size, 3; did you mean --algorithm.step-size?"),
         ("train maml bandit --horizon 3 --out X", "--horizon, 3; did you mean --tasks.sampling.horizon?"),
@@ -291,7 +291,7 @@ class TestHelp:
         for arguments in (["--help"], ["-h"], ["list", "--help"]):
             told = printed(capsys, *arguments)
             for command in (
-                "list [tasks|algorithms]",
+                "list [tasks|algorithms|outers]",
                 "train ALGORITHM TASKS",
                 "resume RUN",
                 "evaluate RUN",
@@ -332,7 +332,7 @@ class TestHelp:
             assert "metarl list" in told
             for shared in (
                 "--meta-batch-size",
-                "--outer {trpo,promp,adam,sgd}",
+                "--outer STR",
                 "--out PATH",
                 "--overwrite",
                 "--quiet",
@@ -428,7 +428,7 @@ class TestTrain:
         assert config["algorithm"]["options"]["network"]["hidden"] == [8]
         assert config["tasks"]["reference"] == "point-navigation"
         assert config["tasks"]["options"]["sampling"]["horizon"] == 5
-        assert config["outer"] == {"reference": "metarl.outer:ProMP", "options": config["outer"]["options"]}
+        assert config["outer"] == {"reference": "promp", "options": config["outer"]["options"]}
         assert config["outer"]["options"]["epochs"] == 2
         assert config["settings"] == {
             "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "compile": False, "checkpoint_every": 10,

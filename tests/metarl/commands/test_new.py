@@ -153,6 +153,6 @@ def test_it_needs_the_standard_library_only() -> None:
 
 
 def test_the_page_on_algorithms_shows_what_is_written() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text(encoding="utf-8")
     whole = new.render("my-algorithm", "algorithm")["my_algorithm/algorithm.py"]
     assert f"```python\n{whole}```\n" in page

@@ -298,7 +298,7 @@ def test_forgotten_lanes_end_their_workers() -> None:
 SCRIPT = """
     import os, signal, sys, time
     import numpy as np
-    import worker_envs
+    from support import worker_envs
     from gymnasium import spaces
     from metarl.spec import Spec
     from metarl.environments.workers import WorkerLanes
@@ -397,7 +397,7 @@ def test_no_orphan_is_left_where_a_step_hangs() -> None:
 def test_ctrl_c_in_a_training(tmp_path: Path) -> None:
     """It stops after the iteration, with a checkpoint: collection goes on until then."""
     (tmp_path / "mine.py").write_text(
-        "import worker_envs\n"
+        "from support import worker_envs\n"
         "from gymnasium import spaces\n"
         "from metarl import GymnasiumFamily, Sampling\n"
         "parameters = spaces.Dict(length=spaces.Discrete(9, start=2))\n"

@@ -123,8 +123,8 @@ def test_everything_installed_is_rebuilt_with_its_options(group: plugins.Group, 
 def test_outer_updates_are_rebuilt_with_their_options(kind: Any) -> None:
     for target in (kind(), *variants(kind())):
         record = through_json(runs.describe(target))
-        assert record["reference"] == f"metarl.outer:{kind.__name__}"
-        assert runs.rebuild(record, None) == target
+        assert record["reference"] == kind.__name__.lower()
+        assert runs.rebuild(record, "outers") == target
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from metarl import evaluation, training
+from metarl import evaluation
 from metarl.algorithms.maml import MAML
 from metarl.control import rollouts
 from metarl.control.tasks import Sampling
+from metarl.evaluation import scores
 from metarl.sb3 import policies
 from metarl.speed.devices import float32, send, without_cudnn
+from metarl.training import loop
 from metarl.training.settings import Settings
 from metarl.training.start import train
 from metarl.types import Learner
@@ -159,7 +161,7 @@ def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: p
 
             return learner._replace(**{name: watch(name) for name in ("begin", "adapt", "predict", "meta_loss")})
 
-    for module in (training, evaluation, rollouts, policies):
+    for module in (loop, scores, rollouts, policies):
         monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
     result = train(Watched(), family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
     evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)

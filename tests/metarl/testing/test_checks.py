@@ -218,7 +218,7 @@ def test_all_that_fails_is_told_at_once() -> None:
         testing.check_family(family)
     told = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in told] == ["refusal", "draws", "draws"]
-    assert re.search(r"sample\(0, ...\) gave tasks.* \(\S*test_testing.py:\d+, Lenient.sample\)$", told[0])
+    assert re.search(r"sample\(0, ...\) gave tasks.* \(\S*test_checks.py:\d+, Lenient.sample\)$", told[0])
     assert told[1].startswith("draws: inputs: found torch.float64")
     assert told[2].startswith("draws: targets: found torch.int32")
 
@@ -228,7 +228,7 @@ def test_what_a_family_raises_is_told_with_its_line() -> None:
         return batch.no_such_field  # type: ignore[attr-defined, no-any-return]
 
     line = broken.__code__.co_firstlineno + 1
-    with pytest.raises(ContractError, match=rf"draws: AttributeError: .*test_testing.py:{line}, .*broken\)") as caught:
+    with pytest.raises(ContractError, match=rf"draws: AttributeError: .*test_checks.py:{line}, .*broken\)") as caught:
         testing.check_family(Broken(draw=broken))
     assert isinstance(caught.value.__cause__, AttributeError)
 

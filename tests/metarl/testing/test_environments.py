@@ -147,7 +147,7 @@ def test_broken_environments_are_found_by_one_check(fault: str, check: str, mess
     failed = {name: text for name, (verdict, text) in told(Walks(fault)).items() if verdict == "FAILED"}
     assert set(failed) == {check}
     assert re.search(message, failed[check])
-    assert re.search(r"\(\S*test_environment_contract.py:\d+, Walks\.\w+\)$", failed[check])
+    assert re.search(r"\(\S*test_environments.py:\d+, Walks\.\w+\)$", failed[check])
 
 
 def test_environments_that_reset_themselves_are_found() -> None:

@@ -87,7 +87,7 @@ def settings(iterations: int, every: int = 2, **options: Any) -> Settings:
 
 def start(folder: Path, iterations: int, update: Outer | None = None, every: int = 2, family: Any = BANDIT) -> Run:
     return training.start(
-        Source(ALGORITHM), Source(family), Source(update or outer.Adam()), settings(iterations, every), folder
+        Source(ALGORITHM), Source(family), update or outer.Adam(), settings(iterations, every), folder
     )
 
 
@@ -158,9 +158,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, update: Outer, family: An
 
 def test_only_every_so_many_iterations_are_logged_and_chosen_from(tmp_path: Path) -> None:
     dense, sparse = (
-        training.start(
-            Source(ALGORITHM), Source(BANDIT), Source(outer.Adam()), settings(7, log_every=every), tmp_path / name
-        )
+        training.start(Source(ALGORITHM), Source(BANDIT), outer.Adam(), settings(7, log_every=every), tmp_path / name)
         for name, every in [("dense", 1), ("sparse", 3)]
     )
     every, some = dense.train(dense.first()), sparse.train(sparse.first())
@@ -381,7 +379,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, whole: Path, monkeypatch:
 
 def test_training_works_outside_the_main_thread(whole: Path) -> None:
     results = []
-    run = training.start(Source(ALGORITHM), Source(BANDIT), Source(outer.Adam()), settings(5))
+    run = training.start(Source(ALGORITHM), Source(BANDIT), outer.Adam(), settings(5))
     worker = threading.Thread(target=lambda: results.append(run.train(run.first())))
     worker.start()
     worker.join()
@@ -493,7 +491,7 @@ def test_the_training_score_is_that_of_the_last_adaptation(row: dict[str, float]
 
 @pytest.mark.parametrize("scores", [[float("nan"), -2.0, -3.0], [-2.0, float("nan"), -3.0]])
 def test_a_score_that_is_no_number_is_never_the_best_for_long(scores: list[float]) -> None:
-    run = training.start(Source(ALGORITHM), Source(BANDIT), Source(outer.Adam()), settings(5))
+    run = training.start(Source(ALGORITHM), Source(BANDIT), outer.Adam(), settings(5))
     progress = run.first()
     for score in scores:
         progress = run.save(progress, progress, score, ends=False)
