@@ -96,6 +96,22 @@ def name_of(group: Group, kind: type) -> str:
     return next((plugin.name for plugin in _installed(group) if plugin.value == value), value)
 
 
+def find_again(group: Group, value: str) -> Any:
+    """Import and return ``module:attribute`` as it was recorded, also where it has moved within its package since.
+
+    A class that is no longer there is looked for by its name among the plugins of the same package.
+    """
+    try:
+        return import_attribute(value)
+    except PluginError:
+        package, name = value.partition(".")[0], value.partition(":")[2]
+        homes = {plugin.value for plugin in _installed(group) if _split(plugin.value)[1] == name}
+        moved = sorted(home for home in homes if home.startswith((f"{package}.", f"{package}:")))
+        if len(moved) != 1:
+            raise
+    return import_attribute(moved[0])
+
+
 def import_attribute(value: str) -> Any:
     """Import and return ``module:attribute``. Raises PluginError that tells which of the two is at fault."""
     name, path = _split(value)

@@ -4,15 +4,13 @@ It needs nothing else to be resumed or evaluated. Files are written to a tempora
 that a crash or a full disk leaves the last good one as it was.
 """
 
-import dataclasses
 import io
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import torch
 
@@ -161,5 +159,3 @@ def _git_revision() -> str | None:
     except FileNotFoundError:
         return None
     return found.stdout.strip() if found.returncode == 0 else None
-
-

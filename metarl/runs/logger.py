@@ -20,8 +20,8 @@ from stable_baselines3.common.logger import HParam, HumanOutputFormat, KVWriter,
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from metarl.runs import folder as files
 from metarl.files import write_bytes
+from metarl.runs import folder as files
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""

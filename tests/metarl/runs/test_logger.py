@@ -12,11 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 
-from metarl.runs import folder
-from metarl.files import write_json
-from metarl.runs import logger
 from metarl import runs
 from metarl.control.tasks import Sampling
+from metarl.files import write_json
+from metarl.runs import folder, logger
 from metarl.runs.logger import ProgressCSV, read_progress
 from metarl.training.settings import Settings
 from metarl.training.start import train

@@ -1,0 +1,48 @@
+"""Runs that earlier versions kept still open, are evaluated to the same scores and go on, wherever classes live now.
+
+``old_runs`` holds two as they were written before the modules moved: one by names of plugins, one by classes.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import metarl
+from metarl import runs
+from metarl.cli import main
+
+FOLDERS = sorted((Path(__file__).parent / "old_runs").iterdir())
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(request.param, tmp_path / "run"))
+
+
+def test_it_names_classes_where_they_no_longer_live() -> None:
+    """Else nothing is tried here."""
+    references = {json.loads((folder / "config.json").read_text())["outer"]["reference"] for folder in FOLDERS}
+    assert references == {"metarl.outer:TRPO", "metarl.outer:ProMP"}
+
+
+def test_it_opens(run: Path) -> None:
+    opened = metarl.open_run(run)
+    assert opened.iteration == 2
+    assert opened.params.keys() == runs.load_checkpoint(run / "checkpoint.pt")["params"].keys()
+
+
+def test_it_is_evaluated_as_it_was(run: Path) -> None:
+    before = json.loads((run / "evaluation.json").read_text())
+    assert main(["evaluate", str(run), "--tasks", "2", "--steps", "1"]) == 0
+    after = json.loads((run / "evaluation.json").read_text())
+    assert after["metrics"].keys() == before["metrics"].keys()
+    for name, values in before["metrics"].items():
+        assert after["metrics"][name]["per_task"] == pytest.approx(values["per_task"], rel=1e-3, abs=1e-3)
+
+
+def test_it_goes_on(run: Path) -> None:
+    result = metarl.resume(run, iterations=3)
+    assert [row["iteration"] for row in result.rows] == [3]
+    assert json.loads((run / "config.json").read_text())["settings"]["iterations"] == 3
