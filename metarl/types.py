@@ -5,7 +5,8 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -122,11 +123,8 @@ class Tasks(Protocol):
 class Family(Protocol):
     """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
 
-    By a further method, ``single(parameters, render_mode) -> gymnasium.Env``, a control family may offer one
-    environment of one task (``parameters`` by name, as arrays), with the dynamics, observations and actions of its
-    lanes: ``metarl render`` films it.
-
-    A further attribute, ``splits_share_tasks = True``, tells of a family with so few tasks that none are held out.
+    What a family may offer besides has protocols of its own: ``SharesTasks`` and ``Pictured`` here, what concerns
+    environments in ``metarl.control.protocols``.
     """
 
     @property
@@ -135,6 +133,23 @@ class Family(Protocol):
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> Tasks:
         """Sample tasks. The generator lives on the CPU, so that tasks do not depend on the device."""
+
+
+@runtime_checkable
+class SharesTasks(Protocol):
+    """A family that may have so few tasks that none are held out."""
+
+    @property
+    def splits_share_tasks(self) -> bool:
+        """Whether the test tasks may be met in training."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A family that draws what adaptation looks like, such as the paths of a point."""
+
+    def picture(self, tasks: Tasks, queries: tuple[Batch, ...], path: Path) -> Path:
+        """Draw the batches ``[task, ...]`` drawn after 0, 1, ... adaptation steps; return the file written."""
 
 
 class Update(NamedTuple):

@@ -9,13 +9,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from metarl import evaluation, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
+from metarl.control import resampled
 from metarl.evaluation import comparison
 from metarl.files import write_json
 from metarl.pictures import plotting
 from metarl.runs import logger
 from metarl.speed import Device
 from metarl.trained import Trained, opened
-from metarl.types import Learner, Split
+from metarl.types import Learner, Pictured, Split
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
 """What evaluation.json repeats of the request."""
@@ -111,7 +112,7 @@ def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, Trained]:
         both = parse(dataclasses.make_dataclass("Evaluate", fields), arguments, "evaluate", EVALUATE_HELP)
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
-    family = family if chosen.episodes is None else _with_episodes(family, chosen.episodes)
+    family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
     run = opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
     return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
 
@@ -129,15 +130,9 @@ def _with_option(target: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(target, **{name: value})
 
 
-def _with_episodes(family: Any, episodes: int) -> Any:
-    sampling = getattr(family, "sampling", None)
-    if sampling is None:
-        raise ValueError(f"{type(family).__name__} has no episodes, so --episodes cannot be given")
-    return dataclasses.replace(family, sampling=dataclasses.replace(sampling, episodes=episodes))
-
-
 def _pictures(folder: Path, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> list[Path]:
     """Draw the adaptation curve, and whatever picture of adaptation the family itself offers."""
     curve = plotting.adaptation_curve({folder.resolve().name: record}, folder / "adaptation.png")
-    draw = getattr(family, "picture", None)
-    return [curve] if draw is None else [curve, draw(found.tasks, found.queries, folder / "tasks.png")]
+    if not isinstance(family, Pictured):
+        return [curve]
+    return [curve, family.picture(found.tasks, found.queries, folder / "tasks.png")]

@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl.control.tasks import ControlTasks, Sampling
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks
 from metarl.environments import (
     Apply,
     Lanes,

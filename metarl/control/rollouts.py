@@ -1,13 +1,9 @@
 """Episodes of a batch of environments (see ``metarl.control``): policies act in all lanes at once, step after step.
 
 Where the environment lives on the policy's device, nothing leaves it while episodes run, and the processor waits for it
-once, after the last step, to learn that all numbers are finite. Such an environment may tell of broken lanes by numbers
-that are not, and say why by a method ``check()`` that raises LaneError.
-
-In a compiled run (``metarl.speed``) the steps of an environment whose whole state is tensors are compiled along with
-the policies'. It says so by ``snapshot()``, which returns all that a step reads and changes beside actions, by
-``restore(snapshot)``, and by its ``generator``, which steps draw from; steps are out of place, and ask their numbers
-nothing.
+once, after the last step, to learn that all numbers are finite. In a compiled run (``metarl.speed``) the steps of an
+environment whose whole state is tensors are compiled along with the policies'. ``protocols`` says what environments
+offer for the one and the other.
 """
 
 import hashlib
@@ -23,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from metarl import objectives
 from metarl.advantages import Trajectory
+from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.environments import LaneError
 from metarl.speed import float32, run_compiled, run_is_compiled, send
 from metarl.types import Learner, Spec, State
@@ -126,7 +123,7 @@ def _compiled(act: Act, generator: Generator) -> Act:
 
 def can_be_compiled(env: VectorEnv) -> bool:
     """Return whether an environment's steps may be a graph: whether it offers snapshots of tensors."""
-    return on_torch(env) and hasattr(env, "snapshot") and env.snapshot() is not None
+    return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
 def _compiled_steps(
@@ -205,7 +202,7 @@ def _blamed(step: int, episodes: int, actions: Tensor | None = None) -> Iterator
     try:
         yield
     except Exception as error:
-        what, lanes = "an environment raised", list(getattr(error, "lanes", ()))
+        what, lanes = "an environment raised", error.lanes if isinstance(error, LaneError) else []
         if actions is not None and not torch.isfinite(actions).all():
             what = "actions are not finite"
             lanes = (~torch.isfinite(actions).reshape(len(actions), -1).all(1)).nonzero().flatten().tolist()
@@ -219,7 +216,7 @@ def _lane(lane: int, episodes: int) -> str:
 
 def on_torch(env: VectorEnv) -> bool:
     """Return whether an environment's arrays are torch tensors, not NumPy's."""
-    return getattr(env.unwrapped, "device", None) is not None
+    return isinstance(env.unwrapped, TorchLanes) and env.unwrapped.device is not None
 
 
 def _observed(observation: Any, device: torch.device, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -259,7 +256,8 @@ def _check_finite(trajectory: Trajectory, env: VectorEnv) -> None:
     step, name, bad = min(broken, key=lambda found: found[0])
     where = _lane(int(bad[:, :, 0].flatten().nonzero()[0]), bad.shape[1])
     try:
-        getattr(env.unwrapped, "check", lambda: None)()
+        if isinstance(env.unwrapped, SelfChecking):
+            env.unwrapped.check()
     except LaneError as error:
         raise RolloutError(f"{name} are not finite: {where}, step {step}: {error}") from error
     raise RolloutError(f"{name} are not finite: {where}, step {step}")

@@ -7,6 +7,7 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
+from metarl.control.protocols import Snapshots
 from metarl.types import Rollout, ScoredRollout
 
 
@@ -32,7 +33,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
     def snapshot(self) -> tuple[Any, ...] | None:
         """Return all that steps read and change, as tensors; None where the environment does not tell."""
         # Another wrapper in between may keep what only it knows of.
-        return (self.env.snapshot(), self.succeeded) if hasattr(self.env, "snapshot") else None
+        return (self.env.snapshot(), self.succeeded) if isinstance(self.env, Snapshots) else None
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go on from a snapshot."""

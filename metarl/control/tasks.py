@@ -19,30 +19,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
 from metarl.advantages import with_advantages
+from metarl.control.protocols import Parametrised
 from metarl.control.rollouts import can_be_compiled, collect
+from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.seeding import stream
 from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a control family is sampled."""
-
-    episodes: int = 20
-    """Episodes of each task in one draw: before every inner step, and for the outer update."""
-    horizon: int = 200
-    """Steps after which every episode ends."""
-    discount: float = 0.99
-    """Weight of the next step's reward against this one's."""
-    gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation; 1 is reward-to-go less the baseline."""
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.horizon < 1:
-            raise ValueError(f"episodes={self.episodes} and horizon={self.horizon} must be at least 1")
-        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(f"discount and gae_lambda lie in [0, 1], not {self.discount} and {self.gae_lambda}")
 
 
 @dataclass(frozen=True)
@@ -86,11 +68,12 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
     Raises:
         ValueError: the family has no parameter space, or parameters are missing, unknown, of another shape or outside.
     """
-    space, sampled = getattr(family, "parameter_space", None), family.sample(1, "test", Generator().manual_seed(0))
-    if not isinstance(space, spaces.Dict) or not isinstance(sampled, ControlTasks):
+    sampled = family.sample(1, "test", Generator().manual_seed(0))
+    if not isinstance(family, Parametrised) or not isinstance(sampled, ControlTasks):
         raise ValueError(
             f"{type(family).__name__} is no control family with a parameter_space, so tasks cannot be given"
         )
+    space = family.parameter_space
     if set(parameters) != set(space.spaces):
         raise ValueError(f"task parameters {sorted(parameters)} were given: expected {', '.join(space.spaces)}")
     rows = {name: _rows(name, parameters[name], one, sampled.parameters[name]) for name, one in space.spaces.items()}

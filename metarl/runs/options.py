@@ -18,7 +18,7 @@ def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError: it could not be rebuilt from such a record.
     """
-    group = plugins.group_of(target)
+    group, kind = plugins.group_of(target), type(target).__qualname__
     reference = reference or plugins.name_of(group, type(target))
     try:
         options = _changed(target, _base(reference, group))
@@ -26,13 +26,13 @@ def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
         rebuilt = _options(rebuild(record, group))
     except (TypeError, ValueError, plugins.PluginError) as error:
         raise ValueError(
-            f"{type(target).__qualname__} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
+            f"{kind} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
             "pass 'module:name'"
         ) from error
     lost = [name for name, value in _options(target).items() if not _same(value, rebuilt[name])]
     if lost:
         raise ValueError(
-            f"{type(target).__qualname__} cannot be recorded in a run folder: {lost[0]} would come back as {rebuilt[lost[0]]!r}; "
+            f"{kind} cannot be recorded in a run folder: {lost[0]} would come back as {rebuilt[lost[0]]!r}; "
             "use numbers, strings, tuples and frozen dataclasses of them"
         )
     return record

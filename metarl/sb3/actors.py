@@ -12,8 +12,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from torch import Generator, Tensor, nn
 
 from metarl import objectives
+from metarl.control import ControlFamily
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
-from metarl.sb3.environments import ControlFamily, TaskVecEnv
+from metarl.sb3.environments import TaskVecEnv
 from metarl.sb3.policies import state_of
 from metarl.seeding import stream
 from metarl.trained import Trained

@@ -11,10 +11,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from metarl.control import ControlTasks
+from metarl.control import ControlFamily, ControlTasks
 from metarl.networks import ACTIVATIONS, Activation
 from metarl.runs import logger
-from metarl.sb3.environments import ControlFamily, TaskVecEnv
+from metarl.sb3.environments import TaskVecEnv
 from metarl.training import stop_on_interrupt
 
 

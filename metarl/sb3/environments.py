@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,21 +12,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from metarl.control import check_environment
+from metarl.control import ControlFamily, TorchLanes, check_environment
 from metarl.environments import as_array
 from metarl.seeding import stream
-from metarl.types import Family, Split, Tasks
+from metarl.types import Split, Tasks
 
 Array = np.ndarray[Any, Any]
 Indices = Any
 """None for every lane, a lane's number, or several of them."""
-
-
-class ControlFamily(Family, Protocol):
-    """A family whose tasks are environments."""
-
-    def environment(self, num_envs: int, device: torch.device) -> VectorEnv:
-        """Return the lanes that episodes are sampled from."""
 
 
 class TaskVecEnv(VecEnv):
@@ -56,13 +49,14 @@ class TaskVecEnv(VecEnv):
         split: Split = "train",
         seed: int = 0,
     ):
-        if not (family.spec.control and hasattr(family, "environment")):
+        if not (family.spec.control and isinstance(family, ControlFamily)):
             raise ValueError(f"{type(family).__name__} is no control family: it has no environment to act in")
         # A family may keep the lanes that it made; another one with the same options has lanes of its own.
         own: Any = dataclasses.replace(family)  # type: ignore[type-var]
         self._lanes: VectorEnv = own.environment(num_envs, torch.device("cpu"))
         check_environment(self._lanes, num_envs, family.spec)
-        self._device = getattr(self._lanes.unwrapped, "device", None)
+        lanes = self._lanes.unwrapped
+        self._device = lanes.device if isinstance(lanes, TorchLanes) else None
         self._family, self._tasks, self._split = family, tasks, split
         self._parameters: dict[str, Tensor] = {}
         self._actions = np.zeros(0)

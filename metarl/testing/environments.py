@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import control
-from metarl.control import ControlTasks, Sampling
+from metarl.control import ControlTasks, Single, resampled
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.playing import Lanes, Played, random_actions, told
@@ -104,10 +104,10 @@ def _horizon(subject: ControlSubject) -> Found:
 
 def _terminates_at_horizon(subject: ControlSubject, horizon: int) -> bool:
     """Return whether all lanes run until a horizon, and are terminated there."""
-    family: Any = subject.family
-    if not (isinstance(getattr(family, "sampling", None), Sampling) and hasattr(family, "__dataclass_fields__")):
+    try:
+        other = resampled(subject.family, horizon=horizon)
+    except ValueError:
         return False
-    other = dataclasses.replace(family, sampling=dataclasses.replace(family.sampling, horizon=horizon))
     tasks = dataclasses.replace(subject, family=other).tasks
     played = Lanes(tasks).play(random_actions(tasks, horizon))
     return bool(played.terminated[-1].all() and not played.over[:-1].any())
@@ -158,13 +158,12 @@ def _alone(subject: ControlSubject) -> Found:
 
 
 def _single(subject: ControlSubject) -> Found:
-    make = getattr(subject.family, "single", None)
-    if make is None:
+    if not isinstance(subject.family, Single):
         raise NotChecked("the family offers no single environment (a method named single)")
     parameters = {name: values[0].numpy() for name, values in subject.tasks.parameters.items()}
     steps = int((~subject.played.over[:, 0]).sum()) + 1
-    single = _played_singly(make(parameters, None), subject.actions[:steps, 0])
-    yield from _differences(subject, 0, single, "in the single environment", make)
+    single = _played_singly(subject.family.single(parameters, None), subject.actions[:steps, 0])
+    yield from _differences(subject, 0, single, "in the single environment", subject.family.single)
 
 
 def _played_singly(env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:

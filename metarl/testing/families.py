@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from metarl import control
-from metarl.control import ControlTasks
+from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
 from metarl.testing.batches import batch_faults, equal, global_states, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
-from metarl.types import Examples, Kind, Split, Tasks
+from metarl.types import Examples, Kind, SharesTasks, Split, Tasks
 
 
 def _spec(subject: Subject) -> Found:
@@ -73,7 +73,7 @@ def _seeding(subject: Subject) -> Found:
 
 def _descriptors(subject: Subject) -> Found:
     blamed, tasks = subject.family.sample, subject.sample()
-    if isinstance(tasks, ControlTasks) and hasattr(subject.family, "parameter_space"):
+    if isinstance(tasks, ControlTasks) and isinstance(subject.family, Parametrised):
         # Which also refuses parameters that parameter_space does not hold.
         expected = control.tasks_with(subject.family, tasks.parameters).descriptors
         if expected.shape != tasks.descriptors.shape or not torch.equal(expected, tasks.descriptors):
@@ -105,7 +105,7 @@ def _splits(subject: Subject) -> Found:
     shared = sorted(split for split in seen if split != "test" and seen[split] & seen["test"])
     if not shared:
         return
-    if getattr(subject.family, "splits_share_tasks", False):
+    if isinstance(subject.family, SharesTasks) and subject.family.splits_share_tasks:
         yield Note("the splits share tasks, as the family says: test tasks may have been met in training")
         return
     yield Fault(

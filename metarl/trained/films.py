@@ -17,15 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl import objectives
-from metarl.control import ControlTasks, check_environment, collect
+from metarl.control import ControlTasks, Single, check_environment, collect
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip, Frame
 from metarl.seeding import stream
 from metarl.trained.opening import Trained
 from metarl.types import Family, Learner, State, Tasks
 
-Single = Callable[..., gymnasium.Env[Any, Any]]
-"""``(parameters, render_mode) -> env``: see ``metarl.types.Family``."""
 SHOWN_NUMBERS = 6
 """Task parameters of more numbers than this are not written above a film."""
 
@@ -82,15 +80,14 @@ class Recorder(VectorEnv[Any, Any, Any]):
         return np.asarray(picture.resize((width, self._height), Image.Resampling.LANCZOS))
 
 
-def single_of(family: Family) -> Single:
+def single_of(family: Family) -> Callable[..., gymnasium.Env[Any, Any]]:
     """Return the function that makes a family's single environment. Raises ValueError where it has none."""
-    single: Single | None = getattr(family, "single", None)
-    if single is None or not family.spec.control:
+    if not isinstance(family, Single) or not family.spec.control:
         raise ValueError(
             f"{type(family).__name__} cannot be rendered: it has no method single(parameters, render_mode) that makes "
             "one Gymnasium environment"
         )
-    return single
+    return family.single
 
 
 def film(
