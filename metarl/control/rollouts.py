@@ -134,7 +134,7 @@ def _compiled_steps(
         now, told = _steps(env, learner, _policies(learner, generator), now, begun, steps, last)
         return env.snapshot(), now, told
 
-    streams = generator, env.unwrapped.generator
+    streams = generator, env.generator
     snapshot, now, told = run_compiled("the environment's steps", take, (env.snapshot(), now, steps, last), streams)
     env.restore(snapshot)
     return now, told

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
-from torch import Tensor
+from torch import Generator, Tensor
 
 from metarl.control.protocols import Snapshots
 from metarl.types import Rollout, ScoredRollout
@@ -29,6 +29,13 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
             told = _flags(outcome[4]["success"]).reshape(self.num_envs)
             self.succeeded = told if self.succeeded is None else self.succeeded | told
         return outcome
+
+    @property
+    def generator(self) -> Generator:
+        """What the environment's steps draw from; AttributeError where it does not tell."""
+        inner: Any = self.env
+        generator: Generator = inner.generator
+        return generator
 
     def snapshot(self) -> tuple[Any, ...] | None:
         """Return all that steps read and change, as tensors; None where the environment does not tell."""
