@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
-from torch.utils import _pytree as pytree
 
 from metarl import objectives
 from metarl.advantages import Trajectory
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.environments import LaneError
-from metarl.speed import float32, run_compiled, run_is_compiled, send
+from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
 from metarl.types import Learner, Spec, State
 
 COMPILED_STEPS = 10
@@ -86,7 +85,7 @@ def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generat
     act, begun, parts = _policies(learner, generator), 0, list[_Told]()
     if run_is_compiled():
         # Policies that all tasks share and those of their own look alike then, and one graph serves both.
-        now = pytree.tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, now)
+        now = on_leaves(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, now)
         if can_be_compiled(env):
             size = min(COMPILED_STEPS, horizon)
             for begun in range(size, horizon + 1, size):

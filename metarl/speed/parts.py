@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
-from torch.utils import _pytree as pytree
 
 from metarl.numerics import near
 from metarl.speed import tracing
+from metarl.speed.internals import Form, leaves_of, put_together, take_apart
 from metarl.speed.tracing import Function, Kernels, TraceError, fused
 
 Result = TypeVar("Result")
@@ -69,7 +69,7 @@ def run_captured(name: str, function: Callable[..., Result], *arguments: Any) ->
 class _Structure(NamedTuple):
     """Tensors and plain values in tuples, lists and dicts, without the tensors."""
 
-    form: pytree.TreeSpec
+    form: Form
     leaves: tuple[Any, ...]
     """Plain values; _HOLE where a tensor stood; the type of anything else."""
 
@@ -211,7 +211,7 @@ def captured(
 
 
 def _on_gpu(values: Any) -> bool:
-    return all(tensor.device.type == "cuda" for tensor in _tensors(pytree.tree_leaves(values)))
+    return all(tensor.device.type == "cuda" for tensor in _tensors(leaves_of(values)))
 
 
 def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
@@ -219,7 +219,7 @@ def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
 
 
 def _apart(values: Any) -> tuple[_Structure, list[Tensor]]:
-    leaves, form = pytree.tree_flatten(values)
+    leaves, form = take_apart(values)
     return _Structure(form, tuple(map(_without_tensors, leaves))), _tensors(leaves)
 
 
@@ -232,7 +232,7 @@ def _without_tensors(leaf: Any) -> Any:
 def _together(structure: _Structure, tensors: Sequence[Tensor]) -> Any:
     values = iter(tensors)
     leaves = [next(values) if leaf is _HOLE else leaf for leaf in structure.leaves]
-    return pytree.tree_unflatten(leaves, structure.form)
+    return put_together(leaves, structure.form)
 
 
 def _kind(tensor: Tensor) -> Any:

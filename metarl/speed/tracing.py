@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarl.speed.internals import TorchDispatchMode, is_question, is_random, make_fx
 from metarl.types import Params
 
 Kernels = Callable[..., Sequence[Tensor]]
@@ -111,10 +110,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
-        if _is_random(function):
+        if is_random(function):
             self.draws.append(self._draw(function, arguments, dict(options or {})))
             self.drawn.append(result)
-        elif _is_question(function, arguments):
+        elif is_question(function, arguments):
             self.answers.append(result)
         return result
 
@@ -138,9 +137,9 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.agreed: list[Tensor] = []
 
     def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
-        if _is_random(function):
+        if is_random(function):
             return next(self.drawn)
-        if _is_question(function, arguments):
+        if is_question(function, arguments):
             answer = next(self.answers)
             self.agreed.append(arguments[0] == answer)
             return answer
@@ -152,15 +151,6 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         there = [torch.stack([agreed for agreed in self.agreed if agreed.device == one]).all() for one in devices]
         # One number is read from each device, whatever was asked there.
         return torch.stack([torch.ones((), dtype=torch.bool), *(one.cpu() for one in there)]).all()
-
-
-def _is_random(function: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in function.tags
-
-
-def _is_question(function: Any, arguments: Any) -> bool:
-    """Whether a call asks a tensor for yes or no, or for a whole number."""
-    return function is torch.ops.aten._local_scalar_dense.default and not arguments[0].is_floating_point()
 
 
 def graph_of(
