@@ -68,9 +68,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> Execute:
-    if not arguments:
-        raise ValueError("no command given; 'metarl --help' lists them")
-    name, rest = arguments[0], arguments[1:]
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help"):
         return lambda: _say(USAGE)
     if name == "--version":

@@ -125,7 +125,6 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("", "no command given; 'metarl --help' lists them"),
         ("trian maml bandit", "unknown command 'trian'; did you mean 'train'?; 'metarl --help' lists them"),
         ("xyz", "unknown command 'xyz'; 'metarl --help' lists them"),
         ("list families", "metarl list takes 'tasks', 'algorithms', 'outers' or nothing, not 'families'"),
@@ -288,7 +287,7 @@ def test_a_run_without_a_checkpoint_is_not_evaluated(run: Path, capsys: Captured
 
 class TestHelp:
     def test_the_commands(self, capsys: Captured) -> None:
-        for arguments in (["--help"], ["-h"], ["list", "--help"]):
+        for arguments in ([], ["--help"], ["-h"], ["list", "--help"]):
             told = printed(capsys, *arguments)
             for command in (
                 "list [tasks|algorithms|outers]",
