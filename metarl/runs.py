@@ -33,7 +33,8 @@ Checkpoint = Literal["last", "best", "validated"]
 """The last parameters, those of the best training score, or those of the best score on validation tasks."""
 GROUPS: dict[str, plugins.Group | None] = {"algorithm": "algorithms", "tasks": "tasks", "outer": None}
 """What a configuration records, and the registry's group of it; outer updates are not in the registry."""
-RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
+RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
+"""Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
 
 
 class RunError(ValueError):
@@ -163,13 +164,14 @@ def write_bytes(path: Path, contents: bytes | memoryview) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
-    installed = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"metarl": _version("metarl-toolkit")} | {name: _version(name) for name in RECORDED_PACKAGES}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git_revision() -> str | None:
