@@ -40,14 +40,17 @@ bench: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python tests/benchmarks/gpu.py --json gpu.json
 
+# metarl-toolkit was once called metarl: pip would keep both, and each plugin would be offered by two packages.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip uninstall -qq --yes metarl
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 # Meta-World pins an old MuJoCo: its plugin is installed, and tested, in an environment of its own.
 metaworld:
 	$(PYTHON) -m venv .venv-metaworld
+	.venv-metaworld/bin/python -m pip uninstall -qq --yes metarl
 	.venv-metaworld/bin/python -m pip install --quiet --constraint plugins/metaworld/constraints.txt \
 		. ./plugins/metaworld pytest pytest-timeout
 	cd plugins/metaworld && ../../.venv-metaworld/bin/python -m pytest

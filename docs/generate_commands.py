@@ -60,7 +60,7 @@ def section(title: str, contents: str, level: int = 3) -> str:
 
 def shipped(group: plugins.Group) -> list[str]:
     """Return the names of the plugins that come with metarl."""
-    return [plugin.name for plugin in plugins.available(group) if plugin.package == "metarl"]
+    return [plugin.name for plugin in plugins.available(group) if plugin.package == "metarl-toolkit"]
 
 
 def page() -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 
 from metarl import plugins
 
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    _warn_of_namesakes()
     try:
         execute = _prepare(arguments)
     except (ValueError, plugins.PluginError) as error:
@@ -65,6 +67,19 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as stop:  # --help was printed
         return int(stop.code or DONE)
     return execute()
+
+
+def _warn_of_namesakes() -> None:
+    """Tell of a package of another project, or of ours of old, that is imported as metarl, too.
+
+    Whichever was installed last has the other's ``metarl/__init__.py``, and takes it away when it is uninstalled.
+    """
+    if any(metadata.distributions(name="metarl")) or not hasattr(sys.modules["metarl"], "_HOMES"):
+        print(
+            "metarl: a package called metarl is, or was, installed beside metarl-toolkit, and replaces its files: "
+            "pip uninstall metarl metarl-toolkit, then install metarl-toolkit again",
+            file=sys.stderr,
+        )
 
 
 def _prepare(arguments: list[str]) -> Execute:
@@ -92,9 +107,7 @@ def _say(text: str) -> int:
 
 
 def _version() -> int:
-    from metarl import __version__
-
-    return _say(f"metarl {__version__}")
+    return _say(f"metarl {metadata.version('metarl-toolkit')}")
 
 
 def _list(arguments: list[str]) -> Execute:

@@ -88,6 +88,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken_links(page) == []
 
 
+def messages(text: str) -> list[str]:
+    """Return what a page of troubles quotes in its headings, and in the first columns of tables of messages."""
+    headings = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    tables = re.findall(r"^\| message \|.*\n\|-.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    cells = [row.split("|")[1] for table in tables for row in table.splitlines()]
+    return [quoted for told in [*headings, *cells] for quoted in re.findall("`([^`]+)`", told)]
+
+
+OF_OTHERS = {"'NoneType' object has no attribute 'glGetError'", "metarl list"}
+
+
+def test_quoted_messages_are_those_of_the_code() -> None:
+    files = [path for folder in ("metarl", "envs", "plugins") for path in (ROOT / folder).rglob("*.py")]
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text(encoding="utf-8") for path in files))
+    said = re.sub(r"\{[^{}\n]*\}", "'xyz'", source)
+    quoted = messages((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    assert len(quoted) > 20
+    assert [
+        told for told in quoted if told not in OF_OTHERS and any(part not in said for part in told.split(" ... "))
+    ] == []
+
+
 def test_broken_links_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# Some heading, with `code`\n", encoding="utf-8")
     page = tmp_path / "page.md"

@@ -112,7 +112,7 @@ found = [plugin for group in ("tasks", "algorithms") for plugin in available(gro
 for plugin in found:
     if plugin.package == "metarl-example-plugin":
         print(plugin.name, plugin.version, plugin.summary, plugin.problem, sep=" | ")
-print(sum(plugin.package == "metarl" for plugin in found) > 0)
+print(sum(plugin.package == "metarl-toolkit" for plugin in found) > 0)
 family, algorithm = load("tasks", "reach")(), load("algorithms", "unadapted")()
 assert sys.modules["metarl"].__file__.startswith(sys.argv[1])
 learner, rng = algorithm.build(family.spec), torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from metarl.seeding import stream
 from metarl.training.settings import Settings
 from metarl.training.start import train
 
-ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms") if plugin.package == "metarl"]
+ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms") if plugin.package == "metarl-toolkit"]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks") if plugin.value.startswith("metarl_envs.")]
 
 

@@ -4,6 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,11 +29,11 @@ for name in sys.argv[2:]:
 """
 
 
-def run(arguments: list[str], folder: Path, site: Path | None = None) -> str:
+def run(arguments: list[str], folder: Path, site: Path | None = None, python: str = sys.executable) -> str:
     """Run Python, in which the packages of ``site`` come first, and return what it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {} if site is None else {"PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([python, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -58,6 +61,39 @@ def test_written_packages_are_installed_listed_checked_tested_and_trained(tmp_pa
     tests = [str(path) for path in sorted(work.glob("*/tests/test_*.py"))]
     assert len(tests) == len(WRITTEN)
     assert " passed" in run(["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests], work, site)
+
+
+def inner_environment(folder: Path) -> tuple[str, Path]:
+    """Make a virtual environment that sees this one's packages. Return its Python, and where its own packages lie."""
+    venv.create(folder)
+    base = {"base": str(folder), "platbase": str(folder)}
+    own = Path(sysconfig.get_path("purelib", "venv", base))
+    (own / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return str(Path(sysconfig.get_path("scripts", "venv", base)) / "python"), own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["tasks", "algorithm"])
+def test_a_written_package_asks_for_nothing_but_the_toolkit(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nowhere to fetch from: pip would stop at whatever is not installed, such as another project's metarl."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    python, own = inner_environment(tmp_path / "inner")
+    run(["-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path), str(ROOT)], tmp_path)
+    run(["-m", "metarl", "new", what, "try-it"], tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    options = ["--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    run(["-m", "pip", "install", *options, str(wheel), "./try-it"], tmp_path, python=python)
+    # Where the same version is installed already, and not as a checkout, pip leaves it at that.
+    found = {distribution.name: distribution for distribution in metadata.distributions(path=[str(own)])}
+    assert {"try-it"} <= set(found) <= {"try-it", "metarl-toolkit"}
+    assert [asked for asked in found["try-it"].requires or [] if "extra ==" not in asked] == ["metarl-toolkit"]
+    listed = run(["-m", "metarl", "list"], tmp_path, python=python)
+    assert re.search(r"^  try-it +\S.*\[try-it 0.1.0\]$", listed, re.MULTILINE)
+    assert "BROKEN" not in listed
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
 from metarl_envs.robots import RobotFamily, action_space, box, observation_size
 from metarl_envs.simulator import Backend
 
-HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
+HOW_TO_INSTALL = 'pip install "metarl-toolkit[gpu]"'
 RobotLanes = VectorEnv[Any, Any, Any]
 """A RobotVectorEnv or, under MuJoCo Warp, a WarpVectorEnv."""
 

@@ -38,7 +38,7 @@ def check_suffix(path: Path) -> None:
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"{path} is neither .gif nor .mp4, the formats that films are written in")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise ValueError('MP4 needs imageio-ffmpeg: pip install "metarl[render]", or write a .gif')
+        raise ValueError('MP4 needs imageio-ffmpeg: pip install "metarl-toolkit[render]", or write a .gif')
 
 
 def write(rows: Sequence[tuple[str, Sequence[Clip]]], path: Path, fps: float) -> Path:

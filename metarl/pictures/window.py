@@ -18,7 +18,7 @@ class Window:
             import pygame
         except ImportError as error:
             raise DependencyNotInstalled(
-                'a window needs pygame: pip install "metarl[render]", or use render_mode="rgb_array"'
+                'a window needs pygame: pip install "metarl-toolkit[render]", or use render_mode="rgb_array"'
             ) from error
         self._pygame, self._title, self._fps = pygame, title, fps
         self._screen: Any = None

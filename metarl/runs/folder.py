@@ -32,7 +32,8 @@ Checkpoint = Literal["last", "best", "validated"]
 """The last parameters, those of the best training score, or those of the best score on validation tasks."""
 GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
 """What a configuration records, and the registry's group of it."""
-RECORDED_PACKAGES = ("metarl", "torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
+RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
+"""Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
 
 
 class RunError(ValueError):
@@ -140,13 +141,14 @@ def check_architecture(expected: Params, found: Params, path: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
-    installed = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"metarl": _version("metarl-toolkit")} | {name: _version(name) for name in RECORDED_PACKAGES}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git_revision() -> str | None:

@@ -105,7 +105,7 @@ def import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ValueError('--wandb needs Weights & Biases: pip install "metarl[wandb]"') from error
+        raise ValueError('--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"') from error
     return wandb
 
 

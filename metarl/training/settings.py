@@ -36,7 +36,7 @@ class Settings:
     validation_steps: int = 3
     """Its adaptation steps."""
     wandb: str | None = None
-    """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl[wandb]"."""
+    """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl-toolkit[wandb]"."""
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):

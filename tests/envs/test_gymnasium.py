@@ -48,7 +48,7 @@ def opengl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pygame open its windows nowhere."""
-    pytest.importorskip("pygame", reason="windows need pygame: pip install 'metarl[render]'")
+    pytest.importorskip("pygame", reason="windows need pygame: pip install 'metarl-toolkit[render]'")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
@@ -190,7 +190,7 @@ def test_a_window_shows_the_picture() -> None:
 
 def test_a_window_without_pygame_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
-    with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "metarl\[render\]"'):
+    with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "metarl-toolkit\[render\]"'):
         make("metarl/Bandit-v0", render_mode="human")
 
 

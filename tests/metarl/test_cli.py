@@ -181,7 +181,10 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("plot", "run"),
         ("plot X", "X holds no run: config.json is missing"),
         ("render X", "X holds no run: config.json is missing"),
-        ("train maml bandit --wandb mine --out X", '--wandb needs Weights & Biases: pip install "metarl[wandb]"'),
+        (
+            "train maml bandit --wandb mine --out X",
+            '--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"',
+        ),
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(
@@ -362,6 +365,38 @@ class TestHelp:
 
     def test_the_version(self, capsys: Captured) -> None:
         assert printed(capsys, "--version") == f"metarl {metarl.__version__}\n"
+
+
+class TestNamesakes:
+    """Another package that is imported as metarl, too."""
+
+    def test_one_that_is_installed_is_told_with_the_mend(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        assert main(["list", "tasks"]) == 0
+        before = capsys.readouterr()
+        assert before.err == ""
+        info = tmp_path / "metarl-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: metarl\nVersion: 0.1.0\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert main(["list", "tasks"]) == 0
+        told = capsys.readouterr()
+        assert told.out == before.out
+        assert told.err == (
+            "metarl: a package called metarl is, or was, installed beside metarl-toolkit, and replaces its files: "
+            "pip uninstall metarl metarl-toolkit, then install metarl-toolkit again\n"
+        )
+
+    def test_plugins_of_other_names_are_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        info = tmp_path / "metarl_mazes-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: metarl-mazes\nVersion: 1.0\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert main(["list", "tasks"]) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_a_training_that_ends_with_refused_updates_says_so(tmp_path: Path, capsys: Captured) -> None:

@@ -24,5 +24,6 @@ def test_asking_for_it_says_what_to_install(on_path: None) -> None:
         plugins.load("tasks", "metarl_metaworld.families:ML1")
     assert str(caught.value) == (
         "importing 'metarl_metaworld.families' failed: ImportError: metaworld is not installed; install it apart from "
-        "other MuJoCo projects: pip install -c plugins/metaworld/constraints.txt metarl-metaworld"
+        "other MuJoCo projects, from metarl's repository: pip install -c plugins/metaworld/constraints.txt . "
+        "plugins/metaworld"
     )

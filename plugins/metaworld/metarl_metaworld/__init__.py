@@ -6,7 +6,8 @@ from packaging.requirements import Requirement
 
 OLDEST = "3.1.1"
 INSTALL = (
-    "install it apart from other MuJoCo projects: pip install -c plugins/metaworld/constraints.txt metarl-metaworld"
+    "install it apart from other MuJoCo projects, from metarl's repository: "
+    "pip install -c plugins/metaworld/constraints.txt . plugins/metaworld"
 )
 
 

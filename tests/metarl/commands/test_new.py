@@ -100,9 +100,9 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
         ("tasks torch", "a module 'torch' is installed, or lies in this folder; choose another, such as 'my-torch'"),
         ("tasks pillow", "a package 'pillow' is installed; choose another, such as 'my-pillow'"),
         ("tasks sampling", "the class Sampling would take a name that family.py needs"),
-        ("tasks bandit", "the task family 'bandit' of metarl"),
-        ("tasks maml", "the algorithm 'maml' of metarl"),
-        ("algorithm maml", "the algorithm 'maml' of metarl"),
+        ("tasks bandit", "the task family 'bandit' of metarl-toolkit"),
+        ("tasks maml", "the algorithm 'maml' of metarl-toolkit"),
+        ("algorithm maml", "the algorithm 'maml' of metarl-toolkit"),
     ],
 )
 def test_names_that_cannot_be_are_refused(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

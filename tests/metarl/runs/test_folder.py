@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import typing
+from importlib import metadata
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -229,6 +230,7 @@ def test_a_new_folder_holds_the_configuration(tmp_path: Path) -> None:
     assert config["settings"] == {"seed": 3}
     assert config["algorithm"] == RECORD
     assert config["versions"]["torch"] == torch.__version__
+    assert config["versions"]["metarl"] == metadata.version("metarl-toolkit"), "under the name that is imported"
     assert set(config) == {"format", "algorithm", "tasks", "outer", "settings", "versions", "git"}
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 

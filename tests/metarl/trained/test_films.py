@@ -254,7 +254,7 @@ def test_formats_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"neither \.gif nor \.mp4"):
         video.write([("", [clip(1)])], tmp_path / "film.avi", 10)
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'pip install "metarl\[render\]"'):
+    with pytest.raises(ValueError, match=r'pip install "metarl-toolkit\[render\]"'):
         video.check_suffix(Path("film.mp4"))
     assert list(tmp_path.iterdir()) == []
 
