@@ -186,3 +186,17 @@ def test_navigation_holds_every_page() -> None:
     told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.parent != ROOT)
     assert sorted(re.findall(r": ([\w/]+\.md)$", told, re.MULTILINE)) == pages
+
+
+def test_the_site_fetches_nothing_and_is_searched_from_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    mkdocs = pytest.importorskip("mkdocs.config", reason="the documentation's tools are not installed")
+    config = mkdocs.load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)  # plugins add scripts of their own
+    assert config.theme["font"] is False
+    assert "offline" in " ".join(config.plugins)
+    scripts = [str(script) for script in (*config.extra["polyfills"], *config.extra_javascript, *config.extra_css)]
+    assert [script for script in scripts if "//" in script] == []
+    assert any("iframe-worker" in script for script in scripts)
+    ours = [script for script in scripts if script.startswith("theme/")]
+    assert ours and all((ROOT / "docs" / script).is_file() for script in ours)
