@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check bench gpu metaworld clean
+.PHONY: demo test lint types docs check hooks bench gpu metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -30,6 +30,11 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test
+
+# Lint and types before each commit, by the same ruff and mypy: .pre-commit-config.yaml.
+hooks: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pre-commit
+	$(BIN)/pre-commit install
 
 # Every speed that docs/performance.md tells of, beside other libraries, into suite.json: half an hour on 2 cores.
 bench: $(STAMP)

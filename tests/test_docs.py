@@ -17,7 +17,7 @@ import metarl
 from metarl_plugins import omniglot
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def name(page: Path) -> str:
@@ -73,7 +73,8 @@ def anchors(text: str) -> set[str]:
 
 def broken_links(page: Path) -> list[str]:
     text, broken = page.read_text(encoding="utf-8"), []
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    for found in re.finditer(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE):
+        link = found[1] or found[2]
         if link.startswith(("https://", "http://", "mailto:")):
             continue
         path, _, anchor = link.partition("#")
@@ -114,9 +115,11 @@ def test_broken_links_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# Some heading, with `code`\n", encoding="utf-8")
     page = tmp_path / "page.md"
     page.write_text(
-        "[a](other.md#some-heading-with-code) [b](other.md#gone) [c](absent.md) [d](https://x.org)", "utf-8"
+        "[a](other.md#some-heading-with-code) [b](other.md#gone) [c](absent.md) [d](https://x.org)\n\n"
+        "[e]: other.md\n[f]: lost.md\n",
+        "utf-8",
     )
-    assert broken_links(page) == ["other.md#gone", "absent.md"]
+    assert broken_links(page) == ["other.md#gone", "absent.md", "lost.md"]
 
 
 def test_blocks_are_found() -> None:
@@ -208,3 +211,17 @@ def test_navigation_holds_every_page() -> None:
     told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.parent != ROOT)
     assert sorted(re.findall(r": ([\w/]+\.md)$", told, re.MULTILINE)) == pages
+
+
+def test_the_site_fetches_nothing_and_is_searched_from_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    mkdocs = pytest.importorskip("mkdocs.config", reason="the documentation's tools are not installed")
+    config = mkdocs.load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)  # plugins add scripts of their own
+    assert config.theme["font"] is False
+    assert "offline" in " ".join(config.plugins)
+    scripts = [str(script) for script in (*config.extra["polyfills"], *config.extra_javascript, *config.extra_css)]
+    assert [script for script in scripts if "//" in script] == []
+    assert any("iframe-worker" in script for script in scripts)
+    ours = [script for script in scripts if script.startswith("theme/")]
+    assert ours and all((ROOT / "docs" / script).is_file() for script in ours)

@@ -2,7 +2,7 @@
 
 Matrix products only. One of ``[rows, in] x [in, out]`` takes 2 rows in out operations and moves its three matrices, in
 float32; so do both of its derivatives, in which two of the three matrices make the third. With A the sum of this over
-all layers and B that over all but the first (nobody asks for the derivative in the data), ``metarl/perceptron.py``
+all layers and B that over all but the first (nobody asks for the derivative in the data), ``metarl/networks/derivatives/perceptron.py``
 takes
 
 - forward: A
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 FLOAT = 4
 NARROW = 8
-"""Inputs that are few: as ``metarl/perceptron.py`` has it."""
+"""Inputs that are few: as ``metarl/networks/derivatives/perceptron.py`` has it."""
 PRODUCTS = 10
 """Conjugate-gradient iterations: products with the KL's Hessian."""
 SPACES = {"navigation": (2, 2), "half-cheetah": (17, 6), "ant": (27, 8)}
@@ -90,7 +90,7 @@ def conv4(tasks: int, images: int, filters: int, ways: int = 5, side: int = 28) 
 
 
 def trpo_parts(sizes: dict[str, Any], tries: float) -> dict[str, Cost]:
-    """The parts of a MAML-TRPO update: see ``metarl/adapted.py``."""
+    """The parts of a MAML-TRPO update: see ``metarl/outer/adapted.py``."""
     ins, outs = SPACES[sizes["family"]]
     widths, steps = (ins, *sizes["hidden"], outs), sizes["steps"]
     one = perceptron(sizes["tasks"], sizes["episodes"] * sizes["horizon"], widths, sizes["activation"] == "tanh")

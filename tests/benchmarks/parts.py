@@ -89,7 +89,9 @@ def _iterated(
 ) -> Group:
     size = {"family": family, "tasks": tasks, "episodes": episodes, "horizon": horizon, "device": device}
     problem = {**size, **network, "steps": 1}
-    looped = family == "navigation" and network["activation"] == "tanh"  # what tests/loop_reference.py is written for
+    looped = (
+        family == "navigation" and network["activation"] == "tanh"
+    )  # what tests/support/loop_reference.py is written for
     compiled = device == "cuda" or family == "navigation"  # on a CPU, nothing of a robot's iteration is
     untuned = device == "cpu" and family == "navigation"
     contestants = [
