@@ -1,4 +1,4 @@
-"""What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: tests/envs/test_warp.py."""
+"""What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: envs/mujoco/test_warp.py."""
 
 import math
 from dataclasses import replace
@@ -15,8 +15,8 @@ from metarl.networks import Network
 from metarl.outer import OUTER_UPDATES, TRPO
 from metarl.settings import Settings
 from metarl.training import Run, train
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_plugins.sinusoid import Sinusoid
 
 pytestmark = pytest.mark.gpu

@@ -20,12 +20,12 @@ from metarl.memory import keep_freed_memory
 from metarl.seeding import stream
 from metarl.types import Learner, State
 from metarl.workers import usable_cpus
-from metarl_envs.ant import AntVelocity
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotEnv
+from metarl_envs.mujoco.lanes import RobotEnv
+from metarl_envs.mujoco.robots import starting_state
+from metarl_envs.mujoco.simulator import Simulation, load_model
 from metarl_envs.navigation import LARGEST_MOVE, PointNavigation, arrived, distance, move
-from metarl_envs.robots import starting_state
-from metarl_envs.simulator import Simulation, load_model
+from metarl_envs.robots.ant import AntVelocity
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 FAMILIES = {"half-cheetah": HalfCheetahVelocity, "ant": AntVelocity, "navigation": PointNavigation}
 

@@ -19,8 +19,8 @@ from metarl.outer import TRPO, Adam, ProMP
 from metarl.settings import Settings
 from metarl.training import Run, resume, train
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation, navigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP
 
 SMALL = Network(hidden=(8, 8))

@@ -21,8 +21,8 @@ from metarl.control import ControlTasks, LaneError, Sampling, tasks_with
 from metarl.families import GymnasiumFamily
 from metarl.sb3 import TaskVecEnv
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 NAVIGATION = PointNavigation(sampling=Sampling(episodes=2, horizon=4))
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))

@@ -30,8 +30,8 @@ from metarl.stacked import LogStd
 from metarl.trained import Trained
 from metarl.types import Spec
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 SMALL = Network(hidden=(8, 6), activation="tanh", std=0.5)
 CHEETAH = HalfCheetahVelocity(sampling=Sampling(episodes=2, horizon=10))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
-from metarl_envs.ant import Ant, AntDirection, AntGoal, AntVelocity
-from metarl_envs.robots import Motion
-from metarl_envs.simulator import Simulation
+from metarl_envs.mujoco.robots import Motion
+from metarl_envs.mujoco.simulator import Simulation
+from metarl_envs.robots.ant import Ant, AntDirection, AntGoal, AntVelocity
 
 MOTION = Motion(
     position=np.array([[1.0, -2.0], [0.5, 0.5]]),

@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec
-from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
-from metarl_envs.robots import RobotFamily, action_space, box, observation_size
-from metarl_envs.simulator import Backend
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Dynamics
+from metarl_envs.mujoco.lanes import RobotEnv, RobotVectorEnv
+from metarl_envs.mujoco.robots import RobotFamily, action_space, box, observation_size
+from metarl_envs.mujoco.simulator import Backend
 
 HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
 RobotLanes = VectorEnv[Any, Any, Any]
@@ -127,7 +127,7 @@ def lanes(
     """
     if not _on_warp(family.simulation.backend, device):
         return RobotVectorEnv(family, num_envs, horizon, parameters)
-    from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+    from metarl_envs.mujoco.warp_lanes import WarpVectorEnv  # takes seconds to import
 
     return WarpVectorEnv(family, num_envs, horizon, device, parameters)
 

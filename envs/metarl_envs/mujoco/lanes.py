@@ -10,9 +10,9 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.vector import VectorEnv
 
 from metarl.interfaces import as_array
-from metarl_envs import rendering as drawing
-from metarl_envs.dynamics import SCALED_FIELDS, Array, set_scaled_fields
-from metarl_envs.robots import (
+from metarl_envs.mujoco import rendering as drawing
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, set_scaled_fields
+from metarl_envs.mujoco.robots import (
     Motion,
     RobotFamily,
     action_space,
@@ -23,7 +23,7 @@ from metarl_envs.robots import (
     starting_state,
     to_control,
 )
-from metarl_envs.simulator import ALARMS, load_model, simulate
+from metarl_envs.mujoco.simulator import ALARMS, load_model, simulate
 
 
 class RobotEnv(MujocoEnv):

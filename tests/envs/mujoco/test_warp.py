@@ -17,21 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metarl.algorithms.maml import MAML
 from metarl.control import LaneError, RolloutError, Sampling, collect
 from metarl.networks import Network
-from metarl_envs.ant import Ant, AntGoal, AntVelocity
 from metarl_envs.bandit import Bandit
-from metarl_envs.dynamics import Dynamics
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotVectorEnv
+from metarl_envs.mujoco.dynamics import Dynamics
+from metarl_envs.mujoco.lanes import RobotVectorEnv
+from metarl_envs.mujoco.robot_tasks import lanes
+from metarl_envs.mujoco.robots import starting_state
+from metarl_envs.mujoco.simulator import Simulation, ThreadSimulator, load_model
 from metarl_envs.navigation import PointNavigation
-from metarl_envs.robot_tasks import lanes
-from metarl_envs.robots import starting_state
-from metarl_envs.simulator import Simulation, ThreadSimulator, load_model
+from metarl_envs.robots.ant import Ant, AntGoal, AntVelocity
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP
 
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed")
 
-from metarl_envs.warp import WarpVectorEnv
-from metarl_envs.warp_simulator import WarpSimulator
+from metarl_envs.mujoco.warp_lanes import WarpVectorEnv
+from metarl_envs.mujoco.warp_simulator import WarpSimulator
 
 pytestmark = pytest.mark.slow  # on a clean machine Warp compiles its kernels for a minute
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

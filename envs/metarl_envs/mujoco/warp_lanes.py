@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 
 from metarl.control import LaneError
 from metarl.numerics import near
-from metarl_envs.dynamics import SCALED_FIELDS
-from metarl_envs.robots import Motion, RobotFamily, check_parameters, describe_lanes, initial_parameters
-from metarl_envs.simulator import load_model
-from metarl_envs.warp_simulator import WarpSimulator, where
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, describe_lanes, initial_parameters
+from metarl_envs.mujoco.simulator import load_model
+from metarl_envs.mujoco.warp_simulator import WarpSimulator, where
 
 FAR = 0.01
 """Largest distance of what a graph of a step does from what the step does, relative to its norm: on a GPU, contacts

@@ -14,9 +14,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl.interfaces import as_array
-from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
-from metarl_envs.rendering import Camera, Marker
-from metarl_envs.simulator import Physics, Simulation, load_model
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, Dynamics, Values
+from metarl_envs.mujoco.rendering import Camera, Marker
+from metarl_envs.mujoco.simulator import Physics, Simulation, load_model
 
 Parameters = Mapping[str, Values]
 """Task parameters, and the factors on the dynamics, by name: ``[..., *shape]``."""

@@ -8,9 +8,9 @@ import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl.control import LaneError
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
-from metarl_envs.simulator import Simulation
+from metarl_envs.mujoco.lanes import RobotEnv, RobotVectorEnv
+from metarl_envs.mujoco.simulator import Simulation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 NAMES = ["HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "AntDirection", "AntGoal"]
 NO_POOL = importlib.util.find_spec("mujoco.batch") is None

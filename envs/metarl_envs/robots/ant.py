@@ -16,12 +16,12 @@ from torch import Generator
 
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
-from metarl_envs import robot_tasks
-from metarl_envs.dynamics import Dynamics, Values
-from metarl_envs.mujoco import RobotEnv
-from metarl_envs.rendering import ABOVE, Camera, Marker, arrows, column, overview
-from metarl_envs.robots import Motion, Parameters, box, check_range, check_robot, namespace
-from metarl_envs.simulator import Physics, Simulation
+from metarl_envs.mujoco import robot_tasks
+from metarl_envs.mujoco.dynamics import Dynamics, Values
+from metarl_envs.mujoco.lanes import RobotEnv
+from metarl_envs.mujoco.rendering import ABOVE, Camera, Marker, arrows, column, overview
+from metarl_envs.mujoco.robots import Motion, Parameters, box, check_range, check_robot, namespace
+from metarl_envs.mujoco.simulator import Physics, Simulation
 
 TORSO = 1
 

@@ -15,7 +15,7 @@ import torch
 import warp
 from torch import Tensor
 
-from metarl_envs.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 
 FOLLOWING_FIELDS = ("body_subtreemass", "body_invweight0", "dof_invweight0", "actuator_acc0")
 """The constants of MuJoCo's model that follow from its scaled fields."""

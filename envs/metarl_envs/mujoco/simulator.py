@@ -17,7 +17,7 @@ from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from metarl.control import LaneError
 from metarl.workers import usable_cpus
-from metarl_envs.dynamics import Array, Values, scaled_fields, set_scaled_fields
+from metarl_envs.mujoco.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
 Backend = Literal["auto", "native", "threads", "warp"]
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)

@@ -1,0 +1,1 @@
+"""Robots, one file each, with the families of tasks that they are given."""
