@@ -32,7 +32,7 @@ from metarl.regression import TableRegression
 from metarl.settings import Settings
 from metarl.training import Run
 from metarl_envs.bandit import Bandit
-from metarl_envs.mujoco.simulator import Simulation
+from metarl_envs.mujoco import Simulation
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP

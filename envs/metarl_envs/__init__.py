@@ -34,8 +34,8 @@ for robot_family in (
 ):
     register(
         f"metarl/{robot_family.partition(':')[2]}-v0",
-        "metarl_envs.mujoco.robot_tasks:make_env",
-        vector_entry_point="metarl_envs.mujoco.robot_tasks:make_vector_env",
+        "metarl_envs.mujoco:make_env",
+        vector_entry_point="metarl_envs.mujoco:make_vector_env",
         max_episode_steps=200,
         kwargs={"family": f"metarl_envs.{robot_family}"},
     )

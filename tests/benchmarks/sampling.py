@@ -20,9 +20,9 @@ from metarl.memory import keep_freed_memory
 from metarl.seeding import stream
 from metarl.types import Learner, State
 from metarl.workers import usable_cpus
-from metarl_envs.mujoco.lanes import RobotEnv
+from metarl_envs.mujoco import RobotEnv, RobotTasks, Simulation
 from metarl_envs.mujoco.robots import starting_state
-from metarl_envs.mujoco.simulator import Simulation, load_model
+from metarl_envs.mujoco.simulator import load_model
 from metarl_envs.navigation import LARGEST_MOVE, PointNavigation, arrived, distance, move
 from metarl_envs.robots.ant import AntVelocity
 from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
@@ -39,7 +39,7 @@ class Size:
         made = FAMILIES[family]()
         self.family: Any = replace(made, sampling=replace(made.sampling, episodes=episodes, horizon=horizon))
         self.tasks, self.lanes, self.horizon, self.device = tasks, tasks * episodes, horizon, device
-        if device == "cuda" and hasattr(made, "simulation"):
+        if device == "cuda" and isinstance(made, RobotTasks):
             self.family = replace(self.family, simulation=Simulation("warp"))
         if device == "cpu" and keep_memory:
             keep_freed_memory()

@@ -7,8 +7,7 @@ import metarl_envs  # noqa: F401  # registers the environments
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.networks import Network
-from metarl_envs.mujoco.dynamics import Dynamics
-from metarl_envs.mujoco.robots import Motion
+from metarl_envs.mujoco import Dynamics, Motion
 from metarl_envs.robots.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
 
 MOTION = Motion(

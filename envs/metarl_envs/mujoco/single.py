@@ -1,0 +1,132 @@
+"""One MuJoCo robot with a task, as Gymnasium's environments are; bit for bit what a lane on the CPU does."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, set_scaled_fields
+from metarl_envs.mujoco.rendering import opengl
+from metarl_envs.mujoco.robots import (
+    Motion,
+    RobotFamily,
+    action_space,
+    check_parameters,
+    initial_parameters,
+    observation_space,
+    starting_state,
+    to_control,
+)
+from metarl_envs.mujoco.simulator import ALARMS, load_model
+
+RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
+
+
+class RobotEnv(MujocoEnv):
+    """One robot with one task, rendered by Gymnasium with its goal drawn in. Options of ``reset`` stay in force.
+
+    Args:
+        family: The robot, its reward and its task parameters.
+        parameters: The task (the family's default where not given), and factors on the dynamics ("mass", "friction",
+            "damping"; 1 where not given).
+        render_mode: ``"rgb_array"``, ``"human"``, ``"depth_array"``, ``"rgbd_tuple"`` or None.
+        rendering: Other keywords of Gymnasium's ``MujocoEnv``: ``width``, ``height``, ``camera_name``, ...
+
+    Raises:
+        ValueError: parameters that are unknown, of the wrong shape or not finite.
+    """
+
+    def __init__(
+        self,
+        family: RobotFamily,
+        parameters: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        **rendering: Any,
+    ):
+        self._family, self._robot = family, family.robot
+        seconds = load_model(self._robot.model_file).opt.timestep * self._robot.substeps
+        self.metadata = {"render_modes": RENDER_MODES, "render_fps": round(1 / seconds)}
+        self.parameter_space = family.parameter_space
+        self._parameters = initial_parameters(family, parameters)
+        self._follow = "default_camera_config" not in rendering and "lookat" not in family.camera
+        # Gymnasium before 1.4 takes the model's own camera unless told otherwise.
+        free = {} if "camera_name" in rendering else {"camera_id": -1}
+        rendering = {"default_camera_config": dict(family.camera), **free, **rendering}
+        observations = observation_space(self._robot)
+        super().__init__(self._robot.model_file, self._robot.substeps, observations, render_mode, **rendering)
+        self.action_space = action_space(self._robot)
+        self._scale_dynamics()
+        self._motion = self._at_rest()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Start an episode. Raises ValueError for options that are unknown, of the wrong shape or not finite."""
+        given = check_parameters(self._family, options or {}, ())
+        self._parameters |= given
+        if not given.keys().isdisjoint(SCALED_FIELDS):
+            self._scale_dynamics()
+        observation, _ = super().reset(seed=seed)
+        return observation, {}
+
+    def reset_model(self) -> Array:
+        """Start from a noisy state."""
+        self.set_state(*starting_state(self._robot, self.model, self.np_random, ()))  # type: ignore[no-untyped-call]
+        self._motion = self._at_rest()
+        observation: Array = self._robot.observe(self.data)
+        return observation
+
+    def step(self, action: Any) -> tuple[Array, np.float64, bool, bool, dict[str, np.float64]]:
+        """Act for one control step; the time limit is Gymnasium's. ``info`` holds the velocity in metres per second.
+
+        Raises:
+            ValueError: the action has the wrong shape or is not finite.
+            RuntimeError: the simulation became unstable.
+        """
+        control = to_control(action, self._robot, self.model, ())
+        before = self._robot.position(self.data).copy()
+        self.do_simulation(control, self.frame_skip)
+        if self.data.warning.number[ALARMS].any():
+            raise RuntimeError("the simulation became unstable: reset it, with milder dynamics")
+        position = self._robot.position(self.data).copy()
+        self._motion = motion = Motion(position, (position - before) / self.dt, control)
+        reward = np.float64(self._family.reward(motion, self._parameters))
+        if self.render_mode == "human":
+            self.render()
+        info = {f"{axis}_velocity": speed for axis, speed in zip("xy", motion.velocity, strict=False)}
+        return self._robot.observe(self.data), reward, not self._robot.healthy(self.data), False, info
+
+    def render(self) -> Any:
+        """Return a picture of the robot and its goal, or show it in a window, as the render mode says.
+
+        Where Linux has no screen, EGL draws, or OSMesa, unless the variable MUJOCO_GL chooses.
+
+        Raises:
+            RuntimeError: no OpenGL works here, or a window is asked for where there is no screen.
+        """
+        with opengl(self.render_mode):
+            viewer = self.mujoco_renderer._get_viewer(self.render_mode)
+            viewer.make_context_current()  # another environment may have rendered, or been closed, since
+        for marker in self._family.markers(self._motion, self._parameters):
+            viewer.add_marker(**marker)
+        if self._follow:
+            viewer.cam.lookat[: len(self._motion.position)] = self._motion.position
+        picture = super().render()  # type: ignore[no-untyped-call]
+        viewer._markers.clear()  # which older releases of Gymnasium leave for the next picture
+        return picture
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        """Copy the compiled model: compiling it again would repeat MuJoCo's warning of Gymnasium's file."""
+        model = copy.copy(load_model(self._robot.model_file))
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, self.width), max(buffer.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def _at_rest(self) -> Motion:
+        position = self._robot.position(self.data).copy()
+        return Motion(position, np.zeros_like(position), np.zeros(self.model.nu))
+
+    def _scale_dynamics(self) -> None:
+        factors = {name: self._parameters[name] for name in SCALED_FIELDS}
+        set_scaled_fields(self.model, self.data, load_model(self._robot.model_file), factors)
