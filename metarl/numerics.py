@@ -35,7 +35,7 @@ def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 ROUNDINGS = 2
-"""Units of rounding that tell nothing from something in a product with a matrix, relative to the matrix's norm. Where the
+"""Units of rounding below which a product with a matrix says nothing, relative to the norm of the matrix. Where the
 matrix was of low rank, residuals fell to at most 0.4 of them once they were solved, and useful ones stayed above 7."""
 
 

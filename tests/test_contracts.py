@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from metarl import plugins, runs, testing, training
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.evaluation.scores import evaluate
 from metarl.networks.options import Network
 from metarl.training.settings import Settings

@@ -1,4 +1,4 @@
-"""What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: tests/envs/test_warp.py."""
+"""What only a GPU can show: everything runs there, and gives what the CPU gives. Kernels: envs/mujoco/test_warp.py."""
 
 import math
 from dataclasses import replace
@@ -9,15 +9,15 @@ from support.synthetic import classes
 
 from metarl.advantages import fit_baseline
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
-from metarl.evaluation.scores import evaluate
-from metarl.networks.options import Network
-from metarl.outer.trpo import TRPO
+from metarl.control import Sampling
+from metarl.evaluation import evaluate
+from metarl.networks import Network
+from metarl.outer import TRPO
+from metarl.training import train
 from metarl.training.loop import Run
 from metarl.training.settings import Settings
-from metarl.training.start import train
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_plugins.sinusoid import Sinusoid
 
 pytestmark = pytest.mark.gpu

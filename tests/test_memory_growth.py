@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.evaluation.scores import evaluate
 from metarl.fewshot.classification import NWayKShot
 from metarl.networks.options import Network

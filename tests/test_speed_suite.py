@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.networks.derivatives import perceptron
 from metarl.networks.options import Network
 from metarl.outer import adapted

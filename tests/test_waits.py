@@ -23,7 +23,7 @@ from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.environments import mdp
 from metarl.evaluation.scores import evaluate
 from metarl.fewshot.classification import NWayKShot
@@ -36,9 +36,9 @@ from metarl.training import loop
 from metarl.training.loop import Run
 from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.mujoco import Simulation
 from metarl_envs.navigation import PointNavigation
-from metarl_envs.simulator import Simulation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP
 from metarl_plugins.sinusoid import Sinusoid
 

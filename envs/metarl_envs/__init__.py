@@ -26,16 +26,16 @@ register(
     max_episode_steps=10,
 )
 for robot_family in (
-    "half_cheetah:HalfCheetahDirection",
-    "half_cheetah:HalfCheetahVelocity",
-    "ant:AntDirection",
-    "ant:AntGoal",
-    "ant:AntVelocity",
+    "robots.half_cheetah:HalfCheetahDirection",
+    "robots.half_cheetah:HalfCheetahVelocity",
+    "robots.ant:AntDirection",
+    "robots.ant:AntGoal",
+    "robots.ant:AntVelocity",
 ):
     register(
         f"metarl/{robot_family.partition(':')[2]}-v0",
-        "metarl_envs.robot_tasks:make_env",
-        vector_entry_point="metarl_envs.robot_tasks:make_vector_env",
+        "metarl_envs.mujoco:make_env",
+        vector_entry_point="metarl_envs.mujoco:make_vector_env",
         max_episode_steps=200,
         kwargs={"family": f"metarl_envs.{robot_family}"},
     )

@@ -11,10 +11,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 from numpy.typing import DTypeLike
 
+from metarl.environments.bookkeeping import describe, opened
 from metarl.environments.spaces import (
     Array,
     Env,
@@ -112,21 +112,15 @@ class Lanes(VectorEnv[Any, Any, Any]):
         dtype: DTypeLike = np.float32,
         first: int = 0,
     ):
-        if num_envs < 1 or (horizon is not None and horizon < 1):
-            raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.num_envs, self.horizon, self.parameter_space, self._first = num_envs, horizon, parameters, first
-        self.single_observation_space, self.single_action_space = policy_spaces(spec, dtype)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
+        self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec = env, apply, spec
         self._envs: dict[int, Env] = {}
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
         self._outdated = np.ones(num_envs, dtype=bool)
         self._low, self._high = np.zeros((2, num_envs, spec.output_size))
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._terminated, self._truncated = np.zeros((2, num_envs), dtype=bool)
+        self._book = opened(np.zeros(num_envs, dtype=np.int64))  # written lane by lane: any of them may raise
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -150,10 +144,10 @@ class Lanes(VectorEnv[Any, Any, Any]):
         scaled = self._scaled(checked_actions(actions, self.action_space))
         rewards = np.zeros(self.num_envs, dtype=self._observations.dtype)
         successes: list[bool | None] = [None] * self.num_envs
-        for lane in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
+        for lane in np.flatnonzero(self._book.running).tolist():
             rewards[lane], successes[lane] = self._advance(lane, scaled[lane])
         told = infos(np.array([success is not None for success in successes]), np.array(successes, dtype=bool))
-        return self._observations.copy(), rewards, self._terminated.copy(), self._truncated.copy(), told
+        return self._observations.copy(), rewards, self._book.terminated.copy(), self._book.truncated.copy(), told
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every lane's environment."""
@@ -176,7 +170,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
             self._observations[lane] = seen(env.observation_space, observation)
         except Exception as error:
             raise self._blamed(lane, 0, error) from error
-        self._elapsed[lane], self._terminated[lane], self._truncated[lane] = 0, False, False
+        for values in self._book:
+            values[lane] = 0
 
     def _made(self, lane: int, values: Mapping[str, Any]) -> Env:
         """Return the lane's environment, made anew where it is missing or was constructed for another task."""
@@ -201,7 +196,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, if it tells."""
-        env, step = self._envs[lane], int(self._elapsed[lane]) + 1
+        env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
         try:
             observation, reward, terminated, truncated, info = env.step(action)
             self._observations[lane] = seen(env.observation_space, observation)
@@ -211,8 +206,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
             succeeded = None if success is None else bool(success)
         except Exception as error:
             raise self._blamed(lane, step, error) from error
-        self._elapsed[lane] = step
-        self._terminated[lane], self._truncated[lane] = terminated, truncated or step == self.horizon
+        self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
+        self._book.truncated[lane] = truncated or step == self.horizon
         return float(reward), succeeded
 
     def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:

@@ -11,10 +11,10 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
+from metarl.environments.bookkeeping import describe, opened
 from metarl.pictures.window import Window
 from metarl.speed import send
 
@@ -157,22 +157,16 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         horizon: int | None = None,
         device: torch.device | str | None = None,
     ):
-        if num_envs < 1 or (horizon is not None and horizon < 1):
-            raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.num_envs, self.horizon = num_envs, horizon
+        describe(self, mdp.observation_space, mdp.action_space, num_envs, horizon)
+        self.horizon = horizon
         self.device = None if device is None else torch.device(device)
         self._on = torch.device(device or "cpu")
-        self.single_observation_space, self.single_action_space = mdp.observation_space, mdp.action_space
-        self.observation_space = batch_space(mdp.observation_space, num_envs)
-        self.action_space = batch_space(mdp.action_space, num_envs)
         self.parameter_space = mdp.parameter_space
         self._mdp, self._generator = mdp, Generator(self._on)
         self._generator.seed()
         self._parameters = {name: self._lanes(value) for name, value in _checked(mdp, parameters, ()).items()}
         self._state = self._lanes(mdp.start)
-        self._elapsed = self._lanes(torch.tensor(0))
-        self._terminated = self._truncated = self._lanes(torch.tensor(False))
+        self._book = opened(self._lanes(torch.tensor(0)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Restart the lanes of ``options["reset_mask"]`` (all without it); the others go on undisturbed.
@@ -188,23 +182,20 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         for name, value in _checked(self._mdp, given, (self.num_envs,), self._on).items():
             self._parameters[name] = _where(restarted, value, self._parameters[name])
         self._state = _where(restarted, send(self._mdp.start, self._on), self._state)
-        self._elapsed = torch.where(restarted, 0, self._elapsed)
-        self._terminated, self._truncated = self._terminated & ~restarted, self._truncated & ~restarted
+        self._book = self._book.restarted(restarted)
         return self._array(self._mdp.observe(self._state)), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act in every lane that has not finished. Raises ValueError for actions of the wrong shape."""
-        running = ~(self._terminated | self._truncated)
+        running = self._book.running
         tensor = _tensor(actions, _action_dtype(self.single_action_space), self._on)
         if tensor.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {tuple(tensor.shape)} where {self.action_space.shape} was expected")
         state, rewards, ended = self._mdp.step(self._parameters, self._state, tensor, self._generator)
         self._state = _where(running, state, self._state)
-        self._elapsed = self._elapsed + running
-        self._terminated = self._terminated | (running & ended)
-        if self.horizon is not None:
-            self._truncated = self._truncated | (running & (self._elapsed >= self.horizon))
-        told = (self._mdp.observe(self._state), torch.where(running, rewards, 0.0), self._terminated, self._truncated)
+        self._book = self._book.after_step(running, ended, self.horizon)
+        flags = self._book.terminated, self._book.truncated
+        told = (self._mdp.observe(self._state), torch.where(running, rewards, 0.0), *flags)
         observations, rewards, terminations, truncations = map(self._array, told)
         return observations, rewards, terminations, truncations, {}
 
@@ -215,11 +206,11 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
 
     def snapshot(self) -> tuple[Any, ...]:
         """Return all that steps read and change, but for actions and the generator: tensors, which are not copied."""
-        return self._parameters, self._state, self._elapsed, self._terminated, self._truncated
+        return self._parameters, self._state, self._book
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go on from a snapshot."""
-        self._parameters, self._state, self._elapsed, self._terminated, self._truncated = snapshot
+        self._parameters, self._state, self._book = snapshot
 
     def _lanes(self, value: Tensor) -> Tensor:
         return send(value, self._on).expand(self.num_envs, *value.shape).clone()

@@ -24,10 +24,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 from numpy.typing import DTypeLike
 
+from metarl.environments.bookkeeping import describe
 from metarl.environments.lanes import NOT_RESET, Apply, LaneError, Lanes, Maker, infos, lane_seeds
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
 from metarl.environments.worker import GRACE, Work, WorkerError, shared_arrays
@@ -93,11 +93,8 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             raise ValueError("worker processes need Linux or macOS, whose processes inherit open files: use workers=1")
         if not 1 <= workers <= num_envs:
             raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.num_envs, self.horizon, self.parameter_space = num_envs, horizon, parameters
-        self.single_observation_space, self.single_action_space = policy_spaces(spec, dtype)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
+        self.horizon, self.parameter_space = horizon, parameters
         self._reset_once = np.zeros(num_envs, dtype=bool)
         work = Work(_portable(env), parameters, apply, spec, num_envs, horizon, np.dtype(dtype).name)
         self._workers: list[Worker] = []

@@ -2,7 +2,7 @@
 
 Matrix products only. One of ``[rows, in] x [in, out]`` takes 2 rows in out operations and moves its three matrices, in
 float32; so do both of its derivatives, in which two of the three matrices make the third. With A the sum of this over
-all layers and B that over all but the first (nobody asks for the derivative in the data), ``metarl/networks/derivatives/perceptron.py``
+all layers and B that over all but the first (nobody asks for the derivative in the data), ``networks/derivatives/perceptron.py``
 takes
 
 - forward: A

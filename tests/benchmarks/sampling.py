@@ -14,19 +14,18 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from metarl.algorithms.maml import MAML
-from metarl.control.rollouts import collect
-from metarl.control.tasks import ControlTasks
+from metarl.control import ControlTasks, collect
 from metarl.environments.workers import usable_cpus
 from metarl.seeding import stream
 from metarl.speed.allocator import keep_freed_memory
 from metarl.speed.parts import CHECKS, Graphs
 from metarl.types import Learner, State
-from metarl_envs.ant import AntVelocity
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotEnv
+from metarl_envs.mujoco import RobotEnv, RobotTasks, Simulation
+from metarl_envs.mujoco.robots import starting_state
+from metarl_envs.mujoco.simulator import load_model
 from metarl_envs.navigation import LARGEST_MOVE, PointNavigation, arrived, distance, move
-from metarl_envs.robots import starting_state
-from metarl_envs.simulator import Simulation, load_model
+from metarl_envs.robots.ant import AntVelocity
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 FAMILIES = {"half-cheetah": HalfCheetahVelocity, "ant": AntVelocity, "navigation": PointNavigation}
 
@@ -40,7 +39,7 @@ class Size:
         made = FAMILIES[family]()
         self.family: Any = replace(made, sampling=replace(made.sampling, episodes=episodes, horizon=horizon))
         self.tasks, self.lanes, self.horizon, self.device = tasks, tasks * episodes, horizon, device
-        if device == "cuda" and hasattr(made, "simulation"):
+        if device == "cuda" and isinstance(made, RobotTasks):
             self.family = replace(self.family, simulation=Simulation("warp"))
         if device == "cpu" and keep_memory:
             keep_freed_memory()

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import metarl_envs  # noqa: F401  # registers the environments
-from metarl_envs.simulator import load_model
+from metarl_envs.mujoco.simulator import load_model
 
 KEYWORDS: dict[str, dict[str, Any]] = {
     "AntDirection": {"direction": -1.0, "mass": 1.5},

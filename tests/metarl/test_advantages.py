@@ -15,7 +15,7 @@ from metarl.advantages import (
     trial_advantages,
     with_advantages,
 )
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.types import Rollout
 
 pytestmark = pytest.mark.usefixtures("float64")

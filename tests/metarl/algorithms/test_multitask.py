@@ -9,7 +9,7 @@ from support.synthetic import CONTINUOUS, DISCRETE
 from torch import nn
 
 from metarl.algorithms.multitask import MultiTask
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.evaluation.scores import evaluate
 from metarl.fewshot.regression import Regression
 from metarl.networks import conditioning

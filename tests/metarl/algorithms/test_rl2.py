@@ -14,7 +14,7 @@ from metarl import objectives
 from metarl.advantages import trial_advantages
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.evaluation.scores import evaluate
 from metarl.outer import adapted
 from metarl.outer.gradient import Adam

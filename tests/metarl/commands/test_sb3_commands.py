@@ -13,7 +13,8 @@ from stable_baselines3 import PPO, SAC
 import metarl
 from metarl import cli, runs, sb3, training
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling, tasks_with
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import tasks_with
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import logger

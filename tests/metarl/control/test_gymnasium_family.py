@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.environments.lanes import lane_seeds
 from metarl.types import Learner, Spec
 

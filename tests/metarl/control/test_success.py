@@ -10,8 +10,8 @@ from support import worker_envs
 
 from metarl import MAML, Settings, evaluate, train
 from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.control.tasks import Sampling
 from metarl.testing.checks import check_family
 from metarl.types import Learner, Rollout, ScoredRollout
 

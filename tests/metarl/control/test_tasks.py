@@ -16,7 +16,8 @@ from metarl import objectives
 from metarl.advantages import with_advantages
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError, collect
-from metarl.control.tasks import ControlTasks, Sampling, check_environment
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks, check_environment
 from metarl.environments.lanes import LaneError
 from metarl.types import Learner, Rollout, Spec
 from metarl_envs.bandit import Bandit

@@ -20,7 +20,7 @@ from support import worker_envs
 
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.environments import workers
 from metarl.environments.lanes import LaneError, Lanes, lane_seeds
 from metarl.environments.worker import WorkerError

@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 from metarl import evaluation, objectives
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
-from metarl.control.tasks import ControlTasks, Sampling
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, evaluate, summary
 from metarl.fewshot.classification import NWayKShot
 from metarl.networks.options import Network

@@ -18,7 +18,7 @@ from torch import nn
 from metarl import outer, plugins, runs
 from metarl.algorithms.maml import MAML
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.files import write_bytes, write_json
 from metarl.networks.options import Network
 from metarl.runs.folder import RunError

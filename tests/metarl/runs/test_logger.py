@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer import event_file_writer
 
 from metarl import runs
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.files import write_json
 from metarl.runs import folder, logger
 from metarl.runs.logger import ProgressCSV, read_progress

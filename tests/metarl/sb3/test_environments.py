@@ -18,12 +18,13 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 import metarl
 import metarl_envs  # noqa: F401  # registers the single environments
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.tasks import ControlTasks, Sampling, tasks_with
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks, tasks_with
 from metarl.environments.lanes import LaneError
 from metarl.sb3 import TaskVecEnv
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 NAVIGATION = PointNavigation(sampling=Sampling(episodes=2, horizon=4))
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))

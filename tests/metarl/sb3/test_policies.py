@@ -24,14 +24,14 @@ from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.networks.layers import LogStd
 from metarl.networks.options import Network
 from metarl.trained.opening import Trained
 from metarl.types import Spec
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 SMALL = Network(hidden=(8, 6), activation="tanh", std=0.5)
 CHEETAH = HalfCheetahVelocity(sampling=Sampling(episodes=2, horizon=10))

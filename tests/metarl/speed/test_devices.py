@@ -7,7 +7,7 @@ import torch
 from metarl import evaluation
 from metarl.algorithms.maml import MAML
 from metarl.control import rollouts
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.evaluation import scores
 from metarl.sb3 import policies
 from metarl.speed.devices import float32, send, without_cudnn

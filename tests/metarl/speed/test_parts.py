@@ -12,7 +12,7 @@ from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.rl2 import RL2
 from metarl.control import rollouts
 from metarl.control.rollouts import RolloutError
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
@@ -24,8 +24,8 @@ from metarl.training.loop import Run
 from metarl.training.settings import Settings
 from metarl.training.start import resume, train
 from metarl_envs.bandit import Bandit
-from metarl_envs.half_cheetah import HalfCheetahVelocity
 from metarl_envs.navigation import PointNavigation, navigation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP
 
 SMALL = Network(hidden=(8, 8))

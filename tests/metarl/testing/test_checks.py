@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl import testing
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.fewshot.classification import NWayKShot
 from metarl.fewshot.regression import Regression
 from metarl.networks.options import Network

@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl import testing
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.tasks import ControlTasks, Sampling
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks
 from metarl.testing.samples import Points
 from metarl.types import Spec
 

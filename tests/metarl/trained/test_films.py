@@ -19,7 +19,7 @@ from metarl import objectives
 from metarl.cli import main
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import collect
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.pictures import video
 from metarl.pictures.video import Clip
 from metarl.runs import folder

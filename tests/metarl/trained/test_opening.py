@@ -7,7 +7,8 @@ import torch
 
 import metarl
 from metarl import evaluation, runs
-from metarl.control.tasks import Sampling, tasks_with
+from metarl.control.sampling import Sampling
+from metarl.control.tasks import tasks_with
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation(sampling=Sampling(episodes=3, horizon=5))

@@ -9,7 +9,7 @@ import torch
 
 from metarl import evaluation, runs, training
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import logger

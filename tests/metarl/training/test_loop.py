@@ -23,7 +23,7 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import cli, outer, runs, training
 from metarl.algorithms.maml import MAML
 from metarl.control.rollouts import RolloutError
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
 from metarl.networks.options import Network
 from metarl.outer import adapted

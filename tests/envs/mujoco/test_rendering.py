@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import metarl_envs  # noqa: F401  # registers the environments
-from metarl_envs import rendering
+from metarl_envs.mujoco import rendering
 
 
 @pytest.fixture

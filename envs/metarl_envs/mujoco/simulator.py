@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from metarl.environments import LaneError, usable_cpus
-from metarl_envs.dynamics import Array, Values, scaled_fields, set_scaled_fields
+from metarl_envs.mujoco.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
 Backend = Literal["auto", "native", "threads", "warp"]
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
@@ -48,23 +48,27 @@ class Physics(Protocol):
 
 
 class Simulator(Physics, Protocol):
-    """Lanes of one model. Its arrays are live, in float64, and only to be read."""
+    """Lanes of one model, told apart by masks ``[lane]``. Its arrays are live, and only to be read.
 
-    def step(self, control: Array, substeps: int, lanes: Array | None = None) -> None:
-        """Advance the lanes (indices; None for all) under ``control [all lanes, nu]``.
+    What it is given are arrays of its own kind: NumPy's in float64, or under MuJoCo Warp torch tensors on its device.
+    """
+
+    def step(self, control: Values, lanes: Values) -> None:
+        """Advance the lanes of a mask by one control step under ``control [lane, nu]``; the others keep their state.
 
         Raises:
-            LaneError: lanes became unstable (they are named, and must be reset), or MuJoCo failed in some.
+            LaneError: lanes became unstable (they are named, and must be reset), or MuJoCo failed in some. MuJoCo Warp
+                raises nothing, because the device would have to be waited for: see ``WarpSimulator.unstable``.
         """
 
-    def reset(self, lanes: Array, qpos: Array, qvel: Array) -> None:
-        """Start the lanes (indices) from states ``[len(lanes), nq]`` and ``[len(lanes), nv]``."""
+    def reset(self, lanes: Values, qpos: Values, qvel: Values, factors: Mapping[str, Values] | None = None) -> None:
+        """Start the lanes of a mask from states ``[lane, nq]`` and ``[lane, nv]``, the others' being unused.
 
-    def scale(self, lanes: Array, factors: Mapping[str, Array]) -> None:
-        """Give the lanes (indices) their factors on the dynamics, ``[len(lanes)]`` by name; they must be reset next."""
+        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes; None for as before.
+        """
 
     def close(self) -> None:
-        """Release the threads."""
+        """Release threads and memory, where they do not go with the simulator."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class Simulation:
     """How lanes are simulated; native and threads give the same bits, warp the same tasks in other arithmetic."""
 
     backend: Backend = "auto"
-    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl-toolkit[gpu]"); native:
-    MuJoCo's own pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device
-    cuda where it is installed, else native where it can, else threads."""
+    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl[gpu]"); native: MuJoCo's own
+    pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device cuda where it
+    is installed, else native where it can, else threads."""
     threads: int | None = None
     """Number of CPU threads; None for one on each CPU that this process may use."""
 
@@ -96,8 +100,11 @@ def load_model(file: str) -> Any:
         mujoco.set_mju_user_warning(None)
 
 
-def simulate(model: Any, lanes: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:
-    """Return a simulator on the CPU. Raises ValueError for a backend that cannot do what is asked."""
+def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:
+    """Return a simulator on the CPU, of so many simulation steps in one control step.
+
+    Raises ValueError for a backend that cannot do what is asked.
+    """
     if simulation.backend == "warp":
         raise ValueError("these lanes are simulated on the CPU: expected backend auto, native or threads, not warp")
     native = importlib.util.find_spec("mujoco.batch") is not None
@@ -106,17 +113,17 @@ def simulate(model: Any, lanes: int, simulation: Simulation, contact_forces: boo
         raise ValueError(f"the native backend {reason}: use backend 'threads' or 'auto'")
     threads = min(lanes, simulation.threads or usable_cpus())
     if simulation.backend == "threads" or contact_forces or not native:
-        return ThreadSimulator(model, lanes, threads, contact_forces)
-    return NativeSimulator(model, lanes, threads)
+        return ThreadSimulator(model, lanes, substeps, threads, contact_forces)
+    return NativeSimulator(model, lanes, substeps, threads)
 
 
 class NativeSimulator:
     """Lanes stepped by ``mujoco.batch.Batch``."""
 
-    def __init__(self, model: Any, lanes: int, threads: int):
+    def __init__(self, model: Any, lanes: int, substeps: int, threads: int):
         from mujoco.batch import Batch  # MuJoCo before 3.17 has none
 
-        self._model, self._batch = model, Batch(model, lanes, threads)
+        self._model, self._substeps, self._batch = model, substeps, Batch(model, lanes, threads)
         self.qpos, self.qvel, self.xpos = (self._batch.bind(name) for name in ("qpos", "qvel", "xpos"))
         self._control = self._batch.bind("ctrl")
         self._alarms = self._batch.warning[:, ALARMS, 1]
@@ -126,23 +133,22 @@ class NativeSimulator:
         """Not computed by MuJoCo's pool."""
         raise ValueError("the native backend computes no contact forces: use backend 'threads' or 'auto'")
 
-    def step(self, control: Array, substeps: int, lanes: Array | None = None) -> None:
+    def step(self, control: Array, lanes: Array) -> None:
         """Advance the lanes; an error of MuJoCo's is its ``SimulationError``, whose ``ids`` are the lanes."""
         self._control[...] = control
-        self._batch.step(lanes, substeps)
+        self._batch.step(None if lanes.all() else np.flatnonzero(lanes), self._substeps)
         _refuse_unstable(self._alarms)
 
-    def reset(self, lanes: Array, qpos: Array, qvel: Array) -> None:
-        """Start the lanes from these states."""
-        self._batch.reset(lanes, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        self.qpos[lanes], self.qvel[lanes] = qpos, qvel
-        self._batch.forward(lanes)
-
-    def scale(self, lanes: Array, factors: Mapping[str, Array]) -> None:
-        """Give the lanes their factors on the dynamics."""
-        for field, values in scaled_fields(self._model, factors):
-            self._batch.expand(field)[lanes] = values
-        self._batch.set_const(lanes)
+    def reset(self, lanes: Array, qpos: Array, qvel: Array, factors: Mapping[str, Array] | None = None) -> None:
+        """Start the lanes from these states, with these factors on their dynamics."""
+        ids = np.flatnonzero(lanes)
+        if factors is not None:
+            for field, values in scaled_fields(self._model, {name: factor[ids] for name, factor in factors.items()}):
+                self._batch.expand(field)[ids] = values
+            self._batch.set_const(ids)
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self.qpos[ids], self.qvel[ids] = qpos[ids], qvel[ids]
+        self._batch.forward(ids)
 
     def close(self) -> None:
         """The pool ends with the batch."""
@@ -154,53 +160,52 @@ class ThreadSimulator:
     A lane with scaled dynamics has a model of its own (0.5 MB).
     """
 
-    def __init__(self, model: Any, lanes: int, threads: int, contact_forces: bool):
+    def __init__(self, model: Any, lanes: int, substeps: int, threads: int, contact_forces: bool):
         self._nominal, self._models = model, [model] * lanes
         self._data = [mujoco.MjData(model) for _ in range(lanes)]
-        self._outputs = ("qpos", "qvel", "xpos", *(["cfrc_ext"] if contact_forces else []))
         self.qpos, self.qvel = np.zeros((lanes, model.nq)), np.zeros((lanes, model.nv))
         self.xpos, self.cfrc_ext = np.zeros((lanes, model.nbody, 3)), np.zeros((lanes, model.nbody, 6))
-        self._contact_forces, self._threads = contact_forces, threads
+        self._substeps, self._threads, self._contact_forces = substeps, threads, contact_forces
         self._alarms = np.zeros((lanes, ALARMS.stop - ALARMS.start), dtype=np.int32)
         self._pool = ThreadPoolExecutor(threads)
 
-    def step(self, control: Array, substeps: int, lanes: Array | None = None) -> None:
+    def step(self, control: Array, lanes: Array) -> None:
         """Advance the lanes."""
 
         def advance(lane: int, model: Any, data: Any) -> None:
             data.ctrl[:] = control[lane]
-            mujoco.mj_step(model, data, substeps)
+            mujoco.mj_step(model, data, self._substeps)
             if self._contact_forces:
                 mujoco.mj_rnePostConstraint(model, data)
 
-        self._each(np.arange(len(self._data)) if lanes is None else lanes, advance)
+        self._each(lanes, advance)
         _refuse_unstable(self._alarms)
 
-    def reset(self, lanes: Array, qpos: Array, qvel: Array) -> None:
-        """Start the lanes from these states."""
-        self.qpos[lanes], self.qvel[lanes] = qpos, qvel
+    def reset(self, lanes: Array, qpos: Array, qvel: Array, factors: Mapping[str, Array] | None = None) -> None:
+        """Start the lanes from these states, with these factors on their dynamics."""
+        if factors is not None:
+            for lane in np.flatnonzero(lanes).tolist():
+                self._scale(lane, {name: values[lane] for name, values in factors.items()})
 
         def start(lane: int, model: Any, data: Any) -> None:
             mujoco.mj_resetData(model, data)
-            data.qpos[:], data.qvel[:] = self.qpos[lane], self.qvel[lane]
+            data.qpos[:], data.qvel[:] = qpos[lane], qvel[lane]
             mujoco.mj_forward(model, data)
 
         self._each(lanes, start)
-
-    def scale(self, lanes: Array, factors: Mapping[str, Array]) -> None:
-        """Give the lanes their factors on the dynamics."""
-        for row, lane in enumerate(lanes.tolist()):
-            if self._models[lane] is self._nominal:
-                self._models[lane] = copy.copy(self._nominal)
-            own = {name: values[row] for name, values in factors.items()}
-            set_scaled_fields(self._models[lane], self._data[lane], self._nominal, own)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
 
+    def _scale(self, lane: int, factors: Mapping[str, Array]) -> None:
+        """Give one lane its factors; it must be reset next."""
+        if self._models[lane] is self._nominal:
+            self._models[lane] = copy.copy(self._nominal)
+        set_scaled_fields(self._models[lane], self._data[lane], self._nominal, factors)
+
     def _each(self, lanes: Array, act: Callable[[int, Any, Any], None]) -> None:
-        """Run ``act(lane, model, data)`` for every lane on the threads, then read the lane's outputs."""
+        """Run ``act(lane, model, data)`` for every lane of a mask on the threads, then read the lane's outputs."""
 
         def run(part: Array) -> None:
             for lane in part.tolist():
@@ -209,11 +214,12 @@ class ThreadSimulator:
                     act(lane, self._models[lane], data)
                 except mujoco.FatalError as error:
                     raise LaneError(f"MuJoCo failed in lane {lane}: {error}", [lane]) from error
-                for name in self._outputs:
-                    getattr(self, name)[lane] = getattr(data, name)
+                self.qpos[lane], self.qvel[lane], self.xpos[lane] = data.qpos, data.qvel, data.xpos
+                if self._contact_forces:
+                    self.cfrc_ext[lane] = data.cfrc_ext
                 self._alarms[lane] = data.warning.number[ALARMS]
 
-        list(self._pool.map(run, np.array_split(lanes, self._threads)))
+        list(self._pool.map(run, np.array_split(np.flatnonzero(lanes), self._threads)))
 
 
 def _refuse_unstable(alarms: Array) -> None:

@@ -8,9 +8,8 @@ import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl.environments.lanes import LaneError
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
-from metarl_envs.simulator import Simulation
+from metarl_envs.mujoco import RobotEnv, RobotVectorEnv, Simulation
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 NAMES = ["HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "AntDirection", "AntGoal"]
 NO_POOL = importlib.util.find_spec("mujoco.batch") is None
@@ -131,7 +130,7 @@ def test_what_is_returned_may_be_written_to():
     state = env.simulator.qpos.copy()
     for array in returned[:4]:
         array[...] = 1
-    assert (env.simulator.qpos == state).all() and not env._terminated.any()
+    assert (env.simulator.qpos == state).all() and not env._book.terminated.any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -216,7 +215,7 @@ def test_an_unstable_lane_is_named_and_can_be_reset(backend, speed):
     env.reset(seed=0)
     qpos, qvel = env.simulator.qpos.copy(), env.simulator.qvel.copy()
     qvel[[1, 3]] = speed
-    env.simulator.reset(np.arange(4), qpos, qvel)
+    env.simulator.reset(np.ones(4, dtype=bool), qpos, qvel)
     with pytest.raises(LaneError, match=r"unstable in lanes \[1, 3\]") as caught:
         env.step(actions_for(env))
     assert caught.value.lanes == [1, 3]

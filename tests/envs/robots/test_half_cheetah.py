@@ -5,11 +5,10 @@ import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
-from metarl.networks.options import Network
-from metarl_envs.dynamics import Dynamics
-from metarl_envs.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
-from metarl_envs.robots import Motion
+from metarl.control import Sampling
+from metarl.networks import Network
+from metarl_envs.mujoco import Dynamics, Motion
+from metarl_envs.robots.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
 
 MOTION = Motion(
     position=np.zeros((2, 1)),

@@ -1,4 +1,4 @@
-"""What the families of MuJoCo tasks share: drawing task parameters, describing them, building environments."""
+"""Making the environments of robot tasks: from a family, or from its name and Gymnasium's keywords."""
 
 import importlib.util
 import warnings
@@ -8,21 +8,16 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
-from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import VectorEnv
-from torch import Generator, Tensor
 
-from metarl.control import ControlTasks, Sampling
-from metarl.types import Spec
-from metarl_envs.dynamics import SCALED_FIELDS, Dynamics
-from metarl_envs.mujoco import RobotEnv, RobotVectorEnv
-from metarl_envs.robots import RobotFamily, action_space, box, observation_size
-from metarl_envs.simulator import Backend
+from metarl.control import Sampling
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
+from metarl_envs.mujoco.robots import RobotFamily
+from metarl_envs.mujoco.simulator import Backend
+from metarl_envs.mujoco.single import RobotEnv
 
-HOW_TO_INSTALL = 'pip install "metarl-toolkit[gpu]"'
-RobotLanes = VectorEnv[Any, Any, Any]
-"""A RobotVectorEnv or, under MuJoCo Warp, a WarpVectorEnv."""
+HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
 
 
 class SampledFamily(RobotFamily, Protocol):
@@ -34,51 +29,6 @@ class SampledFamily(RobotFamily, Protocol):
     @property
     def sampling(self) -> Sampling:
         """How episodes are sampled."""
-
-    @property
-    def spec(self) -> Spec:
-        """What it asks of a policy."""
-
-    def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
-        """Return the lanes that episodes are sampled from."""
-
-
-def robot_spec(family: RobotFamily) -> Spec:
-    """Return what the family asks of a policy; its task parameters, side by side, are the descriptor."""
-    return Spec(
-        input_shape=(observation_size(family.robot),),
-        output_size=action_space(family.robot).shape[0],
-        kind="continuous",
-        descriptor_size=spaces.flatdim(family.parameter_space),
-    )
-
-
-def parameters_in(task: Mapping[str, spaces.Box], dynamics: Dynamics) -> spaces.Dict:
-    """Return the space of the task parameters and of the factors on the dynamics that vary."""
-    varied = {name: box(*bounds) for name, bounds in dynamics.varied.items()}
-    return spaces.Dict([*task.items(), *varied.items()])  # a list keeps its order, where a mapping is sorted
-
-
-def uniform(bounds: tuple[float, float], generator: Generator, num_tasks: int, *shape: int) -> Tensor:
-    """Draw from ``[low, high)``: ``[task, *shape]``. Raises ValueError for fewer than one task."""
-    if num_tasks < 1:
-        raise ValueError(f"at least one task is needed, not {num_tasks}")
-    low, high = bounds
-    return low + (high - low) * torch.rand(num_tasks, *shape, generator=generator)
-
-
-def control_tasks(family: SampledFamily, drawn: Mapping[str, Tensor], generator: Generator) -> ControlTasks:
-    """Return tasks with these parameters ``[task, ...]``, and with dynamics drawn now where they vary."""
-    num_tasks = len(next(iter(drawn.values())))
-    varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in family.dynamics.varied.items()}
-    parameters = {**drawn, **varied}
-    descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in family.parameter_space], dim=1)
-    return ControlTasks(family.spec, parameters, descriptors, family.environment, family.sampling)
-
-
-def signs(generator: Generator, num_tasks: int) -> Tensor:
-    """Draw 1 or -1 with equal chances, ``[task]``. Raises ValueError for fewer than one task."""
-    return torch.where(uniform((-1.0, 1.0), generator, num_tasks) < 0, -1.0, 1.0)
 
 
 def make_env(family: str, render_mode: str | None = None, **options: Any) -> RobotEnv:
@@ -111,10 +61,10 @@ def make_vector_env(
     if unknown:
         raise ValueError(f"unknown options {sorted(unknown)} of {family}")
     horizon = max_episode_steps if horizon is None else horizon
-    return lanes(made, num_envs, horizon, torch.device(device), parameters)
+    return make_lanes(made, num_envs, horizon, torch.device(device), parameters)
 
 
-def lanes(
+def make_lanes(
     family: RobotFamily,
     num_envs: int,
     horizon: int | None,
@@ -127,7 +77,7 @@ def lanes(
     """
     if not _on_warp(family.simulation.backend, device):
         return RobotVectorEnv(family, num_envs, horizon, parameters)
-    from metarl_envs.warp import WarpVectorEnv  # takes seconds to import
+    from metarl_envs.mujoco.warp_lanes import WarpVectorEnv  # takes seconds to import
 
     return WarpVectorEnv(family, num_envs, horizon, device, parameters)
 
@@ -135,10 +85,10 @@ def lanes(
 def sampling_lanes(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
     """Return the lanes that a family's episodes are sampled from; under MuJoCo Warp they are kept for its other tasks.
 
-    Raises ValueError as ``lanes``.
+    Raises ValueError as ``make_lanes``.
     """
-    made = _kept_lanes if _on_warp(family.simulation.backend, device) else lanes
-    return made(family, num_envs, family.sampling.horizon, device)
+    make = _kept_lanes if _on_warp(family.simulation.backend, device) else make_lanes
+    return make(family, num_envs, family.sampling.horizon, device)
 
 
 def _on_warp(backend: Backend, device: torch.device) -> bool:
@@ -152,14 +102,15 @@ def _on_warp(backend: Backend, device: torch.device) -> bool:
 
 
 # To capture a control step takes as long as many of them, and every draw restarts all lanes with its own tasks.
-_kept_lanes = lru_cache(maxsize=4)(lanes)
+_kept_lanes = lru_cache(maxsize=4)(make_lanes)
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:
     """Return the family, the task parameters and factors, and the options that are neither."""
-    left, default = dict(options), load_env_creator(family)()
-    parts = {name: _replaced(getattr(default, name), left) for name in ("robot", "simulation")}
-    made = replace(_replaced(default, left), **parts)
+    left = dict(options)
+    default: Any = load_env_creator(family)()
+    robot, simulation = _replaced(default.robot, left), _replaced(default.simulation, left)
+    made = replace(_replaced(default, left), robot=robot, simulation=simulation)
     parameters = {name: left.pop(name) for name in (*made.parameter_space, *SCALED_FIELDS) if name in left}
     return made, parameters, left
 

@@ -10,22 +10,21 @@ from typing import Any
 
 import torch
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
-from metarl.environments import LaneError
+from metarl.environments import Book, LaneError, opened
 from metarl.numerics import near
-from metarl_envs.dynamics import SCALED_FIELDS
-from metarl_envs.robots import Motion, RobotFamily, check_parameters, describe_lanes, initial_parameters
-from metarl_envs.simulator import load_model
-from metarl_envs.warp_simulator import WarpSimulator, where
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.lanes import RobotLanes
+from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, initial_parameters
+from metarl_envs.mujoco.warp_simulator import WarpSimulator, where
 
 FAR = 0.01
 """Largest distance of what a graph of a step does from what the step does, relative to its norm: on a GPU, contacts
 come in an order left to chance, and sums are rounded accordingly."""
 
 
-class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
+class WarpVectorEnv(RobotLanes):
     """Lanes of a robot on one device, without automatic resets: a finished lane idles until it is reset.
 
     Arrays are torch tensors, in torch's default dtype. Tasks, rewards and terminations are those of RobotVectorEnv;
@@ -46,6 +45,8 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         ValueError: no lanes, no steps, or parameters that are unknown, of the wrong shape or not finite.
     """
 
+    simulator: WarpSimulator
+
     def __init__(
         self,
         family: RobotFamily,
@@ -54,12 +55,8 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         device: torch.device | str = "cpu",
         parameters: Mapping[str, Any] | None = None,
     ):
-        describe_lanes(self, family, num_envs, horizon)
-        self.horizon, self.parameter_space = horizon, family.parameter_space
+        super().__init__(family, num_envs, horizon)
         self.device = torch.empty(0, device=device).device  # "cuda" has no number, which Warp wants
-        self._family, self._robot = family, family.robot
-        self._model = load_model(self._robot.model_file)
-        self.dt = self._model.opt.timestep * self._robot.substeps
         initial = initial_parameters(family, parameters)
         self._parameters = {
             name: self._tensor(value).repeat(num_envs, *[1] * value.ndim) for name, value in initial.items()
@@ -72,10 +69,10 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         )
         self._generator = Generator(self.device)
         self._generator.seed()
-        self._steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._flags = torch.zeros(4, num_envs, dtype=torch.bool, device=self.device)
-        self._terminated, self._truncated, self._unstable, self._overflowed = self._flags
         self._started = False
+        self._book = opened(torch.zeros(num_envs, dtype=torch.int64, device=self.device))
+        self._trouble = torch.zeros(2, num_envs, dtype=torch.bool, device=self.device)
+        self._unstable, self._overflowed = self._trouble
         # Everything that steps read and write stays where it is, so that a graph of a step finds it there.
         self._given = self._tensor(torch.zeros(num_envs, self._model.nu))
         self._rewards, self._seen = self._given.new_zeros(num_envs), torch.zeros_like(self._observations())
@@ -113,12 +110,14 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         elif self._graph is None:
             self._graph = self._captured()
         (self._graph or self._advance)()
-        return self._seen.clone(), self._rewards.clone(), self._terminated.clone(), self._truncated.clone(), {}
+        told = (self._seen, self._rewards, self._book.terminated, self._book.truncated)
+        observations, rewards, terminations, truncations = (values.clone() for values in told)
+        return observations, rewards, terminations, truncations, {}
 
     def _advance(self) -> None:
         """Take a step with the actions that were given; everything stays in its place."""
         control = self._control(self._given)
-        running = ~(self._terminated | self._truncated | self._broken)
+        running = self._book.running & ~self._broken
         before = self._robot.position(self.simulator).clone()
         self.simulator.step(control, running)
         self._unstable.logical_or_(self.simulator.unstable)
@@ -127,15 +126,12 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         motion = Motion(position, (position - before) / self.dt, control)
         rewards = torch.where(running, self._family.reward(motion, self._parameters), 0.0)
         self._rewards.copy_(rewards.masked_fill(self._broken, torch.nan))
-        self._steps.add_(running)
-        self._terminated.logical_or_(running & ~self._robot.healthy(self.simulator))
-        if self.horizon is not None:
-            self._truncated.logical_or_(self._steps >= self.horizon)
+        self._keep(self._book.after_step(running, ~self._robot.healthy(self.simulator), self.horizon))
         self._seen.copy_(self._observations())
 
     def _captured(self) -> Callable[[], None]:
         """Return a graph of a whole step, which was compared with the step itself; or the step, with a warning."""
-        changing = [*self.simulator.changing, self._flags, self._steps, self._rewards, self._seen]
+        changing = [*self.simulator.changing, *self._book, self._trouble, self._rewards, self._seen]
         before = [values.clone() for values in changing]
 
         def after(step: Callable[[], None]) -> Tensor:
@@ -175,8 +171,12 @@ class WarpVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True
-        self._steps.masked_fill_(lanes, 0)
-        self._flags.logical_and_(~lanes)
+        self._keep(self._book.restarted(lanes))
+        self._trouble.logical_and_(~lanes)
+
+    def _keep(self, book: Book) -> None:
+        for place, values in zip(self._book, book, strict=True):
+            place.copy_(values)
 
     def _observations(self) -> Tensor:
         seen: Tensor = self._robot.observe(self.simulator)

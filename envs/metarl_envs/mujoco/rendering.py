@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl_envs.dynamics import Array, Values
+from metarl_envs.mujoco.dynamics import Array, Values
 
 Marker = dict[str, Any]
 """A shape without physics, as Gymnasium's viewers take it."""

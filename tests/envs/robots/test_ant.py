@@ -4,9 +4,8 @@ import pytest
 import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
-from metarl_envs.ant import Ant, AntDirection, AntGoal, AntVelocity
-from metarl_envs.robots import Motion
-from metarl_envs.simulator import Simulation
+from metarl_envs.mujoco import Motion, Simulation
+from metarl_envs.robots.ant import Ant, AntDirection, AntGoal, AntVelocity
 
 MOTION = Motion(
     position=np.array([[1.0, -2.0], [0.5, 0.5]]),
@@ -69,9 +68,9 @@ def test_the_goal_ant_observes_where_it_is():
 def test_a_fallen_ant_terminates_and_its_lane_idles():
     env = AntVelocity().environment(2, torch.device("cpu"))
     env.reset(seed=0)
-    qpos, qvel = env.simulator.qpos[:1].copy(), env.simulator.qvel[:1].copy()
+    qpos, qvel = env.simulator.qpos.copy(), env.simulator.qvel.copy()
     qpos[0, 2] = 1.5
-    env.simulator.reset(np.array([0]), qpos, qvel)
+    env.simulator.reset(np.array([True, False]), qpos, qvel)
     _, rewards, terminations, truncations, _ = env.step(np.zeros((2, 8)))
     assert terminations.tolist() == [True, False] and not truncations.any() and rewards[0] != 0
     before = env.simulator.qpos.copy()

@@ -10,13 +10,11 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
 from metarl.environments import as_array
-from metarl_envs.dynamics import SCALED_FIELDS, Array, Dynamics, Values
-from metarl_envs.rendering import Camera, Marker
-from metarl_envs.simulator import Physics, Simulation, load_model
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, Dynamics, Values
+from metarl_envs.mujoco.rendering import Camera, Marker
+from metarl_envs.mujoco.simulator import Physics, Simulation, load_model
 
 Parameters = Mapping[str, Values]
 """Task parameters, and the factors on the dynamics, by name: ``[..., *shape]``."""
@@ -62,6 +60,10 @@ class Robot(Protocol):
     @property
     def contact_forces(self) -> bool:
         """Whether ``observe`` reads contact forces."""
+
+    @property
+    def camera(self) -> Camera:
+        """From where pictures are taken, unless the task says otherwise."""
 
     def position(self, physics: Physics) -> Values:
         """Return where the robot is, ``[..., axis]`` in metres: along x, or along x and y."""
@@ -126,16 +128,6 @@ def action_space(robot: Robot) -> spaces.Box:
     """Return the actions that are not clipped: the actuators' range times the action scale."""
     low, high = (load_model(robot.model_file).actuator_ctrlrange.T * robot.action_scale).astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)
-
-
-def describe_lanes(env: VectorEnv[Any, Any, Any], family: RobotFamily, num_envs: int, horizon: int | None) -> None:
-    """Give a vector environment what Gymnasium wants to know of it. Raises ValueError for no lanes, or no steps."""
-    if num_envs < 1 or (horizon is not None and horizon < 1):
-        raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
-    env.metadata, env.num_envs = {"autoreset_mode": AutoresetMode.DISABLED}, num_envs
-    env.single_observation_space, env.single_action_space = observation_space(family.robot), action_space(family.robot)
-    env.observation_space = batch_space(env.single_observation_space, num_envs)
-    env.action_space = batch_space(env.single_action_space, num_envs)
 
 
 def starting_state(robot: Robot, model: Any, rng: np.random.Generator, lanes: tuple[int, ...]) -> tuple[Array, Array]:

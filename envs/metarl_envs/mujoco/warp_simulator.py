@@ -15,7 +15,7 @@ import torch
 import warp
 from torch import Tensor
 
-from metarl_envs.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 
 FOLLOWING_FIELDS = ("body_subtreemass", "body_invweight0", "dof_invweight0", "actuator_acc0")
 """The constants of MuJoCo's model that follow from its scaled fields."""
@@ -48,10 +48,10 @@ class WarpSimulator:
         with self._in_order():
             self._compiled = self._compile()
             self._data = mujoco_warp.make_data(model, nworld=lanes, nconmax=contacts, njmax=constraints)
-        names = ("qpos", "qvel", "xpos", "cfrc_ext", "qacc", "qacc_warmstart", "ctrl", "overflow")
-        arrays = {name: warp.to_torch(getattr(self._data, name)) for name in names}
-        self.qpos, self.qvel, self.xpos, self.cfrc_ext = (arrays[name] for name in names[:4])
-        self._acceleration, self._warm_start, self._control, self._overflow = (arrays[name] for name in names[4:])
+        data, shared = self._data, warp.to_torch
+        self.qpos, self.qvel, self.xpos, self.cfrc_ext = map(shared, (data.qpos, data.qvel, data.xpos, data.cfrc_ext))
+        self._acceleration, self._warm_start = shared(data.qacc), shared(data.qacc_warmstart)
+        self._control, self._overflow = shared(data.ctrl), shared(data.overflow)
         self._state = (self.qpos, self.qvel, self.xpos, self.cfrc_ext, self._warm_start)
         self.unstable = torch.zeros(lanes, dtype=torch.bool, device=device)
 
@@ -80,7 +80,7 @@ class WarpSimulator:
     def reset(self, lanes: Tensor, qpos: Tensor, qvel: Tensor, factors: Mapping[str, Tensor] | None = None) -> None:
         """Start the lanes of a mask ``[lane]`` from states ``[lane, nq]`` and ``[lane, nv]``, the others' being unused.
 
-        ``factors`` on the dynamics, ``[lane]`` by name, are given to all lanes; None for as before.
+        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes; None for as before.
         """
         # As after MuJoCo's own step, positions of the bodies belong to the last substep's start: they must be kept.
         positions = self.xpos.clone()
@@ -93,6 +93,9 @@ class WarpSimulator:
                 self._scale(factors)
             mujoco_warp.kinematics(self._compiled, self._data)
         self.xpos.copy_(where(lanes, self.xpos, positions))
+
+    def close(self) -> None:
+        """The arrays go with the simulator."""
 
     @property
     def changing(self) -> list[Tensor]:

@@ -15,25 +15,22 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.algorithms.maml import MAML
-from metarl.control.rollouts import RolloutError, collect
-from metarl.control.tasks import Sampling
+from metarl.control import RolloutError, Sampling, collect
 from metarl.environments.lanes import LaneError
-from metarl.networks.options import Network
-from metarl_envs.ant import Ant, AntGoal, AntVelocity
+from metarl.networks import Network
 from metarl_envs.bandit import Bandit
-from metarl_envs.dynamics import Dynamics
-from metarl_envs.half_cheetah import HalfCheetahVelocity
-from metarl_envs.mujoco import RobotVectorEnv
+from metarl_envs.mujoco import Dynamics, RobotVectorEnv, Simulation, make_lanes
+from metarl_envs.mujoco.robots import starting_state
+from metarl_envs.mujoco.simulator import ThreadSimulator, load_model
 from metarl_envs.navigation import PointNavigation
-from metarl_envs.robot_tasks import lanes
-from metarl_envs.robots import starting_state
-from metarl_envs.simulator import Simulation, ThreadSimulator, load_model
+from metarl_envs.robots.ant import Ant, AntGoal, AntVelocity
+from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 from metarl_envs.tabular import TabularMDP
 
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed")
 
-from metarl_envs.warp import WarpVectorEnv
-from metarl_envs.warp_simulator import WarpSimulator
+from metarl_envs.mujoco.warp_lanes import WarpVectorEnv
+from metarl_envs.mujoco.warp_simulator import WarpSimulator
 
 pytestmark = pytest.mark.slow  # on a clean machine Warp compiles its kernels for a minute
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -70,7 +67,7 @@ def same(one, other):
 def start_alike(ours, reference):
     """Put both environments, which have been reset, into the reference's states."""
     qpos, qvel = reference.simulator.qpos.copy(), reference.simulator.qvel.copy()
-    reference.simulator.reset(np.arange(len(qpos)), qpos, qvel)
+    reference.simulator.reset(np.ones(len(qpos), dtype=bool), qpos, qvel)
     ours.simulator.reset(every(ours), *(torch.from_numpy(values).to(ours.device) for values in (qpos, qvel)))
 
 
@@ -123,17 +120,18 @@ def test_steps_and_contact_forces_agree_with_mujocos_where_friction_has_no_corne
     """Ant's contacts differ by how their pyramids of friction are turned, and by nothing else."""
     model = copy.copy(load_model("ant.xml"))
     model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    ours, reference = WarpSimulator(model, 32, 5, device, True), ThreadSimulator(model, 32, 1, True)
-    rng, all_lanes = np.random.default_rng(0), torch.ones(32, dtype=torch.bool, device=device)
+    ours, reference = WarpSimulator(model, 32, 5, device, True), ThreadSimulator(model, 32, 5, 1, True)
+    rng, every_lane = np.random.default_rng(0), np.ones(32, dtype=bool)
+    all_lanes = torch.from_numpy(every_lane).to(device)
     qpos, qvel = starting_state(Ant(), model, rng, (32,))
-    reference.reset(np.arange(32), qpos, qvel)
+    reference.reset(every_lane, qpos, qvel)
     for _ in range(30):
         ours.reset(all_lanes, *(torch.from_numpy(values).to(device) for values in (reference.qpos, reference.qvel)))
-        reference.reset(np.arange(32), reference.qpos.copy(), reference.qvel.copy())
+        reference.reset(every_lane, reference.qpos.copy(), reference.qvel.copy())
         assert not ours.cfrc_ext.any()
         control = rng.uniform(-1, 1, (32, 8))
         ours.step(torch.from_numpy(control).to(device), all_lanes)
-        reference.step(control, 5)
+        reference.step(control, every_lane)
         assert np.abs(numpy(ours.qpos) - reference.qpos).max() < 1e-3
         assert np.median(np.abs(numpy(ours.qvel) - reference.qvel)) < 1e-5
     touching = np.abs(reference.cfrc_ext) > 0.1
@@ -225,7 +223,7 @@ def test_tensors_share_memory_with_warp_and_live_on_the_device(device):
     state = env.simulator.qpos.clone()
     for values in told[:4]:
         values.fill_(1)
-    assert torch.equal(env.simulator.qpos, state) and not env._terminated.any()
+    assert torch.equal(env.simulator.qpos, state) and not env._book.terminated.any()
 
 
 def test_what_is_told_has_torchs_default_dtype(device, float64):
@@ -250,7 +248,7 @@ def test_a_replayed_graph_steps_as_kernel_by_kernel(device, monkeypatch):
 
 def tensors_of(env):
     """Where everything lies that a step might read or write."""
-    held = {**vars(env), **vars(env.simulator), **env._parameters}
+    held = {**vars(env), **vars(env.simulator), **env._parameters, **env._book._asdict()}
     return {name: value.data_ptr() for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
@@ -477,7 +475,7 @@ def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
 
     def explode():
         launch()
-        env.simulator.qvel[4] = torch.where(env._steps[4] == 2, torch.inf, env.simulator.qvel[4])
+        env.simulator.qvel[4] = torch.where(env._book.elapsed[4] == 2, torch.inf, env.simulator.qvel[4])
 
     monkeypatch.setattr(env.simulator, "_launch", explode)
     expected = r"observations are not finite: task 2, lane 4 \(episode 0\), step 3: .* unstable, .* in lanes \[4\]"
@@ -547,15 +545,15 @@ def test_steps_before_a_reset_and_wrong_shapes_are_refused():
 
 def test_the_device_and_the_backend_choose_the_simulator(monkeypatch):
     def chosen(backend, device):
-        return type(lanes(HalfCheetahVelocity(simulation=Simulation(backend)), 1, None, torch.device(device)))
+        return type(make_lanes(HalfCheetahVelocity(simulation=Simulation(backend)), 1, None, torch.device(device)))
 
     assert chosen("auto", "cpu") is RobotVectorEnv and chosen("warp", "cpu") is WarpVectorEnv
     assert chosen("threads", "cuda") is RobotVectorEnv
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mujoco_warp" else find_spec(name))
-    with pytest.warns(UserWarning, match=r'MuJoCo runs on the CPU.*pip install "metarl-toolkit\[gpu\]"'):
+    with pytest.warns(UserWarning, match=r'MuJoCo runs on the CPU.*pip install "metarl\[gpu\]"'):
         assert chosen("auto", "cuda") is RobotVectorEnv
-    with pytest.raises(ValueError, match=r'the backend .warp. needs MuJoCo Warp.*pip install "metarl-toolkit\[gpu\]"'):
+    with pytest.raises(ValueError, match=r'the backend .warp. needs MuJoCo Warp.*pip install "metarl\[gpu\]"'):
         chosen("warp", "cpu")
     with pytest.raises(ValueError, match="expected backend auto, native or threads, not warp"):
         RobotVectorEnv(HalfCheetahVelocity(simulation=Simulation("warp")), 1)

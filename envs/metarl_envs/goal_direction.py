@@ -1,0 +1,65 @@
+"""Goal directions: where is any robot to go, as fast as it can? (MAML, https://arxiv.org/abs/1703.03400)"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, arrows, box, uniform
+
+
+class GoalDirection(RobotTasks):
+    """Progress is the velocity in a direction: direction v, with v the mean forward velocity over a step.
+
+    Task parameter: ``direction`` ``[task]``, 1 or -1. There are only these two tasks, drawn with equal chances, in
+    every split.
+    """
+
+    plane: bool = False
+
+    @property
+    def goal_space(self) -> dict[str, spaces.Box]:
+        """Direction: 1 or -1, or a unit vector."""
+        return {"direction": box(-1, 1, 2) if self.plane else box(-1, 1)}
+
+    @property
+    def default_task(self) -> dict[str, Any]:
+        """Forwards."""
+        return {"direction": (1.0, 0.0) if self.plane else 1.0}
+
+    @property
+    def splits_share_tasks(self) -> bool:
+        """Two directions are too few to hold one out."""
+        return not self.plane
+
+    def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
+        """Draw directions."""
+        if not self.plane:
+            return {"direction": torch.where(uniform((-1.0, 1.0), generator, num_tasks) < 0, -1.0, 1.0)}
+        angle = uniform((0.0, 2 * math.pi), generator, num_tasks)
+        return {"direction": torch.stack([angle.cos(), angle.sin()], 1)}
+
+    def progress(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return the velocity in the goal direction, ``[...]``."""
+        direction, velocity = parameters["direction"], motion.velocity
+        if not self.plane:
+            return direction * velocity[..., 0]
+        return direction[..., 0] * velocity[..., 0] + direction[..., 1] * velocity[..., 1]
+
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return an arrow in the goal direction, and one of the robot's own velocity."""
+        return arrows(motion.position, parameters["direction"], motion.velocity)
+
+
+@dataclass(frozen=True)
+class PlaneDirection(GoalDirection):
+    """Directions of a robot that can turn: with ``plane``, ``direction`` is a unit vector, ``[task, 2]``.
+
+    Their angles are uniform, and the splits draw from one distribution.
+    """
+
+    plane: bool = False
+    """Any direction in the plane, instead of forwards or backwards."""

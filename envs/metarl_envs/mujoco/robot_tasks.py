@@ -1,0 +1,125 @@
+"""A family of robot tasks is a robot times a task: what all of them share, and how the two are joined.
+
+A task over any robot extends ``RobotTasks``, like ``metarl_envs.goal_velocity``. A robot's own options, such as what
+it costs to move it and a bonus for not falling, are a frozen dataclass beside the robot, like those in
+``metarl_envs.robots.ant``. A family names both, and ``Simulated``::
+
+    @dataclass(frozen=True)
+    class AntVelocity(Simulated, AntOptions, GoalVelocity): ...
+
+Fields come in the order of the bases from the last to the first: the task's, the robot's, the simulation's. A family
+gives fields defaults and words of its own, which moves none of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+from metarl.control import ControlTasks, Sampling
+from metarl.types import Spec, Split
+from metarl_envs.mujoco.dynamics import Dynamics, Values
+from metarl_envs.mujoco.lanes import RobotLanes
+from metarl_envs.mujoco.making import sampling_lanes
+from metarl_envs.mujoco.rendering import Camera, Marker
+from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, observation_size
+from metarl_envs.mujoco.simulator import Simulation
+from metarl_envs.mujoco.single import RobotEnv
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Options of every family: how its robot is simulated, and its episodes sampled."""
+
+    dynamics: Dynamics = field(default_factory=Dynamics)
+    """How the robot's dynamics differ between tasks; by default they do not."""
+    simulation: Simulation = field(default_factory=Simulation)
+    """How lanes are simulated."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How episodes are sampled: as in the paper."""
+
+
+class RobotTasks(ABC):
+    """Tasks of a robot; implements ``metarl.types.Family`` with ``single``, and ``robots.RobotFamily``.
+
+    A robot is paid at each step for its progress, and alive_bonus - control_cost |a|^2, with a the torques in [-1, 1].
+    Attributes without a value are fields of the families; the bonus is one where the robot may fall.
+    """
+
+    robot: Robot
+    control_cost: float
+    alive_bonus: float = 0.0
+    dynamics: Dynamics
+    simulation: Simulation
+    sampling: Sampling
+
+    @property
+    @abstractmethod
+    def goal_space(self) -> Mapping[str, spaces.Box]:
+        """The task's parameters by name, in their order."""
+
+    @property
+    @abstractmethod
+    def default_task(self) -> dict[str, Any]:
+        """The task of environments that are given none."""
+
+    @abstractmethod
+    def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
+        """Draw the task's parameters, ``[task, ...]`` by name."""
+
+    @abstractmethod
+    def progress(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return what a control step is worth to the task, ``[...]``."""
+
+    @abstractmethod
+    def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
+        """Return what pictures of one robot show of its task."""
+
+    @property
+    def camera(self) -> Camera:
+        """From where pictures are taken: the robot's own camera."""
+        return self.robot.camera
+
+    @property
+    def spec(self) -> Spec:
+        """What is asked of a policy; described by the task's parameters and the factors on the dynamics that vary."""
+        size = spaces.flatdim(self.parameter_space)
+        return Spec((observation_size(self.robot),), action_space(self.robot).shape[0], "continuous", size)
+
+    @property
+    def parameter_space(self) -> spaces.Dict:
+        """The task's parameters, then the factors on the dynamics that vary."""
+        varied = {name: box(*bounds) for name, bounds in self.dynamics.varied.items()}
+        return spaces.Dict([*self.goal_space.items(), *varied.items()])  # a list keeps its order, a mapping is sorted
+
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return the bonus and the progress minus the control cost, ``[...]``."""
+        return self.alive_bonus + self.progress(motion, parameters) - self.control_cost * motion.effort
+
+    def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
+        """Sample tasks, then factors on the dynamics where they vary. Raises ValueError for fewer than one task."""
+        if num_tasks < 1:
+            raise ValueError(f"at least one task is needed, not {num_tasks}")
+        drawn = self.draw_goals(num_tasks, generator)
+        varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in self.dynamics.varied.items()}
+        parameters = {**drawn, **varied}
+        descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
+        return ControlTasks(self.spec, parameters, descriptors, self.environment, self.sampling)
+
+    def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
+        """Return the lanes that episodes are sampled from: see ``Simulation``."""
+        return sampling_lanes(self, num_envs, device)
+
+    def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
+        """Return one environment of one task."""
+        return RobotEnv(self, parameters, render_mode)
+
+
+def uniform(bounds: tuple[float, float], generator: Generator, *shape: int) -> Tensor:
+    """Draw from ``[low, high)``, in torch's default dtype."""
+    low, high = bounds
+    return low + (high - low) * torch.rand(*shape, generator=generator)

@@ -1,0 +1,77 @@
+"""HalfCheetah that must find out how fast, or in which direction, to run (MAML, https://arxiv.org/abs/1703.03400).
+
+Gymnasium's HalfCheetah-v5, whose control step lasts 0.05 s. That of the paper's simulator (rllab) lasts 0.01 s, and its
+velocities are those of an instant, so returns cannot be compared with the paper's; the share of the gap closed between
+a pre-trained policy and an oracle can.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from metarl_envs.goal_direction import GoalDirection
+from metarl_envs.goal_velocity import GoalVelocity
+from metarl_envs.mujoco import BESIDE, Camera, Physics, Simulated, Values, check_robot, namespace
+
+
+@dataclass(frozen=True)
+class HalfCheetah:
+    """Gymnasium's HalfCheetah-v5: 17 observations (positions without x, velocities), 6 torques; it never falls."""
+
+    action_scale: float = 1.0
+    """Policy's action that means full torque, clipped beyond it: 1 as in the paper, 10 as pytorch-maml-rl and ProMP."""
+    reset_noise: float = 0.1
+    """Noise of the start: uniform in +- this on positions, normal of this deviation on velocities, as Gymnasium's."""
+    observe_position: bool = False
+    """Observe x as well: the paper's code and pytorch-maml-rl do, through the torso's position; ProMP does not."""
+
+    model_file: ClassVar[str] = "half_cheetah.xml"
+    substeps: ClassVar[int] = 5
+    contact_forces: ClassVar[bool] = False
+    camera: ClassVar[Camera] = BESIDE
+
+    def __post_init__(self) -> None:
+        check_robot(self)
+
+    def position(self, physics: Physics) -> Values:
+        """Return x, ``[..., 1]`` in metres."""
+        return physics.qpos[..., :1]
+
+    def observe(self, physics: Physics) -> Values:
+        """Return positions and velocities, ``[..., 17]``, or 18 with x."""
+        parts = (physics.qpos[..., 0 if self.observe_position else 1 :], physics.qvel)
+        return namespace(physics.qpos).concatenate(parts, axis=-1)
+
+    def healthy(self, physics: Physics) -> Values:
+        """Return true, ``[...]``."""
+        return namespace(physics.qpos).ones_like(physics.qpos[..., 0], dtype=bool)
+
+
+@dataclass(frozen=True)
+class HalfCheetahOptions:
+    """Options of all its families."""
+
+    control_cost: float = 0.05
+    """Weight of the squared torques: 0.05 in the paper's code."""
+    robot: HalfCheetah = HalfCheetah()
+    """The robot."""
+
+
+@dataclass(frozen=True)
+class HalfCheetahVelocity(Simulated, HalfCheetahOptions, GoalVelocity):
+    """HalfCheetah paid for running at a goal velocity: -|v - velocity| - control_cost |a|^2, at each step.
+
+    v is the mean forward velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``velocity``
+    ``[task]``, in metres per second. The splits draw from one distribution.
+    """
+
+    velocity_range: tuple[float, float] = (0.0, 2.0)
+    """Goal velocities are uniform in this range, m/s: (0, 2) as in the paper, (0, 3) as ProMP and PEARL."""
+
+
+@dataclass(frozen=True)
+class HalfCheetahDirection(Simulated, HalfCheetahOptions, GoalDirection):
+    """HalfCheetah paid for running forwards or backwards: direction v - control_cost |a|^2, at each step.
+
+    v is the mean forward velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``direction``
+    ``[task]``, 1 or -1. There are only these two tasks, drawn with equal chances, in every split.
+    """
