@@ -2,8 +2,8 @@
 
 Matrix products only. One of ``[rows, in] x [in, out]`` takes 2 rows in out operations and moves its three matrices, in
 float32; so do both of its derivatives, in which two of the three matrices make the third. With A the sum of this over
-all layers and B that over all but the first (nobody asks for the derivative in the data), ``networks/derivatives/perceptron.py``
-takes
+all layers and B that over all but the first (nobody asks for the derivative in the data),
+``networks/derivatives/perceptron.py`` takes
 
 - forward: A
 - pull, the product with the transposed Jacobian: A for the weights' gradients, B for the hidden layers'

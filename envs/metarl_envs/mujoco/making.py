@@ -17,7 +17,7 @@ from metarl_envs.mujoco.robots import RobotFamily
 from metarl_envs.mujoco.simulator import Backend
 from metarl_envs.mujoco.single import RobotEnv
 
-HOW_TO_INSTALL = 'pip install "metarl[gpu]"'
+HOW_TO_INSTALL = 'pip install "metarl-toolkit[gpu]"'
 
 
 class SampledFamily(RobotFamily, Protocol):

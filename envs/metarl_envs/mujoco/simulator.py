@@ -76,7 +76,7 @@ class Simulation:
     """How lanes are simulated; native and threads give the same bits, warp the same tasks in other arithmetic."""
 
     backend: Backend = "auto"
-    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl[gpu]"); native: MuJoCo's own
+    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl-toolkit[gpu]"); native: MuJoCo's own
     pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device cuda where it
     is installed, else native where it can, else threads."""
     threads: int | None = None
