@@ -76,9 +76,9 @@ class Simulation:
     """How lanes are simulated; native and threads give the same bits, warp the same tasks in other arithmetic."""
 
     backend: Backend = "auto"
-    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl-toolkit[gpu]"); native: MuJoCo's own
-    pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device cuda where it
-    is installed, else native where it can, else threads."""
+    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl-toolkit[gpu]"); native:
+    MuJoCo's own pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device
+    cuda where it is installed, else native where it can, else threads."""
     threads: int | None = None
     """Number of CPU threads; None for one on each CPU that this process may use."""
 
