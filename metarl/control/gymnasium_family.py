@@ -17,6 +17,7 @@ from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.environments import (
     Apply,
+    LaneOptions,
     Lanes,
     Maker,
     SingleEnv,
@@ -110,8 +111,9 @@ class GymnasiumFamily:
     def environment(self, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
         """Return lanes on the CPU, whatever the device; they are kept, and serve all tasks of this family."""
         if num_envs not in self._kept or self._kept[num_envs].closed:
-            work = (self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon)
-            self._kept[num_envs] = on_workers(self.workers, *work, dtype=torch.empty(0).numpy().dtype)
+            dtype = torch.empty(0).numpy().dtype.name
+            made = self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon, dtype
+            self._kept[num_envs] = on_workers(self.workers, LaneOptions(*made))
         return self._kept[num_envs]
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:

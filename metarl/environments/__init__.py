@@ -7,7 +7,7 @@ lanes keep of which have finished.
 """
 
 from metarl.environments.bookkeeping import Book, describe, opened
-from metarl.environments.lanes import Apply, LaneError, Lanes, Maker, apply_parameters, make_env
+from metarl.environments.lanes import Apply, LaneError, LaneOptions, Lanes, Maker, apply_parameters, make_env
 from metarl.environments.single import SingleEnv
 from metarl.environments.spaces import Array, as_array, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
@@ -17,6 +17,7 @@ __all__ = [
     "Array",
     "Book",
     "LaneError",
+    "LaneOptions",
     "Lanes",
     "Maker",
     "SingleEnv",

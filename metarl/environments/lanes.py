@@ -5,14 +5,13 @@ Nothing here imports torch, so that worker processes start in half a second and 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
-from numpy.typing import DTypeLike
 
 from metarl.environments.bookkeeping import describe, opened
 from metarl.environments.spaces import (
@@ -78,6 +77,25 @@ def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
             setattr(env.unwrapped, name, value)
 
 
+class LaneOptions(NamedTuple):
+    """What lanes are made of, in this process or in workers."""
+
+    env: Maker
+    """Id of a registered environment, or a function that makes one."""
+    parameters: spaces.Dict
+    """What tasks differ in."""
+    apply: Apply
+    """How parameters reach an environment."""
+    spec: Spec
+    """What every environment must ask of a policy, whatever its task."""
+    num_envs: int
+    """Number of lanes."""
+    horizon: int | None = None
+    """Steps after which a lane is truncated, its environment's own limit aside; None for never."""
+    dtype: str = "float32"
+    """Type of the observations, rewards and continuous actions, by NumPy's name."""
+
+
 class Lanes(VectorEnv[Any, Any, Any]):
     """One environment per lane, stepped in turn; NumPy arrays in and out; a finished lane idles until it is reset.
 
@@ -86,13 +104,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
     the ranges. Where an environment's info holds ``success``, so do the infos of ``step``: 1 or 0 for each lane.
 
     Args:
-        env: Id of a registered environment, or a function that makes one.
-        parameters: What tasks differ in.
-        apply: How parameters reach an environment.
-        spec: What every environment must ask of a policy, whatever its task.
-        num_envs: Number of lanes.
-        horizon: Steps after which a lane is truncated, its environment's own limit aside; None for never.
-        dtype: Type of the observations, rewards and continuous actions.
+        options: What the lanes are made of.
         first: Number of the first lane, for errors: a worker holds some of many.
 
     Raises:
@@ -101,17 +113,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
         ValueError: unknown reset options, wrong shapes, or actions that are not finite.
     """
 
-    def __init__(
-        self,
-        env: Maker,
-        parameters: spaces.Dict,
-        apply: Apply,
-        spec: Spec,
-        num_envs: int,
-        horizon: int | None = None,
-        dtype: DTypeLike = np.float32,
-        first: int = 0,
-    ):
+    def __init__(self, options: LaneOptions, first: int = 0):
+        env, parameters, apply, spec, num_envs, horizon, dtype = options
         describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec = env, apply, spec

@@ -40,7 +40,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     ):
         self.render_mode, self._maker = render_mode, env
         self._made: Env | None = None
-        self._lane = lanes.Lanes(self._make, space, apply, spec, 1)
+        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1))
         self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
 

@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
-from gymnasium import spaces
 
-from metarl.environments.lanes import Apply, Lanes, Maker
+from metarl.environments.lanes import LaneOptions, Lanes
 from metarl.environments.spaces import Array, policy_spaces
-from metarl.spec import Spec
 
 GRACE = 5.0
 """Seconds that a worker has to close its environments before it is killed."""
@@ -30,18 +28,6 @@ ALIGNED = 64
 
 class WorkerError(RuntimeError):
     """What went wrong in a worker process: its traceback."""
-
-
-class Work(NamedTuple):
-    """What all lanes are: the arguments of ``metarl.environments.Lanes``."""
-
-    env: Maker
-    parameters: spaces.Dict
-    apply: Apply
-    spec: Spec
-    num_envs: int
-    horizon: int | None
-    dtype: str
 
 
 class Arrays(NamedTuple):
@@ -60,22 +46,22 @@ class Arrays(NamedTuple):
         return Arrays(*(array[lanes] for array in self))
 
 
-def shared_arrays(file: int, work: Work) -> Arrays:
+def shared_arrays(file: int, options: LaneOptions) -> Arrays:
     """Map a file, by its descriptor, into memory as the arrays of all lanes."""
-    observation, action = policy_spaces(work.spec, work.dtype)
-    flag, reward = np.dtype(bool), np.dtype(work.dtype)
+    observation, action = policy_spaces(options.spec, options.dtype)
+    flag, reward = np.dtype(bool), np.dtype(options.dtype)
     rows: list[tuple[np.dtype[Any], tuple[int, ...]]] = [
         (reward, observation.shape),
         (reward, ()),
         *[(flag, ())] * 4,
         (np.dtype(action.dtype), action.shape or ()),
     ]
-    sizes = [work.num_envs * kind.itemsize * math.prod(shape) for kind, shape in rows]
+    sizes = [options.num_envs * kind.itemsize * math.prod(shape) for kind, shape in rows]
     starts = [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
     os.ftruncate(file, starts[-1])
     memory = mmap.mmap(file, starts[-1])
     located = zip(rows, starts[:-1], strict=True)
-    return Arrays(*(np.ndarray((work.num_envs, *shape), kind, memory, start) for (kind, shape), start in located))
+    return Arrays(*(np.ndarray((options.num_envs, *shape), kind, memory, start) for (kind, shape), start in located))
 
 
 def serve(connection: int, memory: int, parent: int) -> None:
@@ -107,9 +93,9 @@ def _work(link: Connection, memory: int) -> None:
 
 
 def _lanes(memory: int, pickled: bytes, share: slice) -> tuple[Lanes, Arrays]:
-    work: Work = cloudpickle.loads(pickled)
-    own = work._replace(num_envs=share.stop - share.start)
-    return Lanes(*own, first=share.start), shared_arrays(memory, work).of(share)
+    options: LaneOptions = cloudpickle.loads(pickled)
+    own = options._replace(num_envs=share.stop - share.start)
+    return Lanes(own, first=share.start), shared_arrays(memory, options).of(share)
 
 
 def _failure(lanes: Lanes, arrays: Arrays, question: dict[str, Any] | None) -> tuple[Exception, str] | None:

@@ -22,16 +22,13 @@ from typing import Any, BinaryIO, NamedTuple
 import cloudpickle
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
-from numpy.typing import DTypeLike
 
 from metarl.environments.bookkeeping import describe
-from metarl.environments.lanes import NOT_RESET, Apply, LaneError, Lanes, Maker, infos, lane_seeds
+from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, Maker, infos, lane_seeds
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
-from metarl.environments.worker import GRACE, Work, WorkerError, shared_arrays
-from metarl.spec import Spec
+from metarl.environments.worker import GRACE, WorkerError, shared_arrays
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -41,20 +38,10 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def on_workers(
-    workers: int | None,
-    env: Maker,
-    parameters: spaces.Dict,
-    apply: Apply,
-    spec: Spec,
-    num_envs: int,
-    horizon: int | None = None,
-    dtype: DTypeLike = np.float32,
-) -> "Lanes | WorkerLanes":
+def on_workers(workers: int | None, options: LaneOptions) -> "Lanes | WorkerLanes":
     """Return lanes in so many processes, None for one on each CPU; in this one where a single one is left to do."""
-    processes = min(num_envs, usable_cpus() if workers is None else workers)
-    work = (env, parameters, apply, spec, num_envs, horizon, dtype)
-    return WorkerLanes(*work, workers=processes) if processes > 1 else Lanes(*work)
+    processes = min(options.num_envs, usable_cpus() if workers is None else workers)
+    return WorkerLanes(options, processes) if processes > 1 else Lanes(options)
 
 
 class Worker(NamedTuple):
@@ -66,7 +53,7 @@ class Worker(NamedTuple):
 
 
 class WorkerLanes(VectorEnv[Any, Any, Any]):
-    """``metarl.environments.Lanes`` in ``workers`` processes: the same contract, arguments and results, bit for bit.
+    """``metarl.environments.Lanes`` in ``workers`` processes: the same contract and results, bit for bit.
 
     Lanes are dealt out in rows of nearly equal length. What makes an environment, and applies task parameters, reaches
     the workers through cloudpickle: closures do, and what a module holds is imported there. An error of one worker
@@ -78,32 +65,23 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         LaneError: as from Lanes; also where a worker died, naming its lanes.
     """
 
-    def __init__(
-        self,
-        env: Maker,
-        parameters: spaces.Dict,
-        apply: Apply,
-        spec: Spec,
-        num_envs: int,
-        horizon: int | None = None,
-        dtype: DTypeLike = np.float32,
-        workers: int = 2,
-    ):
+    def __init__(self, options: LaneOptions, workers: int = 2):
+        num_envs = options.num_envs
         if sys.platform == "win32":
             raise ValueError("worker processes need Linux or macOS, whose processes inherit open files: use workers=1")
         if not 1 <= workers <= num_envs:
             raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
-        describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
-        self.horizon, self.parameter_space = horizon, parameters
+        describe(self, *policy_spaces(options.spec, options.dtype), num_envs, options.horizon)
+        self.horizon, self.parameter_space = options.horizon, options.parameters
         self._reset_once = np.zeros(num_envs, dtype=bool)
-        work = Work(_portable(env), parameters, apply, spec, num_envs, horizon, np.dtype(dtype).name)
+        portable = options._replace(env=_portable(options.env))
         self._workers: list[Worker] = []
         self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
         with _anonymous_file() as memory:
-            self._arrays = shared_arrays(memory.fileno(), work)
+            self._arrays = shared_arrays(memory.fileno(), portable)
             ends = [round(worker * num_envs / workers) for worker in range(workers + 1)]
             self._workers += (_start(memory.fileno(), slice(*share)) for share in pairwise(ends))
-        pickled = cloudpickle.dumps(work)
+        pickled = cloudpickle.dumps(portable)
         self._ask(lambda worker: (pickled, worker.lanes))
 
     def reset(

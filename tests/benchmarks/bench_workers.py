@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
+from metarl.environments.lanes import LaneOptions
 from metarl.environments.spaces import spec_of
 from metarl.environments.workers import on_workers, usable_cpus
 
@@ -59,10 +60,10 @@ def make(name: str, **nothing: Any) -> gymnasium.Env[Any, Any]:
 def contestants(name: str, options: argparse.Namespace) -> dict[str, VectorEnv[Any, Any, Any]]:
     """Return the vector environments by name."""
     one = partial(make, name)
-    work = (one, NO_TASK, "keyword", spec_of(one(), NO_TASK), options.lanes)
+    lanes = LaneOptions(one, NO_TASK, "keyword", spec_of(one(), NO_TASK), options.lanes)
     return {
-        "lanes in this process": on_workers(1, *work),
-        f"{options.workers} workers": on_workers(options.workers, *work),
+        "lanes in this process": on_workers(1, lanes),
+        f"{options.workers} workers": on_workers(options.workers, lanes),
         "gymnasium SyncVectorEnv": SyncVectorEnv([one] * options.lanes),
         "gymnasium AsyncVectorEnv": AsyncVectorEnv([one] * options.lanes),
     }

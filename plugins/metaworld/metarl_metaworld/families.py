@@ -9,7 +9,7 @@ from torch import Generator
 
 import metaworld
 from metarl.control import ControlTasks, Sampling
-from metarl.environments import Lanes, WorkerLanes, on_workers
+from metarl.environments import LaneOptions, Lanes, WorkerLanes, on_workers
 from metarl.types import Spec, Split
 from metarl_metaworld.manipulation import ACTION_SIZE, HORIZON, OBSERVATION_SIZE, Manipulation
 from metarl_metaworld.tasks import POSITIONS, Suite, suite
@@ -124,9 +124,10 @@ def _sample(
         """Return lanes on the CPU, whatever the device; they are kept, because simulations take long to build."""
         if num_envs not in family._kept or family._kept[num_envs].closed:
             tasks = spaces.Dict(task=spaces.Discrete(len(suite.tasks)))
-            work = (partial(Manipulation, suite.tasks), tasks, "options", _lane_spec(family.spec), num_envs)
-            dtype = torch.empty(0).numpy().dtype
-            family._kept[num_envs] = on_workers(family.workers, *work, family.sampling.horizon, dtype)
+            make, dtype = partial(Manipulation, suite.tasks), torch.empty(0).numpy().dtype.name
+            asked = _lane_spec(family.spec)
+            options = LaneOptions(make, tasks, "options", asked, num_envs, family.sampling.horizon, dtype)
+            family._kept[num_envs] = on_workers(family.workers, options)
         return family._kept[num_envs]
 
     return ControlTasks(family.spec, {"task": chosen}, suite.descriptors(chosen), environment, family.sampling)

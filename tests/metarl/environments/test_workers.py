@@ -22,7 +22,7 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments import workers
-from metarl.environments.lanes import LaneError, Lanes, lane_seeds
+from metarl.environments.lanes import LaneError, LaneOptions, Lanes, lane_seeds
 from metarl.environments.worker import WorkerError
 from metarl.environments.workers import WorkerLanes, usable_cpus
 from metarl.types import Learner, Spec
@@ -139,7 +139,7 @@ def test_how_many_workers() -> None:
     with pytest.raises(ValueError, match="workers=0: expected at least 1, or None for one on each CPU"):
         family(0)
     with pytest.raises(ValueError, match="from one worker to one for each of the 2 lanes, not 3"):
-        WorkerLanes(worker_envs.Fragile, FAULT, "attribute", Spec((2,), 1, "continuous", 1), 2, workers=3)
+        WorkerLanes(LaneOptions(worker_envs.Fragile, FAULT, "attribute", Spec((2,), 1, "continuous", 1), 2), workers=3)
 
 
 def test_workers_are_small() -> None:
@@ -301,6 +301,7 @@ SCRIPT = """
     from support import worker_envs
     from gymnasium import spaces
     from metarl.spec import Spec
+    from metarl.environments.lanes import LaneOptions
     from metarl.environments.workers import WorkerLanes
 
     class Own(worker_envs.Fragile):
@@ -310,7 +311,7 @@ SCRIPT = """
         return Own(fault=fault)
 
     faults = spaces.Dict(fault=spaces.Discrete(5))
-    lanes = WorkerLanes(make, faults, "keyword", Spec((2,), 1, "continuous", 1), num_envs=4, workers=2)
+    lanes = WorkerLanes(LaneOptions(make, faults, "keyword", Spec((2,), 1, "continuous", 1), num_envs=4), workers=2)
     lanes.reset()
     lanes.step(np.zeros((4, 1)))
     print(*(worker.process.pid for worker in lanes._workers), flush=True)
