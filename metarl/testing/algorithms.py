@@ -8,12 +8,13 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from metarl import objectives
 from metarl.seeding import stream
 from metarl.testing.batches import close, equal, global_states, shape_faults
 from metarl.testing.families import other_dtype
 from metarl.testing.findings import Check, Fault, Found, NotChecked
 from metarl.training import gather
-from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, tasks_of
+from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, rollout_of, tasks_of
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
 """What a meta-loss tells of labelled examples."""
@@ -176,6 +177,29 @@ def _last_negated(values: Tensor) -> Tensor:
     return torch.cat([values[:-1], -values[-1:]])
 
 
+def _replay(subject: AlgorithmSubject) -> Found:
+    learner, experience = subject.learner, subject.experience
+    if not learner.spec.control:
+        raise NotChecked("there are no actions among labelled examples")
+    blamed = learner.replay or learner.predict
+    with torch.no_grad():
+        state = learner.begin(subject.params, experience.descriptors)
+        for batch in (*experience.supports, experience.query):
+            rollout = rollout_of(batch)
+            said, _ = learner.replay(state, rollout) if learner.replay else learner.predict(state, rollout.observations)
+            found = objectives.log_prob(learner.spec.kind, said, rollout.actions) * rollout.mask
+            if not close(found, rollout.log_probs * rollout.mask):
+                ratios = (found - rollout.log_probs * rollout.mask).exp()
+                yield Fault(
+                    f"the policy replays a rollout otherwise than it acted: its probability ratios, which should be 1, "
+                    f"run from {ratios.min():.3g} to {ratios.max():.3g}; what it says of an observation must not "
+                    "depend on the others that it is shown (as by batch norm)",
+                    blamed,
+                )
+                return
+            state = learner.adapt(state, batch)
+
+
 def _dtypes(subject: AlgorithmSubject) -> Found:
     with other_dtype() as dtype:
         other = dataclasses.replace(subject)
@@ -206,6 +230,7 @@ CHECKS = (
     Check("scores", "the meta-loss tells the scores of labelled examples", _scores, ("meta-loss",)),
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "what one task shows changes no other", _independence, ("determinism",)),
+    Check("replay", "a policy replays the log-probabilities with which it acted", _replay, ("determinism",)),
     Check("dtypes", "torch's default dtype is followed", _dtypes, ("outputs",)),
     Check("device", "it learns on the device of its data", _device, ("outputs",)),
 )
