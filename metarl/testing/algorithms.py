@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.outer import default_outer
 from metarl.seeding import stream
 from metarl.testing.batches import close, equal, global_states, shape_faults
 from metarl.testing.families import other_dtype
@@ -139,6 +140,15 @@ def _meta_loss(subject: AlgorithmSubject) -> Found:
         yield Fault("the meta-gradient is zero", blamed)
 
 
+def _objective(subject: AlgorithmSubject) -> Found:
+    check = getattr(default_outer(subject.algorithm, subject.family.spec), "check", None)
+    if check is not None:
+        try:
+            check(subject.learner)
+        except ValueError as error:
+            yield Fault(str(error), subject.learner.meta_loss)
+
+
 def _scores(subject: AlgorithmSubject) -> Found:
     _, metrics = subject.learner.meta_loss(subject.params, subject.experience)
     for score in SCORES.get(subject.learner.spec.kind, ()):
@@ -227,6 +237,7 @@ CHECKS = (
     Check("determinism", "the same experience teaches the same", _determinism, ("outputs",)),
     Check("purity", "parameters and data are left as they are", _purity, ("outputs",)),
     Check("meta-loss", "one number, whose gradient is finite and not zero", _meta_loss, ("outputs",)),
+    Check("objective", "its outer update makes the meta-loss small", _objective, ("meta-loss",)),
     Check("scores", "the meta-loss tells the scores of labelled examples", _scores, ("meta-loss",)),
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "what one task shows changes no other", _independence, ("determinism",)),

@@ -20,6 +20,7 @@ from metarl.control.tasks import Sampling
 from metarl.fewshot.classification import NWayKShot
 from metarl.fewshot.regression import Regression
 from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
 from metarl.testing.checks import ContractError
 from metarl.testing.findings import Outcome
 from metarl.types import Examples, Learner, Params, Rollout, Spec
@@ -367,6 +368,18 @@ def test_broken_algorithms_are_found_by_one_check(algorithm: Any, check: str, me
     found = failures(testing.algorithm_outcomes(algorithm, ITEMS))
     assert set(found) == {check}
     assert re.search(message, found[check])
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_an_objective_that_the_outer_update_would_not_train_is_found(kind: Any) -> None:
+    found = failures(testing.algorithm_outcomes(with_loss(lambda loss, params: -loss), testing.small_family(kind)))
+    assert set(found) == {"objective"}
+    assert re.search(
+        r"trpo makes the .* the cosine of their gradients is -1, .* \(\S*test_checks.py", found["objective"]
+    )
+    by_adam = with_loss(lambda loss, params: -loss)
+    by_adam.default_outer = Adam
+    assert not failures(testing.algorithm_outcomes(by_adam, testing.small_family(kind)))
 
 
 class Unnamed(nn.Module):
