@@ -1,6 +1,7 @@
 """Convolutional networks of the few-shot literature, as modules whose last layer is called ``head``.
 
-Batch norm keeps no running statistics: tasks would share them.
+Batch norm keeps no running statistics: tasks would share them. Policies are normalised by each observation alone, as by
+layer norm: what they say of one must not depend on what else is looked at.
 """
 
 from collections import OrderedDict
@@ -18,7 +19,7 @@ Downsample = Literal["stride", "pool"]
 
 
 def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> nn.Sequential:
-    """Four blocks of a 3x3 convolution, batch norm and ReLU, each of which halves the image.
+    """Four blocks of a 3x3 convolution, batch norm (policies: layer norm) and ReLU, each of which halves the image.
 
     ``stride``: strided convolutions, sides rounded up, and the mean over what is left: the MAML paper's network for
     Omniglot (arXiv 1703.03400). ``pool``: max-pooling, sides rounded down, and all that is left: its network for
@@ -38,7 +39,7 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> n
         nn.init.xavier_uniform_(convolution.weight)
         convolution.bias = nn.Parameter(torch.zeros(features))
         layers[f"conv_{block}"] = convolution
-        layers[f"norm_{block}"] = nn.BatchNorm2d(features, eps=1e-3, track_running_stats=False)
+        layers[f"norm_{block}"] = _norm(spec, features, eps=1e-3)
         layers[f"activation_{block}"] = nn.ReLU()
         if pooled:
             layers[f"pool_{block}"] = nn.MaxPool2d(2)
@@ -54,7 +55,8 @@ def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequ
 
     The default widths are those of TADAM (arXiv 1805.10123). The rest is as in MetaOptNet (arXiv 1904.03758; there the
     widths are 64, 160, 320, 640), but without dropout: leaky ReLU of slope 0.1, 1x1 convolutions as shortcuts,
-    max-pooling after the sum, Kaiming-normal weights without biases. The head is Xavier-uniform.
+    max-pooling after the sum, Kaiming-normal weights without biases. The head is Xavier-uniform. Policies have layer
+    norm in place of batch norm.
 
     Raises:
         ValueError: inputs are no images ``[channel, height, width]``, or so small that pooling leaves nothing of them.
@@ -65,11 +67,10 @@ def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequ
         body: OrderedDict[str, nn.Module] = OrderedDict()
         for layer, inputs in enumerate((channels, features, features)):
             body[f"conv_{layer}"] = _unbiased(inputs, features, 3)
-            body[f"norm_{layer}"] = nn.BatchNorm2d(features, track_running_stats=False)
+            body[f"norm_{layer}"] = _norm(spec, features)
             if layer < 2:
                 body[f"activation_{layer}"] = nn.LeakyReLU(0.1)
-        norm = nn.BatchNorm2d(features, track_running_stats=False)
-        shortcut = nn.Sequential(OrderedDict(conv=_unbiased(channels, features, 1), norm=norm))
+        shortcut = nn.Sequential(OrderedDict(conv=_unbiased(channels, features, 1), norm=_norm(spec, features)))
         layers[f"block_{block}"] = Residual(nn.Sequential(body), shortcut)
         layers[f"activation_{block}"] = nn.LeakyReLU(0.1)
         layers[f"pool_{block}"] = nn.MaxPool2d(2)
@@ -84,6 +85,12 @@ def _sides(name: str, spec: Spec, least: int) -> tuple[int, int]:
     if min(height, width) < least:
         raise ValueError(f"{name} halves images until nothing is left of {height}x{width}: expected {least}x{least}")
     return height, width
+
+
+def _norm(spec: Spec, features: int, eps: float = 1e-5) -> nn.Module:
+    if spec.control:
+        return nn.GroupNorm(1, features, eps)
+    return nn.BatchNorm2d(features, eps, track_running_stats=False)
 
 
 def _unbiased(channels: int, features: int, size: int) -> nn.Conv2d:

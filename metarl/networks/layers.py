@@ -100,8 +100,23 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Own, inputs: Tensor,
     normalised = (inputs - mean) * (variance + layer.eps).rsqrt()
     if not own:
         return normalised
-    scale, shift = (own[name].reshape(len(inputs), 1, -1, *[1] * (inputs.ndim - 3)) for name in ("weight", "bias"))
+    scale, shift = (_beside(own[name], inputs) for name in ("weight", "bias"))
     return torch.addcmul(shift, normalised, scale)
+
+
+def group_norm(layer: nn.GroupNorm, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
+    """Normalise each item by itself, over its positions and each group of its channels."""
+    rows = functional.group_norm(inputs.flatten(0, 1), layer.num_groups, eps=layer.eps)
+    normalised = rows.reshape(inputs.shape)
+    if not own:
+        return normalised
+    scale, shift = (_beside(own[name], inputs) for name in ("weight", "bias"))
+    return torch.addcmul(shift, normalised, scale)
+
+
+def _beside(values: Tensor, inputs: Tensor) -> Tensor:
+    """Give a number for each channel, ``[task, channel]``, the axes of ``[task, item, channel, ...]``."""
+    return values.reshape(len(inputs), 1, -1, *[1] * (inputs.ndim - 3))
 
 
 def pool(layer: nn.Module, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
@@ -142,6 +157,7 @@ _LAYERS: dict[type[nn.Module], Layer] = {
     nn.Conv2d: convolution,
     nn.BatchNorm1d: batch_norm,
     nn.BatchNorm2d: batch_norm,
+    nn.GroupNorm: group_norm,
     nn.MaxPool2d: pool,
     nn.AvgPool2d: pool,
     nn.AdaptiveAvgPool2d: pool,

@@ -143,7 +143,7 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
     Raises:
         ValueError: the module holds buffers (running statistics would leak from task to task), cannot run on spec's
             inputs for many tasks at once (random layers such as dropout cannot), gives outputs of another shape, or
-            holds batch norm that cannot be inductive.
+            holds batch norm that cannot be inductive; or any batch norm at all, for control.
     """
     module = _seeded(make, spec, 0)
     owners = _owners(module)
@@ -205,14 +205,17 @@ def _layout(module: nn.Module, input_dimensions: int) -> Layout | None:
 def _normalises(module: nn.Module, spec: Spec, batch_norm: BatchNorm) -> bool:
     """Whether a network has batch norm. Raises ValueError where that cannot be used as asked for."""
     found = {layer for layer in module.modules() if isinstance(layer, _BatchNorm)}
-    if found and batch_norm == "inductive":
-        if spec.control:
-            raise ValueError("inductive batch norm refers to support examples, which control does not have")
-        if found - {layer for layer in _reached(module) if layers.find(layer)}:
-            raise ValueError(
-                "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d that stand in an nn.Sequential; "
-                "inside other modules it cannot be told which items are support: use batch_norm transductive"
-            )
+    if found and spec.control:
+        raise ValueError(
+            "batch norm makes what a policy does depend on the other observations that it is shown, which are others "
+            "when it acts than when it learns: for control use nn.LayerNorm or nn.GroupNorm (the built-in mlp: "
+            "no-normalise; conv4 and resnet12 have layer norm there)"
+        )
+    if batch_norm == "inductive" and found - {layer for layer in _reached(module) if layers.find(layer)}:
+        raise ValueError(
+            "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d that stand in an nn.Sequential; "
+            "inside other modules it cannot be told which items are support: use batch_norm transductive"
+        )
     return bool(found)
 
 

@@ -37,14 +37,16 @@ class Network:
     """Its activation."""
     normalise: bool = False
     """Batch norm before each of its activations: the MAML paper's fully connected Omniglot network, with
-    --algorithm.hidden 256 128 64 64."""
+    --algorithm.hidden 256 128 64 64. Not for control, where what a policy does must depend on nothing else that it is
+    shown."""
     filters: int = 64
     """Filters of each of conv4's layers, or of resnet12's first block: every further block has twice as many."""
     downsample: Downsample = "stride"
     """How conv4 halves images: stride, as in the MAML paper on Omniglot, or pool, as there on mini-ImageNet."""
     batch_norm: BatchNorm = "transductive"
     """Whose statistics batch norm uses: transductive, those of all query items together, as in the MAML paper; or
-    inductive, those of the support items, so that what is said of a query item depends on no other one."""
+    inductive, those of the support items, so that what is said of a query item depends on no other one. In control
+    conv4 and resnet12 have layer norm instead."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of the policy's action."""
 

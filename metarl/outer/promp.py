@@ -9,6 +9,7 @@ from torch import Tensor
 from metarl import objectives
 from metarl.numerics import adam_state, adam_step, sum_of
 from metarl.outer import adapted
+from metarl.outer.objective import require_surrogate
 from metarl.outer.options import require_chunks, require_positive
 from metarl.types import Experience, Learner, Params, Update, rollout_of
 
@@ -35,9 +36,10 @@ class ProMP:
         require_chunks(self.chunks)
 
     def check(self, learner: Learner) -> None:
-        """Raise ValueError for a learner without policies, or whose inner steps cannot be told apart."""
+        """Raise ValueError for a learner without policies, with another objective, or without inner steps."""
         adapted.require_policies(learner)
         adapted.require_inner_steps(learner)
+        require_surrogate(learner, "promp")
 
     def init(self, params: Params) -> dict[str, Any]:
         """Adam's moments, and no penalty weights yet: there is one for each inner step of the first experience."""

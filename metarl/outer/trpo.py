@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl.numerics import conjugate_gradient, flatten, unflatten
 from metarl.outer import adapted
 from metarl.outer.adapted import Linearised
+from metarl.outer.objective import require_surrogate
 from metarl.outer.options import require_chunks, require_positive
 from metarl.speed import each_group, run_captured
 from metarl.types import Experience, Learner, Params, Update
@@ -42,8 +43,9 @@ class TRPO:
         require_chunks(self.chunks)
 
     def check(self, learner: Learner) -> None:
-        """Raise ValueError for a learner without policies, or whose adaptation cannot be differentiated."""
+        """Raise ValueError for a learner without policies, with another objective, or not differentiable."""
         adapted.require_policies(learner)
+        require_surrogate(learner, "trpo")
 
     def init(self, params: Params) -> dict[str, Any]:
         """TRPO keeps nothing from one update to the next."""

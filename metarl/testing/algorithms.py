@@ -8,12 +8,14 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from metarl import objectives
+from metarl.outer import default_outer
 from metarl.seeding import stream
 from metarl.testing.batches import close, equal, global_states, shape_faults
 from metarl.testing.families import other_dtype
 from metarl.testing.findings import Check, Fault, Found, NotChecked
 from metarl.training import gather
-from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, tasks_of
+from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, rollout_of, tasks_of
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
 """What a meta-loss tells of labelled examples."""
@@ -138,6 +140,15 @@ def _meta_loss(subject: AlgorithmSubject) -> Found:
         yield Fault("the meta-gradient is zero", blamed)
 
 
+def _objective(subject: AlgorithmSubject) -> Found:
+    check = getattr(default_outer(subject.algorithm, subject.family.spec), "check", None)
+    if check is not None:
+        try:
+            check(subject.learner)
+        except ValueError as error:
+            yield Fault(str(error), subject.learner.meta_loss)
+
+
 def _scores(subject: AlgorithmSubject) -> Found:
     _, metrics = subject.learner.meta_loss(subject.params, subject.experience)
     for score in SCORES.get(subject.learner.spec.kind, ()):
@@ -176,6 +187,29 @@ def _last_negated(values: Tensor) -> Tensor:
     return torch.cat([values[:-1], -values[-1:]])
 
 
+def _replay(subject: AlgorithmSubject) -> Found:
+    learner, experience = subject.learner, subject.experience
+    if not learner.spec.control:
+        raise NotChecked("there are no actions among labelled examples")
+    blamed = learner.replay or learner.predict
+    with torch.no_grad():
+        state = learner.begin(subject.params, experience.descriptors)
+        for batch in (*experience.supports, experience.query):
+            rollout = rollout_of(batch)
+            said, _ = learner.replay(state, rollout) if learner.replay else learner.predict(state, rollout.observations)
+            found = objectives.log_prob(learner.spec.kind, said, rollout.actions) * rollout.mask
+            if not close(found, rollout.log_probs * rollout.mask):
+                ratios = (found - rollout.log_probs * rollout.mask).exp()
+                yield Fault(
+                    f"the policy replays a rollout otherwise than it acted: its probability ratios, which should be 1, "
+                    f"run from {ratios.min():.3g} to {ratios.max():.3g}; what it says of an observation must not "
+                    "depend on the others that it is shown (as by batch norm)",
+                    blamed,
+                )
+                return
+            state = learner.adapt(state, batch)
+
+
 def _dtypes(subject: AlgorithmSubject) -> Found:
     with other_dtype() as dtype:
         other = dataclasses.replace(subject)
@@ -203,9 +237,11 @@ CHECKS = (
     Check("determinism", "the same experience teaches the same", _determinism, ("outputs",)),
     Check("purity", "parameters and data are left as they are", _purity, ("outputs",)),
     Check("meta-loss", "one number, whose gradient is finite and not zero", _meta_loss, ("outputs",)),
+    Check("objective", "its outer update makes the meta-loss small", _objective, ("meta-loss",)),
     Check("scores", "the meta-loss tells the scores of labelled examples", _scores, ("meta-loss",)),
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "what one task shows changes no other", _independence, ("determinism",)),
+    Check("replay", "a policy replays the log-probabilities with which it acted", _replay, ("determinism",)),
     Check("dtypes", "torch's default dtype is followed", _dtypes, ("outputs",)),
     Check("device", "it learns on the device of its data", _device, ("outputs",)),
 )

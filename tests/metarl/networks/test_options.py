@@ -160,8 +160,40 @@ def test_where_batch_norm_cannot_be_inductive():
     assert Network(Hidden).build(vector).batch_norm == "transductive"
     with pytest.raises(ValueError, match=r"inductive batch norm needs .* that stand in an nn.Sequential"):
         Network(Hidden, batch_norm="inductive").build(vector)
-    with pytest.raises(ValueError, match="inductive batch norm refers to support examples, which control does not"):
-        Network(normalised, batch_norm="inductive").build(Spec((3,), 4, "discrete"))
+
+
+@pytest.mark.parametrize(
+    ("network", "spec"),
+    [
+        (Network(normalised), Spec((3,), 4, "discrete")),
+        (Network(normalised, batch_norm="inductive"), Spec((3,), 4, "discrete")),
+        (Network(Hidden), Spec((3,), 4, "discrete")),
+        (Network(hidden=(8,), normalise=True), Spec((3,), 4, "discrete")),
+        (Network(hidden=(8,), normalise=True), Spec((3,), 2, "continuous")),
+    ],
+    ids=str,
+)
+def test_policies_have_no_batch_norm(network, spec):
+    with pytest.raises(ValueError, match=r"batch norm makes what a policy does depend on .* nn\.LayerNorm") as caught:
+        network.build(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize(
+    "network",
+    [Network("conv4", filters=4), Network("conv4", filters=4, downsample="pool"), Network("resnet12", filters=2)],
+)
+def test_convolutional_policies_say_of_each_image_what_they_say_of_it_alone(network, kind, float64):
+    """The importance ratio of a step, at the policy that acted, is 1: by batch norm it would not be."""
+    model = network.build(Spec((2, 16, 16), 3, kind))
+    assert model.batch_norm is None
+    params = {name: value.unsqueeze(0) for name, value in model.init(generator()).items()}
+    images = torch.rand(1, 2, 5, 2, 16, 16, generator=generator(1))
+    whole = model.apply(params, images)
+    each = torch.stack([model.apply(params, images[:, :, step]) for step in range(5)], dim=2)
+    torch.testing.assert_close(whole, each, rtol=1e-9, atol=1e-11)
+    assert whole[0, 0].std(0)[:3].min() > 1e-4, "images are told apart"
 
 
 def test_statistics_of_support_items_by_hand(float64):

@@ -211,7 +211,7 @@ def test_the_default_model_is_read_with_its_defaults() -> None:
     [
         (Network(hidden=(64,), activation="tanh"), r"shapes \[\(64, 2\), .* where MAML has .*--algorithm.hidden"),
         (Network(hidden=(64, 64), activation="relu"), "the model's activation is tanh where MAML has relu"),
-        (Network(hidden=(64, 64), normalise=True), "MAML is no plain multilayer perceptron"),
+        (Network(architecture=residual), "MAML is no plain multilayer perceptron"),
     ],
 )
 def test_actors_of_other_networks_are_refused(network: Network, told: str) -> None:
@@ -249,7 +249,6 @@ def test_what_cannot_be_a_policy_is_refused() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "told"),
     [
-        (MAML(network=Network(hidden=(8,), normalise=True)), "MAML is no plain multilayer perceptron"),
         (MAML(network=Network(architecture=residual)), "MAML is no plain multilayer perceptron"),
         (MultiTask(condition="concatenate", network=SMALL), r"policy reads more than observations: .* \(8, 4\)"),
     ],

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from metarl import testing
 from metarl.algorithms.maml import MAML
+from metarl.algorithms.rl2 import RL2
 from metarl.control.sampling import Sampling
 from metarl.fewshot.classification import NWayKShot
 from metarl.fewshot.regression import Regression
 from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
 from metarl.testing.checks import ContractError
 from metarl.testing.findings import Outcome
 from metarl.types import Examples, Learner, Params, Rollout, Spec
@@ -365,6 +368,49 @@ def test_broken_algorithms_are_found_by_one_check(algorithm: Any, check: str, me
     found = failures(testing.algorithm_outcomes(algorithm, ITEMS))
     assert set(found) == {check}
     assert re.search(message, found[check])
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_an_objective_that_the_outer_update_would_not_train_is_found(kind: Any) -> None:
+    found = failures(testing.algorithm_outcomes(with_loss(lambda loss, params: -loss), testing.small_family(kind)))
+    assert set(found) == {"objective"}
+    assert re.search(
+        r"trpo makes the .* the cosine of their gradients is -1, .* \(\S*test_checks.py", found["objective"]
+    )
+    by_adam = with_loss(lambda loss, params: -loss)
+    by_adam.default_outer = Adam
+    assert not failures(testing.algorithm_outcomes(by_adam, testing.small_family(kind)))
+
+
+class Unnamed(nn.Module):
+    """Batch norm that no module tells of."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(*spec.input_shape, 8), nn.Linear(8, spec.model_outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(functional.batch_norm(self.layer(inputs), None, None, training=True).tanh())
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_policy_that_replays_otherwise_than_it_acts_is_found(kind: Any) -> None:
+    algorithm = MAML(network=Network(Unnamed))
+    found = failures(testing.algorithm_outcomes(algorithm, testing.small_family(kind)))
+    assert set(found) == {"replay"}
+    told = re.search(r"its probability ratios, which should be 1, run from (\S+) to (\S+);", found["replay"])
+    assert told and float(told[1]) < 0.99 and float(told[2]) > 1.01
+    testing.check_algorithm(algorithm, testing.small_family("classification"))
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize("algorithm", [ALGORITHM, RL2(hidden=4), MAML(steps=2, network=Network(hidden=(4,)))], ids=str)
+def test_policies_replay_as_they_acted(algorithm: Any, kind: Any) -> None:
+    outcomes = {found.check: found for found in testing.algorithm_outcomes(algorithm, testing.small_family(kind))}
+    assert not failures(list(outcomes.values()))
+    assert outcomes["replay"].verdict == "ok"
+    supervised = {found.check: found for found in testing.algorithm_outcomes(algorithm, ITEMS)}
+    assert supervised["replay"].verdict == "skipped"
 
 
 def test_what_an_algorithm_refuses_is_passed_on() -> None:
