@@ -5,22 +5,29 @@ import os
 import uuid
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-FORMAT = 1
-"""Part of every key: raised when what is cached changes its form."""
+FORMAT = 2
+"""Part of every key: raised when what is cached changes its form, or what a file is read as."""
+READ_WHOLE = (2000, 2**26)
+"""How many files, of how many bytes in all, are read whole for a fingerprint; of more, only some beginnings are."""
+BEGINNING = 2**12
 
 
 def folder() -> Path:
-    """Return the cache folder: METARL_CACHE, else ``metarl`` in XDG_CACHE_HOME, else ``~/.cache/metarl``."""
-    if os.environ.get("METARL_CACHE"):
-        return Path(os.environ["METARL_CACHE"])
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "metarl"
+    """Return the cache folder: METARL_CACHE, else ``metarl`` in XDG_CACHE_HOME, else ``~/.cache/metarl``.
+
+    Raises OSError where there is no home folder, as in a container that runs as an unknown user.
+    """
+    told, home = os.environ.get("METARL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(told).expanduser() if told else Path(home or "~/.cache").expanduser() / "metarl"
+    except RuntimeError as error:
+        raise OSError(f"there is no home folder to cache in ({error})") from error
 
 
 def key(*parts: object) -> str:
@@ -29,20 +36,47 @@ def key(*parts: object) -> str:
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Return a digest of files' names below root, sizes and times of change: quicker than one of what they hold."""
-    found = ((file, file.stat()) for file in files)
-    return key([(file.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in found])
+    """Return a digest of files: their names as seen from root, sizes, times of change, and what they hold.
+
+    Of many or large files only some beginnings are read; then the place of root counts too, so that two folders never
+    pass for one because their files are called alike.
+    """
+    found = [(file, file.stat()) for file in files]
+    told = [(_relative(file, root), stat.st_size, stat.st_mtime_ns) for file, stat in found]
+    most, bytes_ = READ_WHOLE
+    if len(found) <= most and sum(size for _, size, _ in told) <= bytes_:
+        return key(told, _contents(file for file, _ in found))
+    some = [file for file, _ in found[:: -(-len(found) // most)]]
+    return key(told, str(root.resolve()), root.stat().st_ino, _contents(some, BEGINNING))
 
 
-def cached(name: str, digest: str, make: Callable[[], Arrays]) -> Arrays:
+def _relative(file: Path, root: Path) -> str:
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def _contents(files: Iterable[Path], most: int = -1) -> str:
+    told = hashlib.blake2b(digest_size=16)
+    for file in files:
+        with file.open("rb") as opened:
+            told.update(hashlib.blake2b(opened.read(most)).digest())
+    return told.hexdigest()
+
+
+def cached(
+    name: str, digest: str, make: Callable[[], Arrays], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Arrays:
     """Return the arrays cached under a name and a digest; where there are none, make and cache them.
 
-    A damaged file is made anew, and where nothing can be written the arrays are returned all the same, both with a
-    warning.
+    A damaged file, or one whose arrays lack one of ``shapes``, is made anew, and where nothing can be written the
+    arrays are returned all the same, both with a warning.
     """
-    path = folder() / f"{name}-{digest}.npz"
     try:
-        return _read(path)
+        path = folder() / f"{name}-{digest}.npz"
+    except OSError as error:
+        warnings.warn(f"nothing is cached: {error}; METARL_CACHE may name a folder", stacklevel=2)
+        return make()
+    try:
+        return _checked(_read(path), shapes or {})
     except (FileNotFoundError, NotADirectoryError):
         pass
     # What damaged bytes may raise: no zip file or a wrong checksum; no array; an end too early.
@@ -56,6 +90,13 @@ def cached(name: str, digest: str, make: Callable[[], Arrays]) -> Arrays:
             f"{path} cannot be written ({error}): the next process starts over; METARL_CACHE may name another folder",
             stacklevel=2,
         )
+    return arrays
+
+
+def _checked(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
     return arrays
 
 

@@ -1,25 +1,22 @@
 """N-way K-shot classification of any folder of images: mini-ImageNet (arXiv 1606.04080) and its like."""
 
-import csv
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from metarl.fewshot import (
     EPISODE,
     FRACTIONS,
-    SPLITS,
     EpisodeTasks,
     NWayKShot,
     Rotations,
-    check_counts,
     check_episode,
     most_ways,
     picture,
@@ -27,27 +24,11 @@ from metarl.fewshot import (
 )
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
+from metarl_plugins.decoding import Reading
+from metarl_plugins.listing import LAYOUT, Listing, listed
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""What image files end in; other files are passed over."""
-FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-"""What the folder, and the .csv file, of a split may be called."""
-LAYOUT = (
-    "expected a folder for each class; or folders train, val and test of such folders; or files train.csv, val.csv and "
-    "test.csv with the columns filename and label beside the images, or beside a folder images"
-)
-
-
-class Listing(NamedTuple):
-    """Which image files there are, and of what."""
-
-    files: tuple[Path, ...]
-    labels: tuple[int, ...]
-    """Of each file: a position in names."""
-    names: tuple[str, ...]
-    """Of the classes, in order."""
-    classes: dict[Split, tuple[int, ...]] | None
-    """The labels of each split, where the folder tells them."""
+Copies = Literal["warn", "refuse", "allow"]
+"""What becomes of a picture that is there more than once."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +38,9 @@ class Images:
     The folder ``root`` holds a folder for each class; or folders ``train``, ``val`` and ``test`` of such folders; or
     files ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label`` beside the images or
     beside a folder ``images`` of them, as mini-ImageNet is published. All are decoded once, cached, and held as one
-    tensor of uint8. Task parameters: ``classes`` ``[task, way]``, numbered by the order of their names, and with
-    rotations ``quarter_turns`` ``[task, way]``. Nothing describes a task.
+    tensor of uint8, brought to size by Pillow's Lanczos filter, width and height each by itself. Task parameters:
+    ``classes`` ``[task, way]``, numbered by the order of their names, and with rotations ``quarter_turns``
+    ``[task, way]``. Nothing describes a task.
     """
 
     root: str | None = None
@@ -67,6 +49,13 @@ class Images:
     """Width and height that images are brought to."""
     grey: bool = False
     """Grey instead of colour."""
+    depth: int | None = None
+    """Bits of a pixel's value, so that white is 2**depth - 1, where files do not say: 12 bits in files of 16; floats
+    (1: from 0 to 1); few levels in 8 bits."""
+    ground: str = "white"
+    """Colour behind what is transparent, such as white, black or #808080."""
+    copies: Copies = "warn"
+    """What becomes of a picture that is there more than once: warn, refuse or allow."""
     ways: int = 5
     """Classes of a task."""
     shots: int = 1
@@ -87,7 +76,9 @@ class Images:
     """Decides which classes these are."""
 
     def __post_init__(self) -> None:
-        check_counts(size=self.size)
+        self._reading.check()
+        if self.copies not in get_args(Copies):
+            raise ValueError(f"copies={self.copies!r}: expected one of {', '.join(get_args(Copies))}")
         check_episode(**{name: getattr(self, name) for name in EPISODE})
         split_classes(100, self.fractions)
 
@@ -113,98 +104,92 @@ class Images:
     def _mode(self) -> decoding.Mode:
         return "L" if self.grey else "RGB"
 
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.size, self._mode, self.depth, self.ground)
+
     @cached_property
     def _family(self) -> NWayKShot:
         if self.root is None:
             raise ValueError(f"which images? Name their folder with --tasks.root (in Python: root); {LAYOUT}")
-        listing, pixels = load(Path(self.root), self.size, self._mode)
+        listing, pixels = load(Path(self.root), *self._reading, self.copies)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
         options = {name: getattr(self, name) for name in EPISODE}
         return NWayKShot(pixels, torch.tensor(listing.labels), classes=classes, names=listing.names, **options)
 
 
-def load(root: Path, size: int, mode: decoding.Mode) -> tuple[Listing, Tensor]:
+def load(
+    root: Path,
+    size: int,
+    mode: decoding.Mode,
+    depth: int | None = None,
+    ground: str = "white",
+    copies: Copies = "warn",
+) -> tuple[Listing, Tensor]:
     """Return a folder's listing and pixels ``[item, channel, size, size]``; all who ask in one process share them.
 
-    Raises ValueError for an unknown layout, and for files that cannot be read.
+    Raises ValueError for an unknown layout, for files that cannot be read and, if asked, for pictures that are there
+    more than once.
     """
     listing = listed(root)
-    digest = caching.key(size, mode, caching.fingerprint(root, listing.files))
-    return listing, _pixels(
-        root.absolute(), tuple(file.relative_to(root) for file in listing.files), digest, size, mode
-    )
+    found = _pictures(root, listing.files, Reading(size, mode, depth, ground))
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    told = _repeated(root, listing, found.digests) if copies != "allow" else None
+    if told and copies == "refuse":
+        raise ValueError(told)
+    if told:
+        warnings.warn(told, stacklevel=2)
+    return listing, found.pixels
+
+
+class Pictures(NamedTuple):
+    """What image files hold."""
+
+    pixels: Tensor  # [item, channel, size, size] uint8
+    digests: np.ndarray  # [item, 16] uint8, equal for files that show the same picture
+    notes: tuple[str, ...]
+
+
+def _pictures(root: Path, files: tuple[Path, ...], reading: Reading) -> Pictures:
+    digest = caching.key(tuple(reading), caching.fingerprint(root, files))
+    place = root.absolute()
+    full = (place / file.relative_to(root) if file.is_relative_to(root) else file for file in files)
+    return _pixels(place, tuple(full), digest, reading)
 
 
 @lru_cache(maxsize=2)
-def _pixels(root: Path, files: tuple[Path, ...], digest: str, size: int, mode: decoding.Mode) -> Tensor:
+def _pixels(root: Path, files: tuple[Path, ...], digest: str, reading: Reading) -> Pictures:
     def make() -> caching.Arrays:
-        names = [file.as_posix() for file in files]
-        return {"images": decoding.decode(names, lambda name: (root / name).read_bytes(), size, mode)}
+        names = {_called(file, root): file for file in files}
+        found = decoding.decoded(list(names), lambda name: names[name].read_bytes(), reading)
+        return {"images": found.pixels, "digests": found.digests, "notes": np.array(found.notes, dtype=np.str_)}
 
-    return torch.from_numpy(caching.cached(root.resolve().name or "images", digest, make)["images"])
-
-
-def listed(root: Path) -> Listing:
-    """Return what a folder holds. Raises ValueError for an unknown layout, and for splits that share a class."""
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; {LAYOUT}")
-    tables = {split: found for split in SPLITS if (found := _named(root, split, ".csv"))}
-    folders = {split: found for split in SPLITS if (found := _named(root, split, ""))}
-    if tables:
-        return _joined({split: _tabulated(root, table) for split, table in tables.items()})
-    if "train" in folders:
-        return _joined({split: _in_folders(folder) for split, folder in folders.items()})
-    return _joined({"train": _in_folders(root)})._replace(classes=None)
+    count = len(files)
+    shapes = {"images": (count, decoding.CHANNELS[reading.mode], reading.size, reading.size), "digests": (count, 16)}
+    arrays = caching.cached(root.resolve().name or "images", digest, make, shapes)
+    return Pictures(torch.from_numpy(arrays["images"]), arrays["digests"], tuple(arrays["notes"].tolist()))
 
 
-def _named(root: Path, split: Split, suffix: str) -> Path | None:
-    found = (root / f"{name}{suffix}" for name in FOLDERS[split])
-    return next((path for path in found if path.exists()), None)
+def _called(file: Path, root: Path) -> str:
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
-Files = Mapping[Path, str]
-"""Files, and the names of their classes."""
-
-
-def _joined(splits: Mapping[Split, Files]) -> Listing:
-    """Number the classes of all splits. Raises ValueError where two splits share one."""
-    of_splits = {split: set(files.values()) for split, files in splits.items()}
-    for what, found in (("classes", of_splits.values()), ("files", splits.values())):
-        twice = sorted(str(one) for one, count in Counter(chain(*found)).items() if count > 1)
-        if twice:
-            raise ValueError(f"the splits share {len(twice)} {what}, such as {twice[0]}: each belongs to one split")
-    names = tuple(sorted(set().union(*of_splits.values())))
-    numbers = {name: number for number, name in enumerate(names)}
-    files = {path: numbers[name] for found in splits.values() for path, name in found.items()}
-    classes = {split: tuple(sorted(numbers[name] for name in found)) for split, found in of_splits.items()}
-    return Listing(tuple(files), tuple(files.values()), names, classes)
-
-
-def _in_folders(root: Path) -> Files:
-    """Return the images below each folder, a class of its own."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {folder.name: _images(folder) for folder in folders}
-    empty = [name for name, files in found.items() if not files]
-    if empty or not found:
-        told = f"the folders {', '.join(empty[:5])} in it hold" if empty else "it holds"
-        raise ValueError(f"{root} is no folder of classes: {told} no images; {LAYOUT}")
-    return {file: name for name, files in found.items() for file in files}
-
-
-def _images(folder: Path) -> list[Path]:
-    hidden = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(hidden)
-
-
-def _tabulated(root: Path, table: Path) -> Files:
-    """Return the images that a .csv file names, in root or in its folder ``images``."""
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{table} has the columns {rows.fieldnames}: expected filename and label")
-        named = {row["filename"]: row["label"] for row in rows}
-    folder = root / "images" if (root / "images").is_dir() else root
-    absent = [name for name in named if not (folder / name).is_file()]
-    if absent:
-        raise ValueError(f"{table} names {absent[0]}, which {folder} lacks; {len(absent)} of {len(named)} are missing")
-    return {folder / name: label for name, label in named.items()}
+def _repeated(root: Path, listing: Listing, digests: np.ndarray) -> str | None:
+    """Return what to say of pictures that several files show: the worst of them where it makes a score too good."""
+    of_label = {label: split for split, labels in (listing.classes or {}).items() for label in labels}
+    first: dict[bytes, int] = {}
+    found: dict[str, list[tuple[int, int]]] = {"in two splits": [], "in two classes": [], "twice in a class": []}
+    for item, digest in enumerate(map(bytes, digests)):
+        other = first.setdefault(digest, item)
+        if other != item:
+            one, two = listing.labels[other], listing.labels[item]
+            apart = "in two classes" if of_label.get(one) == of_label.get(two) else "in two splits"
+            found["twice in a class" if one == two else apart].append((other, item))
+    if not any(found.values()):
+        return None
+    counts = ", ".join(f"{len(pairs)} {where}" for where, pairs in found.items() if pairs)
+    pair = next(pairs for pairs in found.values() if pairs)[0]
+    names = " and ".join(_called(listing.files[item], root) for item in pair)
+    total = sum(map(len, found.values()))
+    return f"{total} files show the same picture as another one ({counts}), such as {names}: scores may be too good"

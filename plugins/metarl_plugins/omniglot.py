@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture, split_classes
 from metarl.types import Batch, Spec, Split
-from metarl_plugins import caching, decoding
+from metarl_plugins import caching, decoding, trees
 
 CharacterSplit = Literal["random", "vinyals"]
 SIZE = 28
@@ -146,6 +146,8 @@ def located(root: str | None) -> Path:
 def _part(folder: Path, part: str) -> Path | None:
     """Return the archive or folder of a part of the data set; None where there is neither."""
     archive, extracted = folder / f"{part}.zip", folder / part
+    if (extracted / part).is_dir():  # extracted into a folder of its name
+        extracted = extracted / part
     return archive if archive.is_file() else extracted if extracted.is_dir() else None
 
 
@@ -160,7 +162,9 @@ def load(folder: Path) -> Drawings:
 
 @lru_cache(maxsize=2)
 def _drawings(parts: tuple[tuple[str, Path], ...], digest: str) -> Drawings:
-    arrays = caching.cached("omniglot", digest, lambda: _decoded(dict(parts)))
+    count = sum(CHARACTERS.values())
+    shapes = {"images": (count * DRAWINGS, 1, SIZE, SIZE), "characters": (count,)}
+    arrays = caching.cached("omniglot", digest, lambda: _decoded(dict(parts)), shapes)
     characters = tuple(arrays["characters"].tolist())
     labels = torch.arange(len(characters)).repeat_interleave(DRAWINGS)
     return Drawings(torch.from_numpy(arrays["images"]), labels, characters)
@@ -168,7 +172,7 @@ def _drawings(parts: tuple[tuple[str, Path], ...], digest: str) -> Drawings:
 
 def _digest(part: Path) -> str:
     if part.is_dir():
-        return caching.fingerprint(part, sorted(part.rglob("*.png")))
+        return caching.fingerprint(part, sorted(_drawn(part)))
     with part.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
@@ -194,12 +198,21 @@ def _archived(stack: ExitStack, path: Path) -> dict[str, Callable[[], bytes]]:
 
 
 def _extracted(folder: Path) -> dict[str, Callable[[], bytes]]:
-    return {path.relative_to(folder.parent).as_posix(): path.read_bytes for path in folder.rglob("*.png")}
+    return {path.relative_to(folder.parent).as_posix(): path.read_bytes for path in _drawn(folder)}
+
+
+def _drawn(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() == ".png"]
 
 
 def _complete(part: str, found: Path, readers: dict[str, Callable[[], bytes]]) -> dict[str, Callable[[], bytes]]:
     """Return the drawings among a part's files. Raises ValueError where some are missing."""
-    drawings = {name: read for name, read in readers.items() if re.fullmatch(rf"{part}/[^/]+/[^/]+/[^/]+\.png", name)}
+    drawings = {
+        name: read
+        for name, read in readers.items()
+        if re.fullmatch(rf"{part}/[^/]+/[^/]+/[^/]+\.png", name, re.IGNORECASE)
+        and not any(map(trees.left_out, name.split("/")))
+    }
     counts = Counter(name.rpartition("/")[0] for name in drawings)
     few = sorted(character for character, count in counts.items() if count != DRAWINGS)
     if len(counts) != CHARACTERS[part] or few:

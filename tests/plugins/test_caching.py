@@ -164,3 +164,55 @@ def test_fingerprints_tell_names_sizes_and_times(tmp_path: Path) -> None:
     two.write_bytes(b"1234")
     os.utime(two, ns=(10, 10))
     assert told(one.with_name("b.png")) != told(two)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_fingerprints_tell_folders_whose_files_look_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """Names, sizes and times are the same, as in archives that were extracted."""
+    monkeypatch.setattr(caching, "READ_WHOLE", (2000, 2**26) if whole else (2, 10))
+
+    def told(folder: str, content: bytes) -> str:
+        files = [tmp_path / folder / f"{number}.bmp" for number in range(5)]
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            os.utime(file, ns=(10, 10))
+        return caching.fingerprint(tmp_path / folder, files)
+
+    first = told("one", b"dark")
+    assert told("two", b"pale") != first
+    assert told("one", b"pale") != first  # another data set in the same place
+    assert (told("two", b"dark") == first) == whole  # a copy is known by what it holds where that is quickly read
+    assert told("one", b"dark") == first
+
+
+@pytest.mark.parametrize("shape", [(49, 100), (50, 99), (5000,)])
+def test_an_entry_of_another_shape_is_made_anew(folder: Path, shape: tuple[int, ...]) -> None:
+    make = Maker()
+    caching.cached("set", "1", lambda: {**ARRAYS, "images": np.zeros(shape, dtype=np.uint8)})
+    with pytest.warns(UserWarning, match=r"is made anew: images has shape .*, not \(50, 100\)"):
+        assert same(caching.cached("set", "1", make, {"images": (50, 100)}))
+    assert same(caching.cached("set", "1", make, {"images": (50, 100)}))
+    assert make.calls == 1
+    with pytest.warns(UserWarning, match="is made anew"):
+        caching.cached("set", "1", make, {"absent": (1,)})
+
+
+@pytest.mark.parametrize("told", [None, "~/cache"])
+def test_without_a_home_folder_nothing_is_cached(monkeypatch: pytest.MonkeyPatch, told: str | None) -> None:
+    for name in ("HOME", "METARL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv("METARL_CACHE", told)
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    make = Maker()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"nothing is cached: there is no home folder .*METARL_CACHE may name a"):
+            assert same(caching.cached("set", "1", make))
+    assert make.calls == 2

@@ -85,6 +85,31 @@ def test_extracted(small: Path) -> None:
     assert located(str(small)) == small
 
 
+def test_suffixes_in_capitals_and_what_systems_leave_behind(small: Path) -> None:
+    extract(small)
+    character = small / "images_background" / "Beta" / "character01"
+    (character / "0001_01.png").rename(character / "0001_01.PNG")
+    shutil.copy(character / "0001_02.png", character / "._0001_02.png")
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        shutil.copytree(character, small / "images_background" / "Beta" / name)
+        shutil.copytree(character.parent, small / "images_background" / name)
+    check(load(small))
+    (small / "images_background").rename(small / "within")
+    (small / "images_background").mkdir()
+    (small / "within").rename(small / "images_background" / "images_background")
+    check(load(small))
+
+
+def test_a_cache_of_fewer_drawings_is_made_anew(small: Path, tmp_path: Path) -> None:
+    load(small)
+    (path,) = (tmp_path / "cache").iterdir()
+    with np.load(path) as found:
+        np.savez(path, images=found["images"][:-1], characters=found["characters"])
+    omniglot._drawings.cache_clear()
+    with pytest.warns(UserWarning, match="is made anew: images has shape"):
+        check(load(small))
+
+
 def test_a_clone_of_the_repository(small: Path) -> None:
     (small / "python").mkdir()
     for part in SMALL:
