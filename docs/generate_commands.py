@@ -66,8 +66,8 @@ def shipped(group: plugins.Group) -> list[str]:
 def page() -> str:
     """Return the whole page."""
     commands = [section(f"metarl {name}", told(name, "--help"), 2) for name in cli.COMMANDS]
-    algorithms = [section(name, options("algorithm", "train", name, "sinusoid")) for name in shipped("algorithms")]
-    tasks = [section(name, options("tasks", "train", "maml", name)) for name in shipped("tasks")]
+    algorithms = [section(name, options("algorithm", "train", name, "sinusoid", "--recipe", "none")) for name in shipped("algorithms")]
+    tasks = [section(name, options("tasks", "train", "maml", name, "--recipe", "none")) for name in shipped("tasks")]
     outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in shipped("outers")]
     parts = [
         INTRODUCTION,

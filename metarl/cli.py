@@ -12,7 +12,8 @@ from metarl import plugins
 
 USAGE = """usage: metarl COMMAND ...
 
-  list [tasks|algorithms|outers]       what is installed, and which package offers it
+  list [tasks|algorithms|outers|recipes]
+                                       what is installed, and which package offers it
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
   resume RUN [options]                 go on exactly where a run stopped
   evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
@@ -112,12 +113,21 @@ def _version() -> int:
 
 def _list(arguments: list[str]) -> Execute:
     groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks", "outers": "outers"}
+    if arguments == ["recipes"]:
+        return lambda: _say(_recipes())
     if len(arguments) > 1 or (arguments and arguments[0] not in (*groups, "-h", "--help")):
-        raise ValueError(f"metarl list takes 'tasks', 'algorithms', 'outers' or nothing, not {' '.join(arguments)!r}")
+        raise ValueError(
+            f"metarl list takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing, not {' '.join(arguments)!r}"
+        )
     if arguments and arguments[0] not in groups:
         return lambda: _say(USAGE)
     chosen = [groups[arguments[0]]] if arguments else list(groups.values())
     return lambda: _say("\n\n".join(_table(group) for group in chosen))
+
+
+def _recipes() -> str:
+    lines = [f"  {recipe.name:<44}  {recipe.reached}" for recipe in plugins.recipes()]
+    return "\n".join(["recipes:", *(lines or ["  none installed"])])
 
 
 def _table(group: plugins.Group) -> str:

@@ -9,10 +9,14 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import plugins, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
-from metarl.outer import default_outer
-from metarl.training import Result, Settings, Source, default_settings
+from metarl.plugins import DEFAULT, NONE
+from metarl.training import Experiment, Result, Settings, Source
 
 START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
+
+RECIPE = (
+    "Options that were found to work, from which the others are changes; 'metarl list recipes' shows all, none is none."
+)
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
 
@@ -29,11 +33,11 @@ def prepare(arguments: list[str]) -> Execute:
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    algorithm = training.source("algorithms", algorithm_name).target
-    tasks = training.source("tasks", tasks_name).target
-    update = _chosen_update(options) or _default_update(algorithm, tasks)
+    asked = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
+    found = training.recipe(algorithm_name, tasks_name, asked["recipe"], asked["outer"])
+    algorithm, tasks = found.algorithm, found.family
     chosen = parse(
-        _options(algorithm, tasks, update),
+        _options(found),
         options,
         f"train {algorithm_name} {tasks_name}",
         f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
@@ -43,8 +47,8 @@ def prepare(arguments: list[str]) -> Execute:
     actor = None
     if chosen.start_from is not None:
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    outer = Source(chosen.update, update.reference)
-    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor)
+    outer = Source(chosen.update, found.names[2])
+    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, found.recipe)
     return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
 
@@ -52,41 +56,38 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _default_update(algorithm: Any, tasks: Any) -> Source:
-    update = default_outer(algorithm, tasks.spec)
-    return Source(update, plugins.name_of("outers", type(update)))
-
-
-def _chosen_update(options: list[str]) -> Source | None:
-    """Read --outer ahead of the rest: it decides which options there are."""
-    name = None
+def _read_ahead(options: list[str], name: str) -> str | None:
+    """Return an option that decides which others there are, or what they are by default."""
+    found = None
     for index, word in enumerate(options):
-        if word == "--outer" and index + 1 < len(options):
-            name = options[index + 1]
-        elif word.startswith("--outer="):
-            name = word.removeprefix("--outer=")
-    return None if name is None else training.source("outers", name)
+        if word == f"--{name}" and index + 1 < len(options):
+            found = options[index + 1]
+        elif word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+    return found
 
 
-def _options(algorithm: Any, tasks: Any, update: Source) -> type[Any]:
+def _options(found: Experiment) -> type[Any]:
     """Join the options of a run into one dataclass, which tyro turns into a command line."""
+    variant = NONE if found.recipe is None else found.recipe.rpartition("/")[2]
     return _joined(
         [
-            *_common(default_settings(tasks.spec), update.reference),
-            ("algorithm", type(algorithm), algorithm),
-            ("tasks", type(tasks), tasks),
-            ("update", Annotated[type(update.target), arg(name="outer")], update.target),
+            *_common(found.settings, found.names[2], variant),
+            ("algorithm", type(found.algorithm), found.algorithm),
+            ("tasks", type(found.family), found.family),
+            ("update", Annotated[type(found.outer), arg(name="outer")], found.outer),
         ]
     )
 
 
-def _common(settings: Settings, outer: str | None = None) -> list[tuple[str, Any, Any]]:
-    """Options that every run has; ``outer`` is what is taken where none is named, if that is known."""
+def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
+    """Options that every run has; ``outer`` and the recipe's ``variant`` are what is taken where none is named."""
     names = ", ".join(plugin.name for plugin in plugins.available("outers"))
     help_outer = f"How the meta-parameters move: {names}, or module:attribute" + (
         "; by default as the algorithm says." if outer is None else "."
     )
     return [
+        ("recipe", Annotated[str, arg(help=RECIPE)], variant),
         ("outer", Annotated[str | None if outer is None else str, arg(help=help_outer)], outer),
         ("settings", OmitArgPrefixes[Settings], settings),
         ("out", Annotated[Path | None, arg(help="Run folder; by default runs/ALGORITHM-TASKS-SEED.")], None),

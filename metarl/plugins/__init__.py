@@ -4,6 +4,7 @@ Standard library only, so that ``metarl list`` answers at once; nothing of the t
 ``registry``; ``sources`` reads what a plugin says of itself without importing it.
 """
 
+from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
 from metarl.plugins.registry import (
     GROUPS,
     NAME,
@@ -19,15 +20,20 @@ from metarl.plugins.registry import (
 )
 
 __all__ = [
+    "DEFAULT",
     "GROUPS",
     "NAME",
+    "NONE",
     "Group",
     "Plugin",
     "PluginError",
+    "Recipe",
     "available",
     "find_again",
+    "find_recipe",
     "group_of",
     "import_attribute",
     "load",
     "name_of",
+    "recipes",
 ]

@@ -4,6 +4,7 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
+from metarl.training.experiment import Experiment, recipe
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather
 from metarl.training.loop import TrainingError
@@ -13,6 +14,7 @@ from metarl.training.start import Recorded, Source, load, recorded, reopen, resu
 
 __all__ = [
     "Callback",
+    "Experiment",
     "Iteration",
     "Progress",
     "Recorded",
@@ -24,6 +26,7 @@ __all__ = [
     "default_settings",
     "gather",
     "load",
+    "recipe",
     "recorded",
     "reopen",
     "resume",

@@ -91,6 +91,7 @@ def start(
     out: Path | str | None = None,
     overwrite: bool = False,
     start_from: Params | None = None,
+    recipe: str | None = None,
 ) -> Run:
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     update = (
@@ -108,6 +109,8 @@ def start(
             "outer": runs.describe(*update),
             "settings": asdict(run.settings),
         }
+        if recipe is not None:
+            record["recipe"] = recipe
         if start_from:
             record["start_from"] = sorted(start_from)
         runs.create(folder, record, overwrite, first)

@@ -127,8 +127,8 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
     [
         ("trian maml bandit", "unknown command 'trian'; did you mean 'train'?; 'metarl --help' lists them"),
         ("xyz", "unknown command 'xyz'; 'metarl --help' lists them"),
-        ("list families", "metarl list takes 'tasks', 'algorithms', 'outers' or nothing, not 'families'"),
-        ("list tasks algorithms", "takes 'tasks', 'algorithms', 'outers' or nothing"),
+        ("list families", "metarl list takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing, not 'families'"),
+        ("list tasks algorithms", "takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing"),
         ("train", "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'"),
         ("train maml", "train needs an algorithm and tasks"),
         ("train maml --out X", "train needs an algorithm and tasks"),
@@ -293,7 +293,7 @@ class TestHelp:
         for arguments in ([], ["--help"], ["-h"], ["list", "--help"]):
             told = printed(capsys, *arguments)
             for command in (
-                "list [tasks|algorithms|outers]",
+                "list [tasks|algorithms|outers|recipes]",
                 "train ALGORITHM TASKS",
                 "resume RUN",
                 "evaluate RUN",

@@ -1,0 +1,118 @@
+"""An experiment: algorithm, family, outer update and settings, as a recipe or a command line puts them together."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from metarl.outer import default_outer
+from metarl.plugins import PluginError, Recipe, find_recipe, name_of
+from metarl.training.progress import Callback, Result
+from metarl.training.settings import Settings, default_settings
+from metarl.training.start import Source, source, start
+from metarl.types import Algorithm, Family, Outer
+
+
+class Experiment(NamedTuple):
+    """What is trained, on what, and how."""
+
+    algorithm: Algorithm
+    family: Family
+    outer: Outer
+    settings: Settings
+    names: tuple[str, str, str]
+    """What the run folder calls the first three."""
+    recipe: str | None = None
+    """The recipe that it was made by."""
+
+    def train(
+        self,
+        out: Path | str | None = None,
+        overwrite: bool = False,
+        quiet: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> Result:
+        """Meta-train; see ``metarl.train``."""
+        algorithm, family, outer = map(Source, self[:3], self.names)
+        run = start(algorithm, family, outer, self.settings, out, overwrite, recipe=self.recipe)
+        return run.train(run.first(), quiet, callbacks)
+
+
+def recipe(algorithm: str, tasks: str, variant: str | None = None, outer: str | None = None) -> Experiment:
+    """Return what ``metarl train ALGORITHM TASKS`` trains: the recipe of both names, or defaults where there is none.
+
+    ``variant`` is another recipe's name, such as "paper", or "none"; ``outer`` the name of another outer update, whose
+    options are then its defaults.
+
+    Raises:
+        PluginError: a name, or the recipe, does not exist, or the recipe has options that there are not.
+    """
+    found = find_recipe(algorithm, tasks, variant)
+    learns, family = source("algorithms", algorithm).target, source("tasks", tasks).target
+    if found is not None:
+        learns = with_options(learns, found.options["algorithm"], f"{found}: algorithm")
+        family = with_options(family, found.options["tasks"], f"{found}: tasks")
+    settings = default_settings(family.spec)
+    if found is not None:
+        settings = with_options(settings, found.options["settings"], f"{found}: settings")
+    update, name = _outer(found, outer, default_outer(learns, family.spec))
+    return Experiment(learns, family, update, settings, (algorithm, tasks, name), found.name if found else None)
+
+
+def _outer(found: Recipe | None, asked: str | None, default: Outer) -> tuple[Outer, str]:
+    """Return the outer update that is asked for, else the recipe's, else the default; and its name."""
+    options = dict(found.options["outer"]) if found else {}
+    own = name_of("outers", type(default))
+    name = options.pop("name", own)
+    if asked is not None and asked != name:
+        return source("outers", asked).target, asked
+    update = default if name == own else source("outers", name).target
+    return with_options(update, options, f"{found}: outer"), name
+
+
+def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Return a frozen dataclass with other options, also in dataclasses that it holds, as TOML has them.
+
+    Raises:
+        PluginError: there is no such option, or its value is of another type or refused.
+    """
+    if not options:
+        return target
+    fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target) if field.init}
+    hints, changes = get_type_hints(type(target)), {}
+    for name, value in options.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise PluginError(f"{where} has no option {name!r}" + "".join(f"; did you mean {one!r}?" for one in near))
+        if dataclasses.is_dataclass(fields[name]) and isinstance(value, Mapping):
+            changes[name] = with_options(fields[name], value, f"{where}.{name}")
+        else:
+            changes[name] = _typed(hints[name], value, f"{where}.{name}")
+    try:
+        return dataclasses.replace(target, **changes)
+    except ValueError as error:
+        raise PluginError(f"{where}: {error}") from error
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """Return a value of TOML as an option of a type: lists become tuples, whole numbers floats where these are due."""
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(hint, value):
+        raise PluginError(f"{where} is {value!r}: expected {getattr(hint, '__name__', hint)}")
+    return float(value) if hint is float else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(_fits(part, value) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        each = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is Ellipsis else parts
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, each, value))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)

@@ -1,0 +1,80 @@
+"""Recipes are read from the packages that offer families and algorithms; a file that is none is refused in a line."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metarl.plugins import PluginError, find_recipe, recipes
+
+Write = Callable[[str], Path]
+GOOD = """
+[maml.default]
+reached = "12.5 after 1 step"
+algorithm = { step_size = 0.2 }
+[maml.paper]
+reached = "not yet trained to its end"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Install a package that offers the family 'maze', and a file of recipes for it."""
+
+    def written(text: str) -> Path:
+        folder = tmp_path / "mazes"
+        (folder / "recipes").mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+        (tmp_path / "mazes-1.0.dist-info").mkdir(exist_ok=True)
+        (tmp_path / "mazes-1.0.dist-info" / "METADATA").write_text("Name: mazes\nVersion: 1.0\n")
+        (tmp_path / "mazes-1.0.dist-info" / "entry_points.txt").write_text("[metarl.tasks]\nmaze = mazes.maze:Maze\n")
+        file = folder / "recipes" / "maze.toml"
+        file.write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        return file
+
+    return written
+
+
+def test_a_packages_recipes_are_found_without_importing_it(write: Write) -> None:
+    file = write(GOOD)
+    found = find_recipe("maml", "maze")
+    assert found is not None
+    assert (found.name, found.file, found.reached) == ("maml/maze/default", file, "12.5 after 1 step")
+    assert found.options == {"algorithm": {"step_size": 0.2}, "tasks": {}, "outer": {}, "settings": {}}
+    assert {recipe.name for recipe in recipes()} >= {"maml/maze/default", "maml/maze/paper"}
+    assert "mazes" not in sys.modules
+
+
+def test_which_recipe_is_taken(write: Write) -> None:
+    write(GOOD)
+    paper = find_recipe("maml", "maze", "paper")
+    assert paper is not None
+    assert paper.name == "maml/maze/paper"
+    assert find_recipe("maml", "maze", "none") is None
+    assert find_recipe("reptile", "maze") is None
+    with pytest.raises(PluginError, match="maml on maze has no recipe 'papr': expected default, paper, none"):
+        find_recipe("maml", "maze", "papr")
+    with pytest.raises(PluginError, match="reptile on maze has no recipe 'paper': expected none"):
+        find_recipe("reptile", "maze", "paper")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[maml.default", "is no file of recipes"),
+        ("maml = 3", "is no table"),
+        ("[maml]\nreached = 'x'", "is no table"),
+        ("[maml.default]\nalgorithm = { steps = 1 }", "does not say what it reached"),
+        ("[maml.default]\nreached = 1", "does not say what it reached"),
+        ("[maml.default]\nreached = 'x'\nalgoritm = { steps = 1 }", "has algoritm: expected reached and some of"),
+        ("[maml.default]\nreached = 'x'\nouter = 'trpo'", "has no table of options under outer"),
+    ],
+)
+def test_a_file_that_is_none_is_named_with_its_fault(text: str, message: str, write: Write) -> None:
+    file = write(text)
+    with pytest.raises(PluginError) as caught:
+        find_recipe("maml", "maze")
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
