@@ -66,7 +66,10 @@ def shipped(group: plugins.Group) -> list[str]:
 def page() -> str:
     """Return the whole page."""
     commands = [section(f"metarl {name}", told(name, "--help"), 2) for name in cli.COMMANDS]
-    algorithms = [section(name, options("algorithm", "train", name, "sinusoid", "--recipe", "none")) for name in shipped("algorithms")]
+    algorithms = [
+        section(name, options("algorithm", "train", name, "sinusoid", "--recipe", "none"))
+        for name in shipped("algorithms")
+    ]
     tasks = [section(name, options("tasks", "train", "maml", name, "--recipe", "none")) for name in shipped("tasks")]
     outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in shipped("outers")]
     parts = [

@@ -36,7 +36,7 @@ def main() -> int:
 
 def tests() -> dict[str, Any]:
     """Run the tests marked gpu."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "timeout=1200", "tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
     ended = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
     lines = ended.stdout.splitlines()
     failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]

@@ -99,7 +99,7 @@ def test_processes_may_write_at_once(folder: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", PROCESS]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
-        assert process.communicate(timeout=60) == (None, "")
+        assert process.communicate() == (None, "")
         assert process.returncode == 0
     assert [path.name for path in folder.iterdir()] == ["set-1.npz"]
     assert (caching.cached("set", "1", Maker())["images"] == 7).all()

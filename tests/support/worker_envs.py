@@ -41,14 +41,28 @@ def no_key() -> None:
     raise KeyError("no key")
 
 
+def hang() -> None:
+    print("hangs", flush=True)
+    time.sleep(LONG)
+
+
+def interrupt_the_parent() -> None:
+    """Press Ctrl-C while the parent waits for this step: it has asked for it, and gets no answer."""
+    os.kill(os.getppid(), signal.SIGINT)
+    hang()
+
+
+LONG = 7200
+"""Seconds that nothing waits for."""
 FAULTS = [
     None,
     no_key,
     lambda: os.kill(os.getpid(), signal.SIGSEGV),
     lambda: os._exit(3),
-    lambda: time.sleep(60),
+    hang,
+    interrupt_the_parent,
 ]
-RAISES, CRASHES, EXITS, HANGS = 1, 2, 3, 4
+RAISES, CRASHES, EXITS, HANGS, INTERRUPTS = 1, 2, 3, 4, 5
 
 
 class Asked(Fragile):
@@ -63,4 +77,4 @@ class Unwilling(Fragile):
     """Does not close, once it has been used."""
 
     def close(self) -> None:
-        time.sleep(60 * self.count)
+        time.sleep(LONG * self.count)

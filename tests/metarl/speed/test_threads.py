@@ -23,7 +23,7 @@ def test_results_keep_the_order_of_the_groups() -> None:
 
     def work(group: int) -> int:
         if group == 0:
-            assert first_may_end.wait(10)  # the second group runs while the first one waits
+            assert first_may_end.wait(1800)  # the second group runs while the first one waits
         else:
             first_may_end.set()
         return group * group
