@@ -8,7 +8,7 @@ training loop. Start reading in ``parts``, which runs parts of an iteration as g
 from metarl.speed.allocator import keep_freed_memory
 from metarl.speed.devices import Device, float32, resolve_device, send, without_cudnn
 from metarl.speed.internals import on_leaves
-from metarl.speed.parts import Graphs, run_captured, run_compiled, run_is_compiled
+from metarl.speed.parts import Graphs, is_comparison, run_captured, run_compiled, run_is_compiled
 from metarl.speed.threads import each_group
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Graphs",
     "each_group",
     "float32",
+    "is_comparison",
     "keep_freed_memory",
     "on_leaves",
     "resolve_device",

@@ -115,7 +115,7 @@ class Run:
     def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
         if self.compiling is not None:
             return self.compiling(params, state, progress, number)
-        with self.graphs.used() if self.graphs is not None else nullcontext():
+        with self.graphs.used(number) if self.graphs is not None else nullcontext():
             return self._plain(params, state, progress, self._streams(number))
 
     def _plain(self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:

@@ -22,7 +22,9 @@ class Settings:
     compile: bool = False
     """Compile what an iteration does (torch.compile), which takes up to a minute at first: all of it with labelled
     examples, several times faster where networks are small; the steps of environments that are written in PyTorch; and
-    on a GPU TRPO's update. Where that is impossible, a warning tells why and training goes on without."""
+    on a GPU TRPO's update. Where that is impossible, a warning tells why and training goes on without. What a graph
+    holds must not change afterwards: the options of the tasks, the algorithm and the outer update. Comparisons with
+    what is not compiled find that out (iterations 1, 2, 4, 8, ... and every 200, in control every 50), not at once."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; one more is written at the end."""
     log_every: int = 1

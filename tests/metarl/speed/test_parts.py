@@ -101,22 +101,26 @@ def test_inner_steps_share_their_kernels(uncompiled):
     assert len(run.graphs._kernels) == 1
 
 
-def test_a_function_is_called_no_more_once_its_graph_was_checked_in_two_iterations(uncompiled):
-    called, used = list[int](), Graphs()
+def test_a_function_is_called_where_its_graph_is_compared_and_nowhere_else(uncompiled):
+    called, used, counts = list[int](), Graphs(), {}
 
     def double(values):
         called.append(len(called))
         return {"twice": 2 * values["once"], "name": values["name"]}
 
-    for calls in (2, 3, 3):  # recorded and traced; compared again in the next iteration
-        with used.used():
+    for iteration in range(1, 111):
+        with used.used(iteration):
             for number in (1.0, 2.0):
                 found = parts.run_compiled("doubles", double, ({"once": torch.full((2,), number), "name": "x"},), ())
                 assert found["name"] == "x"
                 assert found["twice"].tolist() == [2 * number, 2 * number]
-        assert len(called) == calls
+        counts[iteration] = len(called)
+    # Recorded and traced; compared again in the next iteration, and after ever longer ones.
+    grown = [number for number in range(2, 111) if counts[number] > counts[number - 1]]
+    assert (counts[1], grown) == (2, [2, 4, 8, 16, 32, 50, 64, 100])
+    assert counts[110] == 2 + len(grown)
     assert parts.run_compiled("doubles", double, ({"once": torch.ones(1), "name": "y"},), ())["name"] == "y"
-    assert len(called) == 4  # outside of a compiled run
+    assert len(called) == counts[110] + 1  # outside of a compiled run
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,39 @@ def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled,
     if how != "Unseeded":
         _, plain, _ = end(MAML(network=SMALL), Lanes(how), FEW, compiled=False, iterations=5)
         assert all(torch.allclose(progress.params[name], value, rtol=1e-6) for name, value in plain.params.items())
+
+
+class Paid(MDPVectorEnv):
+    """Pays more when told to, by a number that no snapshot holds."""
+
+    factor = 1.0
+
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations, rewards * Paid.factor, *rest
+
+
+@pytest.mark.parametrize("started", [0, 3])
+def test_what_is_changed_later_is_found_and_reaches_the_run(started, uncompiled, monkeypatch, float64):
+    """After iteration 5 there is a tenfold reward: found in iteration 8, or at once in a process that starts there."""
+    monkeypatch.setitem(BROKEN, "Paid", Paid)
+    monkeypatch.setattr(Paid, "factor", 1.0)
+    run = Run(MAML(network=SMALL), Lanes("Paid"), FEW, Settings(12, 3, compile=True, device="cpu"))
+    progress, returns, warned = run.first()._replace(iteration=started), {}, {}
+    while progress.iteration < 12:
+        number = progress.iteration + 1
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            progress, row = run.iterate(progress)
+        returns[number], warned[number] = float(row["return/step_0"]), [str(one.message) for one in told]
+        if number == 5:
+            monkeypatch.setattr(Paid, "factor", 10.0)
+    found = [number for number, messages in warned.items() if messages]
+    assert found == [8]
+    assert "are not compiled any more: they depend on more than their arguments" in warned[8][0]
+    assert f"what was changed after iteration {4 if started == 0 else 5} " in warned[8][0]
+    assert all(returns[number] < 3 * returns[5] for number in range(8, 13))  # returns are negative
+    assert all(returns[number] > 3 * returns[5] for number in (6, 7))
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

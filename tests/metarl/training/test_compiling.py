@@ -1,7 +1,7 @@
 """Compiled iterations do what the plain ones do, or say why they are not compiled."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from metarl.algorithms.snail import SNAIL
 from metarl.fewshot.regression import Regression
 from metarl.networks.options import Network
 from metarl.outer.gradient import SGD, Adam
+from metarl.training import compiling
 from metarl.training.loop import Run, TrainingError
 from metarl.training.settings import Settings
 from metarl.training.start import resume, train
@@ -156,6 +157,84 @@ def test_iterations_that_go_another_way_every_time_are_compiled_no_more(uncompil
     assert progress.iteration == 30
     assert run.compiling.compiled is None
     assert len(compiled) < 6
+
+
+class Curriculum:
+    """Sinusoids whose amplitudes grow when told to."""
+
+    spec, factor = SINUSOID.spec, 1.0
+
+    def sample(self, num_tasks, split, generator):
+        tasks = SINUSOID.sample(num_tasks, split, generator)
+        return replace(tasks, parameters=tasks.parameters | {"amplitude": self.factor * tasks.parameters["amplitude"]})
+
+
+def rows_and_warnings(run, iterations, change):
+    progress, rows, warned = run.first(), {}, {}
+    for number in range(1, iterations + 1):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            progress, rows[number] = run.iterate(progress)
+        warned[number] = [str(one.message) for one in told]
+        change(run, number)
+    return progress, rows, warned
+
+
+def test_what_a_callback_changes_later_is_found_and_reaches_the_run(uncompiled, float64):
+    """Harder tasks from iteration 6 on: the graph still drew the easy ones, whose loss was 2 where theirs is 200."""
+
+    def harder(run, number):
+        run.family.factor = 10.0 if number >= 5 else 1.0
+
+    ends = [
+        rows_and_warnings(Run(MAML(network=SMALL), Curriculum(), Adam(), Settings(10, 3, compile=compile)), 10, harder)
+        for compile in (False, True)
+    ]
+    (_, plain, silent), (_, rows, warned) = ends
+    assert not any(silent.values())
+    assert [number for number, told in warned.items() if told] == [8]
+    assert "from iteration 8 on, iterations are not compiled" in warned[8][0]
+    assert "what was changed after iteration 4 " in warned[8][0]
+    losses, expected = ([float(found[number]["loss/step_1"]) for number in (5, 8, 9, 10)] for found in (rows, plain))
+    assert losses[0] == pytest.approx(expected[0])
+    assert losses == pytest.approx(expected, rel=0.1)
+    assert min(expected[1:]) > 10 * expected[0]
+
+
+def test_another_step_size_is_found_too(uncompiled, float64):
+    """Which no loss shows at once."""
+
+    def faster(run, number):
+        if number == 3:
+            object.__setattr__(run.outer, "learning_rate", 0.1)
+
+    run = Run(MAML(network=SMALL), SINUSOID, Adam(), Settings(6, 3, compile=True))
+    _, _, warned = rows_and_warnings(run, 6, faster)
+    assert [number for number, told in warned.items() if told] == [4]
+    assert "the parameters would differ" in warned[4][0]
+
+
+def test_comparisons_are_few_at_fixed_iterations_and_change_nothing(uncompiled, monkeypatch, float64):
+    compared, at = compiling.Compiling._compared, list[int]()
+
+    def counted(self, outcome, params, state, progress, number):
+        at.append(number)
+        return compared(self, outcome, params, state, progress, number)
+
+    monkeypatch.setattr(compiling.Compiling, "_compared", counted)
+
+    def run(every):
+        at.clear()
+        monkeypatch.setattr(compiling, "EVERY", every)
+        run = Run(MAML(network=SMALL), SINUSOID, Adam(), Settings(24, 3, compile=True))
+        progress, _, warned = rows_and_warnings(run, 24, lambda run, number: None)
+        assert not any(warned.values())
+        return progress, list(at)
+
+    (rarely, some), (often, more) = run(1000), run(10)
+    assert some == [2, 4, 8, 16]
+    assert more == [2, 4, 8, 10, 16, 20]
+    assert all(torch.equal(rarely.params[name], value) for name, value in often.params.items())
 
 
 def test_gradients_that_are_not_finite_are_refused(uncompiled):
