@@ -126,6 +126,9 @@ class Family(Protocol):
     environment of one task (``parameters`` by name, as arrays), with the dynamics, observations and actions of its
     lanes: ``metarl render`` films it.
 
+    By another, ``check_split(split)``, it may raise ValueError for a split that has tasks, but cannot fill them: asked
+    before training, rather than after it.
+
     A further attribute, ``splits_share_tasks = True``, tells of a family with so few tasks that none are held out.
     """
 
