@@ -123,8 +123,8 @@ class Tasks(Protocol):
 class Family(Protocol):
     """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
 
-    What a family may offer besides has protocols of its own: ``SharesTasks`` and ``Pictured`` here, what concerns
-    environments in ``metarl.control.protocols``.
+    What a family may offer besides has protocols of its own: ``SharesTasks``, ``ChecksSplits`` and ``Pictured``
+    here, what concerns environments in ``metarl.control.protocols``.
     """
 
     @property
@@ -142,6 +142,14 @@ class SharesTasks(Protocol):
     @property
     def splits_share_tasks(self) -> bool:
         """Whether the test tasks may be met in training."""
+
+
+@runtime_checkable
+class ChecksSplits(Protocol):
+    """A family that can tell before training that a split has tasks, but cannot fill them."""
+
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError for such a split."""
 
 
 @runtime_checkable

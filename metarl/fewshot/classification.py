@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from metarl.fewshot.grouping import Classes, Groups, group
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
+from metarl.fewshot.numbers import check_numbers, image_scale, numbers
 from metarl.seeding import stream
 from metarl.speed import send
 from metarl.types import Batch, Examples, Learner, Role, Spec, Split, State
@@ -36,7 +37,7 @@ class NWayKShot:
     """
 
     inputs: Tensor
-    """``[item, *shape]``: uint8 is read as pixels and scaled to [0, 1], anything else as the numbers that it holds."""
+    """``[item, *shape]``: images of uint8 are scaled to [0, 1], anything else is read as the numbers that it holds."""
     labels: Tensor
     """``[item]``: the class of each item, an integer."""
     ways: int = 5
@@ -58,13 +59,22 @@ class NWayKShot:
     """The labels of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
     """What errors call the classes 0, 1, ...; by default their labels."""
+    scale: float | None = None
+    """What inputs are divided by; by default 255 for images of uint8 that hold more than 0 and 1, and 1 for others."""
+    drop_small: bool = False
+    """Leave out classes with fewer items than support and query take; a warning says how many."""
 
     def __post_init__(self) -> None:
         check_episode(**{name: getattr(self, name) for name in EPISODE})
         check_items(self.inputs, self.labels)
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"scale={self.scale}: expected a positive number")
         if self.rotations != "none" and (self.inputs.ndim < 3 or self.inputs.shape[-1] != self.inputs.shape[-2]):
             raise ValueError(f"rotations need square images, not inputs of shape {tuple(self.inputs.shape[1:])}")
         self._groups  # noqa: B018  # raises ValueError for wrong labels and splits
+        self._scale  # noqa: B018  # warns where it is not plain
+        if self.drop_small:
+            self._groups.tell_small({split: self._sizes(split) for split in SPLITS}, "classes")
 
     @property
     def spec(self) -> Spec:
@@ -75,16 +85,32 @@ class NWayKShot:
         """Sample tasks. Raises ValueError for fewer than one, and for a split that cannot fill an episode."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        support, query = episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
-        ways = (split == "train" and self.train_ways) or self.ways
-        pool = self._groups.pool(split, ways, support + query, self.names)
-        groups = self._groups.choose_groups(pool, num_tasks, ways, generator)
+        (support, query), ways = self._sizes(split), self._ways(split)
+        groups = self._groups.choose_groups(self._pool(split), num_tasks, ways, generator)
         items = self._groups.choose(groups, support + query, generator)
         parameters = {"classes": self._groups.labels[groups]}
         if self.rotations != "none":
             turned = self.rotations in ("all", split)
             parameters["quarter_turns"] = torch.randint(4 if turned else 1, groups.shape, generator=generator)
-        return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters)
+        return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
+
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError for a split that has classes, but cannot fill an episode."""
+        if len(self._groups.pools[split]):
+            self._pool(split)
+
+    def _sizes(self, split: Split) -> tuple[int, int]:
+        return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
+
+    def _ways(self, split: Split) -> int:
+        return (split == "train" and self.train_ways) or self.ways
+
+    def _pool(self, split: Split) -> Tensor:
+        return self._groups.pool(split, self._ways(split), sum(self._sizes(split)), self.names, drop=self.drop_small)
+
+    @cached_property
+    def _scale(self) -> float:
+        return image_scale(self.inputs) if self.scale is None else self.scale
 
     @cached_property
     def _groups(self) -> Groups:
@@ -99,6 +125,7 @@ class EpisodeTasks:
     support: Tensor  # [task, way, shot] positions in inputs
     query: Tensor  # [task, way, query]
     parameters: dict[str, Tensor]
+    scale: float | None = None  # what inputs are divided by; None: 255 for uint8, 1 for others
 
     @property
     def descriptors(self) -> Tensor:
@@ -115,7 +142,7 @@ class EpisodeTasks:
         inputs = gather(self.inputs, chosen.flatten(1).gather(1, order))
         if "quarter_turns" in self.parameters:
             inputs = rotated(inputs, send(self.parameters["quarter_turns"], device).gather(1, targets))
-        return Examples(numbers(inputs), targets)
+        return Examples(numbers(inputs, self.scale), targets)
 
 
 def episode_items(
@@ -158,15 +185,17 @@ def check_counts(**counts: int | None) -> None:
 
 
 def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels", item: str = "item") -> None:
-    """Raise ValueError unless both are tensors, there is a label for each item, and all values are finite."""
+    """Raise ValueError unless both are tensors, there is a label for each item, and all values are finite.
+
+    They must be so as numbers of torch's default dtype too; a warning tells what the cast to it makes equal.
+    """
     for found in (values, labels):
         if not isinstance(found, Tensor):
             raise ValueError(f"{what}: found {type(found).__name__}, expected tensors (torch.as_tensor makes them)")
     if labels.ndim != 1 or values.shape[:1] != labels.shape:
         shapes = f"{tuple(values.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"{what} have shapes {shapes}: expected [{item}, *shape] and [{item}]")
-    if values.is_floating_point() and not values.isfinite().all():
-        raise ValueError(f"{what.partition(' ')[0]} hold numbers that are not finite")
+    check_numbers(values, what.partition(" ")[0])
 
 
 def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
@@ -204,9 +233,3 @@ def rotated(images: Tensor, quarter_turns: Tensor) -> Tensor:
     turns = quarter_turns.reshape(*quarter_turns.shape, *[1] * (images.ndim - 2))
     images = torch.where(turns % 2 == 1, images.rot90(1, (-2, -1)), images)
     return torch.where(turns >= 2, images.flip(-2, -1), images)
-
-
-def numbers(values: Tensor) -> Tensor:
-    """Return values in torch's default dtype; uint8 is taken for pixels and scaled to [0, 1]."""
-    converted = values.to(torch.get_default_dtype())
-    return converted.div_(255) if values.dtype == torch.uint8 else converted  # a copy of bytes is nobody else's

@@ -1,6 +1,7 @@
 """Items by label: which labels a split may use, and random subsets of their items, for many tasks at once."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,15 +47,18 @@ class Groups:
         items: int,
         names: Sequence[str] = (),
         words: tuple[str, str] = ("class", "classes"),
+        drop: bool = False,
     ) -> Tensor:
         """Return the groups of a split, ``[group]``.
 
         Raises ValueError for fewer than ``size`` of them, and for one of fewer than ``items`` items, which is called by
-        its name; ``words`` are what a group and groups are called.
+        its name, unless such are to be dropped; ``words`` are what a group and groups are called.
         """
-        pool = self.pools[split]
+        pool, told = self.pools[split], ""
+        if drop:
+            pool, told = pool[self.counts[pool] >= items], f" of {items} items or more"
         if len(pool) < size:
-            raise ValueError(f"the {split} split has {len(pool)} {words[1]}, but a task takes {size}")
+            raise ValueError(f"the {split} split has {len(pool)} {words[1]}{told}, but a task takes {size}")
         few = pool[self.counts[pool] < items].tolist()
         if few:
             label, count = int(self.labels[few[0]]), int(self.counts[few[0]])
@@ -65,6 +69,13 @@ class Groups:
                 f"{told}, but support and query together take {items} of each{others}; ask for fewer shots or queries"
             )
         return pool
+
+    def tell_small(self, sizes: Mapping[Split, tuple[int, int]], word: str) -> None:
+        """Warn of how many groups have fewer items than the support and query of their split take."""
+        few = {split: int((self.counts[pool] < sum(sizes[split])).sum()) for split, pool in self.pools.items()}
+        told = ", ".join(f"{count} of {len(self.pools[split])} in {split}" for split, count in few.items() if count)
+        if told:
+            warnings.warn(f"{word} with fewer items than an episode takes are left out: {told}", stacklevel=4)
 
 
 def group(labels: Tensor, classes: Classes | None = None) -> Groups:

@@ -7,10 +7,15 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot.classification import check_counts, check_items, episode_items, gather, numbers
-from metarl.fewshot.grouping import Classes, Groups, group
+from metarl.fewshot.classification import check_counts, check_items, episode_items, gather
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
+from metarl.fewshot.numbers import numbers
+from metarl.seeding import stream
 from metarl.speed import send
 from metarl.types import Examples, Learner, Role, Spec, Split, State
+
+LOOKED_AT = 64
+"""Tasks, and points of each, at which a function is tried."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Regression:
     one distribution.
 
     Raises:
-        ValueError: an option is out of range; the function takes other parameters, or gives another shape.
+        ValueError: an option is out of range; the function takes other parameters, gives another shape, or, at some of
+            many random points, numbers that are not finite.
     """
 
     function: Callable[..., Tensor]
@@ -51,7 +57,11 @@ class Regression:
         for name, (low, high) in {**self.parameters, "inputs": self.inputs}.items():
             if not low <= high:
                 raise ValueError(f"{name}=({low}, {high}): expected the lower end of the range first")
-        self._check_function()
+            if not torch.tensor([low, high], dtype=torch.get_default_dtype()).isfinite().all():
+                raise ValueError(f"{name}=({low}, {high}): expected ends that are finite")
+        with torch.random.fork_rng(devices=[]):  # a noisy function may draw from the global generator
+            self._check_function()
+            self._check_values()
 
     def _check_function(self) -> None:
         lowest = {name: torch.full((1, 1, 1), float(low)) for name, (low, _) in self.parameters.items()}
@@ -62,6 +72,16 @@ class Regression:
         if shape != (1, 2, self.output_size):
             raise ValueError(f"for two inputs of a task the function gives {shape}, not {(1, 2, self.output_size)}")
 
+    def _check_values(self) -> None:
+        tasks = self._tasks(LOOKED_AT, (LOOKED_AT, LOOKED_AT), stream(0, "function"))
+        inputs, targets = tasks.draw(None, None, "query", stream(1, "function"))
+        wrong = (~targets.isfinite()).nonzero()
+        if len(wrong):
+            task, item, output = wrong[0].tolist()
+            told = f"{targets[task, item, output]:g} for the input {inputs[task, item].tolist()}"
+            share = f"{len(wrong) / targets.numel():.1%} of its values are not finite"
+            raise ValueError(f"the function gives {told}, and {share}: narrow the ranges of inputs or parameters")
+
     @property
     def spec(self) -> Spec:
         """A point in, the function's value there out; described by the function's parameters."""
@@ -71,6 +91,10 @@ class Regression:
         """Sample the function's parameters. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
+        sizes = episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
+        return self._tasks(num_tasks, sizes, generator)
+
+    def _tasks(self, num_tasks: int, sizes: tuple[int, int], generator: Generator) -> "FunctionTasks":
         parameters = {
             name: low + (high - low) * torch.rand(num_tasks, generator=generator)
             for name, (low, high) in self.parameters.items()
@@ -80,7 +104,6 @@ class Regression:
         ends = torch.tensor([self.inputs] * num_tasks, dtype=torch.get_default_dtype())
         middle = ends.mean(1, keepdim=True)
         half = torch.where(upper == 1, torch.cat([middle, ends[:, 1:]], 1), torch.cat([ends[:, :1], middle], 1))
-        sizes = episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
         return FunctionTasks(self.function, parameters, half if self.half_range else ends, ends, sizes, self.input_size)
 
 
@@ -106,8 +129,9 @@ class FunctionTasks:
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
         inputs = low + (high - low) * torch.rand(len(ends), items, self.input_size, generator=generator, device=device)
-        parameters = {name: send(values, device).reshape(-1, 1, 1) for name, values in self.parameters.items()}
-        return Examples(inputs, self.function(inputs, **parameters))
+        # Copies: a function that writes into what it is given would change inputs, and the task itself.
+        parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
+        return Examples(inputs, self.function(inputs.clone(), **parameters))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +147,7 @@ class TableRegression:
     """
 
     inputs: Tensor
-    """``[row, *shape]``; scale them, for nothing here does."""
+    """``[row, *shape]``; scale them, for nothing here does, whatever their dtype."""
     targets: Tensor
     """``[row, output_size]`` or ``[row]``; scale them too."""
     groups: Tensor
@@ -140,6 +164,8 @@ class TableRegression:
     """The groups of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
     """What errors call the groups 0, 1, ...; by default their numbers."""
+    drop_small: bool = False
+    """Leave out groups with fewer rows than support and query take; a warning says how many."""
 
     def __post_init__(self) -> None:
         check_counts(
@@ -150,6 +176,8 @@ class TableRegression:
         if self.targets.ndim > 2:
             raise ValueError(f"targets have shape {tuple(self.targets.shape)}: expected [row] or [row, output_size]")
         self._groups  # noqa: B018  # raises ValueError for wrong groups and splits
+        if self.drop_small:
+            self._groups.tell_small({split: self._sizes(split) for split in SPLITS}, "groups")
 
     @property
     def spec(self) -> Spec:
@@ -160,12 +188,23 @@ class TableRegression:
         """Sample tasks. Raises ValueError for fewer than one, and for a split that cannot fill an episode."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        support, query = episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
-        pool = self._groups.pool(split, 1, support + query, self.names, ("group", "groups"))
-        groups = self._groups.choose_groups(pool, num_tasks, 1, generator).squeeze(1)
+        support, query = self._sizes(split)
+        groups = self._groups.choose_groups(self._pool(split), num_tasks, 1, generator).squeeze(1)
         rows = self._groups.choose(groups, support + query, generator)
         parameters = {"group": self._groups.labels[groups]}
         return TableTasks(self.inputs, self._targets, rows[:, :support], rows[:, support:], parameters)
+
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError for a split that has groups, but cannot fill an episode."""
+        if len(self._groups.pools[split]):
+            self._pool(split)
+
+    def _sizes(self, split: Split) -> tuple[int, int]:
+        return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
+
+    def _pool(self, split: Split) -> Tensor:
+        items, words = sum(self._sizes(split)), ("group", "groups")
+        return self._groups.pool(split, 1, items, self.names, words, self.drop_small)
 
     @cached_property
     def _targets(self) -> Tensor:
@@ -196,4 +235,4 @@ class TableTasks:
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
-        return Examples(numbers(gather(self.inputs, rows)), numbers(gather(self.targets, rows)))
+        return Examples(numbers(gather(self.inputs, rows), 1), numbers(gather(self.targets, rows), 1))

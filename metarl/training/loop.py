@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +22,7 @@ from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
 from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Family, Outer, Params
+from metarl.types import Algorithm, Family, Outer, Params, Role
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
@@ -106,11 +106,23 @@ class Run:
         if refused >= MAX_REFUSED:
             raise TrainingError(
                 f"the meta-gradient was not finite in {refused} iterations in a row, up to iteration {number}; "
-                "the parameters before them are kept; try a smaller step size"
+                f"the parameters before them are kept; {self._advice(number)}"
             )
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
         row = {"iteration": number, **outcome.scores, **update.metrics, **seen, **times}
         return Progress(number, update.params, update.state, progress.best, refused), row
+
+    def _advice(self, number: int) -> str:
+        """Tell what to do about a meta-gradient that is not finite: labelled examples can be drawn again."""
+        if not self.family.spec.control:
+            streams = self._streams(number)
+            tasks = self.family.sample(self.settings.meta_batch_size, "train", next(streams))
+            state = self.learner.begin(self.first().params, send(tasks.descriptors, self.device))
+            for role in get_args(Role):
+                for name, values in tasks.draw(self.learner, state, role, next(streams))._asdict().items():
+                    if not values.isfinite().all():
+                        return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
+        return "try a smaller step size"
 
     def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
         if self.compiling is not None:

@@ -1,5 +1,6 @@
 """Starting a run and going on with one."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from metarl.speed import Device
 from metarl.training.loop import Run
 from metarl.training.progress import Callback, Progress, Result
 from metarl.training.settings import Settings, default_settings
-from metarl.types import Algorithm, Family, Outer, Params
+from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
 
 
 def train(
@@ -100,6 +101,7 @@ def start(
     folder = None if out is None else Path(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
+    _check_splits(family.target, run.settings)
     run.start_from = start_from or {}
     first = run.first()._asdict() if start_from else None
     if folder is not None:
@@ -115,6 +117,19 @@ def start(
             record["start_from"] = sorted(start_from)
         runs.create(folder, record, overwrite, first)
     return run
+
+
+def _check_splits(family: Family, settings: Settings) -> None:
+    """Raise ValueError where test tasks, or validation tasks that are asked for, could never be sampled."""
+    if not isinstance(family, ChecksSplits):
+        return
+    family.check_split("test")
+    try:
+        family.check_split("validation")
+    except ValueError as error:
+        if settings.validate_every is not None:
+            raise
+        warnings.warn(f"{error}: no validation will be possible", stacklevel=4)
 
 
 def _check_wandb(settings: Settings | None, folder: Path | None) -> None:

@@ -15,6 +15,7 @@ from metarl_plugins import levels
 
 Mode = Literal["L", "RGB"]
 """Grey or colour, by Pillow's names."""
+WHITE = 255
 CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3}
 NAMED = 5
 """How many unreadable files an error names."""

@@ -70,6 +70,8 @@ class Images:
     """Classes of a task in meta-training (prototypical networks: 20 to 30); by default as many as ways."""
     rotations: Rotations = "none"
     """In which splits images turned by 90, 180 and 270 degrees count as new classes: none, train or all."""
+    drop_small: bool = False
+    """Leave out classes with fewer images than support and query take; a warning says how many."""
     fractions: tuple[float, float, float] = FRACTIONS
     """Shares of the classes in train, validation and test, where the folder does not tell."""
     split_seed: int = 0
@@ -96,6 +98,10 @@ class Images:
         """
         return self._family.sample(num_tasks, split, generator)
 
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError for a split that has classes, but cannot fill an episode."""
+        self._family.check_split(split)
+
     def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw support and query images of the first tasks of an evaluation; return the path."""
         return picture(tasks, queries, path)
@@ -114,8 +120,9 @@ class Images:
             raise ValueError(f"which images? Name their folder with --tasks.root (in Python: root); {LAYOUT}")
         listing, pixels = load(Path(self.root), *self._reading, self.copies)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
-        options = {name: getattr(self, name) for name in EPISODE}
-        return NWayKShot(pixels, torch.tensor(listing.labels), classes=classes, names=listing.names, **options)
+        options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
+        labels = torch.tensor(listing.labels)
+        return NWayKShot(pixels, labels, classes=classes, names=listing.names, scale=decoding.WHITE, **options)
 
 
 def load(

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -102,6 +102,10 @@ class Omniglot:
         """
         return self._family.sample(num_tasks, split, generator)
 
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError for a split that has classes, but cannot fill an episode."""
+        self._family.check_split(split)
+
     def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw support and query drawings of the first tasks of an evaluation; return the path."""
         return picture(tasks, queries, path)
@@ -115,8 +119,9 @@ class Omniglot:
             if self.split == "random"
             else vinyals_split(drawings.characters)
         )
-        options = {name: getattr(self, name) for name in EPISODE}
-        return NWayKShot(drawings.images, drawings.labels, classes=classes, names=drawings.characters, **options)
+        options: dict[str, Any] = {name: getattr(self, name) for name in EPISODE}
+        options |= {"classes": classes, "names": drawings.characters, "scale": decoding.WHITE}
+        return NWayKShot(drawings.images, drawings.labels, **options)
 
 
 def vinyals_split(characters: Sequence[str]) -> dict[Split, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, features
 
+from metarl.cli import main
 from metarl.types import Spec
 from metarl_plugins import images
 from metarl_plugins.images import Images, listed, load
@@ -604,3 +605,42 @@ def test_without_a_home_folder_images_train(root: Path, tmp_path: Path, monkeypa
         warnings.simplefilter("always")
         assert len(load(root, 8, "RGB")[1]) == 24
     assert [str(one.message)[:18] for one in said] == ["nothing is cached:"]
+
+
+# Episodes that a folder cannot fill
+
+
+def test_small_classes_are_left_out_if_asked(root: Path) -> None:
+    (root / "ant" / "0.png").unlink()
+    (root / "bee" / "0.png").unlink()
+    options: dict[str, Any] = {"size": 8, "ways": 2, "queries": 3, "fractions": (1.0, 0.0, 0.0)}
+    with pytest.raises(ValueError, match="class 'ant' of the train split has 3 items"):
+        Images(str(root), **options).sample(1, "train", generator())
+    with pytest.warns(
+        UserWarning, match="classes with fewer items than an episode takes are left out: 2 of 6 in train"
+    ):
+        tasks = Images(str(root), drop_small=True, **options).sample(30, "train", generator())
+    assert tasks.parameters["classes"].unique().tolist() == [2, 3, 4, 5]
+
+
+def test_every_split_is_checked_before_training(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    move_to_splits(root, "val")
+    for name in ("cat", "dog"):
+        (root / "val" / name).rename(root / "train" / name)
+    (root / "val").rmdir()
+    command = ["train", "protonet", "images", "--tasks.root", str(root), "--tasks.size", "8", "--tasks.queries", "1"]
+    assert main([*command, "--tasks.ways", "3", "--out", str(root.parent / "run"), "--quiet"]) == 2
+    assert capsys.readouterr().err == "metarl: the test split has 2 classes, but a task takes 3\n"
+    assert not (root.parent / "run").exists()
+
+
+def test_black_images_are_pixels_like_others(root: Path) -> None:
+    """What of a folder is dark says nothing of its scale."""
+    for name in NAMES:
+        for number in range(4):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[number, NAMES.index(name)] = 1
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    family = Images(str(root), size=8, ways=2, queries=1)
+    inputs = family.sample(2, "train", generator()).draw(None, None, "support", generator()).inputs
+    assert inputs.max() == pytest.approx(1 / 255)

@@ -1,5 +1,6 @@
 import resource
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,44 @@ def test_what_a_model_is_asked_for() -> None:
 
 
 def test_pixels_are_scaled_and_numbers_are_not(float64: None) -> None:
-    pixels = torch.full((126, 2), 51, dtype=torch.uint8)
-    assert draws(NWayKShot(pixels, LABELS, ways=2), 1)[1].inputs.tolist() == [[[0.2, 0.2]] * 2]
+    pixels = torch.full((126, 1, 1, 2), 51, dtype=torch.uint8)
+    assert draws(NWayKShot(pixels, LABELS, ways=2), 1)[1].inputs.tolist() == [[[[[0.2, 0.2]]]] * 2]
     numbers = draws(NWayKShot(pixels.int(), LABELS, ways=2), 1)[1].inputs
     assert (numbers.dtype, numbers.unique().tolist()) == (torch.float64, [51])
+
+
+SCALES: list[tuple[tuple[int, ...], int, dict[str, Any], float, str | None]] = [
+    ((1, 4, 4), 255, {}, 255, None),
+    ((4, 4), 200, {}, 255, None),
+    ((1, 4, 4), 0, {}, 255, None),
+    ((1, 4, 4), 1, {}, 1, "hold 0 and 1 stay as they are; scale=1 says so"),
+    ((1, 4, 4), 1, {"scale": 1}, 1, None),
+    ((1, 4, 4), 1, {"scale": 255}, 255, None),
+    ((1, 4, 4), 16, {}, 255, "divided by 255, and none is brighter than 16: if that is white, give scale=16"),
+    ((1, 4, 4), 16, {"scale": 16}, 16, None),
+    ((8,), 10, {}, 1, r"uint8 \(8,\) are no images and stay as they are; scale=255 divides"),
+    ((784,), 255, {"scale": 255}, 255, None),
+]
+
+
+@pytest.mark.parametrize(("shape", "most", "options", "scale", "told"), SCALES)
+def test_what_bytes_are_divided_by(
+    shape: tuple[int, ...], most: int, options: dict[str, Any], scale: float, told: str | None
+) -> None:
+    inputs = torch.full((126, *shape), most, dtype=torch.uint8)
+    inputs[::2] = most // 2
+    with pytest.warns(UserWarning, match=told) if told else nullcontext():
+        family = NWayKShot(inputs, LABELS, ways=2, **options)
+    found = torch.cat([draws(family)[1].inputs, draws(family)[2].inputs])
+    torch.testing.assert_close(found.unique(), torch.tensor([most // 2 / scale, most / scale]).unique())
+
+
+def test_deep_images_may_be_scaled_too() -> None:
+    inputs = torch.full((126, 1, 2, 2), 4095, dtype=torch.uint16)
+    assert draws(NWayKShot(inputs, LABELS, ways=2, scale=4095))[1].inputs.unique().tolist() == [1]
+    floats = torch.full((126, 3), 8.0)
+    assert draws(NWayKShot(floats, LABELS, ways=2, scale=2))[1].inputs.unique().tolist() == [4]
+    assert floats.unique().tolist() == [8]
 
 
 def test_rotations_by_hand() -> None:
@@ -185,6 +220,12 @@ def test_memory_does_not_grow() -> None:
         ({"labels": torch.zeros(3)}, r"shapes \(126, 1\) and \(3,\): expected \[item, \*shape\] and \[item\]"),
         ({"labels": LABELS.float()}, "labels are torch.float32"),
         ({"inputs": torch.full((126, 1), torch.nan)}, "inputs hold numbers that are not finite"),
+        (
+            {"inputs": torch.full((126, 1), 1e39, dtype=torch.float64)},
+            r"reach from 1e\+39 .* torch.float32 cannot hold: sc",
+        ),
+        ({"inputs": torch.zeros(126, 1).to(torch.complex64)}, "inputs are torch.complex64: expected real numbers"),
+        ({"scale": 0}, "scale=0: expected a positive number"),
         ({"classes": {"train": [1], "test": [1]}}, "named twice"),
     ],
 )
@@ -207,6 +248,32 @@ def test_wrong_requests_are_refused() -> None:
         ValueError, match="class 'letter g' of the test split has 16 items, but support and query together take 17"
     ):
         numbered(shots=2, test_queries=15, names=names).sample(1, "test", generator())
+
+
+def test_small_classes_are_left_out_if_asked() -> None:
+    """Classes 0 to 8 have 10 to 18 items."""
+    with pytest.warns(
+        UserWarning, match="classes .* are left out: 2 of 4 in train, 2 of 2 in validation, 1 of 3 in test"
+    ):
+        family = numbered(shots=2, queries=10, test_queries=15, drop_small=True)
+    assert draws(family)[0].unique().tolist() == [2, 3]
+    assert draws(family, split="test")[0].unique().tolist() == [7, 8]
+    numbered(shots=2, drop_small=True)  # nothing to leave out, nothing to say
+    with pytest.warns(UserWarning, match="2 of 3 in test"):
+        family = numbered(shots=2, test_queries=16, drop_small=True)
+    with pytest.raises(ValueError, match="the test split has 1 classes of 18 items or more, but a task takes 2"):
+        family.sample(1, "test", generator())
+
+
+def test_splits_are_checked_by_themselves() -> None:
+    family = numbered(ways=3, shots=2)
+    family.check_split("train")
+    family.check_split("test")
+    with pytest.raises(ValueError, match="the validation split has 2 classes, but a task takes 3"):
+        family.check_split("validation")
+    with pytest.raises(ValueError, match="class 6 of the test split has 16 items"):
+        numbered(shots=2, test_queries=15).check_split("test")
+    numbered(ways=4, classes={"train": range(9)}).check_split("test")  # none are asked for
 
 
 def test_arrays_are_refused_with_advice() -> None:

@@ -97,6 +97,19 @@ def test_several_inputs_and_outputs(float64: None) -> None:
         ({"parameters": {"slope": (1.0, 0.0), "offset": (0.0, 1.0)}}, r"slope=\(1.0, 0.0\): expected the lower end"),
         ({"inputs": (1.0, 0.0)}, r"inputs=\(1.0, 0.0\): expected the lower end of the range first"),
         ({"inputs": (0.0, float("nan"))}, "inputs="),
+        ({"inputs": (0.0, float("inf"))}, r"inputs=\(0.0, inf\): expected ends that are finite"),
+        (
+            {"parameters": {"slope": (0.0, 1e39), "offset": (0.0, 1.0)}},
+            r"slope=\(0.0, 1e\+39\): expected ends that are fin",
+        ),
+        (
+            {"function": lambda x, slope, offset: (slope * x + offset).log()},
+            r"gives nan for the input \[.*values are not fin",
+        ),
+        (
+            {"function": lambda x, slope, offset: x.double().mul(1e30 * slope).exp()},
+            "the function gives inf for the input",
+        ),
         ({"shots": 0}, "shots=0: expected at least 1"),
         ({"test_queries": 0}, "test_queries=0"),
         ({"output_size": 2}, r"for two inputs of a task the function gives \(1, 2, 1\), not \(1, 2, 2\)"),
@@ -105,6 +118,31 @@ def test_several_inputs_and_outputs(float64: None) -> None:
 def test_wrong_functions_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lines(**options)
+
+
+def test_a_function_may_write_into_what_it_is_given() -> None:
+    def writing(inputs: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+        return inputs.mul_(slope).add_(offset.mul_(1))
+
+    def spoiling(inputs: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+        return slope.mul_(2) * inputs + offset.zero_()
+
+    plain, written = lines().sample(4, "test", generator()), lines(function=writing).sample(4, "test", generator())
+    for role in ("support", "query"):
+        expected, found = plain.draw(None, None, role, generator(1)), written.draw(None, None, role, generator(1))
+        assert torch.equal(expected.inputs, found.inputs)
+        torch.testing.assert_close(expected.targets, found.targets)
+    spoilt = lines(function=spoiling).sample(4, "test", generator())
+    before = spoilt.descriptors.clone()
+    first, again = (spoilt.draw(None, None, "support", generator(1)) for _ in range(2))
+    assert torch.equal(spoilt.descriptors, before)
+    assert torch.equal(first.targets, again.targets)
+
+
+def test_trying_a_function_draws_from_no_global_generator() -> None:
+    before = torch.get_rng_state()
+    lines(function=lambda x, slope, offset: slope * x + offset + torch.randn_like(x))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_tasks() -> None:
@@ -141,6 +179,60 @@ def test_rows_of_a_group() -> None:
     assert torch.equal(torch.cat([support.targets, query.targets], dim=1), 10 * rows[..., :1])
     assert all(len(set(row)) == 6 for row in rows[..., 0].tolist())
     assert table().sample(5, "test", generator()).parameters["group"].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.bool])
+def test_whole_numbers_are_no_pixels(dtype: torch.dtype) -> None:
+    ages = (torch.arange(20) + 18).to(dtype)
+    family = table(inputs=ages.unsqueeze(1), targets=(torch.arange(20) % 11).to(dtype))
+    support = family.sample(50, "train", generator()).draw(None, None, "support", generator())
+    assert set(support.inputs.flatten().tolist()) <= set(ages.float().tolist())
+    assert support.inputs.max() == ages.float()[GROUPS != 1].max()
+    assert support.targets.max() == (1 if dtype == torch.bool else 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_distinct_values_that_become_equal_are_told(dtype: torch.dtype) -> None:
+    """Float32 tells every 128th second apart, today."""
+    seconds = torch.arange(20) + 1_700_000_000
+    inputs = torch.stack([torch.arange(20), seconds], dim=1).to(dtype)
+    told = "20 distinct values of inputs, column 1, become 1 in torch.float32: subtract 1700000009 first"
+    with pytest.warns(UserWarning, match=told) as said:
+        table(inputs=inputs)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="distinct values of targets, column 0"):
+        table(targets=seconds.to(dtype))
+    table(inputs=inputs - torch.tensor([0, 1_700_000_000]).to(dtype))
+    table(targets=torch.randn(20, dtype=torch.float64, generator=generator()) * 1e6)
+
+
+def test_what_chance_makes_equal_is_not_told() -> None:
+    values = torch.randn(200_000, 1, dtype=torch.float64, generator=generator()) + 1
+    assert len(values.unique()) > len(values.float().unique())
+    table(inputs=values, targets=values, groups=GROUPS.repeat(10_000))
+
+
+@pytest.mark.parametrize("what", ["inputs", "targets"])
+def test_numbers_that_the_cast_makes_infinite_are_refused(what: str, float64: None) -> None:
+    values = torch.full((20, 1), 1e39, dtype=torch.float64)
+    table(**{what: values})
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(
+        ValueError, match=rf"{what} reach from 1e\+39 to 1e\+39, which torch.float32 cannot hold: scale th"
+    ):
+        table(**{what: values})
+
+
+def test_small_groups_are_left_out_if_asked() -> None:
+    """Groups 4, 9 and 1 have 6, 8 and 6 rows."""
+    with pytest.warns(
+        UserWarning, match="groups with fewer items than an episode takes are left out: 1 of 2 in train$"
+    ):
+        family = table(queries=6, drop_small=True)
+    assert family.sample(20, "train", generator()).parameters["group"].unique().tolist() == [9]
+    family.check_split("train")
+    with pytest.raises(ValueError, match="group 4 of the train split has 6 items"):
+        table(queries=6).check_split("train")
 
 
 def test_rows_are_the_same_in_every_draw() -> None:

@@ -25,6 +25,7 @@ from metarl.algorithms.maml import MAML
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
+from metarl.fewshot import NWayKShot, Regression
 from metarl.networks.options import Network
 from metarl.outer import adapted
 from metarl.runs import logger
@@ -806,3 +807,53 @@ def test_gathering_keeps_no_graph_and_draws_fresh_episodes_for_every_step() -> N
     assert list(scores) == ["return/step_0", "return/step_1", "return/step_2"]
     returns = [float(batch.rewards.sum(2).mean()) for batch in batches]  # type: ignore[union-attr]
     assert list(scores.values()) == pytest.approx(returns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pole:
+    """A family whose targets are infinite where a task's parameter is above a half: nothing that a few tries tell."""
+
+    most: float = 1.0
+
+    @property
+    def spec(self) -> Spec:
+        return Spec((1,), 1, "regression", 1)
+
+    def sample(self, num_tasks: int, split: Split, generator: torch.Generator) -> Any:
+        family = Regression(lambda inputs, height: inputs * height, {"height": (0.0, self.most)}, shots=3)
+        tasks = family.sample(num_tasks, split, generator)
+        return dataclasses.replace(tasks, function=lambda inputs, height: inputs * (height / (height < 0.5)))
+
+
+def test_data_that_are_not_finite_are_blamed_for_it() -> None:
+    algorithm = MAML(network=Network(hidden=(4,)))
+    with pytest.raises(
+        TrainingError, match="the family's data are to blame: support targets hold numbers that are not f"
+    ):
+        training.train(algorithm, Pole(), settings=settings(20))
+    with pytest.raises(TrainingError, match="are kept; try a smaller step size"):
+        sgd = outer.SGD(learning_rate=1e30)
+        training.train(dataclasses.replace(algorithm, step_size=1e30), Pole(0.4), sgd, settings(20))
+
+
+def few(validation: int, test: int) -> NWayKShot:
+    """Six classes for training, and so many for validation and for test."""
+    classes = {"train": range(6), "validation": range(6, 6 + validation), "test": range(9, 9 + test)}
+    return NWayKShot(torch.arange(60.0).unsqueeze(1), torch.arange(60) % 12, ways=3, classes=classes)
+
+
+def test_splits_that_are_too_small_are_told_before_training() -> None:
+    def begin(family: NWayKShot, **options: Any) -> None:
+        parts = Source(MAML(network=Network(hidden=(4,)))), Source(family)
+        training.start(*parts, settings=settings(2, **options))
+
+    with pytest.raises(ValueError, match="the test split has 2 classes, but a task takes 3"):
+        begin(few(3, 2))
+    with pytest.warns(
+        UserWarning, match="the validation split has 2 classes, but a task takes 3: no validation will be"
+    ):
+        begin(few(2, 3))
+    with pytest.raises(ValueError, match="the validation split has 2 classes, but a task takes 3"):
+        begin(few(2, 3), validate_every=1)
+    begin(few(0, 0))  # which are not asked for
+    begin(few(3, 3), validate_every=1)
