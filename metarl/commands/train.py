@@ -11,6 +11,7 @@ from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.outer import default_outer
 from metarl.training import Result, Settings, Source, default_settings
+from metarl.types import PrefersOuter
 
 START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
 
@@ -31,7 +32,7 @@ def prepare(arguments: list[str]) -> Execute:
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     algorithm = training.source("algorithms", algorithm_name).target
     tasks = training.source("tasks", tasks_name).target
-    update = _chosen_update(options) or _default_update(algorithm, tasks)
+    update = _chosen_update(options) or _default_update(algorithm, tasks, options)
     chosen = parse(
         _options(algorithm, tasks, update),
         options,
@@ -52,7 +53,12 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _default_update(algorithm: Any, tasks: Any) -> Source:
+def _default_update(algorithm: Any, tasks: Any, options: list[str]) -> Source:
+    """Return the outer update that is taken where none is named, by an algorithm of the options given."""
+    if isinstance(algorithm, PrefersOuter):
+        words = [word for word in options if word not in ("-h", "--help")]
+        parts = _joined([("algorithm", type(algorithm), algorithm)])
+        algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
     update = default_outer(algorithm, tasks.spec)
     return Source(update, plugins.name_of("outers", type(update)))
 
