@@ -21,11 +21,11 @@ USAGE = """usage: metarl COMMAND ...
   render RUN [options]                 a video of a policy before and after adaptation
   export RUN --to sb3 PATH             the meta-learnt policy as a Stable-Baselines3 model
   baseline ALGORITHM TASKS [options]   an SB3 algorithm (ppo, sac) on the same tasks, for comparison
-  check TASKS|ALGORITHM [options]      run the contract on a plugin, and tell what fails and where
-  new tasks|algorithm NAME [options]   write a small, working plugin package to start from
+  check PLUGIN [options]               run the contract on a plugin, and tell what fails and where
+  new tasks|algorithm|outer NAME       write a small, working plugin package to start from
 
-ALGORITHM and TASKS are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options, and
-'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
+ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options,
+and 'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
 
 COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline", "check", "new")
 """Those with a module of their own in ``metarl.commands``, which is imported when its command is asked for."""

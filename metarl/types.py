@@ -98,7 +98,7 @@ class Learner(NamedTuple):
 class Algorithm(Protocol):
     """A frozen dataclass of hyper-parameters; entry-point group ``metarl.algorithms``.
 
-    By a further method, ``default_outer() -> Outer``, it may state which outer update to use where none is chosen.
+    It may have one more method, that of ``PrefersOuter``.
     """
 
     def build(self, spec: Spec) -> Learner:
@@ -165,24 +165,56 @@ class Update(NamedTuple):
 
     params: Params
     state: dict[str, Any]
-    """The optimiser's own state: tensors and numbers only, so that it can be checkpointed."""
+    """The optimiser's own state: tensors, numbers and None only, by name, so that it can be checkpointed."""
     metrics: Mapping[str, Tensor | float]
     """Scalars; tensors stay on their device until they are logged."""
     finite: bool = True
     """False when the meta-gradient was not finite and the step was refused."""
 
 
+@runtime_checkable
 class Outer(Protocol):
-    """A frozen dataclass of hyper-parameters: how the meta-parameters move.
+    """A frozen dataclass of hyper-parameters: how the meta-parameters move; entry-point group ``metarl.outers``.
 
-    By a further method, ``check(learner)``, it may raise ValueError before training for a learner that it cannot serve.
+    It may have two more members: the method of ``Selective``, and the field of ``Chunked``.
     """
 
     def init(self, params: Params) -> dict[str, Any]:
         """Return the optimiser's state before the first update."""
 
     def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
-        """Return the moved parameters. Raises ValueError for data it cannot serve."""
+        """Return the moved parameters, a function of what it is given; nothing of that is written to.
+
+        Raises ValueError for data that do not fit its options.
+        """
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An outer update that does not serve every learner."""
+
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError for a learner that it cannot serve: this is asked before training."""
+
+
+@runtime_checkable
+class Chunked(Protocol):
+    """An outer update that can work through the tasks in groups, one after another, to need less memory."""
+
+    @property
+    def chunks(self) -> int | None:
+        """How many groups there are, at most as many as tasks; None: as the outer update sees fit.
+
+        The step does not depend on it, but for rounding.
+        """
+
+
+@runtime_checkable
+class PrefersOuter(Protocol):
+    """An algorithm that states its own outer update."""
+
+    def default_outer(self) -> Outer:
+        """Return the outer update to use where none is chosen; it may depend on the algorithm's options."""
 
 
 NO_POLICIES = "this outer update moves policies and needs rollouts; for labelled examples use adam"

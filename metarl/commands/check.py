@@ -1,9 +1,9 @@
-"""``metarl check TASKS|ALGORITHM``: run the contract on a plugin, and tell what fails and where."""
+"""``metarl check PLUGIN``: run the contract on a plugin, and tell what fails and where."""
 
 import dataclasses
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
 
 from tyro.conf import OmitArgPrefixes, arg
@@ -16,6 +16,10 @@ from metarl.testing import Check, Fault, Found, Outcome, Verdict, raised_at, run
 from metarl.types import Family, Kind
 
 KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classification")
+
+MEMBERS: dict[plugins.Group, str] = {"tasks": "sample", "algorithms": "build", "outers": "update"}
+"""By what an object is known to be of a group."""
+ON = arg(help="Families to learn from, by name (default: a small made-up one of each kind).")
 
 CHECK_HELP = """Run the contract on a plugin: every check, with what was found, what was expected, and where.
 
@@ -32,7 +36,7 @@ class CheckOptions:
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``[tasks|algorithms] NAME [options]``: run the contract on a plugin."""
+    """``[tasks|algorithms|outers] NAME [options]``: run the contract on a plugin."""
     if arguments in (["-h"], ["--help"]):
         parse(CheckOptions, ["--help"], "check NAME", CHECK_HELP)
     named: list[plugins.Group] = [group for group in plugins.GROUPS if arguments[:1] == [group]]
@@ -47,24 +51,30 @@ def prepare(arguments: list[str]) -> Execute:
             raise
         outcome = Outcome("import", "FAILED", (f"{_message(error)}{raised_at(error)}",), error)
         return lambda: _report([("", [outcome])])
-    return _families(name, target, options) if group == "tasks" else _algorithms(name, target, options)
+    checks = {"tasks": _families, "algorithms": _algorithms, "outers": _outers}
+    return checks[group](name, target, options)
 
 
 def _group(name: str) -> plugins.Group:
-    """Return whether a name is a family's or an algorithm's. Raises ValueError where it is neither's or both's."""
+    """Return the group that a name is of. Raises ValueError where it is of none, or of several."""
     if ":" in name:
-        members: dict[plugins.Group, str] = {"tasks": "sample", "algorithms": "build"}
         target = plugins.import_attribute(name)
-        groups = [group for group, member in members.items() if hasattr(target, member)]
-        told = f"{name} has no 'sample', as task families do, and no 'build', as algorithms do"
+        groups = [group for group, member in MEMBERS.items() if hasattr(target, member)]
+        told = (
+            f"{name} has no 'sample', as task families do, and no 'build', as algorithms do, and no 'update', as outer "
+            "updates do"
+        )
     else:
         names = {group: [plugin.name for plugin in plugins.available(group)] for group in plugins.GROUPS}
         groups = [group for group in plugins.GROUPS if name in names[group]]
-        near = difflib.get_close_matches(name, [*names["tasks"], *names["algorithms"]])
+        near = difflib.get_close_matches(name, [one for group in plugins.GROUPS for one in names[group]])
         asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        told = f"no task family and no algorithm is called {name!r}{asked}; 'metarl list' shows all names"
+        told = (
+            f"no task family, no algorithm and no outer update is called {name!r}{asked}; 'metarl list' shows all names"
+        )
     if len(groups) > 1:
-        told = f"{name} is both: ask for 'metarl check tasks {name}' or 'metarl check algorithms {name}'"
+        asked = " or ".join(f"'metarl check {group} {name}'" for group in groups)
+        told = f"{name} is {'both' if len(groups) == 2 else 'all'}: ask for {asked}"
     if len(groups) != 1:
         raise ValueError(told)
     return groups[0]
@@ -97,34 +107,63 @@ def _families(name: str, family: Any, arguments: list[str]) -> Execute:
 
 def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
     """Check an algorithm, built with the options that are given, on some families."""
-    on = arg(help="Families to learn from, by name (default: a small made-up one of each kind).")
-    options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], on], ()))
+    options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], ON], ()))
     chosen = parse(options, arguments, f"check {name}", f"Check the algorithm {name}.")
-    resolve_device(chosen.request.device)
-    made: dict[str, Family] = {f"made-up {kind}": small_family(kind) for kind in KINDS}
-    families = {named: training.source("tasks", named).target for named in chosen.tasks} or made
+    families = _chosen_families(chosen)
 
-    def execute() -> int:
-        parts = [(f"with {told}", _learning(chosen, family)) for told, family in families.items()]
-        outcomes = _recorded(chosen.algorithm, name)
-        if all(found[0].check == "serves" for _, found in parts):
-            outcomes.insert(0, Outcome("serves", "FAILED", ("the algorithm serves none of these families",)))
-        return _report([*parts, (name, outcomes)])
+    def learning(family: Family) -> list[Outcome]:
+        return testing.algorithm_outcomes(chosen.algorithm, family, device=chosen.request.device)
 
-    return execute
+    return lambda: _on_families("algorithm", name, chosen.algorithm, families, learning)
+
+
+def _outers(name: str, outer: Any, arguments: list[str]) -> Execute:
+    """Check an outer update, built with the options that are given, on some families."""
+    by = arg(name="algorithm", help="Algorithm whose learners are moved, by name (default: a small MAML).")
+    options = _options(
+        ("outer", type(outer), outer),
+        ("tasks", Annotated[tuple[str, ...], ON], ()),
+        ("algorithm", Annotated[str | None, by], None),
+    )
+    chosen = parse(options, arguments, f"check {name}", f"Check the outer update {name}.")
+    families = _chosen_families(chosen)
+    algorithm = None if chosen.algorithm is None else training.source("algorithms", chosen.algorithm).target
+
+    def moving(family: Family) -> list[Outcome]:
+        return testing.outer_outcomes(chosen.outer, family, algorithm, device=chosen.request.device)
+
+    what = "outer update" if algorithm is None else f"outer update, or {chosen.algorithm},"
+    return lambda: _on_families(what, name, chosen.outer, families, moving)
 
 
 def _options(*parts: tuple[Any, ...]) -> type[Any]:
     return dataclasses.make_dataclass("Check", [("request", OmitArgPrefixes[CheckOptions], CheckOptions()), *parts])
 
 
-def _learning(chosen: Any, family: Family) -> list[Outcome]:
-    """Check an algorithm on one family, which it may refuse to serve."""
+def _chosen_families(chosen: Any) -> dict[str, Family]:
+    """Return the families to learn from, by what they are called. Raises ValueError for a device that is not there."""
+    resolve_device(chosen.request.device)
+    made: dict[str, Family] = {f"made-up {kind}": small_family(kind) for kind in KINDS}
+    return {name: training.source("tasks", name).target for name in chosen.tasks} or made
+
+
+def _on_families(
+    what: str, name: str, target: Any, families: dict[str, Family], outcomes: Callable[[Family], list[Outcome]]
+) -> int:
+    """Report what came of the checks on each family, of which one at least must be served."""
+    parts = [(f"with {told}", _served(what, outcomes, family)) for told, family in families.items()]
+    own = _recorded(target, name)
+    if all(found[0].check == "serves" for _, found in parts):
+        own.insert(0, Outcome("serves", "FAILED", (f"the {what} serves none of these families",)))
+    return _report([*parts, (name, own)])
+
+
+def _served(what: str, outcomes: Callable[[Family], list[Outcome]], family: Family) -> list[Outcome]:
+    """Return what came of the checks on one family, or that it is refused."""
     try:
-        chosen.algorithm.build(family.spec)
+        return outcomes(family)
     except ValueError as error:
-        return [Outcome("serves", "skipped", (f"the algorithm refuses: {' '.join(str(error).split())}",))]
-    return testing.algorithm_outcomes(chosen.algorithm, family, device=chosen.request.device)
+        return [Outcome("serves", "skipped", (f"the {what} refuses: {' '.join(str(error).split())}",))]
 
 
 def _recorded(target: Any, name: str) -> list[Outcome]:

@@ -9,8 +9,10 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import plugins, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
+from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
+from metarl.types import PrefersOuter
 
 START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
 
@@ -35,6 +37,8 @@ def prepare(arguments: list[str]) -> Execute:
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     asked = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
     found = training.recipe(algorithm_name, tasks_name, asked["recipe"], asked["outer"])
+    if asked["outer"] is None and found.recipe is None:
+        found = _with_preferred_outer(found, options)
     algorithm, tasks = found.algorithm, found.family
     chosen = parse(
         _options(found),
@@ -54,6 +58,17 @@ def prepare(arguments: list[str]) -> Execute:
 
 def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
+
+
+def _with_preferred_outer(found: Experiment, options: list[str]) -> Experiment:
+    """Return the experiment with the outer update that its algorithm prefers, as the options given make it."""
+    if not isinstance(found.algorithm, PrefersOuter):
+        return found
+    words = [word for word in options if word not in ("-h", "--help")]
+    parts = _joined([("algorithm", type(found.algorithm), found.algorithm)])
+    algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
+    update = default_outer(algorithm, found.family.spec)
+    return found._replace(outer=update, names=(*found.names[:2], plugins.name_of("outers", type(update))))
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:

@@ -1,11 +1,12 @@
 """Outer updates: how the meta-parameters move. One file each, for any learner.
 
 Each works through the tasks in groups (``chunks``), one after another, whose sums are those of the whole batch. Start
-reading in ``trpo``; ``adapted`` has what updates of policies share, ``gradient`` Adam and gradient descent.
+reading in ``trpo``; ``adapted`` has what updates of policies share, ``gradient`` the meta-gradient, Adam and gradient
+descent.
 """
 
 from metarl.outer.choice import default_outer
-from metarl.outer.gradient import SGD, Adam
+from metarl.outer.gradient import SGD, Adam, meta_gradient
 from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 
@@ -15,4 +16,5 @@ __all__ = [
     "Adam",
     "ProMP",
     "default_outer",
+    "meta_gradient",
 ]

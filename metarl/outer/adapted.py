@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.numerics import flatten, sum_of
+from metarl.outer.options import require_chunks
 from metarl.speed import each_group
 from metarl.types import (
     NO_POLICIES,
@@ -32,7 +33,8 @@ STEPS_PER_CHUNK = 8_192
 
 
 def split(experience: Experience, chunks: int | None) -> list[Experience]:
-    """Cut the tasks into groups of nearly equal size. Raises ValueError when there are more groups than tasks."""
+    """Cut the tasks into groups of nearly equal size. Raises ValueError for fewer than one, or more than tasks."""
+    require_chunks(chunks)
     tasks = len(experience.descriptors)
     if chunks is None:
         steps = experience.query.mask.numel() if isinstance(experience.query, Rollout) else 0

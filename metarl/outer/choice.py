@@ -2,13 +2,19 @@
 
 from metarl.outer.gradient import Adam
 from metarl.outer.trpo import TRPO
-from metarl.types import Algorithm, Outer, Spec
+from metarl.types import Algorithm, Outer, PrefersOuter, Spec
 
 
 def default_outer(algorithm: Algorithm, spec: Spec) -> Outer:
-    """Return the outer update that an algorithm states by ``default_outer()``; else TRPO, or Adam for examples."""
-    stated = getattr(algorithm, "default_outer", None)
-    if stated is not None:
-        outer: Outer = stated()
-        return outer
-    return TRPO() if spec.control else Adam()
+    """Return the outer update that an algorithm states (``PrefersOuter``); else TRPO, or Adam for examples.
+
+    Raises ValueError where it states something else.
+    """
+    if not isinstance(algorithm, PrefersOuter):
+        return TRPO() if spec.control else Adam()
+    outer = algorithm.default_outer()
+    if isinstance(outer, type) or not isinstance(outer, Outer):
+        raise ValueError(
+            f"{type(algorithm).__name__}.default_outer() gave {outer!r}: expected an outer update, such as Adam()"
+        )
+    return outer

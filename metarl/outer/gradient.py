@@ -91,9 +91,25 @@ class SGD:
 
 
 def meta_gradient(
-    learner: Learner, params: Params, experience: Experience, chunks: int | None
+    learner: Learner, params: Params, experience: Experience, chunks: int | None = None
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
-    """Flat gradient of the mean meta-loss, and the means of its metrics."""
+    """Return the gradient of the mean meta-loss, and what to log.
+
+    Args:
+        learner: The learner whose ``meta_loss`` is differentiated.
+        params: Where: the meta-parameters ``[*shape]``, which are not written to.
+        experience: The tasks' data. The meta-loss is a mean over tasks, and so is the gradient.
+        chunks: Groups of tasks handled one after another, at most as many as tasks; they change nothing but the memory
+            that is needed, the speed, and rounding. By default as many as keep a group in a CPU's caches, 1 on a GPU.
+
+    Returns:
+        The gradient as one flat vector, in the order of ``params`` (``metarl.numerics.flatten`` joins parameters so,
+        ``unflatten`` takes them apart); it may be nan or infinite. And the means of the meta-loss's metrics, with
+        ``outer/loss``.
+
+    Raises:
+        ValueError: chunks is less than 1, or more than the tasks.
+    """
     parts = adapted.split(experience, chunks)
     shares = [len(part.descriptors) / len(experience.descriptors) for part in parts]
     metrics: dict[str, Tensor | float] = {}

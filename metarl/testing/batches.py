@@ -1,7 +1,8 @@
 """What a batch must be: shapes, dtypes and ranges that follow from the Spec."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,17 @@ def global_states() -> tuple[object, ...]:
     """Return where the generators that nobody may draw from stand."""
     state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  # the global one is what is asked about
     return torch.get_rng_state().tolist(), random.getstate(), state["key"].tolist(), state["pos"]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make a dtype torch's default for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def equal(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:

@@ -1,14 +1,16 @@
-"""The contracts of task families and algorithms, to be run in anybody's tests: what metarl.types asks of a plugin."""
+"""The contracts of plugins, to be run in anybody's tests: what metarl.types asks of families, algorithms and outers."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from metarl.speed import Device, resolve_device
-from metarl.testing import algorithms, environments, families
+from metarl.testing import algorithms, environments, families, outers
 from metarl.testing.batches import batch_faults, mask_faults
 from metarl.testing.findings import Fault, Outcome, placed, run_checks
-from metarl.testing.samples import small_family
+from metarl.testing.samples import small_algorithm, small_family
 from metarl.testing.subject import Subject
-from metarl.types import Algorithm, Batch, Family, Rollout, Spec
+from metarl.testing.updating import OuterSubject
+from metarl.types import Algorithm, Batch, Family, Kind, Learner, Outer, Rollout, Selective, Spec
 
 __all__ = [
     "ContractError",
@@ -17,7 +19,9 @@ __all__ = [
     "check_algorithm",
     "check_batch",
     "check_family",
+    "check_outer",
     "family_outcomes",
+    "outer_outcomes",
     "small_family",
 ]
 
@@ -46,6 +50,37 @@ def check_algorithm(algorithm: Algorithm, family: Family, tasks: int = 4, device
     _raise_failures(algorithm_outcomes(algorithm, family, tasks, device))
 
 
+def check_outer(
+    outer: Outer,
+    family: Family | None = None,
+    algorithm: Algorithm | None = None,
+    tasks: int = 4,
+    device: Device = "auto",
+) -> None:
+    """Run every check of ``outer_outcomes``; by default with a small made-up family of each kind that is served.
+
+    Raises:
+        ContractError: the outer update breaks its contract; the message tells all that was found.
+        ValueError: the outer update does not serve the algorithm's learner for the family, or for any kind; the
+            algorithm does not serve the family; or device cuda where there is none.
+    """
+    if family is not None:
+        _raise_failures(outer_outcomes(outer, family, algorithm, tasks, device))
+        return
+    resolve_device(device)
+    outcomes, refusals = list[Outcome](), list[str]()
+    for kind in get_args(Kind):
+        try:
+            found = outer_outcomes(outer, small_family(kind), algorithm, tasks, device)
+        except ValueError as refusal:
+            refusals.append(f"{kind}: {refusal}")
+            continue
+        outcomes += [one._replace(told=tuple(f"with made-up {kind}: {told}" for told in one.told)) for one in found]
+    if not outcomes:
+        raise ValueError(f"{type(outer).__name__} serves no kind; {'; '.join(refusals)}")
+    _raise_failures(outcomes)
+
+
 def family_outcomes(family: Family, tasks: int = 3, device: Device = "auto") -> list[Outcome]:
     """Sample tasks of every split, draw from them, play in their lanes, and return what came of each check.
 
@@ -66,6 +101,28 @@ def algorithm_outcomes(algorithm: Algorithm, family: Family, tasks: int = 4, dev
     algorithm.build(family.spec)
     subject = algorithms.AlgorithmSubject(algorithm, family, tasks, resolve_device(device))
     return run_checks(algorithms.CHECKS, subject)
+
+
+def outer_outcomes(
+    outer: Outer, family: Family, algorithm: Algorithm | None = None, tasks: int = 4, device: Device = "auto"
+) -> list[Outcome]:
+    """Build an algorithm (default: a small MAML) for a family, take steps, and return what came of each check.
+
+    Raises ValueError where the algorithm does not serve the family, or the outer update not its learner.
+    """
+    subject = algorithms.AlgorithmSubject(algorithm or small_algorithm(), family, tasks, resolve_device(device))
+    _require_served(outer, subject.learner)
+    return run_checks(outers.CHECKS, OuterSubject(outer, subject))
+
+
+def _require_served(outer: Outer, learner: Learner) -> None:
+    """Raise ValueError where an outer update refuses a learner so; other refusals are for the checks to find."""
+    try:
+        if isinstance(outer, Selective):
+            outer.check(learner)
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
 
 
 def check_batch(batch: Batch, spec: Spec, tasks: int) -> None:

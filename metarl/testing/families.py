@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl import control
 from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
-from metarl.testing.batches import batch_faults, equal, global_states, shape_faults
+from metarl.testing.batches import batch_faults, default_dtype, equal, global_states, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import Examples, Kind, SharesTasks, Split, Tasks
@@ -191,13 +191,9 @@ def _dtypes(subject: Subject) -> Found:
 @contextmanager
 def other_dtype() -> Iterator[torch.dtype]:
     """Make float64 torch's default dtype for a while, or float32 where it is float64."""
-    before = torch.get_default_dtype()
-    other = torch.float32 if before == torch.float64 else torch.float64
-    torch.set_default_dtype(other)
-    try:
+    other = torch.float32 if torch.get_default_dtype() == torch.float64 else torch.float64
+    with default_dtype(other):
         yield other
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _device(subject: Subject) -> Found:

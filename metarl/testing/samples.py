@@ -1,4 +1,4 @@
-"""Small families of every kind, made up, for looking at algorithms: no data, no simulator."""
+"""Small families of every kind, made up, and a small algorithm: no data, no simulator."""
 
 import dataclasses
 
@@ -6,10 +6,17 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from metarl.algorithms import MAML
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, MDPVectorEnv, Parameters, box
 from metarl.fewshot import NWayKShot, Regression
-from metarl.types import Family, Kind, Spec, Split
+from metarl.networks import Network
+from metarl.types import Algorithm, Family, Kind, Spec, Split
+
+
+def small_algorithm() -> Algorithm:
+    """Return an algorithm that serves every kind, and whose learners' meta-loss is smooth."""
+    return MAML(step_size=0.1, network=Network(hidden=(8,), activation="tanh"))
 
 
 def small_family(kind: Kind) -> Family:

@@ -22,7 +22,7 @@ from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
 from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Family, Outer, Params, Role
+from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
@@ -49,12 +49,7 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        check = getattr(outer, "check", None)
-        if check is not None:
-            check(self.learner)
-        chunks = getattr(outer, "chunks", None)
-        if chunks is not None and chunks > settings.meta_batch_size:
-            raise ValueError(f"chunks={chunks} is more than the {settings.meta_batch_size} tasks of a meta-batch")
+        _check_outer(outer, self.learner, settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None
@@ -147,6 +142,14 @@ class Run:
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
             runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
         return reached
+
+
+def _check_outer(outer: Outer, learner: Learner, tasks: int) -> None:
+    """Raise ValueError for an outer update that does not serve the learner, or has more groups than there are tasks."""
+    if isinstance(outer, Selective):
+        outer.check(learner)
+    if isinstance(outer, Chunked) and outer.chunks is not None and outer.chunks > tasks:
+        raise ValueError(f"chunks={outer.chunks} is more than the {tasks} tasks of a meta-batch")
 
 
 def _check_start(params: Params, given: Params) -> None:
