@@ -49,7 +49,8 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        _check_outer(outer, self.learner, settings.meta_batch_size)
+        with float32(self.device):
+            _check_outer(outer, self.learner, settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None

@@ -195,7 +195,7 @@ def test_an_installed_plugin_that_cannot_be_imported_is_told_where(
         ("", "check needs a name, e.g. 'metarl check point-navigation'; 'metarl list' shows all"),
         ("tasks", "check needs a name"),
         ("--device cpu", "check needs a name"),
-        ("sinusoids", "no task family and no algorithm is called 'sinusoids'; did you mean 'sinusoid'?"),
+        ("sinusoids", "no task family, no algorithm and no outer update is called 'sinusoids'; did you mean"),
         ("algorithms sinusoid", "no algorithm is called 'sinusoid'; it is one of the tasks"),
         ("gone:Family", "there is no module 'gone'"),
         ("checked_tasks:LINE", "no attribute 'LINE'; did you mean 'LINES'"),

@@ -89,7 +89,8 @@ def test_export_does_not_replace_a_file_unasked(run: Path, model: Path, tmp_path
 
 def test_training_starts_from_an_actor(run: Path, model: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "run"
-    command = ["train", "maml", "point-navigation", "--out", str(out), "--iterations", "1", "--meta-batch-size", "2",
+    command = ["train", "maml", "point-navigation", "--recipe", "none", "--out", str(out), "--iterations", "1",
+               "--meta-batch-size", "2",
                "--algorithm.hidden", "8", "--algorithm.activation", "tanh", "--device", "cpu", *SMALL]  # fmt: skip
     assert cli.main([*command, "--start-from", str(model)]) == 0
     acted = runs.load_checkpoint(out / runs.BEST)["params"]  # the parameters that acted in iteration 1
