@@ -3,6 +3,10 @@
 ``gymnasium.make("metarl/PointNavigation-v0", goal=(0.1, 0.2))`` makes one environment of one task,
 ``gymnasium.make_vec("metarl/PointNavigation-v0", num_envs=8)`` a batch whose lanes take their tasks by
 ``reset(options={"goal": ...})``, one row per lane.
+
+A family is a file: ``navigation``, ``bandit``, ``tabular``; or a robot of ``robots`` times a task over any robot,
+``goal_velocity``, ``goal_direction`` or ``goal_position``, simulated by ``mujoco``. Start reading in ``navigation``, or
+in ``robots.half_cheetah``. Nothing heavy is imported here: Gymnasium imports what it makes.
 """
 
 from gymnasium.envs.registration import register
