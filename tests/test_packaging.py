@@ -107,7 +107,7 @@ def test_projects_ask_for_metarl_toolkit(project: Path) -> None:
     assert "metarl-toolkit" in {told["name"], *map(required, asked)}
 
 
-FOREIGN = re.compile(r"\bmetarl\\?\[|pip install[^\n`]*[ \"']metarl(?![\w./-])")
+FOREIGN = re.compile(r"\bmetarl\\?\[|pip install(?= )[^\n`]*[ \"']metarl(?![\w./-])")
 """The name of somebody else's package, with an extra or where pip is asked for it."""
 SPOKEN = [
     *(path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")),
