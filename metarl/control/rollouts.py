@@ -245,7 +245,7 @@ def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...
         # NumPy arrays are copied: torch warns about read-only ones.
         array = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
-        raise RolloutError(f"{what} are no array of numbers but {type(value).__name__}: {error}") from error
+        raise RolloutError(f"{what} are not an array of numbers but {type(value).__name__}: {error}") from error
     if tuple(array.shape) != expected:
         raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
     return send(array, device).reshape(shape)

@@ -121,5 +121,5 @@ Device = Literal["auto", "cpu", "cuda"]
 def resolve_device(name: Device) -> torch.device:
     """Return the device to use. Raises ValueError for cuda without a CUDA device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+        raise ValueError("device cuda was requested, but torch finds no CUDA device; use --device cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

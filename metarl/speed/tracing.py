@@ -71,7 +71,7 @@ def trace_part(
     with recorder:
         results = list(function(inputs, opened))
     if recorder.answers:
-        raise TraceError("it asks its numbers for yes or no, or for a whole number")
+        raise TraceError("it reads a bool or an integer from a tensor")
 
     def flat(values: Sequence[Tensor], replayer: Replayer) -> list[Tensor]:
         with replayer:
