@@ -94,7 +94,7 @@ def _affine(inputs: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rate: Te
 
 def _plain(at: _Three, tangents: _Three, mean: Tensor, rate: Tensor, eps: float) -> _Three:
     """Compute ``_bend`` by PyTorch's own derivatives, which can be differentiated again."""
-    # Views cut the graph: the cotangent may itself depend on the inputs, but only the direct dependence counts here.
+    # Views are new nodes: the cotangent may itself depend on the inputs, but only the direct dependence counts here.
     views = (value.view_as(value) if value.requires_grad else value.detach().requires_grad_() for value in at)
     cotangent, inputs, weight = views
     bias = torch.zeros_like(weight, requires_grad=True)

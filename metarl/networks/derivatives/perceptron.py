@@ -379,7 +379,7 @@ class _Rest(Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         again = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Views cut the graph: tangents may depend on the parameters too, but that is not this node's derivative.
+            # Views are new nodes: tangents may depend on the parameters too, but that is not this node's derivative.
             params = tuple(
                 value.view_as(value) if again and value.requires_grad else value.detach().requires_grad_()
                 for value in ctx.saved_tensors
