@@ -10,7 +10,7 @@ from metarl.types import Rollout
 
 
 class Trajectory(NamedTuple):
-    """What the environments and the policy said, before any estimate of advantages."""
+    """What the environments and the policy produced, before advantages are estimated."""
 
     observations: Tensor  # [task, episode, time, *input_shape]
     actions: Tensor  # [task, episode, time(, output_size)]
@@ -24,12 +24,13 @@ class Trajectory(NamedTuple):
 def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) -> Rollout:
     """Fit the baseline to each task, estimate advantages, and normalise them per task.
 
-    The horizon is the end of the task: no value lies beyond it, as in the MAML paper. An episode that its environment
-    truncated earlier goes on in the baseline's estimate.
+    The horizon ends the task: there is no value beyond it, as in the MAML paper. An episode that its environment
+    truncated earlier bootstraps from the baseline.
     """
     returns = discounted_sums((trajectory.rewards * trajectory.mask).double(), discount)
     final_step = trajectory.mask.sum(2, keepdim=True)
     observations = torch.cat([trajectory.observations, trajectory.last_observations.unsqueeze(2)], dim=2)
+    # Time stops at the end of an episode, so that the state after its last step has the right time feature.
     time = torch.arange(observations.shape[2], device=observations.device, dtype=observations.dtype)
     features = baseline_features(observations, torch.minimum(time, final_step))
     weights = fit_baseline(features[:, :, :-1], returns, trajectory.mask)
@@ -40,11 +41,12 @@ def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) 
 
 
 def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tensor:
-    """Advantages over the several episodes of a trial, joined along time: the first may pay for what the last earns.
+    """Return advantages over the episodes of a trial, joined along time: early episodes get credit for later rewards.
 
-    Steps after the end of an episode count as no time. Episodes end where the mask says; none bootstraps.
+    Steps after the end of an episode are skipped and take no time. Episodes end where the mask says; none bootstraps.
     """
-    order = trial.mask.argsort(dim=2, descending=True, stable=True)  # valid steps first
+    # A stable sort moves the valid steps to the front, in order; the scatter below moves them back.
+    order = trial.mask.argsort(dim=2, descending=True, stable=True)
 
     def without_gaps(values: Tensor) -> Tensor:
         index = order.reshape(*order.shape, *[1] * (values.ndim - 3))
@@ -58,7 +60,7 @@ def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tens
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
-    """Discounted reward-to-go along the last axis, which is time."""
+    """Return the discounted reward-to-go along the last axis, which is time."""
     sums = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[..., 0])
     for step in reversed(range(rewards.shape[-1])):
@@ -68,9 +70,10 @@ def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
 
 
 def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
-    """Features of the linear baseline, ``[task, episode, time, 2 * size + 4]`` in float64.
+    """Return the features of the linear baseline, ``[task, episode, time, 2 * size + 4]`` in float64.
 
-    Observations clipped to [-10, 10], their squares, powers of time / 100, and 1 (Duan et al., arXiv 1604.06778).
+    They are observations clipped to [-10, 10], their squares, powers of time / 100, and 1 (Duan et al., arXiv
+    1604.06778).
     """
     states = observations.flatten(3).double().clamp(-10, 10)
     step = (time.double() / 100).expand(states.shape[:3]).unsqueeze(-1)
@@ -78,11 +81,12 @@ def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
 
 
 def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
-    """Least-squares weights of each task, ``[task, feature]``, over its valid steps.
+    """Return the least-squares weights of each task, ``[task, feature]``, over its valid steps.
 
-    A task's ridge rises tenfold until its normal equations can be solved, so that no batch is refused: all episodes
-    may end at their first step, or hold one and the same observation.
+    The ridge of a task grows tenfold until its normal equations can be solved. So every batch works, even if all
+    episodes end at their first step, or every observation is the same.
     """
+    # Normal equations: (X'X + ridge I) w = X'y, with X the valid rows of features and y their returns.
     valid = features * mask.double().unsqueeze(-1)
     rows = valid.flatten(1, 2)
     gram = rows.mT @ rows
@@ -90,7 +94,7 @@ def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float =
     penalty = ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
     for _ in range(12):
         factor, failed = torch.linalg.cholesky_ex(gram + penalty)
-        # A GPU would have to be waited for to learn whether it is done; solving again changes nothing and takes less.
+        # On a GPU, checking for success would wait for the device. Solving again gives the same result, and is faster.
         if gram.device.type == "cpu" and not failed.any():
             break
         penalty = torch.where(failed.reshape(-1, 1, 1) > 0, 10 * penalty, penalty)
@@ -100,14 +104,16 @@ def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float =
 def gae(
     rewards: Tensor, values: Tensor, last_values: Tensor, mask: Tensor, discount: float, gae_lambda: float
 ) -> Tensor:
-    """Generalised advantage estimates, ``[..., time]`` (arXiv 1506.02438, eq. 16); 0 after the end.
+    """Return generalised advantage estimates, ``[..., time]`` (arXiv 1506.02438, eq. 16); 0 after the end.
 
-    ``values[..., t]`` is the value of the state acted in at t, ``last_values`` that after the last valid step: 0 where
-    the episode terminated.
+    ``values[..., t]`` is the value of the state before step t. ``last_values`` is the value of the state after the last
+    valid step: 0 where the episode terminated.
     """
+    # V(s_{t+1}): the next step's value, or last_values after the last valid step.
     following = torch.cat([values[..., 1:] * mask[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
     is_last = mask - torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], dim=-1)
     following = following + is_last * last_values.unsqueeze(-1)
+    # TD errors, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), summed with the discount gamma * lambda.
     errors = (rewards + discount * following - values) * mask
     return discounted_sums(errors, discount * gae_lambda)
 

@@ -1,7 +1,7 @@
-"""What a model's outputs mean: action distributions, losses and scores, chosen by ``Spec.kind``.
+"""The meaning of a model's outputs: action distributions, losses and scores, chosen by ``Spec.kind``.
 
-A policy's outputs are logits (``discrete``), or means and log standard deviations side by side (``continuous``), along
-the last axis. Every function is pure and works on any leading axes.
+A policy outputs logits (``discrete``), or means followed by log standard deviations (``continuous``), along the last
+axis. Every function is pure and works with any leading axes.
 """
 
 import math
@@ -20,10 +20,12 @@ LOG_TWO_PI = math.log(2 * math.pi)
 def sample(kind: Kind, outputs: Tensor, generator: Generator) -> Tensor:
     """Draw an action from each distribution: ``[..., model_outputs]`` to ``[..., action]``, or ``[...]`` ids."""
     if kind == "discrete":
-        # Gumbel-max: one pass without a host round trip, and no reshaping as torch.multinomial would need.
+        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample, with Gumbel noise = -log(-log(uniform)).
+        # It needs no round trip to the host and no reshaping, as torch.multinomial would. Clamping avoids log(0).
         uniform = torch.rand(outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device)
         tiny = torch.finfo(outputs.dtype).tiny
         return (outputs - (-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()).argmax(-1)
+    # Reparameterised Gaussian: mean + std * noise.
     mean, log_std = outputs.chunk(2, dim=-1)
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return torch.addcmul(mean, noise, log_std.exp())
@@ -35,7 +37,8 @@ def mode(kind: Kind, outputs: Tensor) -> Tensor:
 
 
 def certain(kind: Kind, outputs: Tensor) -> Tensor:
-    """Return outputs of distributions that always draw the most likely action of ``outputs``."""
+    """Return the outputs of a deterministic policy that always takes the most likely action of ``outputs``."""
+    # Logits 0 and -inf have probabilities 1 and 0; a log standard deviation of -inf is a standard deviation of 0.
     if kind == "discrete":
         chosen = functional.one_hot(outputs.argmax(-1), outputs.shape[-1]).bool()
         return torch.zeros_like(outputs).masked_fill(~chosen, -torch.inf)
@@ -44,20 +47,23 @@ def certain(kind: Kind, outputs: Tensor) -> Tensor:
 
 
 def log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
-    """Log-probability of actions, summed over action dimensions: ``[..., model_outputs]`` to ``[...]``."""
+    """Return the log-probability of actions, summed over action dimensions: ``[..., model_outputs]`` to ``[...]``."""
     if kind == "discrete":
         return functional.log_softmax(outputs, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
     mean, log_std = outputs.chunk(2, dim=-1)
+    # log N(a; mean, std) = -(z^2 / 2 + log std + log(2 pi) / 2) for each dimension, with z = (a - mean) / std.
     deviation = (actions - mean) * (-log_std).exp()
     return -(0.5 * deviation.square() + log_std).sum(-1) - 0.5 * LOG_TWO_PI * mean.shape[-1]
 
 
 def kl(kind: Kind, old: Tensor, new: Tensor) -> Tensor:
-    """KL(old || new) of action distributions: ``[..., model_outputs]`` to ``[...]``, in nats."""
+    """Return KL(old || new) of action distributions: ``[..., model_outputs]`` to ``[...]``, in nats."""
     if kind == "discrete":
         old_log, new_log = functional.log_softmax(old, -1), functional.log_softmax(new, -1)
         return (old_log.exp() * (old_log - new_log)).sum(-1)
-    (old_mean, old_log_std), (new_mean, new_log_std) = old.chunk(2, dim=-1), new.chunk(2, dim=-1)
+    # log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2 for each dimension, old m and s, new m' and s'.
+    old_mean, old_log_std = old.chunk(2, dim=-1)
+    new_mean, new_log_std = new.chunk(2, dim=-1)
     variance = (2 * old_log_std).exp() + (old_mean - new_mean).square()
     return (new_log_std - old_log_std + 0.5 * variance * (-2 * new_log_std).exp() - 0.5).sum(-1)
 
@@ -65,28 +71,32 @@ def kl(kind: Kind, old: Tensor, new: Tensor) -> Tensor:
 def fisher_product(kind: Kind, outputs: Tensor, tangents: Tensor) -> Tensor:
     """Multiply tangents of the outputs by the Fisher matrix of each action distribution.
 
-    It is the Hessian of ``kl(kind, outputs.detach(), outputs)`` in the outputs; both are ``[..., model_outputs]``.
+    The Fisher matrix is the Hessian of ``kl(kind, outputs.detach(), outputs)`` in the outputs. Outputs and tangents are
+    ``[..., model_outputs]``.
     """
+    # For logits it is diag(p) - p p'. For a Gaussian it is diagonal: 1 / std^2 for the mean, 2 for the log std.
     if kind == "discrete":
         probabilities = functional.softmax(outputs, -1)
         weighted = probabilities * tangents
         return weighted - probabilities * weighted.sum(-1, keepdim=True)
-    mean, log_std = tangents.chunk(2, dim=-1)
-    return torch.cat([mean * (-2 * outputs.chunk(2, dim=-1)[1]).exp(), 2 * log_std], dim=-1)
+    mean_tangents, log_std_tangents = tangents.chunk(2, dim=-1)
+    log_std = outputs.chunk(2, dim=-1)[1]
+    return torch.cat([mean_tangents * (-2 * log_std).exp(), 2 * log_std_tangents], dim=-1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over every valid step of each task: ``[task, episode, time]`` to ``[task]``."""
+    """Return the mean over the valid steps of each task: ``[task, episode, time]`` to ``[task]``."""
     return (values * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1)
 
 
 def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) -> Tensor:
-    """Policy-gradient loss of each task, ``[task]``; outputs are the policy's at the rollout's observations.
+    """Return the policy-gradient loss of each task, ``[task]``, given the policy's outputs at the observations.
 
-    All three have the same gradient at the policy that acted. They differ in their second derivatives:
+    All three surrogates have the same gradient at the policy that acted. They differ in their second derivatives:
     ``log_likelihood`` is the MAML paper's (arXiv 1703.03400, eq. 5), whose Hessian lacks the products of score
-    functions; ``likelihood_ratio`` restores those of one time step (ProMP, arXiv 1810.06784, LVC); ``dice`` those
-    across time steps too (Loaded DiCE, arXiv 1909.10549, eq. 14, for lambda = 1): unbiased, of higher variance.
+    functions. ``likelihood_ratio`` restores those within one time step (ProMP, arXiv 1810.06784, LVC). ``dice``
+    restores those across time steps too (Loaded DiCE, arXiv 1909.10549, eq. 14, for lambda = 1): unbiased, with higher
+    variance.
     """
     log_probs = log_prob(kind, outputs, rollout.actions)
     if name == "log_likelihood":
@@ -99,42 +109,44 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
 
 
 def _dice_weights(log_probs: Tensor, rollout: Rollout) -> Tensor:
-    # Ratios to the acting policy, not magic boxes: equal at that policy, and right away from it too.
+    # Loaded DiCE weighs step t by box(actions up to t) - box(actions before t). Here each magic box is the likelihood
+    # ratio to the acting policy: equal to it at that policy, and still correct away from it.
     log_ratios = _log_ratios(log_probs, rollout)
-    through = log_ratios.cumsum(-1)
-    return through.exp() - (through - log_ratios).exp()
+    log_up_to = log_ratios.cumsum(-1)
+    return log_up_to.exp() - (log_up_to - log_ratios).exp()
 
 
 def _log_ratios(log_probs: Tensor, rollout: Rollout) -> Tensor:
-    # 0 after the end, where a ratio might overflow and infinity times the mask is not a number.
+    # 0 after the end: a ratio could overflow there, and infinity times a mask of 0 is nan.
     return (log_probs - rollout.log_probs) * rollout.mask
 
 
 def clipped_surrogate(kind: Kind, outputs: Tensor, rollout: Rollout, clip: float) -> Tensor:
-    """PPO's pessimistic surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
+    """Return PPO's clipped surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
     ratio = _log_ratios(log_prob(kind, outputs, rollout.actions), rollout).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    return -masked_mean(torch.minimum(ratio * rollout.advantages, clipped * rollout.advantages), rollout.mask)
+    pessimistic = torch.minimum(ratio * rollout.advantages, clipped * rollout.advantages)
+    return -masked_mean(pessimistic, rollout.mask)
 
 
 def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
-    """Mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats.
+    """Return the mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats.
 
     Raises:
-        ValueError: targets of a regression have another shape than the outputs.
+        ValueError: regression targets whose shape differs from the outputs'.
     """
     if kind == "classification":
         classes = examples.targets
         return functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none").flatten(1).mean(1)
-    if outputs.shape != examples.targets.shape:  # they would be broadcast to every pair of items
+    if outputs.shape != examples.targets.shape:  # they would broadcast to every pair of items
         raise ValueError(f"targets have shape {tuple(examples.targets.shape)}, expected {tuple(outputs.shape)}")
     return (outputs - examples.targets).square().flatten(1).mean(1)
 
 
 def task_loss(kind: Kind, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
-    """Loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
+    """Return the loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
 
-    Which surrogate makes no difference to first derivatives at the policy that acted.
+    At the policy that acted, all surrogates have the same first derivatives.
     """
     if isinstance(batch, Rollout):
         return surrogate(name, kind, outputs, batch)
@@ -142,10 +154,10 @@ def task_loss(kind: Kind, outputs: Tensor, batch: Batch, name: Surrogate = "like
 
 
 def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str, Tensor]:
-    """What is reported of each task, ``[task]`` by name: ``return``, and perhaps ``success``; ``loss``, ``accuracy``.
+    """Return the scores of each task, ``[task]`` by name: ``return`` and ``success``, or ``loss`` and ``accuracy``.
 
-    Supervised batches need the model's outputs; a rollout's return is the undiscounted mean over its episodes. Where
-    environments tell of success, it is the share of episodes in which there was some at any step.
+    Supervised batches need the model's outputs. The return is undiscounted, averaged over episodes. ``success`` is
+    there when the environments report it: the fraction of episodes with a success at any step.
     """
     if isinstance(batch, Rollout):
         returns = {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
@@ -153,27 +165,28 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
         return returns if success is None else returns | {"success": success.mean(1)}
     if outputs is None:
         raise ValueError("scores of labelled examples need the model's outputs")
-    found = {"loss": loss(kind, outputs, batch)}
+    named = {"loss": loss(kind, outputs, batch)}
     if kind == "classification":
-        found["accuracy"] = (outputs.argmax(-1) == batch.targets).to(outputs.dtype).mean(1)
-    return found
+        named["accuracy"] = (outputs.argmax(-1) == batch.targets).to(outputs.dtype).mean(1)
+    return named
 
 
 def mean_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
-    """Mean of each score over the tasks, by the name that is logged: ``return/step_0``."""
+    """Return the mean of each score over the tasks, under the name that is logged: ``return/step_0``."""
     return {f"{name}/step_{step}": value.detach().mean() for name, value in scores(kind, batch, outputs).items()}
 
 
 def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:
-    """Accuracy at the first, second, ... item of a class in a sequence, ``[instance, task]`` (MANN, arXiv 1605.06065).
+    """Return the accuracy on the k-th instance of each class, ``[instance, task]`` (MANN, arXiv 1605.06065).
 
     Args:
-        outputs: ``[task, item, class]``, said of each item before its label was shown.
-        examples: The sequence; of n items and N classes, the first n // N instances are told.
+        outputs: ``[task, item, class]``, predicted for each item before its label was shown.
+        examples: The sequence. With n items and N classes, the result covers the first n // N instances.
     """
+    # How often each item's class has been presented, the item itself included: [task, item].
     presented = functional.one_hot(examples.targets, outputs.shape[-1]).cumsum(1)
     number = presented.gather(-1, examples.targets.unsqueeze(-1)).squeeze(-1)
-    counted = 1 + torch.arange(outputs.shape[1] // outputs.shape[-1], device=number.device).reshape(-1, 1, 1)
-    asked = (number == counted).to(outputs.dtype)
-    right = (outputs.argmax(-1) == examples.targets).to(outputs.dtype)
-    return (asked * right).sum(2) / asked.sum(2)
+    instances = 1 + torch.arange(outputs.shape[1] // outputs.shape[-1], device=number.device).reshape(-1, 1, 1)
+    is_instance = (number == instances).to(outputs.dtype)  # [instance, task, item]
+    correct = (outputs.argmax(-1) == examples.targets).to(outputs.dtype)
+    return (is_instance * correct).sum(2) / is_instance.sum(2)

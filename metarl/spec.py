@@ -1,4 +1,4 @@
-"""What a family asks of a model; without torch, so that worker processes stay small."""
+"""The shapes and kind of data that a model must handle. Imports no torch, to keep worker processes small."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Kind = Literal["regression", "classification", "discrete", "continuous"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a family asks of a model."""
+    """The shapes and kind of data that a model must handle."""
 
     input_shape: tuple[int, ...]
     """Shape of one observation or one input."""
@@ -16,14 +16,14 @@ class Spec:
     """Number of classes, targets, actions to choose from (discrete) or action dimensions (continuous)."""
     kind: Kind
     descriptor_size: int = 0
-    """How many numbers describe a task (goal, amplitude, ...); 0 where nothing describes it."""
+    """How many numbers describe a task (goal, amplitude, ...); 0 for a family without descriptors."""
 
     @property
     def control(self) -> bool:
-        """Whether the data are rollouts of a policy (else they are labelled examples)."""
+        """Whether the data are rollouts of a policy, rather than labelled examples."""
         return self.kind in ("discrete", "continuous")
 
     @property
     def model_outputs(self) -> int:
-        """Width of a model's output: a Gaussian policy gives means and log standard deviations side by side."""
+        """Width of a model's output: a Gaussian policy outputs means followed by log standard deviations."""
         return 2 * self.output_size if self.kind == "continuous" else self.output_size

@@ -1,4 +1,4 @@
-"""The vocabulary of metarl: what a task family, an algorithm and an outer update say to each other.
+"""The vocabulary of metarl: the types that task families, algorithms and outer updates share.
 
 The task axis comes first in every tensor. Supervised data are ``[task, item, ...]``, control data
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
@@ -20,7 +20,7 @@ Params = dict[str, Tensor]
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 State = Any
-"""What a learner knows of each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
+"""What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
 
 
 class Examples(NamedTuple):
@@ -42,9 +42,9 @@ class Rollout(NamedTuple):
 
 
 class ScoredRollout(Rollout):
-    """A rollout whose environments tell of success, which is reported, not learned from: not one of the fields."""
+    """A rollout whose environments report success. It is logged, not learned from, so it is not one of the fields."""
 
-    success: Tensor | None = None  # [task, episode] 1 where the environment told of success at any step
+    success: Tensor | None = None  # [task, episode] 1 where the environment reported success at any step
 
 
 Batch = Examples | Rollout
@@ -56,7 +56,7 @@ class Experience(NamedTuple):
     descriptors: Tensor  # [task, descriptor_size]
     supports: tuple[Batch, ...]  # one per adaptation, in order
     query: Batch  # drawn after the last adaptation
-    progress: float = 0.0  # share of the training that lies behind: what is annealed follows it
+    progress: float = 0.0  # fraction of the training that is done, for annealing
 
 
 class Learner(NamedTuple):
@@ -71,28 +71,28 @@ class Learner(NamedTuple):
     init: Callable[[Generator], Params]
     """``(generator) -> params``; the generator lives on the CPU, whatever the training device."""
     begin: Callable[[Params, Tensor], State]
-    """``(params, descriptors [task, d]) -> state``: nothing seen yet of any task."""
+    """``(params, descriptors [task, d]) -> state``: the state before any data of the tasks."""
     adapt: Callable[[State, Batch], State]
     """``(state, batch) -> state``; differentiable in the parameters unless gradients are disabled."""
     predict: Callable[[State, Tensor], tuple[Tensor, State]]
     """``(state, inputs [task, ..., *input_shape]) -> (outputs [task, ..., model_outputs], state)``."""
     meta_loss: Callable[[Params, Experience], tuple[Tensor, dict[str, Tensor]]]
-    """``(params, experience) -> (mean loss over tasks, metrics)``; for examples, the metrics hold the mean scores of
-    the query set by the names that are logged, such as ``loss/step_1``."""
+    """``(params, experience) -> (mean loss over tasks, metrics)``. For examples, the metrics hold the mean scores on
+    the query set under the names that are logged, such as ``loss/step_1``."""
     batch_norm: str | None = None
-    """Whose statistics batch norm uses: 'transductive' (the whole batch's) or 'inductive'; None where there is none."""
+    """Which statistics batch norm uses: 'transductive' (the whole batch's) or 'inductive'. None without batch norm."""
     observe: Callable[[State, Tensor, Tensor, Tensor], State] | None = None
     """``(state, actions [task, episode(, action)], rewards [task, episode], done [task, episode]) -> state``: how a
-    policy with memory takes in what came of its last action; None where states do not change within an episode."""
+    policy with memory observes the outcome of its last action. None where states do not change within an episode."""
     replay: Callable[[State, Batch], tuple[Tensor, State]] | None = None
-    """``(state, batch) -> (outputs, state)`` of a learner with memory: what it said at each step, or of each item,
-    before it was told what came of it, and its state after ``adapt``; None for learners without memory."""
+    """``(state, batch) -> (outputs, state)`` of a learner with memory: its output at each step or item, before it saw
+    the reward or the label, and its state after ``adapt``. None for learners without memory."""
     averages: bool = False
-    """Whether the meta-parameters hold running averages besides weights, which adaptive outer updates would spoil."""
+    """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
     prepare: Callable[[Experience], Experience] | None = None
-    """Called once with all that was gathered, before it is learned from: advantages that look beyond an episode."""
+    """Called once on the whole experience before the update, for advantages that span several episodes."""
 
 
 class Algorithm(Protocol):
@@ -102,7 +102,7 @@ class Algorithm(Protocol):
     """
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec. Raises ValueError when the algorithm cannot serve it."""
+        """Return the learner for spec. Raises ValueError when the algorithm does not support it."""
 
 
 class Tasks(Protocol):
@@ -114,22 +114,22 @@ class Tasks(Protocol):
 
     @property
     def descriptors(self) -> Tensor:
-        """The same as numbers that a model can read, ``[task, descriptor_size]``."""
+        """The parameters as a vector that a model can read, ``[task, descriptor_size]``."""
 
     def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Batch:
-        """Draw a fresh batch, on the generator's device; control families act with ``state``'s policies."""
+        """Draw a fresh batch on the generator's device. Control families act with the policies of ``state``."""
 
 
 class Family(Protocol):
     """A frozen dataclass: a distribution over tasks; entry-point group ``metarl.tasks``.
 
-    What a family may offer besides has protocols of its own: ``SharesTasks``, ``ChecksSplits`` and ``Pictured``
-    here, what concerns environments in ``metarl.control.protocols``.
+    Optional abilities have protocols of their own: ``SharesTasks``, ``ChecksSplits`` and ``Pictured`` here, those about
+    environments in ``metarl.control.protocols``.
     """
 
     @property
     def spec(self) -> Spec:
-        """What the family asks of a model."""
+        """The shapes and kind of data that a model must handle."""
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> Tasks:
         """Sample tasks. The generator lives on the CPU, so that tasks do not depend on the device."""
@@ -137,11 +137,11 @@ class Family(Protocol):
 
 @runtime_checkable
 class SharesTasks(Protocol):
-    """A family that may have so few tasks that none are held out."""
+    """A family that may have too few tasks to hold any out."""
 
     @property
     def splits_share_tasks(self) -> bool:
-        """Whether the test tasks may be met in training."""
+        """Whether test tasks may also occur in training."""
 
 
 @runtime_checkable
@@ -154,10 +154,10 @@ class ChecksSplits(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A family that draws what adaptation looks like, such as the paths of a point."""
+    """A family that can plot adaptation, such as the paths of a point."""
 
     def picture(self, tasks: Tasks, queries: tuple[Batch, ...], path: Path) -> Path:
-        """Draw the batches ``[task, ...]`` drawn after 0, 1, ... adaptation steps; return the file written."""
+        """Plot the batches ``[task, ...]`` collected after 0, 1, ... adaptation steps; return the file written."""
 
 
 class Update(NamedTuple):
@@ -167,7 +167,7 @@ class Update(NamedTuple):
     state: dict[str, Any]
     """The optimiser's own state: tensors, numbers and None only, by name, so that it can be checkpointed."""
     metrics: Mapping[str, Tensor | float]
-    """Scalars; tensors stay on their device until they are logged."""
+    """Scalars. Tensors stay on their device until they are logged."""
     finite: bool = True
     """False when the meta-gradient was not finite and the step was refused."""
 
@@ -222,7 +222,7 @@ NOT_DIFFERENTIATED = "this algorithm's adaptation is not differentiated, as trpo
 
 
 def inputs_of(batch: Batch) -> Tensor:
-    """Return what a network reads of a batch, ``[task, ..., *input_shape]``."""
+    """Return a batch's network inputs, ``[task, ..., *input_shape]``."""
     return batch.inputs if isinstance(batch, Examples) else batch.observations
 
 
@@ -240,7 +240,7 @@ def joined(batches: Iterable[Batch]) -> Rollout:
 
 
 def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
-    """Return some tasks of an experience: a slice of them, or those at positions ``[task]``."""
+    """Return an experience of some of its tasks: a slice, or the tasks at indices ``[task]``."""
 
     def cut(batch: Batch) -> Batch:
         return type(batch)(*(field[tasks] for field in batch))

@@ -1,7 +1,7 @@
-"""Control task families and their Gymnasium environments; importing this package registers the environments.
+"""Control task families and their Gymnasium environments. Importing this package registers the environments.
 
-``gymnasium.make("metarl/PointNavigation-v0", goal=(0.1, 0.2))`` makes one environment of one task,
-``gymnasium.make_vec("metarl/PointNavigation-v0", num_envs=8)`` a batch whose lanes take their tasks by
+``gymnasium.make("metarl/PointNavigation-v0", goal=(0.1, 0.2))`` makes one environment of one task.
+``gymnasium.make_vec("metarl/PointNavigation-v0", num_envs=8)`` makes a batch; its lanes receive their tasks through
 ``reset(options={"goal": ...})``, one row per lane.
 
 A family is a file: ``navigation``, ``bandit``, ``tabular``; or a robot of ``robots`` times a task over any robot,

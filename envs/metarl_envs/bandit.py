@@ -18,26 +18,26 @@ DEFAULT_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def pull(probabilities: Tensor, arm: Tensor, uniform: Tensor) -> Tensor:
-    """Return the reward of an arm ``[...]``: 1 where the uniform number is below the arm's probability, else 0."""
+    """Return the reward of an arm ``[...]``: 1 if the uniform number is below the arm's probability, else 0."""
     chosen = probabilities.gather(-1, arm.unsqueeze(-1)).squeeze(-1)
     return (uniform < chosen).to(probabilities.dtype)
 
 
 def optimal_returns(probabilities: Tensor, horizon: int) -> Tensor:
-    """Return the expected sum of rewards of the best arm, ``[task]``, from probabilities ``[task, arm]``."""
+    """Return the expected return of always pulling the best arm, ``[task]``, given probabilities ``[task, arm]``."""
     return horizon * probabilities.amax(-1)
 
 
 def uniform_returns(probabilities: Tensor, horizon: int) -> Tensor:
-    """Return the expected sum of rewards of arms chosen at random, ``[task]``, from probabilities ``[task, arm]``."""
+    """Return the expected return of pulling random arms, ``[task]``, given probabilities ``[task, arm]``."""
     return horizon * probabilities.mean(-1)
 
 
 def make_env(probabilities: Sequence[float] = DEFAULT_PROBABILITIES, render_mode: str | None = None) -> MDPEnv:
-    """Return one bandit with as many arms as probabilities; a pull pays 0 or 1, and the observation is always [1].
+    """Return a bandit with one arm per probability. The reward of a pull is 0 or 1, and the observation is always [1].
 
     Args:
-        probabilities: ``[arm]``, of paying 1.
+        probabilities: ``[arm]``, the probability of a reward of 1.
         render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
     return MDPEnv(bandit(len(probabilities)), {"probabilities": probabilities}, draw, render_mode)
@@ -56,7 +56,7 @@ def make_vector_env(
 
 
 def bandit(arms: int) -> MDP:
-    """Return the dynamics of bandits with so many arms. Raises ValueError for fewer than two."""
+    """Return the dynamics of bandits with this many arms. Raises ValueError for fewer than two."""
     if arms < 2:
         raise ValueError(f"a bandit needs at least two arms, not {arms}")
     parameters = spaces.Dict({"probabilities": box(0, 1, (arms,))})
@@ -75,33 +75,33 @@ def _observe(state: Tensor) -> Tensor:
 def _check(parameters: Parameters) -> None:
     for probabilities in parameters.values():
         if ((probabilities < 0) | (probabilities > 1)).any():
-            raise ValueError("probabilities lie in [0, 1]")
+            raise ValueError("probabilities must be in [0, 1]")
 
 
 @dataclass(frozen=True)
 class Bandit:
-    """Bernoulli bandits: the probability that an arm pays 1 is uniform in [0, 1]; the observation is always 1.
+    """Bernoulli bandits. Each arm's probability of a reward of 1 is uniform in [0, 1]; the observation is always 1.
 
-    Task parameter and descriptor: ``probabilities`` ``[task, arm]``. By default an adaptation sees 100 pulls, each an
-    episode of its own, as in pytorch-maml-rl; a policy with memory asks for one episode of 100 pulls instead.
+    Task parameter and descriptor: ``probabilities`` ``[task, arm]``. By default, an adaptation uses 100 pulls, each an
+    episode of its own, as in pytorch-maml-rl. A policy with memory needs one episode of 100 pulls instead.
     """
 
     arms: int = 5
-    """Number of arms; RL^2 has 5, 10 and 50."""
+    """Number of arms; RL^2 uses 5, 10 and 50."""
     sampling: Sampling = field(default_factory=lambda: Sampling(episodes=100, horizon=1, discount=0.95))
-    """How episodes are sampled: ``episodes`` times ``horizon`` pulls."""
+    """How episodes are sampled; a draw has ``episodes`` times ``horizon`` pulls."""
 
     def __post_init__(self) -> None:
         bandit(self.arms)
 
     @property
     def spec(self) -> Spec:
-        """A constant in, an arm out; described by the arms' probabilities."""
+        """Constant input, one output per arm; the descriptor is the arms' probabilities."""
         return Spec(input_shape=(1,), output_size=self.arms, kind="discrete", descriptor_size=self.arms)
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """Where probabilities come from."""
+        """The range of the probabilities."""
         return bandit(self.arms).parameter_space
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
@@ -122,15 +122,15 @@ class Bandit:
 
 
 TOP, BASELINE, LEFT, RIGHT = 80, 310, 40, 385
-"""Where the picture has probabilities of 1 and of 0, and where the arms stand, in pixels."""
+"""Heights of probability 1 and 0, and the left and right ends of the arms, in pixels."""
 MOST_PULLED = 40
-"""Length of the bar of an arm that all pulls went to, in pixels."""
+"""Length of an arm's bar if all pulls are of this arm, in pixels."""
 
 
 def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
-    """Return ``[400, 400, 3]`` uint8: probabilities grey, mean rewards black lines, shares of the pulls blue.
+    """Return a frame ``[400, 400, 3]`` uint8: probabilities grey, mean rewards black, shares of the pulls blue.
 
-    The best arm's number is green and bold; the arm that was pulled last is green where it paid, else red.
+    The best arm's number is green and starred. The arm pulled last is green if its reward was 1, else red.
     """
     canvas = Canvas(400)
     _scale(canvas)
@@ -138,15 +138,16 @@ def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
     probabilities = parameters["probabilities"]
     width = (RIGHT - LEFT) / len(probabilities)
     for arm, probability in enumerate(probabilities.tolist()):
-        paid, middle = rewards[actions == arm], LEFT + (arm + 0.5) * width
+        paid = rewards[actions == arm]
+        middle = LEFT + (arm + 0.5) * width
         last = len(actions) > 0 and int(actions[-1]) == arm
         colour = (GREEN if rewards[-1] > 0 else RED) if last else LIGHT_GREY
         _arm(canvas, middle, 0.4 * width, probability, paid, len(actions), colour)
         if width > 16:
             best = arm == int(probabilities.argmax())
             canvas.text((middle, 372), f"{arm}*" if best else f"{arm}", fill=GREEN if best else BLACK)
-    told = f"pull {len(actions)}: arm {int(actions[-1])} paid {rewards[-1]:.0f}" if len(actions) else "before a pull"
-    canvas.text((LEFT, 20), f"{told}; return {rewards.sum():.0f}", anchor="lm")
+    pulled = f"pull {len(actions)}: arm {int(actions[-1])} paid {rewards[-1]:.0f}" if len(actions) else "before a pull"
+    canvas.text((LEFT, 20), f"{pulled}; return {rewards.sum():.0f}", anchor="lm")
     canvas.text((LEFT, 44), "grey: probability; line: mean reward; blue: pulls; *: best arm", 11, GREY, "lm")
     return canvas.array()
 

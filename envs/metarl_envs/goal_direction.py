@@ -1,4 +1,4 @@
-"""Goal directions: where is any robot to go, as fast as it can? (MAML, https://arxiv.org/abs/1703.03400)"""
+"""Goal directions: a robot runs in a given direction, as fast as it can (MAML, https://arxiv.org/abs/1703.03400)."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, a
 
 
 class GoalDirection(RobotTasks):
-    """Progress is the velocity in a direction: direction v, with v the mean forward velocity over a step.
+    """Progress is the velocity in the goal direction: direction v, with v the mean forward velocity over a step.
 
-    Task parameter: ``direction`` ``[task]``, 1 or -1. There are only these two tasks, drawn with equal chances, in
-    every split.
+    Task parameter: ``direction`` ``[task]``, 1 or -1. These are the only two tasks. They are equally likely in every
+    split.
     """
 
     plane: bool = False
@@ -32,11 +32,11 @@ class GoalDirection(RobotTasks):
 
     @property
     def splits_share_tasks(self) -> bool:
-        """Two directions are too few to hold one out."""
+        """Whether test tasks may also occur in training: with two directions, none can be held out."""
         return not self.plane
 
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Draw directions."""
+        """Sample directions."""
         if not self.plane:
             return {"direction": torch.where(uniform((-1.0, 1.0), generator, num_tasks) < 0, -1.0, 1.0)}
         angle = uniform((0.0, 2 * math.pi), generator, num_tasks)
@@ -50,15 +50,15 @@ class GoalDirection(RobotTasks):
         return direction[..., 0] * velocity[..., 0] + direction[..., 1] * velocity[..., 1]
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
-        """Return an arrow in the goal direction, and one of the robot's own velocity."""
+        """Return arrows of the goal direction and of the robot's velocity."""
         return arrows(motion.position, parameters["direction"], motion.velocity)
 
 
 @dataclass(frozen=True)
 class PlaneDirection(GoalDirection):
-    """Directions of a robot that can turn: with ``plane``, ``direction`` is a unit vector, ``[task, 2]``.
+    """Directions for a robot that can turn. With ``plane``, ``direction`` is a unit vector, ``[task, 2]``.
 
-    Their angles are uniform, and the splits draw from one distribution.
+    Its angle is uniform, and all splits share one distribution.
     """
 
     plane: bool = False

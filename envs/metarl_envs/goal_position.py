@@ -1,4 +1,4 @@
-"""Goal positions: what place is any robot to walk to? (MAML, https://arxiv.org/abs/1703.03400)"""
+"""Goal positions: a robot walks to a given position (MAML, https://arxiv.org/abs/1703.03400)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from metarl_envs.mujoco import (
 class GoalPosition(RobotTasks):
     """Progress is -|x - goal_x| - |y - goal_y|, for robots that walk in the plane.
 
-    Task parameter: ``goal`` ``[task, 2]``, in metres from the origin. The splits draw from one distribution.
+    Task parameter: ``goal`` ``[task, 2]``, in metres from the origin. All splits share one distribution.
     """
 
     goal_range: tuple[float, float]
@@ -46,11 +46,11 @@ class GoalPosition(RobotTasks):
 
     @property
     def camera(self) -> Camera:
-        """Above the middle, so high that all goals are seen."""
+        """A camera above the origin, high enough to show all goals."""
         return overview(max(map(abs, self.goal_range)))
 
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Draw goals."""
+        """Sample goals."""
         return {"goal": uniform(self.goal_range, generator, num_tasks, 2)}
 
     def progress(self, motion: Motion, parameters: Parameters) -> Values:

@@ -1,4 +1,4 @@
-"""Goal velocities: how fast is any robot to go? (MAML, https://arxiv.org/abs/1703.03400)"""
+"""Goal velocities: a robot runs at a given velocity (MAML, https://arxiv.org/abs/1703.03400)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, a
 class GoalVelocity(RobotTasks):
     """Progress is -|v - velocity|, with v the mean forward velocity over a step.
 
-    Task parameter: ``velocity`` ``[task]``, in metres per second. The splits draw from one distribution.
+    Task parameter: ``velocity`` ``[task]``, in metres per second. All splits share one distribution.
     """
 
     velocity_range: tuple[float, float]
@@ -33,13 +33,13 @@ class GoalVelocity(RobotTasks):
         return {"velocity": 1.0}
 
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Draw velocities."""
+        """Sample velocities."""
         return {"velocity": uniform(self.velocity_range, generator, num_tasks)}
 
     def progress(self, motion: Motion, parameters: Parameters) -> Values:
-        """Return minus the distance to the goal velocity, ``[...]``."""
+        """Return minus the distance from the goal velocity, ``[...]``."""
         return -abs(motion.velocity[..., 0] - parameters["velocity"])
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
-        """Return arrows of the goal velocity and of the robot's own."""
+        """Return arrows of the goal velocity and of the robot's velocity."""
         return arrows(motion.position, parameters["velocity"], motion.velocity)

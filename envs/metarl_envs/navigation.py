@@ -19,14 +19,14 @@ Array = np.ndarray[Any, Any]
 LARGEST_MOVE = 0.1
 """Metres per step and axis."""
 GOAL_RADIUS = 0.01
-"""The episode terminates when the point is nearer than this to the goal on both axes, in metres."""
+"""The episode terminates when the point is closer than this to the goal on both axes, in metres."""
 DEFAULT_GOAL = (0.3, 0.4)
 WORLD = 1000.0
-"""Bound of the observation space, in metres: Gymnasium's checker wants one; no wall stands there."""
+"""Bound of the observation space, in metres. Gymnasium's checker requires one; there is no wall."""
 SHOWN_EPISODES = 5
-"""Episodes of each task that pictures show."""
+"""Episodes per task that ``picture`` shows."""
 VIEW = 0.6
-"""Pictures show [-0.6, 0.6] metres on both axes."""
+"""Rendered frames show [-0.6, 0.6] metres on both axes."""
 
 
 def move(position: Tensor, action: Tensor, action_unit: float) -> Tensor:
@@ -36,13 +36,13 @@ def move(position: Tensor, action: Tensor, action_unit: float) -> Tensor:
 
 def distance(position: Tensor, goal: Tensor) -> Tensor:
     """Return the Euclidean distance ``[...]`` in metres."""
-    # Written out: torch's norms add in an order that may differ between a batch and one of its lanes.
+    # Not torch.norm: its order of summation may differ between a batch and a single lane, and so may its rounding.
     x, y = (position - goal).unbind(-1)
     return (x * x + y * y).sqrt()
 
 
 def arrived(position: Tensor, goal: Tensor) -> Tensor:
-    """Return whether the point is nearer than 0.01 m to the goal on both axes, ``[...]``."""
+    """Return whether the point is closer than 0.01 m to the goal on both axes, ``[...]``."""
     x, y = (position - goal).abs().unbind(-1)
     return (x < GOAL_RADIUS) & (y < GOAL_RADIUS)
 
@@ -50,11 +50,11 @@ def arrived(position: Tensor, goal: Tensor) -> Tensor:
 def make_env(
     goal: Sequence[float] = DEFAULT_GOAL, action_unit: float = LARGEST_MOVE, render_mode: str | None = None
 ) -> MDPEnv:
-    """Return one environment: starts at the origin, observes its position [2] (m), is paid minus the distance (m).
+    """Return one environment. It starts at the origin; observation: position [2] (m); reward: minus the distance (m).
 
     Args:
         goal: ``[2]``, in metres.
-        action_unit: Metres moved per unit of action.
+        action_unit: Metres per unit of action.
         render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
     return MDPEnv(navigation(action_unit), {"goal": goal}, draw, render_mode)
@@ -74,7 +74,7 @@ def make_vector_env(
 
 
 def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MDP:
-    """Return the dynamics, with goals in [-goal_range, goal_range]^2 m. Raises ValueError where either is not > 0."""
+    """Return the dynamics, with goals in [-goal_range, goal_range]^2 m. Raises ValueError unless both are > 0."""
     if not (action_unit > 0 and goal_range > 0):
         raise ValueError(f"action_unit and goal_range are metres above 0, not {action_unit} and {goal_range}")
 
@@ -90,13 +90,14 @@ def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MD
 
 @dataclass(frozen=True)
 class PointNavigation:
-    """2-D navigation to a goal uniform in [-0.5, 0.5]^2 m from the origin; reward minus the distance to it.
+    """2-D navigation from the origin to a goal uniform in [-0.5, 0.5]^2 m. The reward is minus the distance to it.
 
     Task parameter and descriptor: ``goal`` ``[task, 2]``, in metres.
     """
 
     action_unit: float = LARGEST_MOVE
-    """Metres per unit of the policy's action, clipped to 0.1 m per axis: 0.1 as the paper's code, 1 for raw metres."""
+    """Metres per unit of the policy's action; moves are clipped to 0.1 m per axis. 0.1 as in the paper's code, 1 for
+    actions in metres."""
     goal_range: float = 0.5
     """Goals are uniform in [-goal_range, goal_range] on each axis, in metres."""
     sampling: Sampling = field(default_factory=lambda: Sampling(episodes=20, horizon=100))
@@ -107,12 +108,12 @@ class PointNavigation:
 
     @property
     def spec(self) -> Spec:
-        """Position in, displacement out; described by the goal."""
+        """Position as input, displacement as output; the descriptor is the goal."""
         return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2)
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """Where goals come from."""
+        """The range of the goals."""
         return navigation(self.action_unit, self.goal_range).parameter_space
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
@@ -131,7 +132,7 @@ class PointNavigation:
         return make_env(**parameters, action_unit=self.action_unit, render_mode=render_mode)
 
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
-        """Draw the paths of an evaluation, before and after each step, towards the first goals; return the path."""
+        """Plot paths to the first goals before and after each adaptation step; return the path of the file."""
         from metarl.pictures.plotting import navigation_paths
 
         rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
@@ -141,14 +142,15 @@ class PointNavigation:
 
 
 def draw(episode: Episode, parameters: Parameters, pixels: int = 400) -> Array:
-    """Return ``[pixels, pixels, 3]`` uint8: the path grey, the start black, the goal green, the point red."""
+    """Return a frame ``[pixels, pixels, 3]`` uint8: the path grey, the start black, the goal green, the point red."""
     frame = np.full((pixels, pixels, 3), 255, dtype=np.uint8)
     visited = episode.states.double().numpy()
+    # Draw each step as 40 points on the line between two positions.
     between = np.linspace(0, 1, 40)[:, None, None]
     path = (visited[:-1] * (1 - between) + visited[1:] * between).reshape(-1, 2)
     columns, rows = (np.floor((path * (1, -1) + VIEW) / (2 * VIEW) * pixels).astype(int)).T
-    seen = (np.minimum(columns, rows) >= 0) & (np.maximum(columns, rows) < pixels)
-    frame[rows[seen], columns[seen]] = (160, 160, 160)
+    visible = (np.minimum(columns, rows) >= 0) & (np.maximum(columns, rows) < pixels)
+    frame[rows[visible], columns[visible]] = (160, 160, 160)
     _disc(frame, visited[0], radius=0.01, colour=(0, 0, 0))
     _disc(frame, parameters["goal"].numpy(), radius=0.02, colour=(0, 150, 60))
     _disc(frame, visited[-1], radius=0.012, colour=(200, 30, 30))
@@ -156,7 +158,7 @@ def draw(episode: Episode, parameters: Parameters, pixels: int = 400) -> Array:
 
 
 def _disc(frame: Array, centre: Array, radius: float, colour: tuple[int, int, int]) -> None:
-    """Paint a disc given in metres; y points up. What lies outside the frame is left out."""
+    """Paint a disc given in metres; y points up. Parts outside the frame are cut off."""
     pixels = len(frame)
     centres = ((np.arange(pixels) + 0.5) / pixels * 2 - 1) * VIEW
     inside = (centres - centre[0])[None, :] ** 2 + (-centres - centre[1])[:, None] ** 2 <= radius**2

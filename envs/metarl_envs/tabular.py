@@ -18,7 +18,7 @@ from metarl.types import Spec, Split
 
 
 def transition(transitions: Tensor, state: Tensor, action: Tensor, uniform: Tensor) -> Tensor:
-    """Return the next state ``[...]``: where the uniform number falls among the cumulative probabilities.
+    """Return the next state ``[...]`` by inverse-transform sampling: the state in whose interval ``uniform`` lies.
 
     Args:
         transitions: ``[..., state, action, next state]``.
@@ -27,7 +27,7 @@ def transition(transitions: Tensor, state: Tensor, action: Tensor, uniform: Tens
         uniform: ``[...]`` in [0, 1).
     """
     cumulative = _row(transitions, state, action).cumsum(-1)
-    # The last sum is left out: rounding may put it below 1, and no number may fall beyond the last state.
+    # Count the cumulative probabilities up to ``uniform``. Leave out the last one, which rounding may put below 1.
     return (cumulative[..., :-1] <= uniform.unsqueeze(-1)).sum(-1)
 
 
@@ -38,13 +38,13 @@ def reward(reward_means: Tensor, state: Tensor, action: Tensor, noise: Tensor) -
 
 def _row(table: Tensor, state: Tensor, action: Tensor) -> Tensor:
     """Return ``table[..., state, action, :]``."""
-    # Not take_along_dim: it wraps actions that do not exist, where gather raises.
+    # Not take_along_dim: it wraps invalid actions around, where gather raises.
     rows = table.gather(-3, state[..., None, None, None].expand(*state.shape, 1, *table.shape[-2:])).squeeze(-3)
     return rows.gather(-2, action[..., None, None].expand(*action.shape, 1, table.shape[-1])).squeeze(-2)
 
 
 def optimal_returns(transitions: Tensor, reward_means: Tensor, horizon: int) -> Tensor:
-    """Return the largest expected sum of rewards from state 0 in ``horizon`` steps, ``[task]``.
+    """Return the optimal expected return from state 0 in ``horizon`` steps, ``[task]``.
 
     Args:
         transitions: ``[task, state, action, next state]``.
@@ -55,12 +55,13 @@ def optimal_returns(transitions: Tensor, reward_means: Tensor, horizon: int) -> 
 
 
 def uniform_returns(transitions: Tensor, reward_means: Tensor, horizon: int) -> Tensor:
-    """Return the same for actions chosen at random."""
+    """Return the expected return of random actions, ``[task]``; arguments as in ``optimal_returns``."""
     return _returns(transitions, reward_means, horizon, lambda values: values.mean(-1))
 
 
 def _returns(transitions: Tensor, reward_means: Tensor, horizon: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
-    """Go backwards from the horizon: Bellman's equation under a way to choose among action values."""
+    """Return expected returns by backward induction; ``choose`` reduces action values to state values."""
+    # Bellman's equation: V(s) = choose over a of r(s, a) + sum over n of P(n | s, a) V(n).
     values = torch.zeros_like(reward_means[..., 0])
     for _ in range(horizon):
         values = choose(reward_means + torch.einsum("...san,...n->...sa", transitions, values))
@@ -69,18 +70,18 @@ def _returns(transitions: Tensor, reward_means: Tensor, horizon: int, choose: Ca
 
 def sample_parameters(num_tasks: int, states: int, actions: int, generator: Generator) -> dict[str, Tensor]:
     """Sample transitions from Dirichlet(1) and reward means from Normal(1, 1); shapes as in ``TabularMDP``."""
-    # Exponential numbers divided by their sum are Dirichlet(1).
+    # Exponential random numbers divided by their sum have a Dirichlet(1) distribution.
     weights = torch.empty(num_tasks, states, actions, states).exponential_(generator=generator)
     reward_means = 1 + torch.randn(num_tasks, states, actions, generator=generator)
     return {"transitions": weights / weights.sum(-1, keepdim=True), "reward_means": reward_means}
 
 
 def make_env(transitions: Any = None, reward_means: Any = None, render_mode: str | None = None) -> MDPEnv:
-    """Return one random MDP, observing the state one-hot.
+    """Return one random MDP, whose observation is the state, one-hot.
 
     Args:
-        transitions: ``[state, action, next state]``; None for a task of 10 states and 5 actions sampled with seed 0.
-        reward_means: ``[state, action]``; None for that task's.
+        transitions: ``[state, action, next state]``; None for a task with 10 states and 5 actions, sampled with seed 0.
+        reward_means: ``[state, action]``; None for those of the same task.
         render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
     parameters = _parameters(transitions, reward_means)
@@ -108,7 +109,7 @@ def _parameters(transitions: Any, reward_means: Any) -> dict[str, Tensor]:
 
 
 def tabular(states: int, actions: int) -> MDP:
-    """Return the dynamics of MDPs with so many states and actions. Raises ValueError for fewer than two of either."""
+    """Return the dynamics of MDPs of this size. Raises ValueError for fewer than two states or actions."""
     if states < 2 or actions < 2:
         raise ValueError(f"a tabular MDP needs at least two states and two actions, not {states} and {actions}")
 
@@ -139,10 +140,10 @@ def _check(parameters: Parameters) -> None:
 
 @dataclass(frozen=True)
 class TabularMDP:
-    """Random MDPs: transitions Dirichlet(1), reward means Normal(1, 1), rewards Normal(mean, 1); starts in state 0.
+    """Random MDPs with Dirichlet(1) transitions, Normal(1, 1) reward means and Normal(mean, 1) rewards.
 
-    Task parameters: ``transitions`` ``[task, state, action, next state]``, ``reward_means`` ``[task, state, action]``.
-    The descriptor is the whole description: the reward means, then the transitions, flattened.
+    Episodes start in state 0. Task parameters: ``transitions`` ``[task, state, action, next state]``, ``reward_means``
+    ``[task, state, action]``. The descriptor is the whole MDP: the reward means, then the transitions, flattened.
     """
 
     states: int = 10
@@ -150,20 +151,20 @@ class TabularMDP:
     actions: int = 5
     """Number of actions."""
     sampling: Sampling = field(default_factory=lambda: Sampling(episodes=20, horizon=10))
-    """How episodes are sampled; the horizon is the MDP's own."""
+    """How episodes are sampled. The horizon is part of the MDP."""
 
     def __post_init__(self) -> None:
         tabular(self.states, self.actions)
 
     @property
     def spec(self) -> Spec:
-        """A state, one-hot, in; an action out; described by 550 numbers at the default size."""
+        """One-hot state as input, one output per action; the descriptor has 550 numbers at the default size."""
         numbers = self.states * self.actions * (1 + self.states)
         return Spec(input_shape=(self.states,), output_size=self.actions, kind="discrete", descriptor_size=numbers)
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """Shapes and bounds; the rows of ``transitions`` sum to 1 besides."""
+        """Shapes and bounds. In addition, each row of ``transitions`` sums to 1."""
         return tabular(self.states, self.actions).parameter_space
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
@@ -186,11 +187,11 @@ class TabularMDP:
 
 
 CENTRE, RADIUS = (200.0, 230.0), 140.0
-"""Of the circle that states are drawn on, in pixels."""
+"""Centre and radius of the circle of states, in pixels."""
 
 
 def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
-    """Return ``[400, 400, 3]`` uint8: the states on a circle and the transitions made, the last of them red."""
+    """Return a frame ``[400, 400, 3]`` uint8: the states on a circle and the transitions so far, the last one red."""
     canvas, states = Canvas(400), episode.states.tolist()
     places = _circle(parameters["transitions"].shape[0])
     size = min(18.0, 0.9 * RADIUS * math.pi / len(places))
@@ -202,25 +203,25 @@ def draw(episode: Episode, parameters: Parameters) -> np.ndarray[Any, Any]:
         canvas.circle(place, size, fill, BLACK if state in states else GREY)
         if size > 8:
             canvas.text(place, str(state), int(0.9 * size))
-    canvas.text((20, 20), _told(episode), anchor="lm")
+    canvas.text((20, 20), _last_step(episode), anchor="lm")
     canvas.text((20, 44), f"return {episode.rewards.sum():.2f}", anchor="lm")
     return canvas.array()
 
 
 def _circle(states: int) -> list[tuple[float, float]]:
-    """Return where the states are drawn: state 0 at the top, then clockwise."""
+    """Return the positions of the states: state 0 at the top, the others clockwise."""
     angles = [2 * math.pi * state / states for state in range(states)]
     return [(CENTRE[0] + RADIUS * math.sin(angle), CENTRE[1] - RADIUS * math.cos(angle)) for angle in angles]
 
 
 def _faded(age: int) -> tuple[int, int, int]:
-    """Return a grey that is the lighter the older a transition is."""
+    """Return a grey that gets lighter with the age of a transition."""
     grey = min(210, 60 + 30 * age)
     return grey, grey, grey
 
 
-def _told(episode: Episode) -> str:
-    """Say what the last step did."""
+def _last_step(episode: Episode) -> str:
+    """Describe the last step."""
     if not len(episode.actions):
         return "start: state 0"
     state, following = episode.states[-2:].tolist()

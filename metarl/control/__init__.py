@@ -1,7 +1,8 @@
-"""Families of environments: sampled tasks, the episodes that policies have in them, and rollouts with advantages.
+"""Families of environments: sampled tasks, episodes of policies in them, and rollouts with advantages.
 
-Learners come in as policies only; how they learn is not known here. Start reading in ``tasks``; ``rollouts`` runs the
-episodes, ``protocols`` says what families and lanes may offer, ``gymnasium_family`` makes a family of any environment.
+This package uses learners as policies only and does not know how they learn. Start reading in ``tasks``. ``rollouts``
+runs the episodes, ``protocols`` defines the optional abilities of families and lanes, and ``gymnasium_family`` turns
+any Gymnasium environment into a family.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily

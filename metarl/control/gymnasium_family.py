@@ -1,8 +1,4 @@
-"""What makes a task plugin short.
-
-A control family from any Gymnasium environment, classification of any labelled tensor, regression of any function or
-table.
-"""
+"""A control family from any Gymnasium environment, which makes a task plugin short."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,34 +31,36 @@ from metarl.types import Spec, Split
 
 @dataclass(frozen=True)
 class GymnasiumFamily:
-    """Any Gymnasium environment as a control family: its tasks differ in parameters that are sampled from ranges.
+    """Any Gymnasium environment as a control family whose tasks differ in parameters sampled from ranges.
 
-    ``GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)))`` is pendulums under gravities from 5 to
-    15 m/s^2. A Box is sampled uniformly, a Discrete space with equal chances; a Box of one number reaches the
-    environment as a float, a larger one as an array, a Discrete space as an int. The descriptor is the parameters as
-    they are, flattened, in the order of ``parameters``.
+    ``GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)))`` is a family of pendulums with gravities
+    from 5 to 15 m/s^2. Box and Discrete spaces are sampled uniformly. The environment receives a Box of one number as a
+    float, a larger Box as an array, and a Discrete parameter as an int. The descriptor is the parameters, flattened, in
+    the order of ``parameters``.
 
-    The policy reads Box observations as they are and Discrete ones one-hot. It acts in [-1, 1], which is stretched over
-    the bounds of a Box action space (0 is the middle) and clipped beyond, or chooses among Discrete actions.
+    The policy reads Box observations unchanged and Discrete observations one-hot. Continuous actions in [-1, 1] are
+    scaled to the bounds of the Box action space (0 is the middle) and clipped; Discrete actions are chosen by number.
 
     Raises:
-        ValueError: parameters that cannot be sampled, an unknown way to apply them; from ``spec``, an environment that
-            cannot be made or whose spaces no policy serves.
+        ValueError: parameters that cannot be sampled, or an unknown ``apply``. From ``spec``: an environment that
+            cannot be made, or spaces that are not supported.
     """
 
     env: Maker
     """Id of a registered environment, or a function that makes one."""
     parameters: spaces.Dict
-    """What tasks differ in, and the range of each: bounded Boxes of floats and Discrete spaces by name."""
+    """The parameters that differ between tasks, by name, and the range of each: bounded Boxes of floats, or Discrete
+    spaces."""
     apply: Apply = "keyword"
-    """How parameters reach an environment: "keyword" of its constructor (it is made anew for every task, which is
-    slow), "options" of its reset, "attribute" of ``env.unwrapped``, or a function ``(env, **parameters)`` called before
-    every reset, which must set and not scale: the environment may have had other parameters before."""
+    """How the environment receives its parameters: as a "keyword" of its constructor (slow: a new environment for every
+    task), as "options" of reset, as an "attribute" of ``env.unwrapped``, or through a function ``(env, **parameters)``
+    that is called before every reset. The function must set values, not scale them: the environment may still hold
+    those of another task."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled."""
     workers: int | None = 1
-    """Processes that the environments run in, each with its share of them: 1 for this one, None for as many as there
-    are CPUs. No result depends on it. It pays where a step takes longer than some tens of microseconds."""
+    """Number of processes that share the environments: 1 for this process only, None for one per CPU. Results do not
+    depend on it. It pays off when a step takes longer than some tens of microseconds."""
 
     def __post_init__(self) -> None:
         if not (callable(self.apply) or self.apply in ("keyword", "options", "attribute")):
@@ -77,17 +75,17 @@ class GymnasiumFamily:
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """The ranges, under the name that every control family has for them."""
+        """The ranges of the parameters, under the name that all control families use."""
         return self.parameters
 
     @property
     def splits_share_tasks(self) -> bool:
-        """Whether tasks can be counted: then none is held out."""
+        """Whether all parameters are Discrete: then there are finitely many tasks, and none are held out."""
         return all(isinstance(space, spaces.Discrete) for space in self.parameters.spaces.values())
 
     @cached_property
     def spec(self) -> Spec:
-        """What an environment asks of a policy: one is made, with parameters in the middle of their ranges."""
+        """The policy's inputs and outputs, read from an environment with parameters in the middle of their ranges."""
         values = {name: plain(space, middle(space)) for name, space in self.parameters.spaces.items()}
         try:
             env = make_env(self.env, self.apply, values)
@@ -109,20 +107,21 @@ class GymnasiumFamily:
         return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self.environment, self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
-        """Return lanes on the CPU, whatever the device; they are kept, and serve all tasks of this family."""
+        """Return lanes on the CPU, whatever the device. They are kept and reused for all tasks of this family."""
         if num_envs not in self._kept or self._kept[num_envs].closed:
-            dtype = torch.empty(0).numpy().dtype.name
-            made = self.env, self.parameters, self.apply, self.spec, num_envs, self.sampling.horizon, dtype
-            self._kept[num_envs] = on_workers(self.workers, LaneOptions(*made))
+            horizon = self.sampling.horizon
+            dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
+            options = LaneOptions(self.env, self.parameters, self.apply, self.spec, num_envs, horizon, dtype)
+            self._kept[num_envs] = on_workers(self.workers, options)
         return self._kept[num_envs]
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
-        """Return one environment of one task, seen and acted in as the lanes are."""
+        """Return one environment of one task, with the lanes' observations and actions."""
         return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
 
     @cached_property
     def _kept(self) -> dict[int, Lanes | WorkerLanes]:
-        # Building hundreds of environments takes longer than an iteration, and every draw sets all their parameters.
+        # Building hundreds of environments takes longer than an iteration. Each draw sets all parameters anew.
         return {}
 
 
@@ -131,5 +130,6 @@ def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -
     if isinstance(space, spaces.Discrete):
         return int(space.start) + torch.randint(int(space.n), (num_tasks,), generator=generator)
     assert isinstance(space, spaces.Box)
-    low, high = (torch.tensor(end.tolist(), dtype=torch.get_default_dtype()) for end in (space.low, space.high))
+    dtype = torch.get_default_dtype()
+    low, high = torch.tensor(space.low.tolist(), dtype=dtype), torch.tensor(space.high.tolist(), dtype=dtype)
     return low + (high - low) * torch.rand(num_tasks, *space.shape, generator=generator)

@@ -1,7 +1,7 @@
-"""What a control family and its lanes may offer beyond what is asked of each.
+"""Optional abilities of control families and their lanes.
 
-A family or a vector environment offers something by having the members that a protocol names, and ``isinstance`` is how
-everybody asks for it; nothing is registered.
+A family or a vector environment has an ability if it has the members of its protocol. Callers check with
+``isinstance``; nothing is registered.
 """
 
 import dataclasses
@@ -28,75 +28,76 @@ class ControlFamily(Family, Protocol):
 
 @runtime_checkable
 class Parametrised(Protocol):
-    """A family whose tasks can be given by their parameters, as in ``run.task(velocity=1.3)``."""
+    """A family whose tasks can be chosen by their parameters, as in ``run.task(velocity=1.3)``."""
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """Which parameters a task has, and the range of each."""
+        """The parameters of a task, and the range of each."""
 
 
 @runtime_checkable
 class Sampled(Protocol):
-    """A family, a frozen dataclass, whose episodes are sampled as its field ``sampling`` says."""
+    """A family, a frozen dataclass, with a field ``sampling``: its options for sampling episodes."""
 
     @property
     def sampling(self) -> Sampling:
-        """How many episodes a draw has, and how long they are."""
+        """How many episodes to sample, and how long they are."""
 
 
 @runtime_checkable
 class Single(Protocol):
-    """A family that makes one Gymnasium environment of one task: ``metarl render`` films it."""
+    """A family that can make one Gymnasium environment of one task, which ``metarl render`` films."""
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Return an environment with the dynamics, observations and actions of the lanes.
 
-        ``parameters`` are the task's own by name, as arrays.
+        ``parameters`` are the task's parameters by name, as arrays.
         """
 
 
 @runtime_checkable
 class TorchLanes(Protocol):
-    """Lanes whose arrays are torch tensors, not NumPy's."""
+    """Lanes whose arrays are torch tensors instead of NumPy arrays."""
 
     @property
     def device(self) -> torch.device | None:
-        """Where the tensors live, and where ``step`` takes actions; None for NumPy's arrays after all."""
+        """The device of all tensors, actions included; None if the arrays are NumPy's after all."""
 
 
 @runtime_checkable
 class Snapshots(Protocol):
-    """Lanes whose whole state is tensors, so that their steps can be compiled along with the policies'.
+    """Lanes whose whole state is tensors, so that their steps can be compiled together with the policy.
 
-    Steps are out of place, draw from ``generator`` alone, and ask their numbers nothing.
+    A step works out of place, draws from ``generator`` only, and has no control flow that depends on tensor values.
     """
 
     @property
     def generator(self) -> Generator:
-        """What steps draw from."""
+        """The random generator of the steps."""
 
     def snapshot(self) -> tuple[Any, ...] | None:
-        """Return all that steps read and change beside actions; None where that cannot be told."""
+        """Return all state that a step reads and changes, apart from actions; None if it is not known."""
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
 
 
 @runtime_checkable
 class SelfChecking(Protocol):
-    """Lanes that tell of what broke by numbers that are not finite, so that nothing waits for them while they step."""
+    """Lanes that mark failures with non-finite numbers, so that no step waits for the device to check for them."""
 
     def check(self) -> None:
-        """Raise LaneError, which says which lanes broke and why, if any did."""
+        """Raise LaneError if any lanes failed, naming them and the reason."""
 
 
 def resampled(family: Any, **options: Any) -> Any:
-    """Return a family whose episodes are sampled with other options, such as ``horizon=10``.
+    """Return the family with other options of ``sampling``, such as ``horizon=10``.
 
     Raises:
-        ValueError: its episodes are not sampled as a field ``sampling`` says.
+        ValueError: the family has no field ``sampling``.
     """
     if not (isinstance(family, Sampled) and dataclasses.is_dataclass(family)):
         raise ValueError(f"{type(family).__name__} has no field sampling, so its episodes cannot be sampled otherwise")
-    whole: Any = family
-    return dataclasses.replace(whole, sampling=dataclasses.replace(family.sampling, **options))
+    sampling = dataclasses.replace(family.sampling, **options)
+    untyped: Any = family
+    return dataclasses.replace(untyped, sampling=sampling)

@@ -1,4 +1,4 @@
-"""Success, which some environments tell of in their infos, gathered beside a rollout."""
+"""Success, which some environments report in their infos, collected along with a rollout."""
 
 from typing import Any
 
@@ -12,44 +12,44 @@ from metarl.types import Rollout, ScoredRollout
 
 
 class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
-    """Passes everything on, and remembers which lanes told of success at any step.
+    """Passes everything on, and remembers which lanes reported success at any step.
 
-    A lane that has finished idles, and so tells nothing new.
+    A lane that has finished idles and so reports nothing new.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.succeeded: Tensor | None = None
-        """``[lane]``; None while no lane has told of success, or the lack of it."""
+        """``[lane]``; None until some lane reports success or failure."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment."""
         outcome = self.env.step(actions)
         if "success" in outcome[4]:
-            told = _flags(outcome[4]["success"]).reshape(self.num_envs)
-            self.succeeded = told if self.succeeded is None else self.succeeded | told
+            now = _flags(outcome[4]["success"]).reshape(self.num_envs)
+            self.succeeded = now if self.succeeded is None else self.succeeded | now
         return outcome
 
     @property
     def generator(self) -> Generator:
-        """What the environment's steps draw from; AttributeError where it does not tell."""
+        """The random generator of the environment's steps. Raises AttributeError if the environment has none."""
         inner: Any = self.env
         generator: Generator = inner.generator
         return generator
 
     def snapshot(self) -> tuple[Any, ...] | None:
-        """Return all that steps read and change, as tensors; None where the environment does not tell."""
-        # Another wrapper in between may keep what only it knows of.
+        """Return all state that a step reads and changes, as tensors; None if the environment offers no snapshot."""
+        # Do not look through another wrapper in between: it may have state of its own.
         return (self.env.snapshot(), self.succeeded) if isinstance(self.env, Snapshots) else None
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         inner: Any = self.env
         inner.restore(snapshot[0])
         self.succeeded = snapshot[1]
 
     def scored(self, rollout: Rollout) -> Rollout:
-        """Return the rollout that was collected from the environment, with the success of each episode, if told."""
+        """Return a rollout that was collected from this environment, with the success of each episode if reported."""
         if self.succeeded is None:
             return rollout
         scored = ScoredRollout(*rollout)

@@ -1,9 +1,9 @@
-"""Control families' tasks: what environments they are, and how they are sampled.
+"""Tasks of control families: a batch of environments, and the episodes sampled from it.
 
 An environment batch is a ``gymnasium.vector.VectorEnv`` of task-major lanes (lane i belongs to task i // episodes) with
-``AutoresetMode.DISABLED``, whose arrays are NumPy's or torch tensors. A lane that has finished idles: it repeats its
-last observation with reward 0 until it is reset. Task parameters go in by name through ``reset(options={...})``, one
-row per lane.
+``AutoresetMode.DISABLED``. Its arrays are NumPy arrays or torch tensors. A lane that has finished idles: it repeats its
+last observation with reward 0 until it is reset. Task parameters are passed by name through ``reset(options={...})``,
+one row per lane.
 
 ``metarl.control.rollouts`` runs the episodes.
 """
@@ -33,7 +33,7 @@ class ControlTasks:
 
     spec: Spec
     parameters: Mapping[str, Tensor]
-    """``[task, ...]`` by name, given to the environment for every lane of the task."""
+    """``[task, ...]`` by name. Every lane of a task gets the task's parameters."""
     descriptors: Tensor
     """``[task, descriptor_size]``"""
     environment: Callable[[int, torch.device], VectorEnv]
@@ -45,9 +45,9 @@ class ControlTasks:
         """Run ``sampling.episodes`` fresh episodes of every task under ``state``'s policies.
 
         Raises:
-            RolloutError: an environment raised, or gave a wrong shape or a number that is not finite; or the policy
-                asked for an action that is not finite.
-            ValueError: the environment is not what ``check_environment`` expects.
+            RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
+                policy's action was not finite.
+            ValueError: the environment fails ``check_environment``.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         if not self._made:
@@ -61,12 +61,13 @@ class ControlTasks:
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
-    """Return the tasks of a control family that have these parameters, ``[task, ...]`` by name.
+    """Return tasks of a control family with the given parameters, ``[task, ...]`` by name.
 
-    Their descriptors are the parameters, flattened, in the order of ``family.parameter_space``.
+    The descriptors are the parameters, flattened, in the order of ``family.parameter_space``.
 
     Raises:
-        ValueError: the family has no parameter space, or parameters are missing, unknown, of another shape or outside.
+        ValueError: the family has no parameter space, or parameters are missing, unknown, out of range or of the wrong
+            shape.
     """
     sampled = family.sample(1, "test", Generator().manual_seed(0))
     if not isinstance(family, Parametrised) or not isinstance(sampled, ControlTasks):
@@ -84,7 +85,7 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
 
 
 def _rows(name: str, given: Any, space: spaces.Space[Any], like: Tensor) -> Tensor:
-    """Return one task parameter ``[task, ...]``. Raises ValueError for what its space does not hold."""
+    """Return one task parameter ``[task, ...]``. Raises ValueError for values outside its space."""
     rows = torch.as_tensor(given, dtype=like.dtype)
     low, high = _ends(space)
     inside = rows.shape[1:] == space.shape and bool(((rows >= low) & (rows <= high)).all())
@@ -101,24 +102,26 @@ def _ends(space: spaces.Space[Any]) -> tuple[Tensor, Tensor]:
 
 
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
-    """Raise ValueError unless a vector environment has these lanes, leaves resets to us, and fits spec."""
+    """Raise ValueError unless a vector environment has this many lanes, no automatic resets, and matches spec."""
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(
             f"the environment has {env.num_envs} lanes and {mode}: expected {lanes}, one for each episode of "
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
-    seen, acted = env.single_observation_space, env.single_action_space
-    kind = {spaces.Discrete: "discrete", spaces.Box: "continuous"}.get(type(acted), type(acted).__name__)
-    size = int(acted.n) if isinstance(acted, spaces.Discrete) else math.prod(acted.shape or ())
-    if (seen.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
-        raise ValueError(f"the environment observes {seen} and acts in {acted}, which is not what {spec} says")
+    observations, actions = env.single_observation_space, env.single_action_space
+    kind = {spaces.Discrete: "discrete", spaces.Box: "continuous"}.get(type(actions), type(actions).__name__)
+    size = int(actions.n) if isinstance(actions, spaces.Discrete) else math.prod(actions.shape or ())
+    if (observations.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
+        raise ValueError(
+            f"the environment observes {observations} and acts in {actions}, which is not what {spec} says"
+        )
 
 
 def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
-    """Raise ValueError, before anything is run, for a split that cannot serve, and environments that belie the Spec.
+    """Raise ValueError before a run for a split that cannot be sampled, or environments that do not match the Spec.
 
-    Or, where episodes are all that might be ``compiled``, for those that cannot be.
+    With ``compiled``, also raise it if the environment's steps cannot be compiled.
     """
     tasks = family.sample(1, split, stream(0, "check"))
     if isinstance(tasks, ControlTasks):
@@ -128,6 +131,6 @@ def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
         env.close()
         if refused:
             raise ValueError(
-                "compile=True: the steps of this environment are no graph (they are, of one that is written in PyTorch "
-                "and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
+                "compile=True: the steps of this environment are no graph (it needs an environment that is written in "
+                "PyTorch and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
             )

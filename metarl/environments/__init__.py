@@ -1,9 +1,9 @@
 """Environments in batches: lanes of any Gymnasium environment, in this process or in workers, and lanes in PyTorch.
 
-No learner comes in, and no torch but in ``mdp``, which is imported by its own name: worker processes import this
-package and stay small. Start reading in ``lanes``; ``workers`` are the same lanes in processes whose inside is
-``worker``, ``spaces`` is how a policy sees an environment, ``bookkeeping`` the book that all
-lanes keep of which have finished.
+This package knows no learner. Only ``mdp`` imports torch, and must be imported explicitly, because worker processes
+import this package and should stay small. Start reading in ``lanes``. ``workers`` runs the same lanes in several
+processes, each of which runs ``worker``. ``spaces`` converts an environment's observations and actions to a policy's,
+and ``bookkeeping`` records which lanes have finished.
 """
 
 from metarl.environments.bookkeeping import Book, describe, opened

@@ -1,7 +1,7 @@
-"""What every batch of lanes keeps a book of: how long each lane has run, whether it has finished, and how.
+"""Bookkeeping for every batch of lanes: the steps that each lane has taken, and whether and how it has finished.
 
-Lanes have ``AutoresetMode.DISABLED``: one that has finished idles until it is reset. Nothing here imports torch, for
-worker processes' sake, and all of it serves NumPy's arrays and torch's tensors alike.
+Lanes have ``AutoresetMode.DISABLED``: a lane that has finished idles until it is reset. Nothing here imports torch, to
+keep worker processes small. Everything works with NumPy arrays and torch tensors alike.
 """
 
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ def describe(
     num_envs: int,
     horizon: int | None,
 ) -> None:
-    """Give a vector environment what Gymnasium wants to know of it, from one lane's spaces.
+    """Set the attributes that Gymnasium expects of a vector environment, from the spaces of one lane.
 
-    Raises ValueError for no lanes, or no steps.
+    Raises ValueError if there are no lanes or no steps.
     """
     if num_envs < 1 or (horizon is not None and horizon < 1):
         raise ValueError(f"a batch needs at least one lane and one step, not {num_envs} and {horizon}")
@@ -33,8 +33,11 @@ def describe(
 
 
 class Book(NamedTuple):
-    """Where the lanes stand, ``[lane]``. Its methods change nothing in place: a step must be a pure function to be
-    compiled, and what was told of an earlier one stays true."""
+    """The status of the lanes, ``[lane]``.
+
+    Methods change nothing in place: a step must be a pure function to be compiled, and arrays returned by earlier steps
+    must keep their values.
+    """
 
     elapsed: Values  # int64: steps since the lane was reset
     terminated: Values  # bool
@@ -46,19 +49,19 @@ class Book(NamedTuple):
         return ~(self.terminated | self.truncated)
 
     def after_step(self, running: Values, ended: Values, horizon: int | None) -> "Book":
-        """Return the book after a step of the lanes that were ``running``, of which some ``ended`` by themselves.
+        """Return the book after a step of the ``running`` lanes, some of which ``ended`` by themselves.
 
-        A lane may end and be truncated, by the horizon, in one step.
+        A lane may terminate and be truncated by the horizon in the same step.
         """
         elapsed = self.elapsed + running
         truncated = self.truncated if horizon is None else self.truncated | (running & (elapsed >= horizon))
         return Book(elapsed, self.terminated | (running & ended), truncated)
 
     def restarted(self, lanes: Values) -> "Book":
-        """Return the book after the lanes of a mask were reset."""
+        """Return the book after a reset of the lanes in a mask."""
         return Book(self.elapsed * ~lanes, self.terminated & ~lanes, self.truncated & ~lanes)
 
 
 def opened(elapsed: Values) -> Book:
-    """Return the book of lanes that were all just reset, from zeros: int64, ``[lane]``."""
-    return Book(elapsed, elapsed != 0, elapsed != 0)
+    """Return the book of lanes that were all just reset. ``elapsed`` is zeros, int64 ``[lane]``."""
+    return Book(elapsed, elapsed != 0, elapsed != 0)  # bool zeros of the same library and device

@@ -1,6 +1,6 @@
-"""Any Gymnasium environment as lanes of a vector environment, seen as a policy sees it, in this process.
+"""Any Gymnasium environment as lanes of a vector environment, with a policy's observations and actions.
 
-Nothing here imports torch, so that worker processes start in half a second and take tens of megabytes.
+Nothing here imports torch, so worker processes start in half a second and need only tens of megabytes.
 """
 
 import math
@@ -31,43 +31,44 @@ from metarl.spec import Spec
 Maker = str | Callable[..., Env]
 """Id of a registered environment, or a function that makes one."""
 Apply = Literal["keyword", "options", "attribute"] | Callable[..., object]
-"""How task parameters reach an environment; see ``metarl.control.GymnasiumFamily.apply``."""
+"""How an environment receives task parameters; see ``metarl.control.GymnasiumFamily.apply``."""
 NOT_RESET = "every lane must be reset before the first step"
 LARGEST_SEED = 2**31 - 1
-"""A prime. Seeds lie below it: environments older than Gymnasium's generators take 31 bits, some of them signed."""
+"""A prime. All seeds are below it: older environments accept only 31 bits, some of them signed."""
 
 
 class LaneError(RuntimeError):
-    """What a vector environment raises when some of its lanes broke."""
+    """Some lanes of a vector environment failed."""
 
     def __init__(self, message: str, lanes: list[int]) -> None:
         super().__init__(message)
         self.lanes = lanes
 
     def __reduce__(self) -> tuple[type["LaneError"], tuple[str, list[int]]]:
-        """Keep the lanes on the way from a worker process."""
+        """Keep the lanes when the error is pickled in a worker process."""
         return type(self), (str(self), self.lanes)
 
 
 def lane_seeds(seed: int, num_envs: int) -> list[int]:
-    """Return the seed of every lane: never twice the same, and a lane's does not depend on how many there are.
+    """Return a different seed for every lane. A lane's seed does not depend on the number of lanes.
 
-    Steps of a random width through the integers below a prime meet each of them once before any comes again. Two
-    different ``seed`` share a lane's seed by chance only, once in 2^31 pairs, not in runs as ``seed + lane`` would.
+    The seeds are start + lane * stride modulo a prime, with a random start and stride. Such a sequence visits every
+    integer below the prime before it repeats one. Two values of ``seed`` share a lane's seed by chance only, once in
+    2^31 pairs, while with ``seed + lane`` neighbouring values would share nearly all of them.
     """
     start, stride = map(int, np.random.SeedSequence(seed).generate_state(2, np.uint64))
     return [(start + lane * (1 + stride % (LARGEST_SEED - 1))) % LARGEST_SEED for lane in range(num_envs)]
 
 
 def make_env(env: Maker, apply: Apply, values: Mapping[str, Any]) -> Env:
-    """Make an environment from its id or function, with ``values`` as keywords where that is how they are applied."""
+    """Make an environment from its id or function, with ``values`` as keywords if ``apply`` says so."""
     keywords = dict(values) if apply == "keyword" else {}
-    # Gymnasium's checker looks at the first step only; the lanes look at every one.
+    # Gymnasium's checker checks the first step only; the lanes check every step.
     return gymnasium.make(env, disable_env_checker=True, **keywords) if isinstance(env, str) else env(**keywords)
 
 
 def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
-    """Apply ``values`` to a made environment, where they are attributes (ValueError if absent) or a function's job."""
+    """Set ``values`` on an environment, as attributes or by a function. Raises ValueError for a missing attribute."""
     if callable(apply):
         apply(env, **values)
     elif apply == "attribute":
@@ -78,38 +79,38 @@ def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
 
 
 class LaneOptions(NamedTuple):
-    """What lanes are made of, in this process or in workers."""
+    """Options of lanes, in this process or in workers."""
 
     env: Maker
     """Id of a registered environment, or a function that makes one."""
     parameters: spaces.Dict
-    """What tasks differ in."""
+    """The parameters that differ between tasks, and their ranges."""
     apply: Apply
-    """How parameters reach an environment."""
+    """How the environment receives its parameters."""
     spec: Spec
-    """What every environment must ask of a policy, whatever its task."""
+    """The policy's inputs and outputs, which must be the same for every task."""
     num_envs: int
     """Number of lanes."""
     horizon: int | None = None
-    """Steps after which a lane is truncated, its environment's own limit aside; None for never."""
+    """Steps after which a lane is truncated, besides the environment's own limit. None: no limit."""
     dtype: str = "float32"
-    """Type of the observations, rewards and continuous actions, by NumPy's name."""
+    """NumPy's name of the dtype of observations, rewards and continuous actions."""
 
 
 class Lanes(VectorEnv[Any, Any, Any]):
-    """One environment per lane, stepped in turn; NumPy arrays in and out; a finished lane idles until it is reset.
+    """One environment per lane, stepped in turn, with NumPy arrays. A finished lane idles until it is reset.
 
     Observations and actions are the policy's: see ``metarl.control.GymnasiumFamily``. Lane i is seeded with
-    ``lane_seeds(seed, num_envs)[i]``. Until ``reset`` is given parameters, every lane runs the task in the middle of
-    the ranges. Where an environment's info holds ``success``, so do the infos of ``step``: 1 or 0 for each lane.
+    ``lane_seeds(seed, num_envs)[i]``. Until ``reset`` sets parameters, every lane runs the task in the middle of the
+    ranges. If an environment's info has ``success``, the infos of ``step`` have it too: 1 or 0 for each lane.
 
     Args:
-        options: What the lanes are made of.
-        first: Number of the first lane, for errors: a worker holds some of many.
+        options: Options of the lanes.
+        first: Number of the first lane in error messages: a worker holds only some of the lanes.
 
     Raises:
-        LaneError: an environment raised, asks for another spec, or gave an observation of another shape or a number
-            that is not finite; names the lane and its step (0 is the reset) and chains the cause.
+        LaneError: an environment raised, has another spec, or returned an observation of another shape or a number
+            that is not finite. Names the lane and its step (0 is the reset), and chains the cause.
         ValueError: unknown reset options, wrong shapes, or actions that are not finite.
     """
 
@@ -120,18 +121,18 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._env, self._apply, self._policy_spec = env, apply, spec
         self._envs: dict[int, Env] = {}
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
-        self._outdated = np.ones(num_envs, dtype=bool)
+        self._outdated = np.ones(num_envs, dtype=bool)  # lanes whose environment was made for other parameters
         self._low, self._high = np.zeros((2, num_envs, spec.output_size))
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
-        self._book = opened(np.zeros(num_envs, dtype=np.int64))  # written lane by lane: any of them may raise
+        self._book = opened(np.zeros(num_envs, dtype=np.int64))  # updated lane by lane, because any lane may raise
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Restart the lanes of ``options["reset_mask"]`` (all without it); the others go on undisturbed.
+        """Reset the lanes in the mask ``options["reset_mask"]``, by default all; the others continue undisturbed.
 
-        The other options are task parameters, one row per lane, of which the restarted lanes take theirs. ``seed`` is
-        one for all lanes, from which theirs are derived, or one for each.
+        The other options are task parameters, one row per lane; only rows of reset lanes take effect. ``seed`` is one
+        integer, from which every lane's seed is derived, or one seed per lane.
         """
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
         seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
@@ -149,8 +150,9 @@ class Lanes(VectorEnv[Any, Any, Any]):
         successes: list[bool | None] = [None] * self.num_envs
         for lane in np.flatnonzero(self._book.running).tolist():
             rewards[lane], successes[lane] = self._advance(lane, scaled[lane])
-        told = infos(np.array([success is not None for success in successes]), np.array(successes, dtype=bool))
-        return self._observations.copy(), rewards, self._book.terminated.copy(), self._book.truncated.copy(), told
+        reported = np.array([success is not None for success in successes])
+        info = infos(reported, np.array(successes, dtype=bool))
+        return self._observations.copy(), rewards, self._book.terminated.copy(), self._book.truncated.copy(), info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every lane's environment."""
@@ -158,7 +160,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
             env.close()
 
     def _take(self, given: Mapping[str, Array], restarted: Array) -> None:
-        """Put task parameters in force in the restarted lanes."""
+        """Store the task parameters of the lanes to restart."""
         for name, rows in given.items():
             differs = (rows != self._rows[name]).reshape(self.num_envs, -1).any(1)
             self._outdated |= differs & restarted
@@ -177,28 +179,29 @@ class Lanes(VectorEnv[Any, Any, Any]):
             values[lane] = 0
 
     def _made(self, lane: int, values: Mapping[str, Any]) -> Env:
-        """Return the lane's environment, made anew where it is missing or was constructed for another task."""
+        """Return the lane's environment; make a new one if it is missing or was constructed for another task."""
         if lane not in self._envs or (self._apply == "keyword" and self._outdated[lane]):
             if lane in self._envs:
                 self._envs.pop(lane).close()
             env = make_env(self._env, self._apply, values)
-            if (asked := spec_of(env, self.parameter_space)) != self._policy_spec:
+            if (spec := spec_of(env, self.parameter_space)) != self._policy_spec:
                 env.close()
-                raise ValueError(f"the task {values} asks for {asked} where its family has {self._policy_spec}")
+                raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
             self._envs[lane], (self._low[lane], self._high[lane]) = env, bounds(env.action_space)
         self._outdated[lane] = False
         return self._envs[lane]
 
     def _scaled(self, actions: Array) -> Any:
-        """Return each lane's action as its environment takes it."""
-        acted = self._envs[0].action_space
-        if isinstance(acted, spaces.Discrete):
+        """Convert the policy's actions to the environments' actions, one row per lane."""
+        action_space = self._envs[0].action_space
+        if isinstance(action_space, spaces.Discrete):
             return (actions + self._low[:, 0]).astype(int).tolist()
         scaled = self._low + (self._high - self._low) * (np.clip(actions, -1, 1) + 1) / 2
-        return np.clip(scaled, self._low, self._high).reshape(-1, *(acted.shape or ())).astype(acted.dtype)
+        within = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
+        return within.reshape(-1, *(action_space.shape or ())).astype(action_space.dtype)
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
-        """Step one lane; return its reward, and whether it succeeded, if it tells."""
+        """Step one lane; return its reward, and whether it succeeded, or None if it does not report success."""
         env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
         try:
             observation, reward, terminated, truncated, info = env.step(action)
@@ -218,13 +221,13 @@ class Lanes(VectorEnv[Any, Any, Any]):
         return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error}", [lane])
 
 
-def infos(told: Array, successes: Array) -> dict[str, Any]:
-    """Return infos in Gymnasium's form, where a name with an underscore says which lanes told; empty if none did."""
-    return {"success": successes, "_success": told} if told.any() else {}
+def infos(reported: Array, successes: Array) -> dict[str, Any]:
+    """Return infos in Gymnasium's form: ``_success`` says which lanes reported ``success``. Empty if none did."""
+    return {"success": successes, "_success": reported} if reported.any() else {}
 
 
 def _is_finite(number: Any) -> bool:
-    # To ask isinstance(number, SupportsFloat) would take as long as a step of CartPole.
+    # Not isinstance(number, SupportsFloat): that takes as long as a step of CartPole.
     try:
         return math.isfinite(number)
     except TypeError:

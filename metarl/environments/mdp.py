@@ -1,7 +1,7 @@
 """Gymnasium environments, single and batched, from a Markov decision process written as pure torch functions.
 
-The functions read the last axes only, so that a single environment (no leading axis) and a batch of lanes share every
-line of the dynamics: on the CPU the two agree bit for bit.
+The functions work on the last axes only. So a single environment (no leading axis) and a batch of lanes share the same
+dynamics code, and on the CPU they agree bit for bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +22,9 @@ Parameters = Mapping[str, Tensor]
 
 
 class Episode(NamedTuple):
-    """What happened so far, as pictures show it."""
+    """The episode so far, for drawing."""
 
-    states: Tensor  # [time + 1, ...] the start, and the state after each step
+    states: Tensor  # [time + 1, ...] the initial state, and the state after each step
     actions: Tensor  # [time, ...]
     rewards: Tensor  # [time]
 
@@ -37,19 +37,19 @@ _CPU = torch.device("cpu")
 
 
 class MDP(NamedTuple):
-    """Dynamics of one family; ``...`` are leading axes, none or the lanes."""
+    """The dynamics of a family. ``...`` stands for the leading axes: none, or the lanes."""
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     parameter_space: spaces.Dict
     start: Tensor
-    """The state that every episode starts in."""
+    """The initial state of every episode."""
     step: Callable[[Parameters, Tensor, Tensor, Generator], tuple[Tensor, Tensor, Tensor]]
     """``(parameters, state, action, generator) -> (state, reward [...], terminated [...])``."""
     observe: Callable[[Tensor], Tensor]
     """``state -> observation``."""
     check: Callable[[Parameters], None] = lambda parameters: None
-    """Raises ValueError for parameters that describe no task; shapes and finiteness are checked already."""
+    """Raises ValueError for parameters that are no valid task. Shapes and finiteness are already checked."""
 
 
 def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box:
@@ -58,17 +58,17 @@ def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box:
 
 
 class MDPEnv(gymnasium.Env[Any, Any]):
-    """One lane of an MDP. ``reset(options={...})`` sets task parameters by name, in force until set again.
+    """A single environment of an MDP. ``reset(options={...})`` sets task parameters by name until they are set again.
 
     Args:
         mdp: The dynamics.
         parameters: The task.
-        draw: Makes a picture of an episode; None where it cannot be rendered.
-        render_mode: ``"rgb_array"``, ``"human"`` (a window, by pygame) or None.
+        draw: Draws a frame of an episode; None if the environment cannot be rendered.
+        render_mode: ``"rgb_array"``, ``"human"`` (a pygame window) or None.
 
     Raises:
-        ValueError: an unknown render mode, or parameters that describe no task.
-        gymnasium.error.DependencyNotInstalled: a window is asked for, and pygame is missing.
+        ValueError: an unknown render mode, or parameters that are no valid task.
+        gymnasium.error.DependencyNotInstalled: ``"human"`` without pygame.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class MDPEnv(gymnasium.Env[Any, Any]):
         self._window = Window("metarl", FRAMES_PER_SECOND) if render_mode == "human" else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode. Raises ValueError for options that are no task parameters, or of the wrong shape."""
+        """Start an episode. Raises ValueError for options that are not task parameters, or have the wrong shape."""
         super().reset(seed=seed)
         self._generator.manual_seed(int(self.np_random.integers(2**63)))
         self._parameters = {**self._parameters, **_checked(self._mdp, options or {}, ())}
@@ -95,7 +95,7 @@ class MDPEnv(gymnasium.Env[Any, Any]):
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act; the time limit is Gymnasium's."""
+        """Take a step. The time limit is Gymnasium's wrapper."""
         actions = _tensor(action, _action_dtype(self.action_space))
         self._state, reward, terminated = self._mdp.step(self._parameters, self._state, actions, self._generator)
         if self.render_mode is not None:
@@ -104,9 +104,9 @@ class MDPEnv(gymnasium.Env[Any, Any]):
         return self._observation(), float(reward), bool(terminated), False, {}
 
     def render(self) -> Any:
-        """Return the episode so far as an image, ``[height, width, 3]`` uint8; None without a render mode.
+        """Return the episode so far as an image, ``[height, width, 3]`` uint8, or None without a render mode.
 
-        In the mode "human", show it in a window instead, as ``reset`` and ``step`` do by themselves.
+        In "human" mode, show it in a window instead; ``reset`` and ``step`` do so automatically.
         """
         if self.render_mode == "rgb_array":
             return self._frame()
@@ -140,10 +140,10 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         mdp: The dynamics.
-        parameters: One task, in force in every lane until ``reset`` is given others.
+        parameters: The task of every lane until ``reset`` sets others.
         num_envs: Number of lanes.
-        horizon: Steps after which a lane is truncated; None for never.
-        device: Where the lanes live, arrays then being torch tensors; None for NumPy arrays in and out.
+        horizon: Steps after which a lane is truncated; None for no limit.
+        device: The device of the lanes, whose arrays are then torch tensors. None for NumPy arrays.
 
     Raises:
         ValueError: no lanes, no steps, or parameters of the wrong shape.
@@ -169,9 +169,9 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         self._book = opened(self._lanes(torch.tensor(0)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Restart the lanes of ``options["reset_mask"]`` (all without it); the others go on undisturbed.
+        """Reset the lanes in the mask ``options["reset_mask"]``, by default all; the others continue undisturbed.
 
-        The other options are task parameters, one row per lane, of which the restarted lanes take theirs.
+        The other options are task parameters, one row per lane; only rows of reset lanes take effect.
         Raises ValueError for unknown options and wrong shapes.
         """
         super().reset(seed=seed)
@@ -194,22 +194,21 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         state, rewards, ended = self._mdp.step(self._parameters, self._state, tensor, self._generator)
         self._state = _where(running, state, self._state)
         self._book = self._book.after_step(running, ended, self.horizon)
-        flags = self._book.terminated, self._book.truncated
-        told = (self._mdp.observe(self._state), torch.where(running, rewards, 0.0), *flags)
-        observations, rewards, terminations, truncations = map(self._array, told)
-        return observations, rewards, terminations, truncations, {}
+        observations = self._array(self._mdp.observe(self._state))
+        rewards = self._array(torch.where(running, rewards, 0.0))
+        return observations, rewards, self._array(self._book.terminated), self._array(self._book.truncated), {}
 
     @property
     def generator(self) -> Generator:
-        """What steps draw from."""
+        """The random generator of the steps."""
         return self._generator
 
     def snapshot(self) -> tuple[Any, ...]:
-        """Return all that steps read and change, but for actions and the generator: tensors, which are not copied."""
+        """Return the tensors that steps read and change, without copying, apart from actions and the generator."""
         return self._parameters, self._state, self._book
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         self._parameters, self._state, self._book = snapshot
 
     def _lanes(self, value: Tensor) -> Tensor:
@@ -222,7 +221,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         return tensor.expand(self.num_envs)
 
     def _array(self, value: Tensor) -> Any:
-        # A copy: the next step still reads what is told here, and its receiver may write to it.
+        # A copy: the caller may write to it, and the next step still reads the original.
         return value.numpy().copy() if self.device is None else value.clone()
 
 
@@ -235,18 +234,18 @@ def _action_dtype(space: spaces.Space[Any]) -> torch.dtype:
 
 
 def _tensor(value: Any, dtype: torch.dtype, device: torch.device = _CPU) -> Tensor:
-    # NumPy's arrays are copied, because torch warns of those that cannot be written to.
+    # NumPy arrays are copied: torch warns about read-only ones.
     return torch.as_tensor(value if isinstance(value, Tensor) else np.array(value), dtype=dtype, device=device)
 
 
 def _checked(
     mdp: MDP, given: Mapping[str, Any], lanes: tuple[int, ...], device: torch.device = _CPU
 ) -> dict[str, Tensor]:
-    """Return task parameters as copies on the device. Raises ValueError for names, shapes and values of no task."""
+    """Return copies of task parameters on the device. Raises ValueError for wrong names, shapes or values."""
     known = [*mdp.parameter_space.spaces, *(["reset_mask"] if lanes else [])]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"unknown options {unknown}: expected some of {known}")
-    # Checked on the CPU, where families sample them: asking a GPU means waiting for it.
+    # Checked on the CPU, where families sample them: a check on a GPU would wait for it.
     checked = {name: _tensor(value, torch.get_default_dtype()).clone() for name, value in given.items()}
     for name, tensor in checked.items():
         expected = (*lanes, *(mdp.parameter_space[name].shape or ()))

@@ -1,4 +1,4 @@
-"""One Gymnasium environment of a ``GymnasiumFamily``, seen and acted in as its lanes are."""
+"""A single environment of a ``GymnasiumFamily``, with the observations and actions of its lanes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +14,16 @@ from metarl.spec import Spec
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):
-    """A lane by itself, which can be rendered; time limits are the environment's own.
+    """A single lane, which can be rendered. The only time limit is the environment's own.
 
     Args:
-        env: Id of a registered environment, or a function that makes one; with a render mode, it must take it as the
-            keyword ``render_mode``.
-        space: What tasks differ in.
-        apply: How parameters reach the environment.
-        spec: What it asks of a policy.
-        parameters: The task, by name.
-        render_mode: One of the environment's own.
+        env: Id of a registered environment, or a function that makes one. To be rendered, it must accept the keyword
+            ``render_mode``.
+        space: The parameters that differ between tasks, and their ranges.
+        apply: How the environment receives its parameters.
+        spec: The policy's inputs and outputs.
+        parameters: The task's parameters by name.
+        render_mode: One of the environment's own render modes.
 
     Raises:
         LaneError: from ``reset`` and ``step``, as lanes raise it.
@@ -45,19 +45,19 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; options are task parameters, in force until set again."""
+        """Start an episode. Options are task parameters, which hold until they are set again."""
         super().reset(seed=seed)
         self._rows |= {name: np.asarray(value)[None] for name, value in (options or {}).items()}
         observations, _ = self._lane.reset(seed=seed, options=dict(self._rows))
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act as a policy does: in [-1, 1], or by the number of an action."""
+        """Take a step with a policy's action: numbers in [-1, 1], or the index of an action."""
         observations, rewards, terminations, truncations, _ = self._lane.step(np.asarray(action)[None])
         return observations[0], float(rewards[0]), bool(terminations[0]), bool(truncations[0]), {}
 
     def render(self) -> Any:
-        """Return the environment's own picture. Raises ResetNeeded before the first reset."""
+        """Return the environment's own rendering. Raises ResetNeeded before the first reset."""
         if self._made is None:
             raise ResetNeeded("the environment must be reset before it is rendered")
         return self._made.render()

@@ -1,6 +1,6 @@
-"""How a policy sees any Gymnasium environment: observations, actions and task parameters as arrays.
+"""A policy's view of any Gymnasium environment: observations, actions and task parameters as arrays.
 
-Nothing here imports torch: worker processes read it.
+Nothing here imports torch, to keep worker processes small.
 """
 
 import math
@@ -19,20 +19,20 @@ Array = np.ndarray[Any, Any]
 
 
 def spec_of(env: Env, parameters: spaces.Dict) -> Spec:
-    """Return what an environment's spaces ask of a policy. Raises ValueError for spaces that cannot be served."""
+    """Return the Spec of a policy for an environment's spaces. Raises ValueError for unsupported spaces."""
     descriptor_size = sum(math.prod(space.shape or ()) for space in parameters.spaces.values())
-    seen, acted = env.observation_space, env.action_space
-    if not isinstance(seen, spaces.Box | spaces.Discrete):
+    observations, actions = env.observation_space, env.action_space
+    if not isinstance(observations, spaces.Box | spaces.Discrete):
         raise ValueError(
-            f"observations of {seen} cannot be read: expected Box or Discrete; wrap the environment, "
+            f"observations of {observations} cannot be read: expected Box or Discrete; wrap the environment, "
             "for example in gymnasium.wrappers.FlattenObservation"
         )
-    input_shape = (int(seen.n),) if isinstance(seen, spaces.Discrete) else seen.shape
-    if isinstance(acted, spaces.Discrete):
-        return Spec(input_shape, int(acted.n), "discrete", descriptor_size)
-    if is_bounded_box(acted):
-        return Spec(input_shape, math.prod(acted.shape), "continuous", descriptor_size)
-    raise ValueError(f"actions of {acted} cannot be chosen: expected Discrete or a bounded Box of floats")
+    input_shape = (int(observations.n),) if isinstance(observations, spaces.Discrete) else observations.shape
+    if isinstance(actions, spaces.Discrete):
+        return Spec(input_shape, int(actions.n), "discrete", descriptor_size)
+    if is_bounded_box(actions):
+        return Spec(input_shape, math.prod(actions.shape), "continuous", descriptor_size)
+    raise ValueError(f"actions of {actions} cannot be chosen: expected Discrete or a bounded Box of floats")
 
 
 def is_bounded_box(space: spaces.Space[Any]) -> TypeGuard["spaces.Box[Any]"]:
@@ -49,14 +49,14 @@ def middle(space: spaces.Space[Any]) -> Array:
 
 
 def plain(space: spaces.Space[Any], row: Array) -> Any:
-    """Return a task parameter as environments take it: an int, a float where it is one number, or an array."""
+    """Return a task parameter in the environment's type: an int (Discrete), a float (one number), or an array."""
     if isinstance(space, spaces.Discrete):
         return int(row)
     return float(row.item()) if row.size == 1 else row.astype(space.dtype)
 
 
 def policy_spaces(spec: Spec, dtype: DTypeLike) -> tuple[spaces.Box, spaces.Box | spaces.Discrete]:
-    """Return what a policy reads and chooses."""
+    """Return a policy's observation space and action space."""
     kind = np.dtype(dtype).type
     observations = spaces.Box(-np.inf, np.inf, spec.input_shape, dtype=kind)
     if spec.kind == "discrete":
@@ -67,7 +67,7 @@ def policy_spaces(spec: Spec, dtype: DTypeLike) -> tuple[spaces.Box, spaces.Box 
 def checked_options(
     options: Mapping[str, Any], parameters: spaces.Dict, num_envs: int
 ) -> tuple[dict[str, Array], Array]:
-    """Return task parameters, one row per lane, and which lanes to restart. Raises ValueError for wrong ones."""
+    """Return task parameters, one row per lane, and the mask of lanes to reset. Raises ValueError for wrong options."""
     given = {name: as_array(value) for name, value in options.items()}
     restarted = given.pop("reset_mask", np.ones(num_envs)).astype(bool)
     if restarted.shape != (num_envs,):
@@ -83,7 +83,7 @@ def checked_options(
 
 
 def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
-    """Return actions, one row per lane, in the type of their space. Raises ValueError for wrong ones."""
+    """Return actions, one row per lane, in the dtype of their space. Raises ValueError for wrong shapes or values."""
     given = as_array(actions)
     if given.shape != space.shape or not np.isfinite(given).all():
         raise ValueError(f"actions of shape {given.shape}: expected finite numbers of {space.shape}")
@@ -91,13 +91,13 @@ def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
 
 
 def as_array(values: Any) -> Array:
-    """Return a tensor, or what NumPy can read, as an array."""
-    # A tensor may live on another device, and may be part of a graph.
+    """Return a tensor, or anything that NumPy accepts, as an array."""
+    # A tensor may be on another device, and may require gradients.
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def seen(space: spaces.Space[Any], observation: Any) -> Array:
-    """Return an observation as the policy reads it. Raises ValueError for one that its space does not promise."""
+    """Return an observation as the policy reads it. Raises ValueError for one outside its space."""
     array = np.asarray(observation)
     if array.shape != space.shape:
         raise ValueError(f"an observation has shape {array.shape} where {space.shape} was expected")
@@ -111,7 +111,7 @@ def seen(space: spaces.Space[Any], observation: Any) -> Array:
 
 
 def bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:
-    """Return the ends of an action space, one number per action dimension; a Discrete space starts at its first."""
+    """Return the bounds of an action space, one number per dimension; for a Discrete space, its first action twice."""
     if isinstance(space, spaces.Box):
         return space.low.ravel(), space.high.ravel()
     assert isinstance(space, spaces.Discrete)

@@ -1,6 +1,6 @@
-"""The inside of a worker process: it steps its share of the lanes for its parent, ``metarl.environments.workers``.
+"""The code of a worker process, which steps its share of the lanes for its parent, ``metarl.environments.workers``.
 
-It imports no torch, which would take each worker two seconds and 150 MB.
+It does not import torch, which would cost each worker two seconds and 150 MB.
 """
 
 import math
@@ -23,21 +23,21 @@ from metarl.environments.spaces import Array, policy_spaces
 GRACE = 5.0
 """Seconds that a worker has to close its environments before it is killed."""
 ALIGNED = 64
-"""Bytes of a cache line, which processes should not share."""
+"""Bytes of a cache line. Arrays start on one of their own, so that processes do not contend for it."""
 
 
 class WorkerError(RuntimeError):
-    """What went wrong in a worker process: its traceback."""
+    """An error in a worker process, with its traceback."""
 
 
 class Arrays(NamedTuple):
-    """What passes between the processes at every step; the first axis is the lane."""
+    """The arrays that processes share at every step. The first axis is the lane."""
 
     observations: Array
     rewards: Array
     terminated: Array
     truncated: Array
-    told: Array
+    reported: Array  # whether the lane's info had a success
     successes: Array
     actions: Array
 
@@ -47,7 +47,7 @@ class Arrays(NamedTuple):
 
 
 def shared_arrays(file: int, options: LaneOptions) -> Arrays:
-    """Map a file, by its descriptor, into memory as the arrays of all lanes."""
+    """Map a file, given by its descriptor, into memory as the arrays of all lanes."""
     observation, action = policy_spaces(options.spec, options.dtype)
     flag, reward = np.dtype(bool), np.dtype(options.dtype)
     rows: list[tuple[np.dtype[Any], tuple[int, ...]]] = [
@@ -57,37 +57,41 @@ def shared_arrays(file: int, options: LaneOptions) -> Arrays:
         (np.dtype(action.dtype), action.shape or ()),
     ]
     sizes = [options.num_envs * kind.itemsize * math.prod(shape) for kind, shape in rows]
+    # Each array starts at a multiple of ALIGNED: -(-a // b) rounds up.
     starts = [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
     os.ftruncate(file, starts[-1])
     memory = mmap.mmap(file, starts[-1])
-    located = zip(rows, starts[:-1], strict=True)
-    return Arrays(*(np.ndarray((options.num_envs, *shape), kind, memory, start) for (kind, shape), start in located))
+    views = [
+        np.ndarray((options.num_envs, *shape), kind, memory, start)
+        for (kind, shape), start in zip(rows, starts[:-1], strict=True)
+    ]
+    return Arrays(*views)
 
 
 def serve(connection: int, memory: int, parent: int) -> None:
-    """Step lanes for the parent until it closes the socket ``connection``: the whole life of a worker."""
+    """Serve the parent until it closes the socket ``connection``. This is the entry point of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     with Connection(connection) as link:
         try:
             _work(link, memory)
         except (EOFError, ConnectionError):
-            return  # the parent has closed the socket, or is gone
+            return  # the parent closed the socket or ended
 
 
 def _work(link: Connection, memory: int) -> None:
-    told = link.recv()
+    pickled, share = link.recv()
     try:
-        lanes, arrays = _lanes(memory, *told)
+        lanes, arrays = _lanes(memory, pickled, share)
     except Exception as error:
-        what = f"a worker process could not start: {type(error).__name__}: {error}"
-        link.send((WorkerError(what), traceback.format_exc()))
+        message = f"a worker process could not start: {type(error).__name__}: {error}"
+        link.send((WorkerError(message), traceback.format_exc()))
         return
     link.send(None)
     try:
         while True:
-            question = link.recv()
-            link.send(_failure(lanes, arrays, question))
+            command = link.recv()
+            link.send(_failure(lanes, arrays, command))
     finally:
         lanes.close()
 
@@ -98,15 +102,15 @@ def _lanes(memory: int, pickled: bytes, share: slice) -> tuple[Lanes, Arrays]:
     return Lanes(own, first=share.start), shared_arrays(memory, options).of(share)
 
 
-def _failure(lanes: Lanes, arrays: Arrays, question: dict[str, Any] | None) -> tuple[Exception, str] | None:
-    """Step, or reset where that is asked; return the error that this raised, if any."""
+def _failure(lanes: Lanes, arrays: Arrays, command: dict[str, Any] | None) -> tuple[Exception, str] | None:
+    """Step, or reset if the command holds reset's arguments; return the error that this raised, if any."""
     try:
-        if question is None:
-            *outcomes, told = lanes.step(arrays.actions)
-            outcomes += told.get("_success", False), told.get("success", False)
+        if command is None:
+            *outcomes, info = lanes.step(arrays.actions)
+            outcomes += info.get("_success", False), info.get("success", False)
         else:
-            outcomes = [lanes.reset(**question)[0]]
-        for array, outcome in zip(arrays, outcomes, strict=False):
+            outcomes = [lanes.reset(**command)[0]]
+        for array, outcome in zip(arrays, outcomes, strict=False):  # in the order of the fields; reset has only one
             array[...] = outcome
     except Exception as error:
         return error, traceback.format_exc()
@@ -114,7 +118,7 @@ def _failure(lanes: Lanes, arrays: Arrays, question: dict[str, Any] | None) -> t
 
 
 def _end_after(parent: int) -> None:
-    """End this process after its parent's death, though a step may hang, or somebody else may hold the socket."""
+    """End this process after its parent's death, even if a step hangs or another process holds the socket open."""
     while os.getppid() == parent:
         time.sleep(1)
     time.sleep(GRACE)

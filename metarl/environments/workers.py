@@ -1,8 +1,8 @@
 """Lanes in worker processes: any Gymnasium environment on several cores, each process stepping several lanes.
 
 A worker is a fresh interpreter that imports neither torch nor the script that started it. Commands and errors go
-through a socket; observations, actions and rewards lie in memory that all processes share and that has no name, so that
-nothing is left behind, however they end. A worker ends when its socket closes, or its parent is gone.
+through a socket. Observations, actions and rewards are in shared memory without a name, so nothing is left behind
+however the processes end. A worker ends when its socket closes or its parent has ended.
 """
 
 import os
@@ -39,13 +39,13 @@ def usable_cpus() -> int:
 
 
 def on_workers(workers: int | None, options: LaneOptions) -> "Lanes | WorkerLanes":
-    """Return lanes in so many processes, None for one on each CPU; in this one where a single one is left to do."""
+    """Return lanes in this many processes, None for one per CPU. A single process means lanes in this one."""
     processes = min(options.num_envs, usable_cpus() if workers is None else workers)
     return WorkerLanes(options, processes) if processes > 1 else Lanes(options)
 
 
 class Worker(NamedTuple):
-    """A process, the socket to it, and the lanes that it steps."""
+    """A worker process, the socket to it, and its lanes."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -55,14 +55,14 @@ class Worker(NamedTuple):
 class WorkerLanes(VectorEnv[Any, Any, Any]):
     """``metarl.environments.Lanes`` in ``workers`` processes: the same contract and results, bit for bit.
 
-    Lanes are dealt out in rows of nearly equal length. What makes an environment, and applies task parameters, reaches
-    the workers through cloudpickle: closures do, and what a module holds is imported there. An error of one worker
-    comes back as it would from Lanes, with the worker's traceback as its cause, and all workers serve the next task.
-    When a worker dies, or waiting for it is interrupted, all of them are closed.
+    Each worker gets a contiguous block of lanes, all of nearly equal size. The functions that make an environment and
+    apply task parameters are sent by cloudpickle: closures are pickled, functions of modules are imported in the
+    worker. An error in a worker is raised as Lanes would raise it, with the worker's traceback as its cause, and all
+    workers stay usable. When a worker dies, or waiting for it is interrupted, all workers are closed.
 
     Raises:
-        WorkerError: a worker could not start, such as for a module that cannot be imported there.
-        LaneError: as from Lanes; also where a worker died, naming its lanes.
+        WorkerError: a worker could not start, for example because it cannot import a module.
+        LaneError: as from Lanes; also when a worker died, naming its lanes.
     """
 
     def __init__(self, options: LaneOptions, workers: int = 2):
@@ -87,7 +87,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Restart lanes, as ``metarl.environments.Lanes`` does."""
+        """Reset lanes, as ``metarl.environments.Lanes`` does."""
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
         seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
         rows = given | {"reset_mask": restarted}
@@ -106,34 +106,34 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             raise ResetNeeded(NOT_RESET)
         self._arrays.actions[:] = checked_actions(actions, self.action_space)
         self._ask(lambda worker: None)
-        observations, rewards, terminated, truncated, told, successes, _ = (array.copy() for array in self._arrays)
-        return observations, rewards, terminated, truncated, infos(told, successes)
+        observations, rewards, terminated, truncated, reported, successes, _ = (array.copy() for array in self._arrays)
+        return observations, rewards, terminated, truncated, infos(reported, successes)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the workers; one that does not close its environments within five seconds is killed."""
+        """End the workers. One that does not close its environments within five seconds is killed."""
         self._stop()
 
-    def _ask(self, question: Callable[[Worker], Any]) -> None:
-        """Ask every worker, and wait for them all. Raises the error of the first that has one."""
+    def _ask(self, command: Callable[[Worker], Any]) -> None:
+        """Send every worker its command, and wait for all of them. Raises the error of the first that failed."""
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError("the workers were closed; make new lanes")
         failures: list[tuple[Exception, str]] = []
         try:
             for worker in self._workers:
-                worker.connection.send(question(worker))
+                worker.connection.send(command(worker))
             for worker in self._workers:
                 failures += filter(None, [worker.connection.recv()])
         except (EOFError, ConnectionError) as error:
             raise self._death(worker) from error
         except BaseException:
-            self.close()  # answers are still to come, and would be taken for those to the next question
+            self.close()  # replies still on their way would be taken for replies to the next command
             raise
         if failures:
-            failure, told = failures[0]
-            raise failure from WorkerError(f"in a worker process:\n{told}")
+            failure, worker_traceback = failures[0]
+            raise failure from WorkerError(f"in a worker process:\n{worker_traceback}")
 
     def _death(self, worker: Worker) -> LaneError:
-        """Say how a worker ended, and end the others."""
+        """Return an error that says how a worker ended, and end the others."""
         self.close()
         code = worker.process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -144,7 +144,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
 def _stop(workers: list[Worker], owner: int) -> None:
     """End workers by closing their sockets, and reap them."""
     if os.getpid() != owner:
-        return  # a fork of the process that started them: they are not its own
+        return  # this is a fork of the process that started the workers, and does not own them
     for worker in workers:
         worker.connection.close()
     deadline = time.monotonic() + GRACE
@@ -157,25 +157,25 @@ def _stop(workers: list[Worker], owner: int) -> None:
 
 
 def _portable(env: Maker) -> Maker:
-    """Return what makes the environment in a worker too, where only those ids exist that its own imports register."""
+    """Return a maker that works in a worker, where ids registered by the script do not exist."""
     if isinstance(env, str) and env in gymnasium.registry:
         return partial(gymnasium.make, gymnasium.registry[env], disable_env_checker=True)
     return env
 
 
 def _start(memory: int, lanes: slice) -> Worker:
-    """Start a worker process, out of reach of the terminal's Ctrl-C: its parent decides what that means."""
+    """Start a worker process in its own process group: Ctrl-C reaches the parent only, which decides what to do."""
     ours, theirs = Pipe()
     with theirs:
-        handed = (theirs.fileno(), memory)
+        paths = [path for path in sys.path if isinstance(path, str)]
         code = (
-            f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
-            f"from metarl.environments.worker import serve; serve({handed[0]}, {memory}, {os.getpid()})"
+            f"import sys; sys.path[:] = {paths!r}; "
+            f"from metarl.environments.worker import serve; serve({theirs.fileno()}, {memory}, {os.getpid()})"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,
-            pass_fds=handed,
+            pass_fds=(theirs.fileno(), memory),
             process_group=0,
             env=os.environ | ONE_THREAD,
         )

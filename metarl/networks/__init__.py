@@ -1,7 +1,8 @@
 """Networks over stacked parameters, ``[task, *shape]``, as pure functions, and the gradients of tasks' losses.
 
-Only the vocabulary, plugins and ``speed`` may come in: no learner and no family. Start reading in ``models``;
-``options`` are what users choose, ``layers`` the products behind them, ``derivatives`` second derivatives by hand.
+This package knows no learner and no family; it imports only the vocabulary, ``plugins`` and ``speed``. Start reading in
+``models``. ``options`` holds the user's options, ``layers`` the batched layers, ``derivatives`` the second derivatives
+written by hand.
 """
 
 from metarl.networks.layers import MINIMUM_STD, log_std

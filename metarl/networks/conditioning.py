@@ -1,7 +1,7 @@
-"""Networks that read their task's descriptor: in their inputs, their hidden features or their heads.
+"""Networks conditioned on the task's descriptor through their inputs, hidden features or heads.
 
-Parameters are stacked over tasks, ``[task, *shape]``, so a task's own biases, scales and head are parameters that its
-descriptor decides: any network can be conditioned without a change to it.
+Parameters are stacked over tasks, ``[task, *shape]``. So the descriptor can set each task's own biases, scales or head,
+and any network can be conditioned without a change to it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from metarl.types import Params, Spec
 
 Condition = Literal["none", "concatenate", "add", "multiply", "heads"]
 CONDITION = "condition:"
-"""Prefix under which the weights of a descriptor's linear map stand among the meta-parameters."""
+"""Prefix of the names of the descriptor's linear maps among the meta-parameters."""
 HEAD = ("head.weight", "head.bias")
 
 
@@ -29,21 +29,22 @@ class Conditioned(NamedTuple):
     networks: Callable[[Params, Tensor], Params]
     """``(params, descriptors [task, d]) -> stacked params``: each task's own network."""
     model: Model
-    """The network that each task has its own of."""
+    """The network itself, which runs with each task's own parameters."""
     inputs: Callable[[Tensor, Tensor], Tensor] = lambda inputs, descriptors: inputs
     """``(inputs [task, ..., *input_shape], descriptors [task, d]) -> what the model reads``"""
 
 
 def build(condition: Condition, network: Network, spec: Spec) -> Conditioned:
-    """Return a network that reads the descriptor in one of these ways.
+    """Return a network that is conditioned on the descriptor.
 
-    ``concatenate``: beside the inputs. ``add`` and ``multiply``: a linear map of it is added to the features of every
-    hidden layer, or scales them by 1 plus its value (FiLM, arXiv 1709.07871, which calls them shift and scale); both
-    begin at 0. ``heads``: one head for each of its numbers, mixed by them.
+    ``concatenate`` appends the descriptor to the inputs. ``add`` adds a linear map of it to the features of every
+    hidden layer. ``multiply`` scales the features by 1 plus such a map. (FiLM, arXiv 1709.07871, calls these shift and
+    scale.) The maps start at 0. ``heads`` has one head per number of the descriptor, and mixes the heads by these
+    numbers.
 
     Raises:
-        ValueError: nothing describes the family's tasks; inputs that are no vectors, for concatenate; a network without
-            such layers, for the others; or one that does not fit spec.
+        ValueError: the family has no descriptors; ``concatenate`` with inputs that are not vectors; another condition
+            with a network that lacks the layers it needs; or a network that does not fit spec.
     """
     if condition == "none":
         model = network.build(spec)
@@ -71,14 +72,15 @@ def _wider(network: Network, spec: Spec) -> Model:
 
 
 def _joined(inputs: Tensor, descriptors: Tensor) -> Tensor:
-    told = descriptors.reshape(len(descriptors), *[1] * (inputs.ndim - 2), -1)
-    return torch.cat([inputs, told.expand(*inputs.shape[:-1], -1)], dim=-1)
+    broadcast = descriptors.reshape(len(descriptors), *[1] * (inputs.ndim - 2), -1)
+    return torch.cat([inputs, broadcast.expand(*inputs.shape[:-1], -1)], dim=-1)
 
 
 def _modulated(condition: Condition, model: Model, spec: Spec) -> Conditioned:
     shapes = {name: value.shape for name, value in model.init(Generator().manual_seed(0)).items()}
     layers = [name.removesuffix(".bias") for name in shapes if name.endswith(".bias") and name not in HEAD]
-    if condition == "multiply":  # a layer's features are scaled by scaling the rows of its weights
+    # Scaling a layer's features is the same as scaling the rows of its weight and its bias.
+    if condition == "multiply":
         layers = [name for name in layers if shapes.get(f"{name}.weight", ())[:1] == shapes[f"{name}.bias"]]
     if not layers:
         raise ValueError(f"condition={condition} needs a network with hidden layers that have weights and biases")
@@ -92,12 +94,12 @@ def _modulated(condition: Condition, model: Model, spec: Spec) -> Conditioned:
     def networks(params: Params, descriptors: Tensor) -> Params:
         stacked = stack({name: params[name] for name in shapes}, len(descriptors))
         for name in layers:
-            told = descriptors @ params[CONDITION + name].mT  # [task, feature]
+            modulation = descriptors @ params[CONDITION + name].mT  # [task, feature]
             if condition == "add":
-                stacked[f"{name}.bias"] = stacked[f"{name}.bias"] + told
+                stacked[f"{name}.bias"] = stacked[f"{name}.bias"] + modulation
                 continue
             for part in (f"{name}.weight", f"{name}.bias"):
-                scale = (1 + told).reshape(*told.shape, *[1] * (stacked[part].ndim - 2))
+                scale = (1 + modulation).reshape(*modulation.shape, *[1] * (stacked[part].ndim - 2))
                 stacked[part] = stacked[part] * scale
         return stacked
 
@@ -115,6 +117,7 @@ def _mixed_heads(model: Model, spec: Spec) -> Conditioned:
 
     def networks(params: Params, descriptors: Tensor) -> Params:
         shared = stack({name: value for name, value in params.items() if name not in parts}, len(descriptors))
+        # Each task's head is the sum of the heads h, weighted by the descriptor.
         mixed = {name: torch.einsum("th,h...->t...", descriptors, params[name]) for name in parts}
         return {name: mixed[name] if name in mixed else shared[name] for name in params}
 

@@ -1,7 +1,7 @@
 """Convolutional networks of the few-shot literature, as modules whose last layer is called ``head``.
 
-Batch norm keeps no running statistics: tasks would share them. Policies are normalised by each observation alone, as by
-layer norm: what they say of one must not depend on what else is looked at.
+Batch norm keeps no running statistics, because tasks would share them. Policies have layer norm instead, which
+normalises each observation by itself: the action must not depend on the other observations in the batch.
 """
 
 from collections import OrderedDict
@@ -21,15 +21,15 @@ Downsample = Literal["stride", "pool"]
 def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> nn.Sequential:
     """Four blocks of a 3x3 convolution, batch norm (policies: layer norm) and ReLU, each of which halves the image.
 
-    ``stride``: strided convolutions, sides rounded up, and the mean over what is left: the MAML paper's network for
-    Omniglot (arXiv 1703.03400). ``pool``: max-pooling, sides rounded down, and all that is left: its network for
-    mini-ImageNet, and that of matching networks (arXiv 1606.04080).
+    ``stride`` uses strided convolutions (sides rounded up) and averages over the remaining positions: the MAML paper's
+    network for Omniglot (arXiv 1703.03400). ``pool`` uses max-pooling (sides rounded down) and flattens the remaining
+    positions: the MAML paper's network for mini-ImageNet, and that of matching networks (arXiv 1606.04080).
 
-    As in that paper's code, convolutions are Xavier-uniform, biases zero, the head is standard normal (stride) or
-    Xavier-uniform (pool), and batch norm adds 0.001 to variances.
+    Initialisation follows the MAML paper's code: convolutions are Xavier-uniform, biases zero, the head standard normal
+    (stride) or Xavier-uniform (pool). Batch norm's epsilon is 0.001, as there.
 
     Raises:
-        ValueError: inputs are no images ``[channel, height, width]``, or so small that pooling leaves nothing of them.
+        ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.
     """
     pooled = downsample == "pool"
     height, width = _sides("conv4", spec, least=16 if pooled else 1)
@@ -46,20 +46,21 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> n
     if not pooled:
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["head"] = _head(filters * ((height // 16) * (width // 16) if pooled else 1), spec.output_size, not pooled)
+    positions = (height // 16) * (width // 16) if pooled else 1
+    layers["head"] = _head(filters * positions, spec.output_size, standard_normal=not pooled)
     return nn.Sequential(layers)
 
 
 def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequential:
-    """Residual blocks of three 3x3 convolutions, each of which halves the image, and the mean over what is left.
+    """Residual blocks of three 3x3 convolutions, each of which halves the image, then the mean over all positions.
 
-    The default widths are those of TADAM (arXiv 1805.10123). The rest is as in MetaOptNet (arXiv 1904.03758; there the
-    widths are 64, 160, 320, 640), but without dropout: leaky ReLU of slope 0.1, 1x1 convolutions as shortcuts,
-    max-pooling after the sum, Kaiming-normal weights without biases. The head is Xavier-uniform. Policies have layer
-    norm in place of batch norm.
+    The default widths are those of TADAM (arXiv 1805.10123). The rest follows MetaOptNet (arXiv 1904.03758, whose
+    widths are 64, 160, 320, 640) without dropout: leaky ReLU of slope 0.1, 1x1 convolutions as shortcuts, max-pooling
+    after the sum, Kaiming-normal weights without biases. The head is Xavier-uniform. Policies have layer norm instead
+    of batch norm.
 
     Raises:
-        ValueError: inputs are no images ``[channel, height, width]``, or so small that pooling leaves nothing of them.
+        ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.
     """
     _sides("resnet12", spec, least=2 ** len(widths))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -88,7 +89,7 @@ def _sides(name: str, spec: Spec, least: int) -> tuple[int, int]:
 
 
 def _norm(spec: Spec, features: int, eps: float = 1e-5) -> nn.Module:
-    if spec.control:
+    if spec.control:  # with one group, this is layer norm over channels and positions
         return nn.GroupNorm(1, features, eps)
     return nn.BatchNorm2d(features, eps, track_running_stats=False)
 

@@ -1,8 +1,8 @@
 """Layers on parameters stacked over tasks, ``[task, *shape]``, and inputs ``[task, item, *shape]``.
 
-Images of all tasks run as one grouped convolution, whose channels are those of every task side by side: measured on a
-CPU, it is as fast as any other form (a loop over tasks, unfolding into matrix products), also twice differentiated. In
-memory the tasks' channels stay side by side from layer to layer: folding is free but for the first layer.
+Images of all tasks run through one grouped convolution, with the channels of all tasks side by side. Measured on a CPU,
+this is as fast as a loop over tasks or unfolding into matrix products, even when differentiated twice. In memory, the
+tasks' channels stay side by side from layer to layer, so only the first layer pays for the folding.
 """
 
 import math
@@ -20,7 +20,7 @@ MINIMUM_STD = 1e-6
 
 
 class LogStd(nn.Module):
-    """Sets a learned log standard deviation, the same in every state, beside a Gaussian policy's means."""
+    """Appends a learned log standard deviation, the same in every state, to a Gaussian policy's means."""
 
     def __init__(self, size: int, std: float = 1.0) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class LogStd(nn.Module):
 
 
 class Residual(nn.Module):
-    """The sum of two ways from the same inputs."""
+    """The sum of a body and a shortcut."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -45,15 +45,15 @@ class Residual(nn.Module):
 
 
 Own = Mapping[str, Tensor]
-"""A layer's parameters by their names in it, stacked; without those that it does not have."""
+"""A layer's own stacked parameters, by their names in the layer, such as ``weight``."""
 Layer = Callable[[Any, Own, Tensor, int | None], Tensor]
 """``(module, own, inputs [task, item, *shape], reference) -> outputs``; see ``batch_norm`` for the reference."""
 
 
 def find(module: nn.Module) -> Layer | None:
-    """Return how to run a module on stacked parameters, or None where it is not among the common layers.
+    """Return the function that runs a module on stacked parameters, or None if it is not a common layer.
 
-    Subclasses may compute something else than the common layers, so only these very types are found.
+    The types must match exactly: a subclass may compute something else.
     """
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return None
@@ -63,7 +63,7 @@ def find(module: nn.Module) -> Layer | None:
 
 
 def linear(layer: nn.Linear, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """A matrix product for each task."""
+    """Apply each task's linear layer."""
     outputs = product(inputs.flatten(1, -2), own["weight"])
     if "bias" in own:
         outputs = outputs + own["bias"].unsqueeze(1)
@@ -71,7 +71,7 @@ def linear(layer: nn.Linear, own: Own, inputs: Tensor, reference: int | None) ->
 
 
 def convolution(layer: nn.Conv2d, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """One convolution of all tasks, each a group of channels."""
+    """Apply all tasks' convolutions as one, with a group of channels per task."""
     tasks = len(inputs)
     outputs = functional.conv2d(
         _fold(inputs),
@@ -88,15 +88,17 @@ def convolution(layer: nn.Conv2d, own: Own, inputs: Tensor, reference: int | Non
 def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
     """Normalise each feature by its mean and variance over the first ``reference`` items of the same task.
 
-    None: over all items, which then see each other; 0: each item by its own positions alone.
+    None: over all items, whose outputs then depend on each other. 0: each item by its own positions only.
     """
     if reference is None and own:
         outputs = normalise(_fold(inputs), own["weight"].flatten(), own["bias"].flatten(), layer.eps)
         return _unfold(outputs, len(inputs))
     reference = inputs.shape[1] if reference is None else reference
-    seen = inputs.unsqueeze(2) if reference == 0 else inputs[:, None, :reference]  # [task, 1 or item, item, feature...]
+    # [task, 1, reference item, feature, ...], or with reference 0: [task, item, 1, feature, ...].
+    seen = inputs.unsqueeze(2) if reference == 0 else inputs[:, None, :reference]
     axes = (2, *range(4, seen.ndim))
-    variance, mean = (value.squeeze(2) for value in torch.var_mean(seen, axes, correction=0, keepdim=True))
+    variance, mean = torch.var_mean(seen, axes, correction=0, keepdim=True)
+    variance, mean = variance.squeeze(2), mean.squeeze(2)
     normalised = (inputs - mean) * (variance + layer.eps).rsqrt()
     if not own:
         return normalised
@@ -105,7 +107,7 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Own, inputs: Tensor,
 
 
 def group_norm(layer: nn.GroupNorm, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """Normalise each item by itself, over its positions and each group of its channels."""
+    """Normalise each group of an item's channels over its positions."""
     rows = functional.group_norm(inputs.flatten(0, 1), layer.num_groups, eps=layer.eps)
     normalised = rows.reshape(inputs.shape)
     if not own:
@@ -115,28 +117,28 @@ def group_norm(layer: nn.GroupNorm, own: Own, inputs: Tensor, reference: int | N
 
 
 def _beside(values: Tensor, inputs: Tensor) -> Tensor:
-    """Give a number for each channel, ``[task, channel]``, the axes of ``[task, item, channel, ...]``."""
+    """Reshape one number per channel, ``[task, channel]``, to broadcast with ``[task, item, channel, ...]``."""
     return values.reshape(len(inputs), 1, -1, *[1] * (inputs.ndim - 3))
 
 
 def pool(layer: nn.Module, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """Pool every channel of every task by itself."""
+    """Pool every channel of every task."""
     return _unfold(layer(_fold(inputs)), len(inputs))
 
 
 def elementwise(layer: nn.Module, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """Apply an activation, which needs to know nothing of the axes."""
+    """Apply an activation, for which the axes do not matter."""
     outputs: Tensor = layer(inputs)
     return outputs
 
 
 def flatten(layer: nn.Flatten, own: Own, inputs: Tensor, reference: int | None) -> Tensor:
-    """Make a vector of each item."""
+    """Flatten each item to a vector."""
     return inputs.flatten(2)
 
 
 def log_std(values: Tensor, means: Tensor) -> Tensor:
-    """Set log standard deviations ``[task, size]`` beside means ``[task, ..., size]``."""
+    """Append log standard deviations ``[task, size]`` to means ``[task, ..., size]``."""
     values = values.clamp_min(math.log(MINIMUM_STD))
     values = values.reshape(len(values), *[1] * (means.ndim - 2), values.shape[-1])
     return torch.cat([means, values.expand_as(means)], dim=-1)

@@ -1,7 +1,7 @@
 """Any ``nn.Module`` as pure functions over stacked parameters ``[task, *shape]``.
 
-A module is only a recipe: its parameters are drawn once by ``init`` and passed in ever after. The common layers run for
-all tasks at once (``metarl.networks.layers``); any other module goes through ``functional_call`` under ``vmap``.
+A module is only a recipe: ``init`` draws its parameters once, and later calls pass them in. The common layers run for
+all tasks at once (``metarl.networks.layers``). Any other module runs through ``functional_call`` under ``vmap``.
 """
 
 import math
@@ -28,8 +28,8 @@ class Apply(Protocol):
     def __call__(self, params: Params, inputs: Tensor, reference: int | None = None) -> Tensor:
         """Stacked params ``[task, *shape]``, inputs ``[task, item, ..., *input_shape]`` to ``[..., model_outputs]``.
 
-        Batch norm takes its statistics from the first ``reference`` items of a task; None: from all of them, which then
-        see each other; 0: from each item alone.
+        Batch norm computes its statistics on the first ``reference`` items of a task. None: on all items, whose outputs
+        then depend on each other. 0: on each item alone.
         """
 
 
@@ -37,17 +37,17 @@ class Model(NamedTuple):
     """A network as two pure functions."""
 
     init: Callable[[Generator], Params]
-    """``(CPU generator) -> params``; leaves the global generator as it was."""
+    """``(CPU generator) -> params``; leaves the global generator unchanged."""
     apply: Apply
     """``(stacked params, inputs) -> outputs``, each with the task axis first."""
     batch_norm: BatchNorm | None = None
-    """Whose statistics ``predict`` takes, where the network has batch norm."""
+    """Which statistics ``predict`` uses, if the network has batch norm."""
     layout: "Layout | None" = None
-    """Where the network is a multilayer perceptron: its parts, for derivatives by hand."""
+    """The parts of a multilayer perceptron, for derivatives by hand; None for other networks."""
 
 
 class Layout(NamedTuple):
-    """A multilayer perceptron: linear layers with one activation between them, and perhaps a log-std after them."""
+    """A multilayer perceptron: linear layers with one activation between them, and optionally a log-std at the end."""
 
     activation: Activation
     layers: tuple[str, ...]
@@ -56,7 +56,7 @@ class Layout(NamedTuple):
     input_dimensions: int
 
     def split(self, params: Params) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the layers' parameters and the log-std, if any."""
+        """Return the layers' parameters, and the log-std in a list, which is empty without one."""
         return [params[name] for name in self.layers], [] if self.log_std is None else [params[self.log_std]]
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
         return self.finish(perceptron.outputs(self.activation, layers, _rows(inputs, lead)), log_std, inputs, lead)
 
     def finish(self, rows: Tensor, log_std: Sequence[Tensor], inputs: Tensor, lead: int) -> Tensor:
-        """Give the layers' outputs the batch's axes, and set the log-std beside them."""
+        """Reshape the layers' outputs to the batch's axes, and append the log-std."""
         outputs = rows.reshape(*inputs.shape[:lead], rows.shape[-1])
         return layers.log_std(log_std[0], outputs) if log_std else outputs
 
@@ -83,11 +83,11 @@ def loss_gradient(
     loss: Callable[[Tensor], Tensor],
     second_order: bool = False,
 ) -> Params:
-    """Gradient of each task's ``loss(outputs) -> [task]`` in its own named parameters, ``[task, *shape]``.
+    """Return the gradient of each task's ``loss(outputs) -> [task]`` in its own named parameters, ``[task, *shape]``.
 
-    Tasks are independent: the gradient of their summed losses in the stacked parameters is the stack of their own
-    gradients. It keeps its graph, for ``second_order``, where gradients are on and a parameter requires them; the loss
-    must then depend on nothing else that requires them.
+    Tasks are independent, so the gradient of the summed losses in the stacked parameters is the stack of the tasks'
+    gradients. With ``second_order``, the result is differentiable if gradients are enabled and a parameter requires
+    them. The loss must then depend on nothing else that requires gradients.
     """
     differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
     if model.layout is not None and not inputs.requires_grad:
@@ -95,13 +95,13 @@ def loss_gradient(
     if not differentiable:
         params = {name: value.detach().requires_grad_(name in names) for name, value in params.items()}
     with torch.enable_grad():
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             loss(model.apply(params, inputs)).sum(),
             [params[name] for name in names],
             create_graph=differentiable and second_order,
             materialize_grads=True,
         )
-    return dict(zip(names, found, strict=True))
+    return dict(zip(names, gradients, strict=True))
 
 
 def _perceptron_gradient(
@@ -118,16 +118,17 @@ def _perceptron_gradient(
         return loss(layout.finish(rows, log_std, inputs, lead))
 
     layers, log_std = layout.split(params)
-    found = perceptron.loss_gradient(layout.activation, layers, log_std, _rows(inputs, lead), of_rows, differentiable)
-    named = dict(zip((*layout.layers, layout.log_std), found, strict=False))
+    rows = _rows(inputs, lead)
+    gradients = perceptron.loss_gradient(layout.activation, layers, log_std, rows, of_rows, differentiable)
+    named = dict(zip((*layout.layers, layout.log_std), gradients, strict=False))  # without a log-std, one fewer
     return {name: named[name] for name in names}
 
 
 def predict(model: Model, params: Params, inputs: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Outputs for ``inputs``, where the network was adapted to the support inputs ``seen`` ``[task, item, ...]``.
+    """Return outputs for ``inputs`` of a network that was adapted to the support inputs ``seen`` ``[task, item, ...]``.
 
-    By inductive batch norm, statistics are those of the support items, or of each item alone as long as none was seen:
-    no item's output depends on another item that is asked for.
+    Inductive batch norm uses the statistics of the support items, or of each item alone before any were seen. So an
+    item's output does not depend on the other items of ``inputs``.
     """
     if model.batch_norm != "inductive":
         return model.apply(params, inputs)
@@ -141,9 +142,9 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
     """Turn ``make(spec)``, any ``nn.Module``, into a Model.
 
     Raises:
-        ValueError: the module holds buffers (running statistics would leak from task to task), cannot run on spec's
-            inputs for many tasks at once (random layers such as dropout cannot), gives outputs of another shape, or
-            holds batch norm that cannot be inductive; or any batch norm at all, for control.
+        ValueError: the module has buffers (running statistics would leak between tasks), cannot run on spec's inputs
+            for many tasks at once (random layers such as dropout cannot), or returns outputs of another shape. Also
+            for batch norm that cannot be inductive when it should be, and for any batch norm in control.
     """
     module = _seeded(make, spec, 0)
     owners = _owners(module)
@@ -170,57 +171,57 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
 
 
 def _seeded(make: Callable[[Spec], nn.Module], spec: Spec, seed: int) -> nn.Module:
-    """Modules draw their initial weights from the global generator: lend them one, and put the old one back."""
+    """Make a module whose initial weights depend on ``seed`` only: they come from the global generator, seeded here."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return make(spec)
 
 
 def _owners(module: nn.Module) -> dict[str, str]:
-    """Every name that a parameter has in the module, and the first of them: tied layers have several."""
+    """Map every name of a parameter to its first name: parameters of tied layers have several."""
     first = {id(value): name for name, value in module.named_parameters()}
     return {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
 
 
 def _layout(module: nn.Module, input_dimensions: int) -> Layout | None:
-    """Describe a multilayer perceptron with biases and without tied layers; None for any other network."""
+    """Return the layout of a multilayer perceptron with biases and without tied layers; None for other networks."""
     if type(module) is not nn.Sequential:
         return None
     parts = list(module._modules.items())
     if parts and type(parts[0][1]) is nn.Flatten:
         del parts[0]
     log_std = f"{parts.pop()[0]}.log_std" if parts and type(parts[-1][1]) is LogStd else None
-    linear, between = parts[::2], [part for _, part in parts[1::2]]
-    kinds = {type(part) for part in between} or {nn.ReLU}
-    if len(kinds) > 1 or not kinds <= {nn.Tanh, nn.ReLU} or len(linear) != len(between) + 1:
+    linear, activations = parts[::2], [part for _, part in parts[1::2]]
+    kinds = {type(part) for part in activations} or {nn.ReLU}  # a single layer has no activation: any kind will do
+    if len(kinds) > 1 or not kinds <= {nn.Tanh, nn.ReLU} or len(linear) != len(activations) + 1:
         return None
     if not all(type(part) is nn.Linear and part.bias is not None for _, part in linear):
         return None
     layers = tuple(f"{name}.{kind}" for name, _ in linear for kind in ("weight", "bias"))
-    if len(list(module.parameters())) != len(layers) + (log_std is not None):
+    if len(list(module.parameters())) != len(layers) + (log_std is not None):  # tied layers are counted once
         return None
     return Layout("tanh" if kinds == {nn.Tanh} else "relu", layers, log_std, input_dimensions)
 
 
 def _normalises(module: nn.Module, spec: Spec, batch_norm: BatchNorm) -> bool:
-    """Whether a network has batch norm. Raises ValueError where that cannot be used as asked for."""
-    found = {layer for layer in module.modules() if isinstance(layer, _BatchNorm)}
-    if found and spec.control:
+    """Return whether a network has batch norm. Raises ValueError if that cannot be used as requested."""
+    norms = {layer for layer in module.modules() if isinstance(layer, _BatchNorm)}
+    if norms and spec.control:
         raise ValueError(
-            "batch norm makes what a policy does depend on the other observations that it is shown, which are others "
-            "when it acts than when it learns: for control use nn.LayerNorm or nn.GroupNorm (the built-in mlp: "
+            "batch norm makes an action depend on the other observations in the batch, which differ between acting and "
+            "learning: for control use nn.LayerNorm or nn.GroupNorm (the built-in mlp: "
             "no-normalise; conv4 and resnet12 have layer norm there)"
         )
-    if batch_norm == "inductive" and found - {layer for layer in _reached(module) if layers.find(layer)}:
+    if batch_norm == "inductive" and norms - {layer for layer in _reached(module) if layers.find(layer)}:
         raise ValueError(
-            "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d that stand in an nn.Sequential; "
-            "inside other modules it cannot be told which items are support: use batch_norm transductive"
+            "inductive batch norm needs nn.BatchNorm1d and nn.BatchNorm2d directly in an nn.Sequential; "
+            "inside other modules it does not know which items are support: use batch_norm transductive"
         )
-    return bool(found)
+    return bool(norms)
 
 
 def _reached(module: nn.Module) -> Iterator[nn.Module]:
-    """Every module that is run one by one, not as a part of another."""
+    """Yield the modules that ``_apply`` runs one by one, not as part of another module."""
     if type(module) in (nn.Sequential, Residual):
         for layer in module.children():
             yield from _reached(layer)
@@ -242,15 +243,15 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
     except Exception as error:
         raise ValueError(f"the network cannot run on inputs of shape {spec.input_shape}: {error}") from error
     if shape != (2, spec.model_outputs):
-        wanted = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
+        expected = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
         raise ValueError(
             f"for 2 inputs the network gives outputs of shape {shape} where {spec} asks for "
-            f"{spec.model_outputs} {wanted} for each"
+            f"{spec.model_outputs} {expected} for each"
         )
 
 
 def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, reference: int | None) -> Tensor:
-    """Run one module on rows ``[task, row, *shape]``, of which batch norm sees the first ``reference``."""
+    """Run one module on rows ``[task, row, *shape]``. Batch norm's statistics come from the first ``reference``."""
     if type(module) is nn.Sequential:
         for name, layer in module._modules.items():  # named_children() leaves out a layer's second occurrence
             assert layer is not None

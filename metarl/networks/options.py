@@ -1,4 +1,4 @@
-"""The networks that algorithms offer by name, and their options."""
+"""The built-in networks by name, and their options."""
 
 import math
 from collections import OrderedDict
@@ -19,7 +19,7 @@ from metarl.networks.models import BatchNorm, Model
 from metarl.types import Spec
 
 Architecture = str | Callable[[Spec], nn.Module]
-"""A network's name; or 'module:attribute' of a function from a Spec to any nn.Module; or that function."""
+"""The name of a network, or a function from a Spec to any nn.Module, itself or as 'module:attribute'."""
 NAMES = ("mlp", "conv4", "resnet12")
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -27,28 +27,27 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.R
 
 @dataclass(frozen=True)
 class Network:
-    """A network's options; those of other architectures than the chosen one are ignored."""
+    """Options of the network. Options of other architectures are ignored."""
 
     architecture: Architecture = "mlp"
     """'mlp', 'conv4', 'resnet12', or 'module:attribute' of a function from a Spec to any nn.Module."""
     hidden: tuple[int, ...] = (100, 100)
-    """Widths of the multilayer perceptron's hidden layers."""
+    """Widths of the hidden layers of the mlp."""
     activation: Activation = "relu"
-    """Its activation."""
+    """Activation of the mlp."""
     normalise: bool = False
-    """Batch norm before each of its activations: the MAML paper's fully connected Omniglot network, with
-    --algorithm.hidden 256 128 64 64. Not for control, where what a policy does must depend on nothing else that it is
-    shown."""
+    """Use batch norm before each activation of the mlp. With --algorithm.hidden 256 128 64 64 this is the MAML paper's
+    fully connected Omniglot network. Not for control, where an action must not depend on other observations."""
     filters: int = 64
-    """Filters of each of conv4's layers, or of resnet12's first block: every further block has twice as many."""
+    """Filters of each layer of conv4, or of the first block of resnet12, whose filters double with every block."""
     downsample: Downsample = "stride"
-    """How conv4 halves images: stride, as in the MAML paper on Omniglot, or pool, as there on mini-ImageNet."""
+    """How conv4 halves images: stride, as in the MAML paper on Omniglot, or pool, as on mini-ImageNet there."""
     batch_norm: BatchNorm = "transductive"
-    """Whose statistics batch norm uses: transductive, those of all query items together, as in the MAML paper; or
-    inductive, those of the support items, so that what is said of a query item depends on no other one. In control
-    conv4 and resnet12 have layer norm instead."""
+    """Which statistics batch norm uses. transductive: those of all query items together, as in the MAML paper.
+    inductive: those of the support items, so that the prediction for a query item does not depend on other query items.
+    In control, conv4 and resnet12 have layer norm instead."""
     std: float = 1.0
-    """Initial standard deviation of a Gaussian policy, in units of the policy's action."""
+    """Initial standard deviation of a Gaussian policy, in units of its action."""
 
     def __post_init__(self) -> None:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
@@ -72,7 +71,7 @@ class Network:
             ValueError: the network has no head, or does not fit spec.
         """
         headless = Spec(spec.input_shape, 1, "regression")
-        with torch.device("meta"):
+        with torch.device("meta"):  # shapes only: nothing is computed
             try:
                 width = self._make_features(headless)(torch.empty(2, *spec.input_shape)).shape[-1]
             except RuntimeError as error:
@@ -98,13 +97,13 @@ class Network:
         make = plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen
         module = make(spec) if callable(make) else make
         if not (callable(make) and isinstance(module, nn.Module)):
-            found = f"returns {type(module).__name__}" if callable(make) else f"is {make!r}"
-            raise ValueError(f"architecture={chosen!r} {found}: expected a function from a Spec to an nn.Module")
+            problem = f"returns {type(module).__name__}" if callable(make) else f"is {make!r}"
+            raise ValueError(f"architecture={chosen!r} {problem}: expected a function from a Spec to an nn.Module")
         return module
 
 
 NetworkOptions = Annotated[Network, arg(name="")]
-"""The type of an algorithm's field ``network``: on the command line its options stand among the algorithm's own."""
+"""The type of an algorithm's field ``network``. On the command line, its options appear among the algorithm's own."""
 
 
 def mlp(
@@ -116,10 +115,10 @@ def mlp(
 ) -> nn.Module:
     """A multilayer perceptron with layers ``hidden_0``, ..., ``head`` (and ``policy`` with the log-std, if Gaussian).
 
-    The input is flattened. Weights are as in the MAML paper's code: Xavier-uniform as in its control; where
-    ``normalise`` sets batch norm ``norm_0``, ... before the activations, a normal distribution of standard deviation
-    0.01, cut off at two of them, as in its Omniglot network. Biases are zero; ``std`` is the initial action standard
-    deviation. Draws from the global generator, as any ``nn.Module`` does.
+    The input is flattened. Weights are initialised as in the MAML paper's code: Xavier-uniform, as for its policies.
+    With ``normalise``, there is batch norm ``norm_0``, ... before the activations, and weights are normal with standard
+    deviation 0.01, truncated at two of them, as in its Omniglot network. Biases are zero. ``std`` is the initial
+    standard deviation of actions. Draws from the global generator, as any ``nn.Module`` does.
     """
     initialise = _truncated_normal if normalise else nn.init.xavier_uniform_
     widths = (math.prod(spec.input_shape), *hidden)
@@ -148,7 +147,7 @@ def _truncated_normal(weight: Tensor) -> Tensor:
 
 
 def _with_policy(network: nn.Sequential, spec: Spec, std: float) -> nn.Sequential:
-    """Set the log-std of a Gaussian policy after the network, where there is one."""
+    """Append the log-std of a Gaussian policy to the network, for continuous actions."""
     if spec.kind == "continuous":
         network.add_module("policy", LogStd(spec.output_size, std))
     return network

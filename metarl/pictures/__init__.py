@@ -1,7 +1,7 @@
-"""What people look at: curves and pictures of families (``plotting``), drawings (``canvas``), films (``video``).
+"""Plots (``plotting``), drawings (``canvas``), films (``video``) and a window that shows frames (``window``).
 
-Numbers and arrays come in, never learners or runs. Each module is imported by its own name, because they bring in
-matplotlib, an encoder or pygame. Start reading in ``plotting``.
+Functions take numbers and arrays, never learners or runs. Import each module explicitly, because they need matplotlib,
+an encoder or pygame. Start reading in ``plotting``.
 """
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A small canvas for the pictures of environments, by Pillow; smooth, because it is drawn at twice its size."""
+"""A small Pillow canvas for rendering environments. It draws at twice the size, for smooth edges."""
 
 from functools import lru_cache
 from typing import Any
@@ -10,13 +10,13 @@ Colour = tuple[int, int, int]
 
 BLACK, WHITE, GREY, LIGHT_GREY = (0, 0, 0), (255, 255, 255), (130, 130, 130), (215, 215, 215)
 BLUE, GREEN, RED = (0, 114, 178), (0, 158, 115), (213, 94, 0)
-"""Of Okabe and Ito's colours, which colour-blind readers can tell apart: https://jfly.uni-koeln.de/color/."""
+"""From Okabe and Ito's palette, which colour-blind readers can tell apart: https://jfly.uni-koeln.de/color/."""
 
 SCALE = 2
 
 
 class Canvas:
-    """A white square; lengths and places are in pixels of the finished picture, y points down."""
+    """A white square. Lengths and positions are in pixels of the finished image; y points down."""
 
     def __init__(self, pixels: int):
         self._image = Image.new("RGB", (pixels * SCALE, pixels * SCALE), WHITE)
@@ -39,11 +39,11 @@ class Canvas:
     def text(
         self, at: tuple[float, float], words: str, size: int = 14, fill: Colour = BLACK, anchor: str = "mm"
     ) -> None:
-        """Write; ``anchor`` is Pillow's: which point of the text lies at ``at``, by default its middle."""
+        """Write text. ``anchor`` is Pillow's: the point of the text that lies at ``at``, by default its middle."""
         self._draw.text((at[0] * SCALE, at[1] * SCALE), words, fill=fill, font=_font(size * SCALE), anchor=anchor)
 
     def array(self) -> np.ndarray[Any, Any]:
-        """Return the picture, ``[pixels, pixels, 3]`` uint8."""
+        """Return the image, ``[pixels, pixels, 3]`` uint8."""
         return np.asarray(self._image.reduce(SCALE))
 
 

@@ -1,6 +1,7 @@
-"""The pictures: learning curves, adaptation curves and paths of navigation, in the format that the file's suffix names.
+"""Plots of learning curves, adaptation curves, navigation paths and few-shot tasks. The file's suffix sets the format.
 
-Runs differ by colour and marker, adaptation steps by dash and strength: colour-blind readers can tell them apart.
+Runs differ by colour and marker, adaptation steps by dash and opacity, so that colour-blind readers can tell them
+apart.
 """
 
 import io
@@ -19,22 +20,22 @@ from matplotlib.ticker import MaxNLocator
 from metarl.files import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, https://jfly.uni-koeln.de/color/."""
+"""Okabe and Ito's palette, https://jfly.uni-koeln.de/color/."""
 MARKERS = "osD^vPX"
 DASHES = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 LABELS = {"return": "return per episode (sum of rewards)", "accuracy": "accuracy (fraction correct)", "loss": "loss"}
 SMOOTHING = 50
-"""Learning curves are averaged over one part in so many of the longest run."""
+"""The running mean of learning curves spans the longest run's length divided by this."""
 
 
 def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str) -> Path:
-    """Draw the scores before and after each adaptation step over training; return the path written.
+    """Plot the scores before and after each adaptation step over training; return the path written.
 
-    ``runs`` holds the rows of each run's progress.csv by label; blank cells are left out. Long runs are drawn as
+    ``runs`` holds the rows of each run's progress.csv by label; blank cells are skipped. Long runs are plotted as
     running means, with the raw values faint behind them.
 
     Raises:
-        ValueError: no row holds a score.
+        ValueError: no row has a score.
     """
     keys = {key for rows in runs.values() for row in rows for key in row}
     names = _scores(keys)
@@ -57,19 +58,20 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
 
 
 def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
-    """Draw the mean scores over adaptation steps with their 95 % intervals; return the path written.
+    """Plot the mean scores over adaptation steps with their 95 % intervals; return the path written.
 
     ``evaluations`` holds the contents of each run's evaluation.json by label.
 
     Raises:
-        ValueError: no evaluation holds a score.
+        ValueError: no evaluation has a score.
     """
     names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):
         for index, (label, evaluation) in enumerate(evaluations.items()):
-            # Runs stand a little beside each other, so that no interval hides another.
-            _intervals(axes, evaluation["metrics"], name, index, 0.04 * (index - (len(evaluations) - 1) / 2), label)
+            # Runs are shifted a little against each other, so that no interval hides another.
+            shift = 0.04 * (index - (len(evaluations) - 1) / 2)
+            _intervals(axes, evaluation["metrics"], name, index, shift, label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
     figure.suptitle(f"mean and 95 % interval over {' or '.join(tasks)}", fontsize="small", color="0.35")
@@ -78,10 +80,10 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
 
 
 def navigation_paths(paths: Any, mask: Any, goals: Any, path: Path | str, shown: int = 4) -> Path:
-    """Draw a point's paths before and after each adaptation step, one panel for each goal; return the path written.
+    """Plot a point's paths before and after each adaptation step, one panel per goal; return the path written.
 
-    Arrays or CPU tensors: positions ``[step, task, episode, time, 2]`` and goals ``[task, 2]`` in metres, mask ``[step,
-    task, episode, time]``. The first ``shown`` tasks are drawn.
+    Arguments are arrays or CPU tensors: positions ``[step, task, episode, time, 2]`` and goals ``[task, 2]`` in metres,
+    mask ``[step, task, episode, time]``. The first ``shown`` tasks are plotted.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -113,11 +115,11 @@ def episodes(
     shown: int = 4,
     columns: int = 5,
 ) -> Path:
-    """Draw the images of few-shot tasks, one panel for each: a row for each class, support left of query.
+    """Show the images of few-shot tasks, one panel per task: a row per class, support left of query.
 
-    Arrays or CPU tensors: images ``[task, item, channel, height, width]`` in [0, 1], of one channel (ink, drawn black)
-    or three; classes ``[task, item]``. The first ``shown`` tasks are drawn, with at most ``columns`` images of a class
-    and role. Return the path written.
+    Arguments are arrays or CPU tensors: images ``[task, item, channel, height, width]`` in [0, 1] with one channel
+    (ink, drawn black) or three, and classes ``[task, item]``. The first ``shown`` tasks are drawn, with at most
+    ``columns`` images per class and role. Return the path written.
 
     Raises:
         ValueError: images of another shape.
@@ -136,7 +138,7 @@ def episodes(
 
 
 def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray:
-    """Return a picture ``[height, width, 3]`` of ``[item, channel, height, width]``, a row for each class."""
+    """Return one image ``[height, width, 3]`` of images ``[item, channel, height, width]``, a row per class."""
     pixels = np.broadcast_to(images if images.shape[1] == 3 else 1 - images, (len(images), 3, *images.shape[2:]))
     framed = np.pad(pixels, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.85).transpose(0, 2, 3, 1)
     rows = [np.concatenate(list(framed[classes == label][:columns]), axis=1) for label in np.unique(classes)]
@@ -144,9 +146,9 @@ def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray
 
 
 def _scores(keys: Iterable[str]) -> list[str]:
-    """Return which scores there are among the names of what was logged. Raises ValueError where there are none."""
-    found = {key.partition("/step_")[0] for key in keys if "/step_" in key}
-    names = [name for name in LABELS if name in found]
+    """Return the scores among the logged names. Raises ValueError if there are none."""
+    logged = {key.partition("/step_")[0] for key in keys if "/step_" in key}
+    names = [name for name in LABELS if name in logged]
     if not names:
         raise ValueError(f"nothing to draw: expected {', '.join(f'{name}/step_0' for name in LABELS)} or their like")
     return names
@@ -159,25 +161,25 @@ def _steps(name: str, keys: Iterable[str]) -> list[int]:
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return iterations and values ``[row]`` of a column, without its blank cells."""
+    """Return the iterations and values ``[row]`` of a column, without blank cells."""
     cells = [(row["iteration"], row[name]) for row in rows if row.get(name) not in (None, "")]
     pairs = np.array(cells, dtype=float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def after(step: int) -> str:
-    """Say after how many adaptation steps."""
+    """Return the label of a number of adaptation steps."""
     return f"after {step} step{'s' * (step > 1)}" if step else "before adaptation"
 
 
 def _line(run: int, step: int, last: int) -> dict[str, Any]:
-    """Return how a step's curve looks: the last one solid and strong."""
+    """Return the line style of a step's curve; the last step's is solid and opaque."""
     dash = "-" if step == last else DASHES[step % len(DASHES)]
     return {"color": COLOURS[run % len(COLOURS)], "linestyle": dash, "alpha": 0.55 + 0.45 * step / max(last, 1)}
 
 
 def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure with one panel for each score."""
+    """Return a figure with one panel per score."""
     figure = Figure(figsize=(5.4 * len(names) + 1.8, 4.2), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for name, axes in zip(names, panels, strict=True):
@@ -190,12 +192,12 @@ def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
 def _curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, window: int, line: Mapping[str, Any]) -> None:
     if window > 1:
         axes.plot(iterations, values, color=line["color"], alpha=0.15, linewidth=0.6)
-    marker = "o" if len(values) == 1 else ""  # a line of one point would not be seen
+    marker = "o" if len(values) == 1 else ""  # a line through one point is invisible
     axes.plot(iterations, _running_mean(values, window), marker=marker, **line)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return centred means over ``window`` values, over fewer where the ends are near."""
+    """Return centred means over ``window`` values, or over fewer near the ends."""
     half = window // 2
     return np.array([values[max(0, i - half) : i + window - half].mean() for i in range(len(values))])
 
@@ -213,7 +215,7 @@ def _intervals(
 
 
 def _paths(axes: Axes, paths: np.ndarray, goal: np.ndarray) -> None:
-    """Draw the paths ``[step, episode, time, 2]`` of one task."""
+    """Plot the paths ``[step, episode, time, 2]`` of one task."""
     colours = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(paths)))
     for step, (episodes, colour) in enumerate(zip(paths, colours, strict=True)):
         lines = axes.plot(*episodes.transpose(2, 1, 0), color=colour, linewidth=1, alpha=0.7)

@@ -1,4 +1,4 @@
-"""Clips side by side, written as GIF or MP4."""
+"""Films of clips side by side, written as GIF or MP4."""
 
 import importlib.util
 import io
@@ -19,22 +19,22 @@ Frame = np.ndarray[Any, Any]
 STRIP = 22
 """Height of a line of text, in pixels."""
 STILL = 1.0
-"""Seconds that the last frame stays."""
+"""Seconds for which the last frame is shown."""
 FADED = 0.45
-"""How white a clip becomes that has ended before the others."""
+"""Share of white blended into a clip that has ended before the others."""
 PALETTE_FRAMES = 12
-"""Frames that a GIF's colours are chosen from."""
+"""Number of frames from which a GIF's palette is chosen."""
 
 
 class Clip(NamedTuple):
-    """One episode."""
+    """The frames of one episode, with a caption."""
 
     caption: str
     frames: list[Frame]
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError for a format that cannot be written."""
+    """Raise ValueError for a suffix whose format cannot be written."""
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"{path} is neither .gif nor .mp4, the formats that films are written in")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
@@ -42,15 +42,16 @@ def check_suffix(path: Path) -> None:
 
 
 def write(rows: Sequence[tuple[str, Sequence[Clip]]], path: Path, fps: float) -> Path:
-    """Write clips, a titled row for each task, side by side; return the path.
+    """Write a film with one titled row of clips per task; return the path.
 
-    All clips start together; one that has ended fades and waits for the others.
+    All clips start together. A clip that has ended fades and waits for the others.
 
     Raises:
         ValueError: a suffix other than .gif and .mp4, or .mp4 without imageio-ffmpeg.
     """
     check_suffix(path)
-    write_bytes(path, (_gif if path.suffix == ".gif" else _mp4)(list(_composed(rows)), fps))
+    encode = _gif if path.suffix == ".gif" else _mp4
+    write_bytes(path, encode(list(_composed(rows)), fps))
     return path
 
 
@@ -72,7 +73,7 @@ def _row(title: str, clips: Sequence[Clip], time: int) -> Image.Image:
 
 
 def _panel(clip: Clip, time: int) -> Image.Image:
-    """Return a clip at a time, under its caption, which is never wider than the picture."""
+    """Return a clip's frame at a time, under its caption; the panel is wide enough for both."""
     frame = Image.fromarray(clip.frames[min(time, len(clip.frames) - 1)])
     if time >= len(clip.frames):
         frame = Image.blend(frame, Image.new("RGB", frame.size, "white"), FADED)
@@ -87,7 +88,7 @@ def _panel(clip: Clip, time: int) -> Image.Image:
 
 
 def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
-    """Return the rows one below another; sizes are even, as video codecs want them."""
+    """Return the rows one below another. Sizes are even, as video codecs require."""
     width, height = max(row.width for row in rows), sum(row.height for row in rows)
     whole = Image.new("RGB", (width + width % 2, height + height % 2), "white")
     top = 0
@@ -98,7 +99,7 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
 
 
 def _gif(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """Encode with one palette for all frames, without dithering: what stands still then costs nothing."""
+    """Encode with one palette for all frames and without dithering, so that still regions compress well."""
     chosen = frames[:: math.ceil(len(frames) / PALETTE_FRAMES)]
     palette = _stacked(chosen).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -1,4 +1,4 @@
-"""A window that shows frames, by pygame: what ``render_mode="human"`` opens."""
+"""A pygame window that shows frames, for ``render_mode="human"``."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from gymnasium.error import DependencyNotInstalled
 
 
 class Window:
-    """Opens at the first frame; each frame stays for at least 1 / fps seconds.
+    """A window that opens at the first frame. Each frame is shown for at least 1 / fps seconds.
 
     Raises:
         DependencyNotInstalled: pygame is missing.
@@ -25,7 +25,7 @@ class Window:
         self._clock: Any = None
 
     def show(self, frame: np.ndarray[Any, Any]) -> None:
-        """Show a frame ``[height, width, 3]`` of uint8."""
+        """Show a frame, ``[height, width, 3]`` uint8."""
         height, width = frame.shape[:2]
         if self._screen is None:
             self._pygame.display.init()

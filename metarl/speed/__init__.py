@@ -1,8 +1,8 @@
-"""How things run fast, never what they are: devices, threads, memory, graphs.
+"""Everything that is about speed only: devices, threads, memory, graphs.
 
-Results do not depend on anything in here, but for rounding. Only the vocabulary may come in: no learner, family or
-training loop. Start reading in ``parts``, which runs parts of an iteration as graphs; ``tracing`` makes the graphs,
-``devices`` knows what a GPU is asked for, ``threads`` spreads groups of tasks over the cores of a CPU.
+Nothing here changes results, except for rounding. This package imports only the vocabulary: it knows no learner, family
+or training loop. Start reading in ``parts``, which runs parts of an iteration as graphs. ``tracing`` makes the graphs,
+``devices`` holds GPU settings, and ``threads`` spreads groups of tasks over the cores of a CPU.
 """
 
 from metarl.speed.allocator import keep_freed_memory

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, in huge pages, on Linux with glibc: large tensors then cost no page faults."""
+"""Keep freed memory in the process, in huge pages, to save page faults for large tensors (Linux with glibc)."""
 
 import ctypes
 import os
@@ -9,11 +9,12 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse large blocks, where by default it returns each to the kernel as soon as it is freed.
+    """Let glibc reuse large blocks. By default, it returns each to the kernel as soon as it is freed.
 
-    Worth 1.7 times the speed of a CPU update of 40,000 environment steps in one piece, and more for larger ones; huge
-    pages (of which torch asks the environment at its first large tensor) another tenth. The process then holds its peak
-    memory until it ends. Returns whether the setting was taken; elsewhere it does nothing.
+    This makes a CPU update on 40,000 environment steps in one piece 1.7 times as fast, and larger updates even faster.
+    Huge pages, which torch enables through an environment variable at its first large tensor, bring another tenth. The
+    process then holds its peak memory until it ends. Returns whether the setting was accepted. Does nothing without
+    glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""What a GPU is asked for: numbers in true float32, and copies that nobody waits for."""
+"""Device settings: the choice of device, true float32 on a GPU, and copies that do not block."""
 
 import warnings
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device. Nothing waits for the copy to a GPU; what uses it there comes after it."""
-    # CUDA takes up to some tens of kilobytes of ordinary memory along with the command to copy them, and so has no need
-    # to wait for earlier work. On the way to main memory, not to wait would be to read what has not arrived yet.
+    """Return a tensor on a device. A copy to a GPU does not block; later work on the GPU runs after it."""
+    # CUDA takes up to some tens of kilobytes of pageable memory along with the copy command, so it need not wait for
+    # earlier work. A copy to main memory must block: without waiting, one would read data that has not arrived yet.
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 class _Switch:
-    """Switches a setting of the whole process: on for the first who needs it, in any thread, back after the last."""
+    """Changes a setting of the whole process while any thread needs it: the first user sets, the last restores it."""
 
     def __init__(self, on: Callable[[], Callable[[], None]]) -> None:
         self._on, self._lock, self._users = on, Lock(), 0
@@ -38,24 +38,25 @@ class _Switch:
 
 
 def float32(device: torch.device) -> AbstractContextManager[None]:
-    """Let float32 be float32 on a GPU, whatever PyTorch is set to: its default is TF32 in convolutions.
+    """Use true float32 on a GPU, whatever PyTorch's settings. By default, PyTorch uses TF32 in convolutions.
 
-    TF32 rounds what it multiplies to 10 bits. The setting is the whole process's while the context lasts, and as it was
-    before when it ends. On the CPU nothing is done.
+    TF32 rounds factors to 10 bits of mantissa. The setting applies to the whole process while the context lasts, and is
+    restored at its end. On the CPU this does nothing.
     """
     return _FLOAT32 if device.type == "cuda" else nullcontext()
 
 
 def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
-    """Let operations on a GPU go without cuDNN, whose recurrent layers cannot be differentiated twice."""
+    """Disable cuDNN on a GPU, because its recurrent layers cannot be differentiated twice."""
     return _WITHOUT_CUDNN if device.type == "cuda" else nullcontext()
 
 
 def _without_tf32() -> Callable[[], None]:
-    # PyTorch has two sets of settings, and raises where one is read that disagrees with the other: its own
-    # torch.backends.cudnn.flags and its compiler read either. So both are switched, those that are deprecated first:
-    # switching them switches the others too.
-    convolutions, products = _readable(lambda: torch.backends.cudnn.allow_tf32), _readable(_products)
+    # PyTorch has two sets of settings, and raises when a setting is read that disagrees with the other set. Its own
+    # torch.backends.cudnn.flags and its compiler read both. So both are set, the deprecated ones first: setting them
+    # changes the others too.
+    convolutions = _readable(lambda: torch.backends.cudnn.allow_tf32)
+    products = _readable(_products)
     operations = [(operation, operation.fp32_precision) for operation in _operations()]
     with warnings.catch_warnings(action="ignore"):
         if convolutions:
@@ -80,7 +81,7 @@ def _without_tf32() -> Callable[[], None]:
 
 
 def _operations() -> list[Any]:
-    """Return what has a precision of its own; nothing before PyTorch 2.9."""
+    """Return the kinds of operations with a precision setting of their own; none before PyTorch 2.9."""
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
         return []
@@ -93,7 +94,7 @@ def _products() -> str:
 
 
 def _readable(setting: Callable[[], Any]) -> Any:
-    """Return a deprecated setting; None where the new ones disagree with it, which then hold."""
+    """Return a deprecated setting, or None if the new settings disagree with it: then the new ones hold."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return setting()
@@ -118,7 +119,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(name: Device) -> torch.device:
-    """Return the device to use. Raises ValueError for cuda where there is none."""
+    """Return the device to use. Raises ValueError for cuda without a CUDA device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+        raise ValueError("device cuda was requested, but torch finds no CUDA device; use --device cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,6 +1,6 @@
-"""All that metarl uses of torch which torch does not call public, in one place: a new version may change it.
+"""The only uses of torch's private API, which a new version of torch may change.
 
-``tests/metarl/speed/test_internals.py`` says what is relied on, and fails when it is so no more.
+``tests/metarl/speed/test_internals.py`` states the assumptions, and fails when they no longer hold.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 Form = pytree.TreeSpec
-"""The structure of tuples, lists and dicts, without what it holds."""
+"""The structure of nested tuples, lists and dicts, without the leaves."""
 leaves_of = pytree.tree_leaves
 """``values -> [leaf]``"""
 take_apart = pytree.tree_flatten
@@ -23,10 +23,10 @@ on_leaves = pytree.tree_map
 
 
 def is_random(operation: Any) -> bool:
-    """Return whether an operation, as a dispatch mode meets it, draws random numbers."""
+    """Return whether an operation, as seen by a dispatch mode, draws random numbers."""
     return torch.Tag.nondeterministic_seeded in operation.tags
 
 
 def is_question(operation: Any, arguments: Any) -> bool:
-    """Return whether an operation asks a tensor for yes or no, or for a whole number."""
+    """Return whether an operation reads a bool or an integer from a tensor, as ``bool(tensor)`` does."""
     return operation is torch.ops.aten._local_scalar_dense.default and not arguments[0].is_floating_point()

@@ -1,4 +1,4 @@
-"""Groups of tasks side by side on the cores of a CPU."""
+"""Groups of tasks in parallel on the cores of a CPU."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 def each_group(work: Callable[[Group], Result], groups: Iterable[Group]) -> list[Result]:
     """Apply ``work`` to every group and return the results in order.
 
-    A sequence of groups is worked on side by side, each group with its share of torch's threads: these would wait for
-    each other at every small operation if all of them worked on one group. Other iterables, whose groups may be made
-    one by one to save memory, and a single group are worked on in turn, with all threads; so is everything while a
-    CUDA graph is captured, which sees the operations of one thread only.
+    The groups of a sequence run in parallel, each with its share of torch's threads. If all threads worked on one
+    group, they would wait for each other at every small operation. Groups of other iterables, which may be made one by
+    one to save memory, run in turn with all threads. So does a single group, and everything during the capture of a
+    CUDA graph, which records the operations of one thread only.
 
     Raises:
-        Exception: what ``work`` raised for the first group that failed.
+        Exception: the exception of the first group for which ``work`` failed.
     """
     threads = torch.get_num_threads()
     if not isinstance(groups, Sequence) or min(threads, len(groups)) < 2 or _is_capturing():
@@ -29,13 +29,13 @@ def each_group(work: Callable[[Group], Result], groups: Iterable[Group]) -> list
     workers, grad = min(threads, len(groups)), torch.is_grad_enabled()
 
     def alike(group: Group) -> Result:
-        with torch.set_grad_enabled(grad):  # every thread has a mode of its own
+        with torch.set_grad_enabled(grad):  # each thread has its own grad mode
             return work(group)
 
     try:
         return list(_pool(workers, threads // workers).map(alike, groups))
     finally:
-        torch.set_num_threads(threads)  # new workers have set it for all threads to come
+        torch.set_num_threads(threads)  # new workers have changed the default for later threads
 
 
 def _is_capturing() -> bool:
@@ -48,9 +48,9 @@ def _pool(workers: int, share: int) -> ThreadPoolExecutor:
 
 
 def _take(share: int) -> None:
-    torch.get_num_threads()  # a thread takes the number of the whole process when it first asks: let it be now
+    torch.get_num_threads()  # the first call in a thread copies the process's number, which would undo a later change
     torch.set_num_threads(share)
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork

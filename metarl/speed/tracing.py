@@ -1,9 +1,9 @@
-"""Graphs of elementary operations on tensors, ``torch.fx``'s, with all derivatives in them.
+"""Graphs (``torch.fx``) of elementary operations on tensors, derivatives included.
 
-What is traced is run once as it is, to learn which random numbers it draws and what it asks of its numbers. Random
-numbers are drawn outside of the graph, by the same calls from the same streams, so they are those of the plain run. A
-part of an iteration may ask its numbers nothing; ``metarl.training`` traces whole iterations, whose graphs tell where
-an answer differs from the one that was traced.
+Tracing first runs the function normally and records which random numbers it draws and which values it reads from
+tensors for control flow (its questions, and their answers). Random numbers are drawn outside the graph, by the same
+calls from the same streams, so they equal those of the normal run. A part of an iteration must not ask questions.
+``metarl.training`` traces whole iterations; their graphs report when an answer differs from the recorded one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ Function = Callable[[Sequence[Tensor], Sequence[Generator]], Sequence[Tensor]]
 
 
 class TraceError(RuntimeError):
-    """An iteration is not a graph."""
+    """The function cannot be traced as a graph."""
 
 
 class Draw(NamedTuple):
@@ -33,24 +33,24 @@ class Draw(NamedTuple):
     function: Callable[..., Tensor]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
-    stream: int  # in the order in which streams are opened
+    stream: int  # index of its stream, in the order in which streams are opened
 
     def __call__(self, streams: Sequence[Generator]) -> Tensor:
-        """Draw from it."""
+        """Draw from its stream."""
         return self.function(*self.arguments, **self.options, generator=streams[self.stream])
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A function of tensors and streams of random numbers, traced."""
+    """A traced function of tensors and streams of random numbers."""
 
     kernels: Kernels
     constants: tuple[Tensor, ...]
-    """What it reads beside its inputs, such as images."""
+    """Tensors that it reads besides its inputs, such as images."""
     draws: tuple[Draw, ...]
 
     def __call__(self, inputs: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
-        """Draw, and run it. No gradients are kept."""
+        """Draw the random numbers and run the graph. No gradients are recorded."""
         drawn = [draw(streams) for draw in self.draws]
         with torch.no_grad():
             return list(self.kernels(*self.constants, *inputs, *drawn))
@@ -59,19 +59,19 @@ class Graph:
 def trace_part(
     function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
 ) -> tuple[Graph, list[Tensor]]:
-    """Trace a function; return its graph, and what it returned when it was run as it is.
+    """Trace a function; return its graph and the results of its normal run.
 
     Raises:
-        TraceError: it draws random numbers from elsewhere than the streams, or such as depend on others; or it asks its
-            numbers for yes or no, or for a whole number.
-        RuntimeError: it depends on its own numbers in other ways.
+        TraceError: it draws random numbers that do not come from the streams, or that depend on other tensors; or it
+            reads a bool or an integer from a tensor.
+        RuntimeError: its control flow depends on tensor values in other ways.
     """
     recorder = Recorder(iter(streams))
     opened = list(recorder.watched())
     with recorder:
         results = list(function(inputs, opened))
     if recorder.answers:
-        raise TraceError("it asks its numbers for yes or no, or for a whole number")
+        raise TraceError("it reads a bool or an integer from a tensor")
 
     def flat(values: Sequence[Tensor], replayer: Replayer) -> list[Tensor]:
         with replayer:
@@ -81,8 +81,8 @@ def trace_part(
 
 
 def tensor(value: Any, device: torch.device | None = None) -> Tensor:
-    """Return a number as a double, which takes on the precision of what it meets."""
-    # Filled there, not copied to there: nothing waits.
+    """Return a number as a float64 scalar tensor, which adopts the precision of the tensors it is combined with."""
+    # Filled on the device, not copied to it: nothing blocks.
     return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
 
 
@@ -92,7 +92,7 @@ def device_of(params: Params) -> torch.device:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Takes down which random numbers are drawn, from which stream, and the answers to questions."""
+    """Records the random numbers drawn, their streams, and the answers to questions."""
 
     def __init__(self, streams: Iterator[Generator]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Draw:
         generator = options.pop("generator", None)
-        # A generator comes here as another object than it was handed out as, but with its seed.
+        # The generator arrives here as a different object, but with the same seed: that identifies its stream.
         seeds = [opened.initial_seed() for opened in self.opened]
         if generator is None or generator.initial_seed() not in seeds:
             raise TraceError(f"{function} draws random numbers from another generator than the iteration's")
@@ -129,7 +129,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Hands out random numbers that were drawn elsewhere, and gives the answers that were recorded."""
+    """Replaces random draws by numbers that were drawn elsewhere, and questions by the recorded answers."""
 
     def __init__(self, drawn: Iterable[Tensor], answers: Iterable[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -146,17 +146,18 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*arguments, **(options or {}))
 
     def held(self) -> Tensor:
-        """Return whether all answers are those that the numbers give, a bool."""
+        """Return whether all recorded answers still hold, as a bool tensor on the CPU."""
+        # Combined on each device first, so that only one number per device is copied.
+        held = torch.ones((), dtype=torch.bool)
         devices = {agreed.device for agreed in self.agreed}
-        there = [torch.stack([agreed for agreed in self.agreed if agreed.device == one]).all() for one in devices]
-        # One number is read from each device, whatever was asked there.
-        return torch.stack([torch.ones((), dtype=torch.bool), *(one.cpu() for one in there)]).all()
+        per_device = [torch.stack([agreed for agreed in self.agreed if agreed.device == one]).all() for one in devices]
+        return torch.stack([held, *(one.cpu() for one in per_device)]).all()
 
 
 def graph_of(
     flat: Callable[[Sequence[Tensor], Replayer], list[Tensor]], inputs: Sequence[Tensor], recorder: Recorder
 ) -> Graph:
-    """Trace a function that was run under ``recorder``; a Replayer gives it what was drawn and answered then."""
+    """Trace a function that ran under ``recorder``; a Replayer repeats the draws and answers of that run."""
 
     def drawn_outside(*values: Tensor) -> list[Tensor]:
         return flat(values[: len(inputs)], Replayer(values[len(inputs) :], recorder.answers))
@@ -166,7 +167,7 @@ def graph_of(
 
 
 def _lifted(graph: GraphModule) -> tuple[Tensor, ...]:
-    """Let the tensors that a graph holds be its first inputs instead, and return them."""
+    """Turn the constants of a graph into its first inputs, and return them."""
     nodes = list(graph.graph.nodes)
     passed: dict[str, Any] = {}
     for node in [node for node in nodes if node.op == "get_attr"]:
@@ -180,14 +181,14 @@ def _lifted(graph: GraphModule) -> tuple[Tensor, ...]:
 
 
 def fused(graph: Kernels, device: torch.device) -> Kernels:
-    """Return a graph compiled by torch.compile when it first runs; on a GPU, a CUDA graph."""
+    """Return a graph that torch.compile compiles at its first run; on a GPU, it becomes a CUDA graph."""
     if device.type == "cpu":
-        # The kernels of a small network take no longer than Python takes to start them: C++ starts them here.
+        # A small network's kernels take no longer than Python needs to launch them, so C++ launches them.
         return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
     replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")  # as a CUDA graph
 
     def run(*values: Tensor) -> list[Tensor]:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return [value.clone() for value in replayed(*values)]  # whose memory the next run takes
+        return [value.clone() for value in replayed(*values)]  # the next run overwrites the memory of the results
 
     return run

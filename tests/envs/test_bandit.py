@@ -75,7 +75,7 @@ def test_wrong_requests_are_refused() -> None:
         Bandit(arms=1)
     with pytest.raises(ValueError, match="at least one task is needed, not -2"):
         Bandit().sample(-2, "train", torch.Generator())
-    with pytest.raises(ValueError, match=r"probabilities lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"probabilities must be in \[0, 1\]"):
         make_env(probabilities=[0.5, 1.5])
     with pytest.raises(ValueError, match=r"probabilities has shape \(3,\) where \(5,\) was expected"):
         make_env().reset(options={"probabilities": [0.1, 0.2, 0.3]})

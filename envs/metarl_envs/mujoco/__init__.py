@@ -1,8 +1,8 @@
-"""Robots in MuJoCo: one robot with a task, and lanes of them on the CPU's threads or under MuJoCo Warp.
+"""Robots in MuJoCo: single environments, and lanes on CPU threads or MuJoCo Warp.
 
-What robots and tasks share comes in; no certain robot, which is for ``metarl_envs.robots``, and no certain task, which
-is for ``metarl_envs.goal_*``. Start reading in ``robots``, which says what a robot is, and in ``robot_tasks``, which
-joins one with a task. ``warp_lanes`` needs MuJoCo Warp and is imported by its own name, where it is asked for.
+This package holds what all robots and tasks share. The robots are in ``metarl_envs.robots``, the tasks in
+``metarl_envs.goal_*``. Start reading in ``robots``, which defines a robot, and ``robot_tasks``, which combines a robot
+with a task. ``warp_lanes`` needs MuJoCo Warp and is imported only when it is used.
 """
 
 from metarl_envs.mujoco.dynamics import Dynamics, Values

@@ -1,4 +1,4 @@
-"""Robots that differ in their dynamics: factors on masses, friction and damping, 1 being the robot as designed."""
+"""Variation of a robot's dynamics: factors on masses, friction and damping; 1 is the original robot."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Values = Any
-"""A NumPy array or a torch tensor: what both can do, with ``axis`` for torch's ``dim``."""
+"""A NumPy array or a torch tensor. Code uses only what both can do, such as ``axis`` instead of torch's ``dim``."""
 
 SCALED_FIELDS = {
     "mass": ("body_mass", "body_inertia"),
     "friction": ("geom_friction",),
     "damping": ("dof_damping",),
 }
-"""The fields of MuJoCo's model that each factor multiplies."""
+"""The fields of MuJoCo's model that each factor scales."""
 
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How the dynamics differ between tasks: the range of each factor, drawn uniformly; (1, 1) leaves it alone."""
+    """How the dynamics differ between tasks. Each factor is uniform in its range; (1, 1) keeps the original."""
 
     mass: tuple[float, float] = (1.0, 1.0)
     """Range of the factor on the masses and inertias of all bodies."""
     friction: tuple[float, float] = (1.0, 1.0)
-    """Range of the factor on the friction coefficients of all geoms, the floor among them."""
+    """Range of the factor on the friction coefficients of all geoms, including the floor."""
     damping: tuple[float, float] = (1.0, 1.0)
     """Range of the factor on the damping of all joints."""
 
@@ -39,22 +39,23 @@ class Dynamics:
 
     @property
     def varied(self) -> dict[str, tuple[float, float]]:
-        """The ranges that are not (1, 1): each is a task parameter and part of the descriptor."""
+        """The ranges other than (1, 1). Each is a task parameter and part of the descriptor."""
         return {name: bounds for name, bounds in asdict(self).items() if tuple(bounds) != (1.0, 1.0)}
 
 
 def scaled_fields(model: Any, factors: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
     """Yield the model's scaled fields by name, ``[*lanes, *shape]`` for factors ``[*lanes]``."""
-    for factor, fields in SCALED_FIELDS.items():
+    for name, fields in SCALED_FIELDS.items():
+        factor = np.asarray(factors[name])
         for field in fields:
             nominal = getattr(model, field)
-            yield field, nominal * np.asarray(factors[factor]).reshape(*np.shape(factors[factor]), *[1] * nominal.ndim)
+            yield field, nominal * factor.reshape(*factor.shape, *[1] * nominal.ndim)
 
 
 def set_scaled_fields(model: Any, data: Any, nominal: Any, factors: Mapping[str, Array]) -> None:
-    """Give one model the fields of ``nominal`` times scalar factors, and the constants that follow from them.
+    """Set a model's fields to those of ``nominal`` times scalar factors, and recompute the derived constants.
 
-    ``data`` is scratch space: its state must be reset afterwards.
+    ``data`` is scratch space; reset its state afterwards.
     """
     for field, values in scaled_fields(nominal, factors):
         getattr(model, field)[...] = values

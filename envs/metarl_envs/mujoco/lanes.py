@@ -1,4 +1,4 @@
-"""Lanes of MuJoCo robots with tasks: what those on the CPU and those under MuJoCo Warp share, and those on the CPU."""
+"""Lanes of MuJoCo robots: the base class, and lanes on the CPU (see ``warp_lanes`` for those on MuJoCo Warp)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,9 +22,9 @@ from metarl_envs.mujoco.simulator import Simulator, load_model, simulate
 
 
 class RobotLanes(VectorEnv[Any, Any, Any]):
-    """Lanes of a robot: a RobotVectorEnv or, under MuJoCo Warp, a WarpVectorEnv.
+    """Base class of the lanes of a robot: RobotVectorEnv on the CPU, WarpVectorEnv on MuJoCo Warp.
 
-    Raises ValueError for no lanes, or no steps.
+    Raises ValueError if there are no lanes or no steps.
     """
 
     simulator: Simulator
@@ -37,23 +37,23 @@ class RobotLanes(VectorEnv[Any, Any, Any]):
         self.dt = self._model.opt.timestep * self._robot.substeps
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Release what the simulator holds."""
+        """Release the simulator's resources."""
         self.simulator.close()
 
 
 class RobotVectorEnv(RobotLanes):
-    """Lanes of a robot on the CPU, without automatic resets: a finished lane idles, not simulated, until it is reset.
+    """Lanes of a robot on the CPU, without automatic resets: a finished lane is not simulated until it is reset.
 
     Args:
         family: The robot, its reward and its task parameters.
         num_envs: Number of lanes.
-        horizon: Steps after which a lane is truncated; None for never.
-        parameters: One task (the family's default where not given) and factors on the dynamics ("mass", "friction",
-            "damping"; 1 where not given), in force in every lane until ``reset`` is given others.
+        horizon: Steps after which a lane is truncated; None for no limit.
+        parameters: The task (by default the family's) and factors on the dynamics ("mass", "friction", "damping"; by
+            default 1) of every lane, until ``reset`` sets others.
 
     Raises:
-        ValueError: no lanes, no steps, parameters that are unknown, of the wrong shape or not finite, or a backend
-            that is not there.
+        ValueError: no lanes, no steps, a backend that is not available, or parameters that are unknown, of the wrong
+            shape or not finite.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class RobotVectorEnv(RobotLanes):
         self._restart(np.ones(num_envs, dtype=np.bool_))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Restart the lanes of ``options["reset_mask"]`` (all without it); the others go on undisturbed.
+        """Reset the lanes in the mask ``options["reset_mask"]``, by default all; the others continue undisturbed.
 
-        The other options are task parameters and factors on the dynamics, one row per lane, of which the restarted
-        lanes take theirs. Raises ValueError for options that are unknown, of the wrong shape or not finite.
+        The other options are task parameters and factors on the dynamics, one row per lane; only rows of reset lanes
+        take effect. Raises ValueError for options that are unknown, of the wrong shape or not finite.
         """
         super().reset(seed=seed)
         given = dict(options or {})
@@ -90,11 +90,11 @@ class RobotVectorEnv(RobotLanes):
         return self._robot.observe(self.simulator), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Act for one control step in every lane that has not finished.
+        """Take one control step in every lane that has not finished.
 
         Raises:
             ValueError: the actions have the wrong shape or are not finite; the first such lane is named.
-            RuntimeError: the simulation became unstable in some lanes, which are named.
+            RuntimeError: the simulation became unstable in some lanes; they are named.
         """
         control = to_control(actions, self._robot, self._model, (self.num_envs,))
         running = self._book.running
@@ -109,9 +109,11 @@ class RobotVectorEnv(RobotLanes):
         return observations, rewards, self._book.terminated.copy(), self._book.truncated.copy(), {}
 
     def _restart(self, lanes: Array) -> None:
-        qpos, qvel = np.zeros((self.num_envs, self._model.nq)), np.zeros((self.num_envs, self._model.nv))
+        qpos = np.zeros((self.num_envs, self._model.nq))
+        qvel = np.zeros((self.num_envs, self._model.nv))
         qpos[lanes], qvel[lanes] = starting_state(self._robot, self._model, self.np_random, (int(lanes.sum()),))
         factors = {name: self._parameters[name].copy() for name in SCALED_FIELDS}
+        # Setting factors recomputes the models' constants: skip it when no factor has changed.
         differ = any((factors[name] != self._scaled[name]).any() for name in SCALED_FIELDS)
         self.simulator.reset(lanes, qpos, qvel, factors if differ else None)
         self._scaled, self._book = factors, self._book.restarted(lanes)

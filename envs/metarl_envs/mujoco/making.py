@@ -1,4 +1,4 @@
-"""Making the environments of robot tasks: from a family, or from its name and Gymnasium's keywords."""
+"""Functions that make the environments of robot tasks, from a family or from its name and Gymnasium's keywords."""
 
 import importlib.util
 import warnings
@@ -21,10 +21,10 @@ HOW_TO_INSTALL = 'pip install "metarl-toolkit[gpu]"'
 
 
 class SampledFamily(RobotFamily, Protocol):
-    """A robot family that says how it is sampled."""
+    """A robot family with sampling options."""
 
     def __hash__(self) -> int:
-        """Tell families apart by their fields, as frozen dataclasses do."""
+        """Hash the fields, as frozen dataclasses do."""
 
     @property
     def sampling(self) -> Sampling:
@@ -32,13 +32,13 @@ class SampledFamily(RobotFamily, Protocol):
 
 
 def make_env(family: str, render_mode: str | None = None, **options: Any) -> RobotEnv:
-    """Return one environment of a family: what ``gymnasium.make`` calls.
+    """Return one environment of a family; the entry point of ``gymnasium.make``.
 
     Args:
         family: ``module:class``.
         render_mode: As of Gymnasium's MuJoCo environments.
-        options: Task parameters and factors on the dynamics; fields of the family, of its robot and of its simulation
-            (flat, where families are nested); ``width``, ``height``, ``camera_name``, ... of the rendering.
+        options: Task parameters and factors on the dynamics; fields of the family, its robot and its simulation (by
+            their own names, without nesting); and ``width``, ``height``, ``camera_name``, ... for rendering.
     """
     made, parameters, rendering = _configured(family, options)
     return RobotEnv(made, parameters, render_mode, **rendering)
@@ -52,10 +52,11 @@ def make_vector_env(
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> RobotLanes:
-    """Return lanes of a family: what ``gymnasium.make_vec`` calls, with the options of ``make_env`` save rendering.
+    """Return lanes of a family; the entry point of ``gymnasium.make_vec``.
 
-    ``max_episode_steps`` is Gymnasium's name for the horizon. Under MuJoCo Warp (``backend="warp"``, or a ``device`` of
-    CUDA) arrays are torch tensors on the device. Raises ValueError for unknown options.
+    Options are those of ``make_env``, except for rendering. ``max_episode_steps`` is Gymnasium's name for
+    the horizon. With MuJoCo Warp (``backend="warp"``, or a CUDA ``device``), arrays are torch tensors on the device.
+    Raises ValueError for unknown options.
     """
     made, parameters, unknown = _configured(family, options)
     if unknown:
@@ -71,9 +72,9 @@ def make_lanes(
     device: torch.device,
     parameters: Mapping[str, Any] | None = None,
 ) -> RobotLanes:
-    """Return lanes simulated as the family says: under MuJoCo Warp on the device, or on the CPU, whatever the device.
+    """Return lanes with the family's backend: MuJoCo Warp on the device, or the CPU, whatever the device.
 
-    Raises ValueError for a backend that is not there or cannot do what is asked.
+    Raises ValueError for a backend that is not available or does not support the options.
     """
     if not _on_warp(family.simulation.backend, device):
         return RobotVectorEnv(family, num_envs, horizon, parameters)
@@ -83,30 +84,31 @@ def make_lanes(
 
 
 def sampling_lanes(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
-    """Return the lanes that a family's episodes are sampled from; under MuJoCo Warp they are kept for its other tasks.
+    """Return the lanes that a family's episodes are sampled from. MuJoCo Warp's are kept and reused for later tasks.
 
-    Raises ValueError as ``make_lanes``.
+    Raises ValueError as ``make_lanes`` does.
     """
     make = _kept_lanes if _on_warp(family.simulation.backend, device) else make_lanes
     return make(family, num_envs, family.sampling.horizon, device)
 
 
 def _on_warp(backend: Backend, device: torch.device) -> bool:
-    """Return whether lanes are for MuJoCo Warp. Raises ValueError where it is asked for but not installed."""
-    installed, on_gpu = importlib.util.find_spec("mujoco_warp") is not None, device.type == "cuda"
+    """Return whether lanes run on MuJoCo Warp. Raises ValueError if it is requested but not installed."""
+    installed = importlib.util.find_spec("mujoco_warp") is not None
+    on_gpu = device.type == "cuda"
     if backend == "warp" and not installed:
         raise ValueError(f"the backend 'warp' needs MuJoCo Warp, which is not installed: {HOW_TO_INSTALL}")
     if backend == "auto" and on_gpu and not installed:
-        warnings.warn(f"MuJoCo runs on the CPU, which is slow beside {device}: {HOW_TO_INSTALL}", stacklevel=3)
+        warnings.warn(f"MuJoCo runs on the CPU, which is slow compared with {device}: {HOW_TO_INSTALL}", stacklevel=3)
     return backend == "warp" or (backend == "auto" and on_gpu and installed)
 
 
-# To capture a control step takes as long as many of them, and every draw restarts all lanes with its own tasks.
+# Capturing a control step takes as long as many steps, so lanes are kept. Every draw resets all lanes with its tasks.
 _kept_lanes = lru_cache(maxsize=4)(make_lanes)
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:
-    """Return the family, the task parameters and factors, and the options that are neither."""
+    """Return the family, the task parameters and factors, and the remaining options."""
     left = dict(options)
     default: Any = load_env_creator(family)()
     robot, simulation = _replaced(default.robot, left), _replaced(default.simulation, left)
@@ -116,5 +118,5 @@ def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily,
 
 
 def _replaced(part: Any, options: dict[str, Any]) -> Any:
-    """Return the dataclass with those options that are its fields, which are taken out of the options."""
+    """Return the dataclass with the options that are its fields, and remove these from ``options``."""
     return replace(part, **{field.name: options.pop(field.name) for field in fields(part) if field.name in options})

@@ -1,4 +1,4 @@
-"""What pictures of robots show besides the robot, and which OpenGL draws them."""
+"""Markers and cameras for rendering robots, and the choice of OpenGL."""
 
 import ctypes.util
 import os
@@ -13,16 +13,16 @@ import numpy as np
 from metarl_envs.mujoco.dynamics import Array, Values
 
 Marker = dict[str, Any]
-"""A shape without physics, as Gymnasium's viewers take it."""
+"""A shape without physics, in the form that Gymnasium's viewers accept."""
 Camera = Mapping[str, Any]
-"""Fields of MuJoCo's free camera; without a ``lookat`` it follows the robot."""
+"""Fields of MuJoCo's free camera. Without ``lookat``, it follows the robot."""
 
 BESIDE: Camera = {"distance": 4.0, "elevation": -15.0, "azimuth": 90.0}
 """From the side, at the height of a robot."""
 ABOVE: Camera = {"distance": 5.0, "elevation": -35.0, "azimuth": 90.0}
 """From the side and above."""
 GOAL, PACE = np.array([0.0, 0.62, 0.45, 0.8]), np.array([0.84, 0.37, 0.0, 0.8])
-"""Colours of goals (green), and of the robot's own velocity (orange)."""
+"""Colours of goals (green) and of the robot's velocity (orange)."""
 OVERHEAD = 1.2
 """Height of arrows, in metres."""
 METRES_PER_SPEED = 0.5
@@ -30,9 +30,9 @@ METRES_PER_SPEED = 0.5
 
 
 def column(place: Values) -> Marker:
-    """Return a column at a place ``[2]``, in metres."""
+    """Return a column at a position ``[2]``, in metres."""
     at = np.array([place[0], place[1], 0.5])
-    # Of a cylinder, MuJoCo takes the radius and half of the length.
+    # A cylinder's size is its radius and half of its length.
     return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "pos": at, "size": np.array([0.15, 0.5, 0.0]), "rgba": GOAL}
 
 
@@ -42,19 +42,24 @@ def overview(reach: float) -> Camera:
 
 
 def arrows(position: Values, goal: Values, velocity: Values) -> list[Marker]:
-    """Return the goal velocity above a robot and, above it, the robot's own.
+    """Return an arrow of the goal velocity above a robot, and above it one of the robot's velocity.
 
-    All are along x (``[]`` or ``[1]``) or along x and y (``[2]``), in metres and metres per second.
+    All arguments are along x (``[]`` or ``[1]``) or along x and y (``[2]``), in metres and metres per second.
     """
-    at, wanted, own = (np.resize(np.append(values, 0.0), 2) for values in (position, goal, velocity))
-    return [_arrow(at, wanted, OVERHEAD, GOAL), _arrow(at, own, OVERHEAD + 0.15, PACE)]
+    at, goal_velocity, own_velocity = (_in_plane(values) for values in (position, goal, velocity))
+    return [_arrow(at, goal_velocity, OVERHEAD, GOAL), _arrow(at, own_velocity, OVERHEAD + 0.15, PACE)]
+
+
+def _in_plane(values: Values) -> Array:
+    """Return values along x, or along x and y, as ``[2]``: without a y, it is 0."""
+    return np.resize(np.append(values, 0.0), 2)
 
 
 def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
     speed = float(np.hypot(*velocity))
     forward = np.array([1.0, 0.0, 0.0]) if speed == 0 else np.array([*velocity / speed, 0.0])
     up = np.array([0.0, 0.0, 1.0])
-    # MuJoCo's arrows point along their own z, and are half as long as their size says.
+    # MuJoCo's arrows point along their own z axis, and are half as long as their size says.
     turned = np.stack([np.cross(up, forward), up, forward], axis=1)
     size = np.array([0.04, 0.04, 2 * METRES_PER_SPEED * speed])
     kind = mujoco.mjtGeom.mjGEOM_ARROW
@@ -63,9 +68,9 @@ def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
 
 @contextmanager
 def opengl(render_mode: str | None) -> Iterator[None]:
-    """Choose an OpenGL that needs no screen where there is none. Raises RuntimeError, with advice, where GL fails."""
+    """Choose an off-screen OpenGL on a machine without a screen. Raises RuntimeError, with advice, if OpenGL fails."""
     screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if not screen and render_mode == "human":  # GLFW would end the process
+    if not screen and render_mode == "human":  # otherwise GLFW would end the process
         raise RuntimeError("render_mode 'human' needs a screen: neither DISPLAY nor WAYLAND_DISPLAY is set")
     if not screen and "MUJOCO_GL" not in os.environ:
         os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("EGL") is None else "egl"

@@ -1,14 +1,14 @@
-"""A family of robot tasks is a robot times a task: what all of them share, and how the two are joined.
+"""A family of robot tasks combines a robot with a task. This module holds what all such families share.
 
-A task over any robot extends ``RobotTasks``, like ``metarl_envs.goal_velocity``. A robot's own options, such as what
-it costs to move it and a bonus for not falling, are a frozen dataclass beside the robot, like those in
-``metarl_envs.robots.ant``. A family names both, and ``Simulated``::
+A task for any robot extends ``RobotTasks``, like ``metarl_envs.goal_velocity``. A robot's own options, such as the
+control cost and the bonus for not falling, are a frozen dataclass in the robot's module, like ``AntOptions`` in
+``metarl_envs.robots.ant``. A family inherits from both, and from ``Simulated``::
 
     @dataclass(frozen=True)
     class AntVelocity(Simulated, AntOptions, GoalVelocity): ...
 
-Fields come in the order of the bases from the last to the first: the task's, the robot's, the simulation's. A family
-gives fields defaults and words of its own, which moves none of them.
+Fields are in the order of the bases from last to first: the task's, the robot's, the simulation's. A family may
+override a field's default and help text; this does not change the order.
 """
 
 from abc import ABC, abstractmethod
@@ -33,10 +33,10 @@ from metarl_envs.mujoco.single import RobotEnv
 
 @dataclass(frozen=True)
 class Simulated:
-    """Options of every family: how its robot is simulated, and its episodes sampled."""
+    """Options of every family: the simulation of the robot, and the sampling of episodes."""
 
     dynamics: Dynamics = field(default_factory=Dynamics)
-    """How the robot's dynamics differ between tasks; by default they do not."""
+    """How the robot's dynamics differ between tasks; by default, they do not."""
     simulation: Simulation = field(default_factory=Simulation)
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -46,8 +46,8 @@ class Simulated:
 class RobotTasks(ABC):
     """Tasks of a robot; implements ``metarl.types.Family`` with ``single``, and ``robots.RobotFamily``.
 
-    A robot is paid at each step for its progress, and alive_bonus - control_cost |a|^2, with a the torques in [-1, 1].
-    Attributes without a value are fields of the families; the bonus is one where the robot may fall.
+    The reward of a step is progress + alive_bonus - control_cost |a|^2, with a the torques in [-1, 1]. Attributes
+    without a value are fields of the families. So is ``alive_bonus``, for a robot that may fall.
     """
 
     robot: Robot
@@ -60,33 +60,33 @@ class RobotTasks(ABC):
     @property
     @abstractmethod
     def goal_space(self) -> Mapping[str, spaces.Box]:
-        """The task's parameters by name, in their order."""
+        """The ranges of the task's parameters by name, in order."""
 
     @property
     @abstractmethod
     def default_task(self) -> dict[str, Any]:
-        """The task of environments that are given none."""
+        """The task of an environment that is made without one."""
 
     @abstractmethod
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Draw the task's parameters, ``[task, ...]`` by name."""
+        """Sample the task's parameters, ``[task, ...]`` by name."""
 
     @abstractmethod
     def progress(self, motion: Motion, parameters: Parameters) -> Values:
-        """Return what a control step is worth to the task, ``[...]``."""
+        """Return the task's part of the reward of a control step, ``[...]``."""
 
     @abstractmethod
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
-        """Return what pictures of one robot show of its task."""
+        """Return the shapes that show the task when one robot is rendered."""
 
     @property
     def camera(self) -> Camera:
-        """From where pictures are taken: the robot's own camera."""
+        """The camera for rendering; by default the robot's own."""
         return self.robot.camera
 
     @property
     def spec(self) -> Spec:
-        """What is asked of a policy; described by the task's parameters and the factors on the dynamics that vary."""
+        """The policy's inputs and outputs. The descriptor is the task's parameters and the factors that vary."""
         size = spaces.flatdim(self.parameter_space)
         return Spec((observation_size(self.robot),), action_space(self.robot).shape[0], "continuous", size)
 
@@ -97,11 +97,11 @@ class RobotTasks(ABC):
         return spaces.Dict([*self.goal_space.items(), *varied.items()])  # a list keeps its order, a mapping is sorted
 
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
-        """Return the bonus and the progress minus the control cost, ``[...]``."""
+        """Return alive_bonus + progress - control_cost |a|^2, ``[...]``."""
         return self.alive_bonus + self.progress(motion, parameters) - self.control_cost * motion.effort
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
-        """Sample tasks, then factors on the dynamics where they vary. Raises ValueError for fewer than one task."""
+        """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         drawn = self.draw_goals(num_tasks, generator)
@@ -120,6 +120,6 @@ class RobotTasks(ABC):
 
 
 def uniform(bounds: tuple[float, float], generator: Generator, *shape: int) -> Tensor:
-    """Draw from ``[low, high)``, in torch's default dtype."""
+    """Sample uniformly from ``[low, high)``, in torch's default dtype."""
     low, high = bounds
     return low + (high - low) * torch.rand(*shape, generator=generator)

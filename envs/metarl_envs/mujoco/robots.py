@@ -1,6 +1,6 @@
-"""What MuJoCo robots with tasks are made of: data, and pure functions that read the last axes only.
+"""The parts of MuJoCo robots with tasks: data, and pure functions that work on the last axes only.
 
-Single environments (no leading axis) and lanes share every line of them, be their arrays NumPy's or torch tensors.
+Single environments (no leading axis) and lanes share this code, with NumPy arrays or torch tensors.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from metarl_envs.mujoco.rendering import Camera, Marker
 from metarl_envs.mujoco.simulator import Physics, Simulation, load_model
 
 Parameters = Mapping[str, Values]
-"""Task parameters, and the factors on the dynamics, by name: ``[..., *shape]``."""
+"""Task parameters and factors on the dynamics by name, ``[..., *shape]``."""
 
 
 class Motion(NamedTuple):
-    """What a control step did, as rewards see it."""
+    """The result of a control step, from which the reward is computed."""
 
     position: Values  # [..., axis] of the robot after the step, metres
     velocity: Values  # [..., axis] mean over the step, metres per second
-    action: Values  # [..., actuator] as the simulator took it: scaled and clipped
+    action: Values  # [..., actuator] as applied in the simulator: scaled and clipped
 
     @property
     def effort(self) -> Values:
@@ -34,16 +34,16 @@ class Motion(NamedTuple):
 
 
 def namespace(values: Values) -> Any:
-    """Return the module, ``torch`` or ``numpy``, whose functions take such values."""
+    """Return the module, ``torch`` or ``numpy``, that the values belong to."""
     return torch if isinstance(values, torch.Tensor) else np
 
 
 class Robot(Protocol):
-    """A frozen dataclass: a robot, what it observes, and when it has fallen."""
+    """A frozen dataclass: a robot, its observations, and when it has fallen."""
 
     @property
     def model_file(self) -> str:
-        """One of Gymnasium's MuJoCo models."""
+        """File name of one of Gymnasium's MuJoCo models."""
 
     @property
     def substeps(self) -> int:
@@ -51,11 +51,11 @@ class Robot(Protocol):
 
     @property
     def action_scale(self) -> float:
-        """The policy's action that means one unit of the simulator's."""
+        """The policy's action that corresponds to one unit of the simulator's action."""
 
     @property
     def reset_noise(self) -> float:
-        """Half-width of the uniform noise on starting positions, standard deviation of that on velocities."""
+        """Half-width of the uniform noise on initial positions, standard deviation of the noise on velocities."""
 
     @property
     def contact_forces(self) -> bool:
@@ -63,20 +63,20 @@ class Robot(Protocol):
 
     @property
     def camera(self) -> Camera:
-        """From where pictures are taken, unless the task says otherwise."""
+        """The camera for rendering, unless the task has one."""
 
     def position(self, physics: Physics) -> Values:
-        """Return where the robot is, ``[..., axis]`` in metres: along x, or along x and y."""
+        """Return the robot's position, ``[..., axis]`` in metres: along x, or along x and y."""
 
     def observe(self, physics: Physics) -> Values:
         """Return the observations, ``[..., size]``, as a new array."""
 
     def healthy(self, physics: Physics) -> Values:
-        """Return which robots may go on, ``[...]``."""
+        """Return which robots have not fallen, ``[...]``."""
 
 
 class RobotFamily(Protocol):
-    """What the environments need of a task family."""
+    """A task family, as the environments use it."""
 
     @property
     def robot(self) -> Robot:
@@ -92,25 +92,25 @@ class RobotFamily(Protocol):
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """The task parameters, and the factors on the dynamics that vary."""
+        """The ranges of the task parameters and of the factors on the dynamics that vary."""
 
     @property
     def default_task(self) -> dict[str, Any]:
-        """The task of environments that are given none."""
+        """The task of an environment that is made without one."""
 
     @property
     def camera(self) -> Camera:
-        """From where pictures are taken."""
+        """The camera for rendering."""
 
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return the reward of a control step, ``[...]``."""
 
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
-        """Return what pictures of one robot show of its task."""
+        """Return the shapes that show the task when one robot is rendered."""
 
 
 def observation_space(robot: Robot) -> spaces.Box:
-    """Return the space of the robot's observations, in float64: MuJoCo resets what leaves its bounds (1e10)."""
+    """Return the robot's observation space, in float64. MuJoCo resets states that leave its bounds (1e10)."""
     return box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, observation_size(robot))
 
 
@@ -120,18 +120,18 @@ def box(low: float, high: float, *shape: int) -> spaces.Box:
 
 
 def observation_size(robot: Robot) -> int:
-    """Return how many numbers the robot observes."""
+    """Return the size of the robot's observation."""
     return len(robot.observe(mujoco.MjData(load_model(robot.model_file))))
 
 
 def action_space(robot: Robot) -> spaces.Box:
-    """Return the actions that are not clipped: the actuators' range times the action scale."""
+    """Return the space of actions that are not clipped: the actuators' range times the action scale."""
     low, high = (load_model(robot.model_file).actuator_ctrlrange.T * robot.action_scale).astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)
 
 
 def starting_state(robot: Robot, model: Any, rng: np.random.Generator, lanes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Draw starting positions ``[*lanes, nq]`` and velocities ``[*lanes, nv]`` as Gymnasium's robots do."""
+    """Sample initial positions ``[*lanes, nq]`` and velocities ``[*lanes, nv]`` as Gymnasium's robots do."""
     noise = robot.reset_noise
     qpos = model.qpos0 + rng.uniform(-noise, noise, size=(*lanes, model.nq))
     return qpos, noise * rng.standard_normal((*lanes, model.nv))
@@ -156,7 +156,7 @@ def initial_parameters(family: RobotFamily, given: Mapping[str, Any] | None) -> 
 
 
 def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple[int, ...]) -> dict[str, Array]:
-    """Return task parameters and factors as float64 copies. Raises ValueError for what describes no task."""
+    """Return float64 copies of task parameters and factors. Raises ValueError for wrong names, shapes or values."""
     shapes = dict.fromkeys(SCALED_FIELDS, ()) | {name: space.shape for name, space in family.parameter_space.items()}
     if unknown := sorted(set(given) - set(shapes)):
         raise ValueError(f"unknown options {unknown}: expected some of {[*shapes, *(['reset_mask'] if lanes else [])]}")
@@ -173,7 +173,7 @@ def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple
 
 
 def check_robot(robot: Robot) -> None:
-    """Raise ValueError for an action scale or a reset noise that make no sense."""
+    """Raise ValueError for an invalid action scale or reset noise."""
     if not 0 < robot.action_scale < np.inf:
         raise ValueError(f"action_scale must be above 0, not {robot.action_scale}")
     if not 0 <= robot.reset_noise < np.inf:

@@ -1,6 +1,6 @@
-"""Lanes of one MuJoCo model stepped on CPU threads: by MuJoCo's own pool, or by Python threads for older MuJoCo.
+"""Lanes of one MuJoCo model on CPU threads: MuJoCo's own thread pool, or Python threads for older MuJoCo.
 
-Both give the same bits as one ``MjData`` stepped by itself, whatever the number of threads.
+Both agree bit for bit with a single ``MjData`` stepped by itself, whatever the number of threads.
 """
 
 import copy
@@ -20,14 +20,14 @@ from metarl_envs.mujoco.dynamics import Array, Values, scaled_fields, set_scaled
 
 Backend = Literal["auto", "native", "threads", "warp"]
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
-"""MuJoCo's warnings of a simulation that became unstable, which it then resets by itself."""
+"""MuJoCo's warnings of an unstable simulation, which it then resets by itself."""
 
 
 class Physics(Protocol):
-    """What observations and rewards may read: a simulator (``...`` are its lanes), or one ``MjData`` (no lanes).
+    """The state that observations and rewards may read: a simulator (``...`` are lanes) or an ``MjData`` (no lanes).
 
-    Arrays are NumPy's in float64, or under MuJoCo Warp torch tensors in float32. As after ``mj_step``, body positions
-    and contact forces belong to the last substep's start, not to its end.
+    Arrays are NumPy arrays in float64, or with MuJoCo Warp torch tensors in float32. As after ``mj_step``, body
+    positions and contact forces are those at the start of the last substep, not at its end.
     """
 
     @property
@@ -48,39 +48,39 @@ class Physics(Protocol):
 
 
 class Simulator(Physics, Protocol):
-    """Lanes of one model, told apart by masks ``[lane]``. Its arrays are live, and only to be read.
+    """Lanes of one model, selected by masks ``[lane]``. Its arrays are live views; do not write to them.
 
-    What it is given are arrays of its own kind: NumPy's in float64, or under MuJoCo Warp torch tensors on its device.
+    Arguments are arrays of the simulator's own kind: NumPy in float64, or with MuJoCo Warp torch tensors on its device.
     """
 
     def step(self, control: Values, lanes: Values) -> None:
-        """Advance the lanes of a mask by one control step under ``control [lane, nu]``; the others keep their state.
+        """Advance the lanes of a mask by one control step with ``control [lane, nu]``; the others keep their state.
 
         Raises:
             LaneError: lanes became unstable (they are named, and must be reset), or MuJoCo failed in some. MuJoCo Warp
-                raises nothing, because the device would have to be waited for: see ``WarpSimulator.unstable``.
+                does not raise, because that would wait for the device: see ``WarpSimulator.unstable``.
         """
 
     def reset(self, lanes: Values, qpos: Values, qvel: Values, factors: Mapping[str, Values] | None = None) -> None:
-        """Start the lanes of a mask from states ``[lane, nq]`` and ``[lane, nv]``, the others' being unused.
+        """Reset the lanes of a mask to states ``[lane, nq]`` and ``[lane, nv]``; rows of other lanes are ignored.
 
-        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes; None for as before.
+        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes. None keeps the current factors.
         """
 
     def close(self) -> None:
-        """Release threads and memory, where they do not go with the simulator."""
+        """Release threads and memory that are not freed with the simulator."""
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """How lanes are simulated; native and threads give the same bits, warp the same tasks in other arithmetic."""
+    """How lanes are simulated. native and threads agree bit for bit; warp has the same tasks in other arithmetic."""
 
     backend: Backend = "auto"
-    """warp: MuJoCo Warp, on a GPU, or slowly on the CPU, in float32 (pip install "metarl-toolkit[gpu]"); native:
-    MuJoCo's own pool of threads (3.17 and later, no contact forces); threads: Python threads; auto: warp with --device
-    cuda where it is installed, else native where it can, else threads."""
+    """warp: MuJoCo Warp in float32, for a GPU, slow on a CPU (pip install "metarl-toolkit[gpu]"). native: MuJoCo's own
+    thread pool (MuJoCo 3.17 and later, no contact forces). threads: Python threads. auto: warp with --device cuda if it
+    is installed, else native if possible, else threads."""
     threads: int | None = None
-    """Number of CPU threads; None for one on each CPU that this process may use."""
+    """Number of CPU threads; None for one per CPU that this process may use."""
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -91,8 +91,8 @@ class Simulation:
 
 @lru_cache
 def load_model(file: str) -> Any:
-    """Compile one of Gymnasium's MuJoCo models; the result is shared and must not be changed."""
-    # Gymnasium's files use an attribute that MuJoCo 4 calls deprecated, on standard output and in a file.
+    """Compile one of Gymnasium's MuJoCo models. The result is shared; do not change it."""
+    # Silence a deprecation warning of MuJoCo 4 about Gymnasium's files, which goes to standard output and a log file.
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         return mujoco.MjModel.from_xml_path(expand_model_path(file))
@@ -101,9 +101,9 @@ def load_model(file: str) -> Any:
 
 
 def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:
-    """Return a simulator on the CPU, of so many simulation steps in one control step.
+    """Return a simulator on the CPU, with ``substeps`` simulation steps per control step.
 
-    Raises ValueError for a backend that cannot do what is asked.
+    Raises ValueError for a backend that does not support the options.
     """
     if simulation.backend == "warp":
         raise ValueError("these lanes are simulated on the CPU: expected backend auto, native or threads, not warp")
@@ -118,7 +118,7 @@ def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, cont
 
 
 class NativeSimulator:
-    """Lanes stepped by ``mujoco.batch.Batch``."""
+    """Lanes stepped by MuJoCo's thread pool, ``mujoco.batch.Batch``."""
 
     def __init__(self, model: Any, lanes: int, substeps: int, threads: int):
         from mujoco.batch import Batch  # MuJoCo before 3.17 has none
@@ -130,17 +130,17 @@ class NativeSimulator:
 
     @property
     def cfrc_ext(self) -> Array:
-        """Not computed by MuJoCo's pool."""
+        """Not available: MuJoCo's pool does not compute contact forces."""
         raise ValueError("the native backend computes no contact forces: use backend 'threads' or 'auto'")
 
     def step(self, control: Array, lanes: Array) -> None:
-        """Advance the lanes; an error of MuJoCo's is its ``SimulationError``, whose ``ids`` are the lanes."""
+        """Advance the lanes. MuJoCo's own errors are its ``SimulationError``, whose ``ids`` are the lanes."""
         self._control[...] = control
         self._batch.step(None if lanes.all() else np.flatnonzero(lanes), self._substeps)
         _refuse_unstable(self._alarms)
 
     def reset(self, lanes: Array, qpos: Array, qvel: Array, factors: Mapping[str, Array] | None = None) -> None:
-        """Start the lanes from these states, with these factors on their dynamics."""
+        """Reset the lanes to these states, with these factors on their dynamics."""
         ids = np.flatnonzero(lanes)
         if factors is not None:
             for field, values in scaled_fields(self._model, {name: factor[ids] for name, factor in factors.items()}):
@@ -151,13 +151,13 @@ class NativeSimulator:
         self._batch.forward(ids)
 
     def close(self) -> None:
-        """The pool ends with the batch."""
+        """Do nothing: the pool ends with the batch."""
 
 
 class ThreadSimulator:
-    """Lanes stepped by ``mj_step``, which releases Python's lock; one ``MjData`` per lane.
+    """Lanes stepped by ``mj_step`` on Python threads, with one ``MjData`` per lane.
 
-    A lane with scaled dynamics has a model of its own (0.5 MB).
+    ``mj_step`` releases the GIL, so threads run in parallel. A lane with scaled dynamics has its own model (0.5 MB).
     """
 
     def __init__(self, model: Any, lanes: int, substeps: int, threads: int, contact_forces: bool):
@@ -182,7 +182,7 @@ class ThreadSimulator:
         _refuse_unstable(self._alarms)
 
     def reset(self, lanes: Array, qpos: Array, qvel: Array, factors: Mapping[str, Array] | None = None) -> None:
-        """Start the lanes from these states, with these factors on their dynamics."""
+        """Reset the lanes to these states, with these factors on their dynamics."""
         if factors is not None:
             for lane in np.flatnonzero(lanes).tolist():
                 self._scale(lane, {name: values[lane] for name, values in factors.items()})
@@ -199,13 +199,13 @@ class ThreadSimulator:
         self._pool.shutdown()
 
     def _scale(self, lane: int, factors: Mapping[str, Array]) -> None:
-        """Give one lane its factors; it must be reset next."""
+        """Set one lane's factors. The lane must be reset next."""
         if self._models[lane] is self._nominal:
             self._models[lane] = copy.copy(self._nominal)
         set_scaled_fields(self._models[lane], self._data[lane], self._nominal, factors)
 
     def _each(self, lanes: Array, act: Callable[[int, Any, Any], None]) -> None:
-        """Run ``act(lane, model, data)`` for every lane of a mask on the threads, then read the lane's outputs."""
+        """Run ``act(lane, model, data)`` on the threads for every lane of a mask, then copy the lane's outputs."""
 
         def run(part: Array) -> None:
             for lane in part.tolist():
@@ -223,7 +223,7 @@ class ThreadSimulator:
 
 
 def _refuse_unstable(alarms: Array) -> None:
-    """Raise LaneError where MuJoCo found a state that is not finite, or huge, and reset the lane by itself."""
+    """Raise LaneError for lanes that MuJoCo reset by itself, because their state was not finite or was huge."""
     if alarms.any():
         lanes = np.flatnonzero(alarms.any(axis=1)).tolist()
         raise LaneError(f"the simulation became unstable in lanes {lanes}: reset them, with milder dynamics", lanes)

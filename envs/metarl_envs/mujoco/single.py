@@ -1,4 +1,4 @@
-"""One MuJoCo robot with a task, as Gymnasium's environments are; bit for bit what a lane on the CPU does."""
+"""A single MuJoCo robot with a task as a Gymnasium environment. It agrees bit for bit with a lane on the CPU."""
 
 import copy
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 
 
 class RobotEnv(MujocoEnv):
-    """One robot with one task, rendered by Gymnasium with its goal drawn in. Options of ``reset`` stay in force.
+    """One robot with one task. Gymnasium renders it, with its goal. Options of ``reset`` hold until they are set again.
 
     Args:
         family: The robot, its reward and its task parameters.
-        parameters: The task (the family's default where not given), and factors on the dynamics ("mass", "friction",
-            "damping"; 1 where not given).
+        parameters: The task (by default the family's) and factors on the dynamics ("mass", "friction", "damping"; by
+            default 1).
         render_mode: ``"rgb_array"``, ``"human"``, ``"depth_array"``, ``"rgbd_tuple"`` or None.
         rendering: Other keywords of Gymnasium's ``MujocoEnv``: ``width``, ``height``, ``camera_name``, ...
 
@@ -52,7 +52,7 @@ class RobotEnv(MujocoEnv):
         self.parameter_space = family.parameter_space
         self._parameters = initial_parameters(family, parameters)
         self._follow = "default_camera_config" not in rendering and "lookat" not in family.camera
-        # Gymnasium before 1.4 takes the model's own camera unless told otherwise.
+        # Before 1.4, Gymnasium uses the model's own camera by default; -1 is the free camera.
         free = {} if "camera_name" in rendering else {"camera_id": -1}
         rendering = {"default_camera_config": dict(family.camera), **free, **rendering}
         observations = observation_space(self._robot)
@@ -71,14 +71,14 @@ class RobotEnv(MujocoEnv):
         return observation, {}
 
     def reset_model(self) -> Array:
-        """Start from a noisy state."""
+        """Set a random initial state, and return its observation."""
         self.set_state(*starting_state(self._robot, self.model, self.np_random, ()))  # type: ignore[no-untyped-call]
         self._motion = self._at_rest()
         observation: Array = self._robot.observe(self.data)
         return observation
 
     def step(self, action: Any) -> tuple[Array, np.float64, bool, bool, dict[str, np.float64]]:
-        """Act for one control step; the time limit is Gymnasium's. ``info`` holds the velocity in metres per second.
+        """Take one control step. The time limit is Gymnasium's wrapper. ``info`` has the velocity in metres per second.
 
         Raises:
             ValueError: the action has the wrong shape or is not finite.
@@ -98,29 +98,30 @@ class RobotEnv(MujocoEnv):
         return self._robot.observe(self.data), reward, not self._robot.healthy(self.data), False, info
 
     def render(self) -> Any:
-        """Return a picture of the robot and its goal, or show it in a window, as the render mode says.
+        """Return an image of the robot and its goal, or show it in a window, depending on the render mode.
 
-        Where Linux has no screen, EGL draws, or OSMesa, unless the variable MUJOCO_GL chooses.
+        On Linux without a screen, this uses EGL or else OSMesa, unless the environment variable MUJOCO_GL is set.
 
         Raises:
-            RuntimeError: no OpenGL works here, or a window is asked for where there is no screen.
+            RuntimeError: no OpenGL works, or a window is requested without a screen.
         """
         with opengl(self.render_mode):
             viewer = self.mujoco_renderer._get_viewer(self.render_mode)
-            viewer.make_context_current()  # another environment may have rendered, or been closed, since
+            viewer.make_context_current()  # another environment may have changed the current context
         for marker in self._family.markers(self._motion, self._parameters):
             viewer.add_marker(**marker)
         if self._follow:
             viewer.cam.lookat[: len(self._motion.position)] = self._motion.position
         picture = super().render()  # type: ignore[no-untyped-call]
-        viewer._markers.clear()  # which older releases of Gymnasium leave for the next picture
+        viewer._markers.clear()  # older releases of Gymnasium keep them for the next frame
         return picture
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
-        """Copy the compiled model: compiling it again would repeat MuJoCo's warning of Gymnasium's file."""
+        """Copy the compiled model: compiling it again would repeat MuJoCo's warning about Gymnasium's file."""
         model = copy.copy(load_model(self._robot.model_file))
         buffer = model.vis.global_
-        buffer.offwidth, buffer.offheight = max(buffer.offwidth, self.width), max(buffer.offheight, self.height)
+        buffer.offwidth = max(buffer.offwidth, self.width)
+        buffer.offheight = max(buffer.offheight, self.height)
         return model, mujoco.MjData(model)
 
     def _at_rest(self) -> Motion:

@@ -1,7 +1,7 @@
-"""Lanes of MuJoCo robots stepped by MuJoCo Warp: on a GPU, or slowly on the CPU; torch tensors in and out.
+"""Lanes of MuJoCo robots on MuJoCo Warp, for a GPU (slow on a CPU), with torch tensors in and out.
 
-Nothing leaves the device while episodes run, and the processor never waits for it: random numbers, masks, rewards and
-the signs of trouble are tensors.
+No data leave the device while episodes run, and the CPU never waits for it: random numbers, masks, rewards and error
+flags are all tensors.
 """
 
 import warnings
@@ -20,26 +20,26 @@ from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, ini
 from metarl_envs.mujoco.warp_simulator import WarpSimulator, where
 
 FAR = 0.01
-"""Largest distance of what a graph of a step does from what the step does, relative to its norm: on a GPU, contacts
-come in an order left to chance, and sums are rounded accordingly."""
+"""Largest allowed difference between the results of a step's graph and of the step itself, relative to their norm.
+They differ because a GPU processes contacts in random order, which changes the rounding of sums."""
 
 
 class WarpVectorEnv(RobotLanes):
     """Lanes of a robot on one device, without automatic resets: a finished lane idles until it is reset.
 
-    Arrays are torch tensors, in torch's default dtype. Tasks, rewards and terminations are those of RobotVectorEnv;
-    starting states are drawn by torch on the device, so seeds give other states. Asking whether a lane broke would wait
-    for the device at every step: a lane that became unstable, was given an action that is not finite, or had more
-    contacts than there was memory for, tells nan as its observation and reward and idles until it is reset; ``check``
-    says why. On a GPU a whole step, simulation and all, is one graph, captured at the second step.
+    Arrays are torch tensors, in torch's default dtype. Tasks, rewards and terminations are those of RobotVectorEnv, but
+    initial states are drawn by torch on the device, so a seed gives other states. A check for failures at every step
+    would wait for the device. Instead, a lane that became unstable, got an action that is not finite, or had too many
+    contacts for its memory returns nan as observation and reward, and idles until it is reset; ``check`` gives the
+    reason. On a GPU, a whole step including the simulation is one CUDA graph, captured at the second step.
 
     Args:
         family: The robot, its reward and its task parameters.
         num_envs: Number of lanes.
-        horizon: Steps after which a lane is truncated; None for never.
-        device: Where the lanes live.
-        parameters: One task (the family's default where not given) and factors on the dynamics ("mass", "friction",
-            "damping"; 1 where not given), in force in every lane until ``reset`` is given others.
+        horizon: Steps after which a lane is truncated; None for no limit.
+        device: The device of the lanes.
+        parameters: The task (by default the family's) and factors on the dynamics ("mass", "friction", "damping"; by
+            default 1) of every lane, until ``reset`` sets others.
 
     Raises:
         ValueError: no lanes, no steps, or parameters that are unknown, of the wrong shape or not finite.
@@ -56,7 +56,7 @@ class WarpVectorEnv(RobotLanes):
         parameters: Mapping[str, Any] | None = None,
     ):
         super().__init__(family, num_envs, horizon)
-        self.device = torch.empty(0, device=device).device  # "cuda" has no number, which Warp wants
+        self.device = torch.empty(0, device=device).device  # adds the index that Warp needs: "cuda" becomes "cuda:0"
         initial = initial_parameters(family, parameters)
         self._parameters = {
             name: self._tensor(value).repeat(num_envs, *[1] * value.ndim) for name, value in initial.items()
@@ -73,16 +73,16 @@ class WarpVectorEnv(RobotLanes):
         self._book = opened(torch.zeros(num_envs, dtype=torch.int64, device=self.device))
         self._trouble = torch.zeros(2, num_envs, dtype=torch.bool, device=self.device)
         self._unstable, self._overflowed = self._trouble
-        # Everything that steps read and write stays where it is, so that a graph of a step finds it there.
+        # A graph of a step uses fixed addresses, so everything that steps read and write is updated in place.
         self._given = self._tensor(torch.zeros(num_envs, self._model.nu))
         self._rewards, self._seen = self._given.new_zeros(num_envs), torch.zeros_like(self._observations())
         self._graph: Callable[[], None] | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Restart the lanes of ``options["reset_mask"]`` (all without it, and at first); the others go on undisturbed.
+        """Reset the lanes in the mask ``options["reset_mask"]``, by default and at first all; the others continue.
 
-        The other options are task parameters and factors on the dynamics, one row per lane, of which the restarted
-        lanes take theirs. Raises ValueError for options that are unknown, of the wrong shape or not finite.
+        The other options are task parameters and factors on the dynamics, one row per lane; only rows of reset lanes
+        take effect. Raises ValueError for options that are unknown, of the wrong shape or not finite.
         """
         super().reset(seed=seed)
         if seed is not None:
@@ -96,7 +96,7 @@ class WarpVectorEnv(RobotLanes):
         return self._observations(), {}
 
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Act for one control step in every lane that has not finished. An action that is not finite breaks its lane.
+        """Take one control step in every lane that has not finished. A lane fails if its action is not finite.
 
         Raises:
             ValueError: the actions have the wrong shape.
@@ -106,16 +106,15 @@ class WarpVectorEnv(RobotLanes):
             raise ResetNeeded("call reset before step")
         self._given.copy_(self._checked(actions))
         if not self.simulator.can_be_captured:
-            self._graph = None  # of a model that is no more
+            self._graph = None  # it was captured for a model that has been replaced
         elif self._graph is None:
             self._graph = self._captured()
         (self._graph or self._advance)()
-        told = (self._seen, self._rewards, self._book.terminated, self._book.truncated)
-        observations, rewards, terminations, truncations = (values.clone() for values in told)
-        return observations, rewards, terminations, truncations, {}
+        terminations, truncations = self._book.terminated.clone(), self._book.truncated.clone()
+        return self._seen.clone(), self._rewards.clone(), terminations, truncations, {}
 
     def _advance(self) -> None:
-        """Take a step with the actions that were given; everything stays in its place."""
+        """Take a step with the stored actions; all updates are in place."""
         control = self._control(self._given)
         running = self._book.running & ~self._broken
         before = self._robot.position(self.simulator).clone()
@@ -130,16 +129,16 @@ class WarpVectorEnv(RobotLanes):
         self._seen.copy_(self._observations())
 
     def _captured(self) -> Callable[[], None]:
-        """Return a graph of a whole step, which was compared with the step itself; or the step, with a warning."""
+        """Return a CUDA graph of a whole step, checked against the step itself; or the step, with a warning."""
         changing = [*self.simulator.changing, *self._book, self._trouble, self._rewards, self._seen]
         before = [values.clone() for values in changing]
 
         def after(step: Callable[[], None]) -> Tensor:
             step()
-            told = torch.cat([values.double().flatten() for values in changing]).nan_to_num()
+            results = torch.cat([values.double().flatten() for values in changing]).nan_to_num()
             for values, kept in zip(changing, before, strict=True):
                 values.copy_(kept)
-            return told
+            return results
 
         try:
             graph = self.simulator.captured(self._advance)
@@ -151,13 +150,13 @@ class WarpVectorEnv(RobotLanes):
         return graph
 
     def check(self) -> None:
-        """Wait for the device, and raise LaneError where lanes broke since they were reset."""
-        for lanes, what in (
+        """Wait for the device, and raise LaneError if lanes failed since their last reset."""
+        for lanes, message in (
             (self._unstable, "the simulation became unstable, or an action was not finite, in lanes {}: reset them"),
             (self._overflowed, "there were more contacts than memory for them in lanes {}: simulate them on the CPU"),
         ):
             if broken := lanes.nonzero().flatten().tolist():
-                raise LaneError(what.format(broken), broken)
+                raise LaneError(message.format(broken), broken)
 
     @property
     def _broken(self) -> Tensor:
@@ -190,12 +189,12 @@ class WarpVectorEnv(RobotLanes):
         return values
 
     def _control(self, actions: Tensor) -> Tensor:
-        """Return the actuators' inputs."""
+        """Return the actuators' inputs, ``[lane, nu]``; nan where the action is not finite."""
         clipped = (actions / self._robot.action_scale).clamp(*self._limits)
         return torch.where(actions.isfinite(), clipped, torch.nan)
 
     def _mask(self, mask: Any) -> Tensor:
-        """Return which lanes to restart. Raises ValueError for what is no mask."""
+        """Return the mask of lanes to reset. Raises ValueError for a wrong shape or dtype."""
         if mask is None:
             return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         tensor = torch.as_tensor(mask)

@@ -1,6 +1,6 @@
-"""Lanes of one MuJoCo model stepped by MuJoCo Warp, on a GPU or the CPU, in float32; masks instead of indices.
+"""Lanes of one MuJoCo model on MuJoCo Warp, on a GPU or the CPU, in float32.
 
-Nothing here waits for the device.
+Nothing here waits for the device. So lanes are selected by masks, not by indices.
 """
 
 import warnings
@@ -18,22 +18,22 @@ from torch import Tensor
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 
 FOLLOWING_FIELDS = ("body_subtreemass", "body_invweight0", "dof_invweight0", "actuator_acc0")
-"""The constants of MuJoCo's model that follow from its scaled fields."""
+"""The constants of MuJoCo's model that are derived from its scaled fields."""
 
-# Warp tells of every kernel that it loads, on standard output, where commands print their tables.
+# Warp logs every kernel that it loads to standard output, where commands print their tables.
 warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
 
 
 class WarpSimulator:
-    """Lanes of one model. Its tensors share memory with Warp's arrays and are only to be read.
+    """Lanes of one model. Its tensors share memory with Warp's arrays; do not write to them.
 
-    A control step, all its substeps, is one graph, captured at the first step; ``captured`` makes a graph of more.
+    A control step with all its substeps is one graph, captured at the first step. ``captured`` makes larger graphs.
 
     Args:
         model: MuJoCo's model.
         lanes: Number of lanes.
-        substeps: Simulation steps in one control step.
-        device: Where the lanes live.
+        substeps: Simulation steps per control step.
+        device: The device of the lanes.
         contact_forces: Whether ``cfrc_ext`` is computed.
     """
 
@@ -42,7 +42,8 @@ class WarpSimulator:
         self._contact_forces, self._launch, self._capturing = contact_forces, self._first_step, False
         warp.init()
         self._warp_device = warp.device_from_torch(device)
-        # A geom touches the floor with both ends at most; a contact is as many constraints as its friction has edges.
+        # Memory for contacts: a geom touches the floor with at most two ends. A contact of dimension d > 1 has
+        # 2 (d - 1) constraints, one per edge of its friction pyramid; each joint limit has one more.
         contacts = 2 * model.ngeom
         constraints = contacts * max(1, 2 * (int(model.geom_condim.max()) - 1)) + model.njnt
         with self._in_order():
@@ -57,32 +58,34 @@ class WarpSimulator:
 
     @property
     def overflowed(self) -> Tensor:
-        """Lanes whose contacts did not all fit in the memory set aside for them, ``[lane]``."""
+        """Lanes that had more contacts than there is memory for, ``[lane]``."""
         overflowed: Tensor = self._overflow != 0
         return overflowed
 
     def step(self, control: Tensor, lanes: Tensor) -> None:
-        """Advance the lanes of a mask ``[lane]`` under ``control [lane, nu]``; the others keep their state.
+        """Advance the lanes of a mask ``[lane]`` with ``control [lane, nu]``; the others keep their state.
 
-        A lane that becomes unstable, or is given inputs that are not finite, is told of by ``unstable [lane]``, and
-        keeps its state, too.
+        A lane that becomes unstable, or gets an input that is not finite, is marked in ``unstable [lane]``, and also
+        keeps its state.
         """
         before = [values.clone() for values in self._state]
         self._control.copy_(control)
         with self._in_order():
             self._launch()
-        told = (self.qpos, self.qvel, self._acceleration, control)  # MuJoCo Warp clips an input of nan to a number
-        stable = torch.stack([_reasonable(values) for values in told]).all(0)
+        # The control is checked as well, because MuJoCo Warp clips an input of nan to a number.
+        checked = (self.qpos, self.qvel, self._acceleration, control)
+        stable = torch.stack([_reasonable(values) for values in checked]).all(0)
         self.unstable.copy_(lanes & ~stable)
         for values, kept in zip(self._state, before, strict=True):
             values.copy_(where(lanes & stable, values, kept))
 
     def reset(self, lanes: Tensor, qpos: Tensor, qvel: Tensor, factors: Mapping[str, Tensor] | None = None) -> None:
-        """Start the lanes of a mask ``[lane]`` from states ``[lane, nq]`` and ``[lane, nv]``, the others' being unused.
+        """Reset the lanes of a mask ``[lane]`` to states ``[lane, nq]`` and ``[lane, nv]``; other rows are ignored.
 
-        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes; None for as before.
+        ``factors`` on the dynamics, ``[lane]`` by name, are those of all lanes. None keeps the current factors.
         """
-        # As after MuJoCo's own step, positions of the bodies belong to the last substep's start: they must be kept.
+        # After a step, body positions are those at the start of the last substep. ``kinematics`` below would replace
+        # them in all lanes, so those of the other lanes are kept and restored.
         positions = self.xpos.clone()
         for values, start in ((self.qpos, qpos), (self.qvel, qvel)):
             values.copy_(where(lanes, start, values))
@@ -95,25 +98,25 @@ class WarpSimulator:
         self.xpos.copy_(where(lanes, self.xpos, positions))
 
     def close(self) -> None:
-        """The arrays go with the simulator."""
+        """Do nothing: the arrays are freed with the simulator."""
 
     @property
     def changing(self) -> list[Tensor]:
-        """All that a step changes and the next one reads."""
+        """All tensors that a step changes and the next one reads."""
         return [*self._state, self._overflow, self.unstable]
 
     @property
     def can_be_captured(self) -> bool:
-        """Whether ``captured`` may be called: on a GPU, after a step, which compiles the kernels."""
+        """Whether ``captured`` may be called: on a GPU, after the first step, which compiles the kernels."""
         return bool(self._warp_device.is_cuda) and self._launch != self._first_step
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture work of torch and of this simulator as one CUDA graph, and return what replays it.
+        """Capture work of torch and of this simulator as one CUDA graph, and return a function that replays it.
 
-        What the work reads and writes must stay where it is.
+        All tensors that the work reads or writes must keep their memory.
 
         Raises:
-            RuntimeError: it cannot be captured.
+            RuntimeError: the work cannot be captured.
         """
         stream, graph = torch.cuda.Stream(self._device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -130,7 +133,7 @@ class WarpSimulator:
 
         def replay() -> None:
             graph.replay()
-            _ = memory  # that Warp took for the graph, and would free
+            _ = memory  # keep Warp's memory for the graph alive
 
         return replay
 
@@ -138,7 +141,7 @@ class WarpSimulator:
         scaled = [field for fields in SCALED_FIELDS.values() for field in fields]
         if getattr(self._compiled, scaled[0]).shape[0] != self._lanes:
             self._compiled = self._compile(dict.fromkeys((*scaled, *FOLLOWING_FIELDS), self._lanes))
-            self._launch = self._first_step  # the graph holds the addresses of the old arrays
+            self._launch = self._first_step  # the old graph uses the addresses of the old arrays
         for factor, fields in SCALED_FIELDS.items():
             for field in fields:
                 values = warp.to_torch(getattr(self._compiled, field))
@@ -148,7 +151,7 @@ class WarpSimulator:
 
     def _compile(self, batch_sizes: dict[str, int] | None = None) -> Any:
         compiled = mujoco_warp.put_model(self._model, batch_sizes)
-        compiled.opt.warn_overflow = 0  # printed by the device, once for each lane and step; ``overflowed`` tells it
+        compiled.opt.warn_overflow = 0  # the device would print it for each lane and step; see ``overflowed``
         return compiled
 
     def _advance(self) -> None:
@@ -158,12 +161,12 @@ class WarpSimulator:
             mujoco_warp.rne_postconstraint(self._compiled, self._data)
 
     def _first_step(self) -> None:
-        """Step once, which compiles the kernels, and capture the step for those that follow."""
+        """Step once, which compiles the kernels, and capture a graph for the following steps."""
         self._advance()
         self._launch = self._captured()
 
     def _captured(self) -> Callable[[], None]:
-        # CUDA cannot capture on its default stream, which is where torch works unless told otherwise.
+        # CUDA cannot capture on its default stream, which torch uses by default.
         stream = warp.Stream(self._warp_device) if self._warp_device.is_cuda else None
         try:
             with warp.ScopedStream(stream), warp.ScopedCapture(self._warp_device, stream) as capture:
@@ -178,7 +181,7 @@ class WarpSimulator:
 
     @contextmanager
     def _in_order(self) -> Iterator[None]:
-        """Run Warp's work on torch's current stream, so that each sees what the other wrote."""
+        """Run Warp's work on torch's current stream, so that the work of both runs in order."""
         with ExitStack() as stack:
             if self._capturing:  # on one stream already
                 yield
@@ -191,10 +194,10 @@ class WarpSimulator:
 
 
 def _reasonable(values: Tensor) -> Tensor:
-    """Return where MuJoCo would not warn, ``[lane]``: of numbers that are huge, or none."""
+    """Return lanes whose values MuJoCo would accept, ``[lane]``: finite and not huge."""
     return (values.abs() < float(mujoco.mjMAXVAL)).all(1)
 
 
 def where(lanes: Tensor, chosen: Tensor, otherwise: Tensor) -> Tensor:
-    """Choose by lane: a mask ``[lane]``, and values ``[lane, ...]``."""
+    """Select ``chosen`` in the lanes of a mask ``[lane]``, else ``otherwise``; values are ``[lane, ...]``."""
     return torch.where(lanes.reshape(-1, *[1] * (otherwise.ndim - 1)), chosen, otherwise)

@@ -1,7 +1,8 @@
-"""Robots, one file each: the robot, its options, and the families that join it with the tasks it can be given.
+"""Robots, one file each: the robot, its options, and the families that combine it with tasks.
 
-What comes in is of one robot alone: its model, what it observes, where it is, when it has fallen, and defaults from the
-literature. Tasks are ``metarl_envs.goal_*``, simulators ``metarl_envs.mujoco``. Start reading in ``half_cheetah``.
+Each file holds only what is particular to its robot: the model, observations, position, when it has fallen, and
+defaults from the literature. Tasks are in ``metarl_envs.goal_*``, simulators in ``metarl_envs.mujoco``. Start reading
+in ``half_cheetah``.
 """
 
 from metarl_envs.robots.ant import Ant, AntDirection, AntGoal, AntVelocity

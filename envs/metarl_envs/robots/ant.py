@@ -1,8 +1,8 @@
-"""Ant that must find out how fast, in which direction, or where to go (MAML, https://arxiv.org/abs/1703.03400).
+"""Ant with an unknown goal velocity, direction or position (MAML, https://arxiv.org/abs/1703.03400).
 
-Gymnasium's Ant-v5, whose control step lasts 0.05 s. That of the paper's simulator (rllab) lasts 0.02 s, and its
-velocities are those of an instant, so returns cannot be compared with the paper's. The originals' contact cost (0.0005
-times the squared contact forces, clipped) is left out: without it no contact forces need be computed.
+This is Gymnasium's Ant-v5, whose control step lasts 0.05 s. The paper's simulator (rllab) has control steps of 0.02 s
+and instantaneous velocities, so returns cannot be compared with the paper's. The paper's contact cost (0.0005 times the
+squared contact forces, clipped) is left out: without it, contact forces need not be computed.
 """
 
 from dataclasses import dataclass, field
@@ -19,20 +19,23 @@ TORSO = 1
 
 @dataclass(frozen=True)
 class Ant:
-    """Gymnasium's Ant-v5: 27 observations (positions without x and y, velocities), 8 torques; it may fall."""
+    """Gymnasium's Ant-v5: 27 observations (positions without x and y, velocities) and 8 torques. It may fall."""
 
     action_scale: float = 1.0
-    """Policy's action that means full torque, clipped beyond it: 1 as in the paper, 10 as pytorch-maml-rl and ProMP."""
+    """The policy's action for full torque; larger actions are clipped. 1 as in the paper, 10 as in pytorch-maml-rl and
+    ProMP."""
     reset_noise: float = 0.1
-    """Noise of the start: uniform in +- this on positions, normal of this deviation on velocities, as Gymnasium's."""
+    """Noise of the initial state: uniform in +- this for positions, normal with this standard deviation for velocities,
+    as in Gymnasium."""
     observe_position: bool = False
-    """Observe x and y as well: the paper's code and pytorch-maml-rl do; Gymnasium does not."""
+    """Also observe x and y, as in the paper's code and pytorch-maml-rl, but not in Gymnasium."""
     contact_forces: bool = False
-    """Observe the contact forces, clipped to [-1, 1] (78 numbers): exactly Ant-v5's; on threads or warp."""
+    """Also observe the contact forces, clipped to [-1, 1] (78 numbers), exactly as in Ant-v5. Needs the backend threads
+    or warp."""
     terminate: bool = True
-    """End the episode when the torso leaves the healthy heights."""
+    """End the episode when the torso leaves ``healthy_heights``."""
     healthy_heights: tuple[float, float] = (0.2, 1.0)
-    """Heights of the torso, in metres: (0.2, 1.0) in rllab, pytorch-maml-rl and Gymnasium."""
+    """Healthy range of the torso's height, in metres: (0.2, 1.0) in rllab, pytorch-maml-rl and Gymnasium."""
 
     model_file: ClassVar[str] = "ant.xml"
     substeps: ClassVar[int] = 5
@@ -47,7 +50,7 @@ class Ant:
         return physics.xpos[..., TORSO, :2]
 
     def observe(self, physics: Physics) -> Values:
-        """Return positions, velocities and perhaps contact forces, ``[..., 27]`` and up."""
+        """Return positions, velocities and, if observed, contact forces, ``[..., 27]`` or more."""
         xp = namespace(physics.qpos)
         parts = [physics.qpos[..., 0 if self.observe_position else 2 :], physics.qvel]
         if self.contact_forces:
@@ -56,7 +59,7 @@ class Ant:
         return xp.concatenate(parts, axis=-1)
 
     def healthy(self, physics: Physics) -> Values:
-        """Return whether the torso is at a healthy height and the state finite, ``[...]``; or true."""
+        """Return whether the torso's height is healthy and the state finite, ``[...]``; true without ``terminate``."""
         xp = namespace(physics.qpos)
         if not self.terminate:
             return xp.ones_like(physics.qpos[..., 0], dtype=bool)
@@ -67,58 +70,58 @@ class Ant:
 
 @dataclass(frozen=True)
 class AntOptions:
-    """Options of all its families."""
+    """Options of all Ant families."""
 
     control_cost: float = 0.005
     """Weight of the squared torques: 0.005 in the paper's code and pytorch-maml-rl."""
     alive_bonus: float = 0.05
-    """Paid at each step: rllab's 0.05 for surviving."""
+    """Reward per step: rllab's 0.05 for survival."""
     robot: Ant = Ant()
     """The robot."""
 
 
 @dataclass(frozen=True)
 class AntVelocity(Simulated, AntOptions, GoalVelocity):
-    """Ant paid for walking at a goal velocity: alive_bonus - |v - velocity| - control_cost |a|^2, at each step.
+    """Ant that walks at a goal velocity. Reward per step: alive_bonus - |v - velocity| - control_cost |a|^2.
 
     v is the torso's mean velocity along x over the step (0.05 s), a the torques in [-1, 1]. Task parameter:
-    ``velocity`` ``[task]``, in metres per second. The splits draw from one distribution.
+    ``velocity`` ``[task]``, in metres per second. All splits share one distribution.
     """
 
     velocity_range: tuple[float, float] = (0.0, 3.0)
-    """Goal velocities are uniform in this range, in metres per second: (0, 3) as the paper and pytorch-maml-rl."""
+    """Goal velocities are uniform in this range, in metres per second: (0, 3) as in the paper and pytorch-maml-rl."""
     alive_bonus: float = 1.05
-    """Paid at each step: the paper's 1, and rllab's 0.05 for surviving."""
+    """Reward per step: the paper's 1 plus rllab's 0.05 for survival."""
 
 
 @dataclass(frozen=True)
 class AntDirection(Simulated, AntOptions, PlaneDirection):
-    """Ant paid for walking in a direction: alive_bonus + direction . v - control_cost |a|^2, at each step.
+    """Ant that walks in a goal direction. Reward per step: alive_bonus + direction . v - control_cost |a|^2.
 
     v is the torso's mean velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``direction``
-    ``[task]``, 1 (along x) or -1: there are only these two tasks, drawn with equal chances, in every split. In the
-    plane: ``[task, 2]``, unit vectors with uniform angles, and the splits draw from one distribution.
+    ``[task]``, 1 (along x) or -1. These are the only two tasks, equally likely in every split. With ``plane``:
+    ``[task, 2]``, unit vectors with uniform angles, and all splits share one distribution.
     """
 
     plane: bool = False
-    """Any direction in the plane, as learn2learn's AntDirection, instead of forwards or backwards as the paper."""
+    """Any direction in the plane, as in learn2learn's AntDirection, not only forwards or backwards as in the paper."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How episodes are sampled: as in the paper, which took 40 episodes for this task."""
+    """How episodes are sampled. The paper uses 40 episodes for this task."""
 
 
 @dataclass(frozen=True)
 class AntGoal(Simulated, AntOptions, GoalPosition):
-    """Ant paid for nearing a goal position: alive_bonus - |x - goal_x| - |y - goal_y| - control_cost |a|^2.
+    """Ant that walks to a goal. Reward per step: alive_bonus - |x - goal_x| - |y - goal_y| - control_cost |a|^2.
 
-    x and y are the torso's, in metres; a the torques in [-1, 1]. Task parameter: ``goal`` ``[task, 2]``, in metres
-    from the origin. The splits draw from one distribution.
+    x and y are the torso's position in metres, a the torques in [-1, 1]. Task parameter: ``goal`` ``[task, 2]``, in
+    metres from the origin. All splits share one distribution.
     """
 
     goal_range: tuple[float, float] = (-3.0, 3.0)
-    """Goals are uniform in this range on each axis, in metres: (-3, 3) as the paper's code and pytorch-maml-rl."""
+    """Goals are uniform in this range on each axis, in metres: (-3, 3) as in the paper's code and pytorch-maml-rl."""
     alive_bonus: float = 4.05
-    """Paid at each step: 4 in the paper's code and pytorch-maml-rl, and rllab's 0.05 for surviving."""
+    """Reward per step: 4 as in the paper's code and pytorch-maml-rl, plus rllab's 0.05 for survival."""
     robot: Ant = Ant(observe_position=True)
     """The robot; it observes x and y."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How episodes are sampled: as the paper's other locomotion tasks."""
+    """How episodes are sampled: as in the paper's other locomotion tasks."""

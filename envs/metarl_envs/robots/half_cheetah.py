@@ -1,8 +1,8 @@
-"""HalfCheetah that must find out how fast, or in which direction, to run (MAML, https://arxiv.org/abs/1703.03400).
+"""HalfCheetah with an unknown goal velocity or direction (MAML, https://arxiv.org/abs/1703.03400).
 
-Gymnasium's HalfCheetah-v5, whose control step lasts 0.05 s. That of the paper's simulator (rllab) lasts 0.01 s, and its
-velocities are those of an instant, so returns cannot be compared with the paper's; the share of the gap closed between
-a pre-trained policy and an oracle can.
+This is Gymnasium's HalfCheetah-v5, whose control step lasts 0.05 s. The paper's simulator (rllab) has control steps of
+0.01 s and instantaneous velocities, so returns cannot be compared with the paper's. The fraction of the gap closed
+between a pre-trained policy and an oracle can.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,16 @@ from metarl_envs.mujoco import BESIDE, Camera, Physics, Simulated, Values, check
 
 @dataclass(frozen=True)
 class HalfCheetah:
-    """Gymnasium's HalfCheetah-v5: 17 observations (positions without x, velocities), 6 torques; it never falls."""
+    """Gymnasium's HalfCheetah-v5: 17 observations (positions without x, velocities) and 6 torques. It never falls."""
 
     action_scale: float = 1.0
-    """Policy's action that means full torque, clipped beyond it: 1 as in the paper, 10 as pytorch-maml-rl and ProMP."""
+    """The policy's action for full torque; larger actions are clipped. 1 as in the paper, 10 as in pytorch-maml-rl and
+    ProMP."""
     reset_noise: float = 0.1
-    """Noise of the start: uniform in +- this on positions, normal of this deviation on velocities, as Gymnasium's."""
+    """Noise of the initial state: uniform in +- this for positions, normal with this standard deviation for velocities,
+    as in Gymnasium."""
     observe_position: bool = False
-    """Observe x as well: the paper's code and pytorch-maml-rl do, through the torso's position; ProMP does not."""
+    """Also observe x, as the paper's code and pytorch-maml-rl do through the torso's position, but not ProMP."""
 
     model_file: ClassVar[str] = "half_cheetah.xml"
     substeps: ClassVar[int] = 5
@@ -48,7 +50,7 @@ class HalfCheetah:
 
 @dataclass(frozen=True)
 class HalfCheetahOptions:
-    """Options of all its families."""
+    """Options of all HalfCheetah families."""
 
     control_cost: float = 0.05
     """Weight of the squared torques: 0.05 in the paper's code."""
@@ -58,20 +60,20 @@ class HalfCheetahOptions:
 
 @dataclass(frozen=True)
 class HalfCheetahVelocity(Simulated, HalfCheetahOptions, GoalVelocity):
-    """HalfCheetah paid for running at a goal velocity: -|v - velocity| - control_cost |a|^2, at each step.
+    """HalfCheetah that runs at a goal velocity. Reward per step: -|v - velocity| - control_cost |a|^2.
 
     v is the mean forward velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``velocity``
-    ``[task]``, in metres per second. The splits draw from one distribution.
+    ``[task]``, in metres per second. All splits share one distribution.
     """
 
     velocity_range: tuple[float, float] = (0.0, 2.0)
-    """Goal velocities are uniform in this range, m/s: (0, 2) as in the paper, (0, 3) as ProMP and PEARL."""
+    """Goal velocities are uniform in this range, in m/s: (0, 2) as in the paper, (0, 3) as in ProMP and PEARL."""
 
 
 @dataclass(frozen=True)
 class HalfCheetahDirection(Simulated, HalfCheetahOptions, GoalDirection):
-    """HalfCheetah paid for running forwards or backwards: direction v - control_cost |a|^2, at each step.
+    """HalfCheetah that runs forwards or backwards. Reward per step: direction v - control_cost |a|^2.
 
     v is the mean forward velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``direction``
-    ``[task]``, 1 or -1. There are only these two tasks, drawn with equal chances, in every split.
+    ``[task]``, 1 or -1. These are the only two tasks. They are equally likely in every split.
     """

@@ -1,4 +1,4 @@
-"""First and second derivatives written by hand, where autograd's would be slow; each is checked against autograd.
+"""First and second derivatives written by hand where autograd would be slow. Tests compare each with autograd.
 
-Nothing but torch comes in. Start reading in ``linear``.
+This package imports only torch. Start reading in ``linear``.
 """

@@ -1,8 +1,8 @@
 """Batch norm with its second derivative by hand.
 
-A meta-gradient differentiates the inner loop's gradients. PyTorch's own derivative of batch norm's derivative passes
-over the activations some fifty times; by hand it is two more of its kernels and seven passes. Those kernels read both
-their arguments in one order: in mixed ones they are up to eighty times slower (measured on a CPU).
+A meta-gradient differentiates the inner loop's gradients. PyTorch's own second derivative of batch norm passes over the
+activations some fifty times. By hand it takes two more calls of PyTorch's kernels and seven passes. All arguments of
+these kernels should be contiguous: with mixed memory layouts they are up to eighty times slower (measured on a CPU).
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def normalise(inputs: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tenso
 
 
 def _pull(cotangent: Tensor, inputs: Tensor, weight: Tensor | None, mean: Tensor, rate: Tensor, eps: float) -> _Three:
-    """Product with the transposed Jacobian: cotangents of inputs, weight and bias."""
+    """Multiply by the transposed Jacobian: return the cotangents of inputs, weight and bias."""
     return torch.ops.aten.native_batch_norm_backward(  # type: ignore[no-any-return]
         cotangent.contiguous(), inputs, weight, None, None, mean, rate, True, eps, [True, True, True]
     )
@@ -41,7 +41,7 @@ class _Normalised(Function):
 
 
 class _Pulled(Function):
-    """``_pull``, as a function of the cotangent, inputs and weight: mean and rate (1 / std) are the inputs'."""
+    """``_pull`` as a function of cotangent, inputs and weight. Mean and rate (1 / std) are functions of the inputs."""
 
     @staticmethod
     def forward(
@@ -53,20 +53,26 @@ class _Pulled(Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor, a: Tensor, b: Tensor) -> Any:
-        found = _plain if torch.is_grad_enabled() else _bend
-        return *found(ctx.saved_tensors, (v, a, b), *ctx.statistics), None, None, None
+        # A third derivative may follow if gradients are enabled: then use plain operations, which have one.
+        product = _plain if torch.is_grad_enabled() else _bend
+        return *product(ctx.saved_tensors, (v, a, b), *ctx.statistics), None, None, None
 
 
 def _bend(at: _Three, tangents: _Three, mean: Tensor, rate: Tensor, eps: float) -> _Three:
-    """The transposed Jacobian of ``_pull`` times tangents ``v, a, b`` of what it gives.
+    """Multiply the tangents ``v, a, b`` of the results of ``_pull`` by its transposed Jacobian.
 
-    With n values in a channel, x the normalised inputs, and g' = (g - mean(g) - x mean(g x)) rate, likewise v':
-    ``_pull`` gives weight g', the sum of g x, and that of g.
+    With g the cotangent, x the normalised inputs, n values in a channel, and g' = (g - mean(g) - x mean(g x)) rate,
+    ``_pull`` returns weight g', sum(g x) and sum(g). With v' defined like g', the results are, for the
+
+    - cotangent: weight v' + a x + b,
+    - weight: sum(g v'),
+    - inputs: (a - s sum(v x)) g' - s sum(g x) v' - s sum(g v') x, with s = weight rate / n.
     """
-    (cotangent, inputs, weight), (v, a, b) = at, tangents
+    cotangent, inputs, weight = at
+    v, a, b = tangents
     count = inputs.numel() / len(weight)
-    pulled, product, _ = _pull(cotangent, inputs, None, mean, rate, eps)
-    bent, overlap, _ = _pull(v, inputs, None, mean, rate, eps)
+    pulled, product, _ = _pull(cotangent, inputs, None, mean, rate, eps)  # g' and sum(g x)
+    bent, overlap, _ = _pull(v, inputs, None, mean, rate, eps)  # v' and sum(v x)
     of_weight = torch.mul(cotangent, bent).sum((0, *range(2, inputs.ndim)))
     spread = weight * rate / count
     of_inputs = pulled.mul_(_channels(a - spread * overlap, inputs))
@@ -81,20 +87,21 @@ def _channels(values: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _affine(inputs: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rate: Tensor, eps: float) -> Tensor:
-    """``weight x + bias`` of the normalised inputs x."""
+    """Return ``weight x + bias`` for the normalised inputs x."""
+    # In evaluation mode, PyTorch's kernel does this in one pass; it wants the variance, rate^-2 - eps.
     return torch.native_batch_norm(inputs, weight, bias, mean, rate.pow(-2) - eps, False, 0.0, eps)[0]
 
 
 def _plain(at: _Three, tangents: _Three, mean: Tensor, rate: Tensor, eps: float) -> _Three:
-    """``_bend`` by PyTorch's own derivatives, which can be differentiated again."""
-    # Views: the cotangent may itself depend on the inputs, and that way is not to be followed here.
+    """Compute ``_bend`` by PyTorch's own derivatives, which can be differentiated again."""
+    # Views are new nodes: the cotangent may itself depend on the inputs, but only the direct dependence counts here.
     views = (value.view_as(value) if value.requires_grad else value.detach().requires_grad_() for value in at)
     cotangent, inputs, weight = views
     bias = torch.zeros_like(weight, requires_grad=True)
     result = torch.batch_norm(inputs, weight, bias, None, None, True, 0.0, eps, True)
     pulled = torch.autograd.grad(result, (inputs, weight, bias), cotangent, create_graph=True)
-    live = [pair for pair in zip(pulled, tangents, strict=True) if pair[0].requires_grad]
-    values, weights = zip(*live, strict=True)
+    differentiable = [pair for pair in zip(pulled, tangents, strict=True) if pair[0].requires_grad]
+    values, weights = zip(*differentiable, strict=True)
     return torch.autograd.grad(  # type: ignore[return-value]
         values, (cotangent, inputs, weight), weights, create_graph=True, materialize_grads=True
     )

@@ -1,8 +1,9 @@
-"""Matrix products of linear layers over stacked parameters, whose derivatives keep to the fast forms.
+"""Matrix products of linear layers over stacked parameters, with derivatives in a fast form.
 
-The product of rows and weights, its two derivatives, and all of theirs are three products: every one has rows on the
-left and weights as they lie in memory. Autograd's own derivatives transpose what they multiply, which takes up to ten
-times as long for few rows and large weights (measured on a CPU), and so do sums over the gradients that they give.
+The product X W' of rows and weights has the derivatives C W and C' X for cotangents C. All further derivatives are
+these three products again, each with weights in their own memory layout. Autograd's derivatives multiply transposed
+matrices instead, which takes up to ten times as long for few rows and large weights (measured on a CPU). Sums over the
+transposed gradients are slow, too.
 """
 
 from typing import Any
@@ -34,7 +35,7 @@ class _Forward(Function):
 
 
 class _Backward(Function):
-    """Cotangents ``[task, row, out]`` and weights to the cotangents of rows."""
+    """Cotangents ``[task, row, out]`` and weights ``[task, out, in]`` to cotangents of rows, ``[task, row, in]``."""
 
     @staticmethod
     def forward(ctx: Any, cotangents: Tensor, weight: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class _Backward(Function):
 
 
 class _Outer(Function):
-    """Cotangents and rows to the cotangents of weights."""
+    """Cotangents ``[task, row, out]`` and rows ``[task, row, in]`` to cotangents of weights, ``[task, out, in]``."""
 
     @staticmethod
     def forward(ctx: Any, cotangents: Tensor, rows: Tensor) -> Tensor:

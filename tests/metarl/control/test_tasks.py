@@ -341,11 +341,11 @@ FAULTS: dict[str, tuple[Callable[[int, Told], None], str]] = {
     "column": (broken(1, rewards=lambda a: a[:, None]), r"rewards at step 1 have shape \(4, 1\) where \(4,\)"),
     "one flag": (broken(1, terminations=lambda a: False), r"terminations at step 1 have shape \(\) where \(4,\)"),
     "flags": (broken(3, truncations=lambda a: a[:3]), r"truncations at step 3 have shape \(3,\) where \(4,\)"),
-    "text": (broken(1, rewards=lambda a: ["much"] * 4), "rewards at step 1 are no array of numbers but list"),
-    "dict": (broken(1, observations=lambda a: {"x": a}), "observations at step 1 are no array of numbers but dict"),
+    "text": (broken(1, rewards=lambda a: ["much"] * 4), "rewards at step 1 are not an array of numbers but list"),
+    "dict": (broken(1, observations=lambda a: {"x": a}), "observations at step 1 are not an array of numbers but dict"),
     "ragged": (
         broken(1, observations=lambda a: [[1], [1, 2]]),
-        "observations at step 1 are no array of numbers but list",
+        "observations at step 1 are not an array of numbers but list",
     ),
 }
 

@@ -158,7 +158,7 @@ class Hidden(nn.Module):
 def test_where_batch_norm_cannot_be_inductive():
     vector = Spec((3,), 4, "classification")
     assert Network(Hidden).build(vector).batch_norm == "transductive"
-    with pytest.raises(ValueError, match=r"inductive batch norm needs .* that stand in an nn.Sequential"):
+    with pytest.raises(ValueError, match=r"inductive batch norm needs .* directly in an nn.Sequential"):
         Network(Hidden, batch_norm="inductive").build(vector)
 
 
@@ -174,7 +174,7 @@ def test_where_batch_norm_cannot_be_inductive():
     ids=str,
 )
 def test_policies_have_no_batch_norm(network, spec):
-    with pytest.raises(ValueError, match=r"batch norm makes what a policy does depend on .* nn\.LayerNorm") as caught:
+    with pytest.raises(ValueError, match=r"batch norm makes an action depend on .* nn\.LayerNorm") as caught:
         network.build(spec)
     assert "\n" not in str(caught.value)
 

@@ -191,7 +191,7 @@ class Strange(Counting):
 BROKEN = {env.__name__: env for env in (Unseeded, Asking, Forgetful, Counting, Strange)}
 REASONS = {
     "Unseeded": "draws random numbers from another generator",
-    "Asking": "asks its numbers for yes or no",
+    "Asking": "reads a bool or an integer from a tensor",
     "Forgetful": "depend on more than their arguments and streams",
     "Counting": "their arguments are of too many kinds",
     "Strange": "a object is no tensor, plain value",
