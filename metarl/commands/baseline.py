@@ -64,6 +64,7 @@ def prepare(arguments: list[str]) -> Execute:
     def execute() -> int:
         interrupted = sb3.train(model, chosen.settings.timesteps, out, chosen.quiet)
         write_bytes(out / runs.MODEL, sb3.saved(model))
+        runs.settle(out)
         if interrupted:
             print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved, and is not scored")
             return INTERRUPTED

@@ -75,6 +75,14 @@ class Run:
 
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Result:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
+        try:
+            return self._train(progress, quiet, callbacks)
+        except BaseException as error:
+            if self.folder is not None and (told := runs.told(self.folder)):
+                error.add_note(f"{self.folder} has no checkpoint yet{told}")
+            raise
+
+    def _train(self, progress: Progress, quiet: bool, callbacks: Sequence[Callback]) -> Result:
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -134,6 +142,7 @@ class Run:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
             runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
+            runs.settle(self.folder)
         return reached
 
 

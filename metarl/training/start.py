@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
-from metarl.files import write_json
+from metarl.files import expanded, write_json
 from metarl.outer import default_outer
 from metarl.runs import logger
 from metarl.speed import Device
@@ -58,7 +58,7 @@ def resume(
         RunError: the folder holds no usable run, or it has reached its last iteration.
         ValueError: the device cannot be had.
     """
-    run, progress = reopen(Path(folder), iterations, device)
+    run, progress = reopen(expanded(folder), iterations, device)
     return run.train(progress, quiet, callbacks)
 
 
@@ -96,7 +96,7 @@ def start(
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
-    folder = None if out is None else Path(out)
+    folder = None if out is None else expanded(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     run.start_from = start_from or {}
@@ -156,11 +156,17 @@ def load(folder: Path, device: Device | None = None) -> Run:
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    runs.put_back(folder)
     run = load(folder, device)
     _check_wandb(run.settings, folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
     path = folder / runs.CHECKPOINT
+    if not path.exists() and "start_from" in runs.read_config(folder):
+        raise runs.RunError(
+            f"{folder} was stopped before it had saved the parameters that it starts from: begin it again, with "
+            f"--overwrite{runs.told(folder)}"
+        )
     # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
     progress = run.restore(path) if path.exists() else run.first()
     if progress.iteration >= run.settings.iterations:
