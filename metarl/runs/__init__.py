@@ -1,8 +1,8 @@
 """A run folder: what is kept on disk, and only that.
 
 Plain data, tensors and frozen dataclasses come in; how they were made is not known here. Start reading in ``folder``;
-``layout`` names its files, ``replacing`` sets aside a run that another one replaces, ``options`` turns frozen
-dataclasses into JSON and back, ``logger`` writes rows while training.
+``layout`` names its files, ``lock`` keeps a second writer out, ``replacing`` sets aside a run that another one
+replaces, ``options`` turns frozen dataclasses into JSON and back, ``logger`` writes rows while training.
 """
 
 from metarl.runs.errors import RunError
@@ -29,8 +29,9 @@ from metarl.runs.layout import (
     MODEL,
     PROGRESS,
 )
+from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.options import describe, rebuild
-from metarl.runs.replacing import put_back, settle, told
+from metarl.runs.replacing import put_back, settle, told, unfinished
 
 __all__ = [
     "BEST",
@@ -39,14 +40,17 @@ __all__ = [
     "CONFIG",
     "CURVE",
     "EVALUATION",
+    "EVALUATION_LOCK",
     "GROUPS",
     "KEPT",
     "MODEL",
     "PROGRESS",
     "Checkpoint",
+    "Claim",
     "RunError",
     "check_architecture",
     "checkpoint",
+    "claim",
     "create",
     "describe",
     "load_checkpoint",
@@ -58,5 +62,6 @@ __all__ = [
     "save_checkpoint",
     "settle",
     "told",
+    "unfinished",
     "versions",
 ]

@@ -4,6 +4,7 @@ It needs nothing else to be resumed or evaluated. Files are written to a tempora
 that a crash or a full disk leaves the last good one as it was.
 """
 
+import contextlib
 import io
 import json
 import subprocess
@@ -27,6 +28,7 @@ from metarl.runs.layout import (
     GROUPS,
     RECORDED_PACKAGES,
 )
+from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.types import Params
 
 Checkpoint = Literal["last", "best", "validated"]
@@ -35,14 +37,15 @@ Checkpoint = Literal["last", "best", "validated"]
 
 def create(
     folder: Path, config: Mapping[str, Any], overwrite: bool = False, first: Mapping[str, Any] | None = None
-) -> None:
+) -> Claim:
     """Make a run folder and write its configuration, and the checkpoint of iteration 0 if one is given.
 
-    A run that stands there is set aside, see ``replacing``. Nothing else is moved or deleted.
+    A run that stands there is set aside, see ``replacing``. Nothing else is moved or deleted. Returns the lock of the
+    folder, which nobody else may write into until it is released.
 
     Raises:
         RunError: the configuration is not plain data; the folder holds a run, and overwrite is off; it holds other
-            files, and no run; or it cannot be written to. Then everything is as it was.
+            files, and no run; it cannot be written to; or another process does. Then everything is as it was.
     """
     record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
     replacing.check_free(folder)
@@ -50,16 +53,29 @@ def create(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    replacing.put_back(folder)
-    if (folder / CONFIG).exists():
-        _check_replaced(folder, overwrite)
+    held = claim(folder, "training")
     try:
-        with replacing.replaced(folder):
-            write_json(folder / CONFIG, record)
-            if first is not None:
-                save_checkpoint(folder / CHECKPOINT, first)
+        replacing.check_free(folder)
+        replacing.put_back(folder)
+        _begin(folder, record, overwrite, first)
     except OSError as error:
+        held.release()
         raise RunError(f"cannot begin a run in {folder}: {error.strerror}; nothing there was lost") from error
+    except BaseException:
+        held.release()
+        raise
+    return held
+
+
+def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapping[str, Any] | None) -> None:
+    with contextlib.ExitStack() as stack:
+        if (folder / CONFIG).exists():
+            _check_replaced(folder, overwrite)
+            stack.enter_context(claim(folder, "replacing the run", EVALUATION_LOCK))
+        stack.enter_context(replacing.replaced(folder))
+        write_json(folder / CONFIG, record)
+        if first is not None:
+            save_checkpoint(folder / CHECKPOINT, first)
 
 
 def _recordable(config: Mapping[str, Any]) -> dict[str, Any]:

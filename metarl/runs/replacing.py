@@ -14,6 +14,7 @@ from pathlib import Path
 from metarl.files import TEMPORARY
 from metarl.runs.errors import RunError
 from metarl.runs.layout import CHECKPOINT, CONFIG, written
+from metarl.runs.lock import is_lock
 
 ASIDE = "metarl-replaced-{}"
 _ASIDE = re.compile(r"metarl-replaced-(\d+)")
@@ -61,12 +62,16 @@ def _set_aside(folder: Path) -> None:
 
 def put_back(folder: Path) -> None:
     """Undo what a crash, or an error, has left half done: a run that was set aside, and no other begun in its place."""
-    if not (asides := _asides(folder)):
-        return
-    aside = asides[-1]
-    if not ((aside / CONFIG).exists() and (folder / CONFIG).exists()):
+    if unfinished(folder):
+        aside = _asides(folder)[-1]
         _move(aside, folder)
         _remove_empty(aside)
+
+
+def unfinished(folder: Path) -> bool:
+    """Return whether a run was set aside in part only, or no other has begun in its place."""
+    last = _asides(folder)[-1:]
+    return bool(last) and not ((last[0] / CONFIG).exists() and (folder / CONFIG).exists())
 
 
 def settle(folder: Path) -> None:
@@ -101,7 +106,7 @@ def _number(aside: Path) -> int:
 
 
 def _left_behind(name: str) -> bool:
-    return bool(TEMPORARY.fullmatch(name))
+    return is_lock(name) or bool(TEMPORARY.fullmatch(name))
 
 
 def _baseline(folder: Path) -> bool:

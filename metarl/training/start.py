@@ -110,7 +110,7 @@ def start(
         }
         if start_from:
             record["start_from"] = sorted(start_from)
-        runs.create(folder, record, overwrite, first)
+        run.claim = runs.create(folder, record, overwrite, first)
     return run
 
 
@@ -156,13 +156,27 @@ def load(folder: Path, device: Device | None = None) -> Run:
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
-    runs.put_back(folder)
+    if not runs.unfinished(folder):
+        runs.read_config(folder)  # nothing is written into a folder that holds no run
+    held = runs.claim(folder, "training")
+    try:
+        runs.put_back(folder)
+        run, progress = _reopened(folder, iterations, device)
+    except BaseException:
+        held.release()
+        raise
+    run.claim = held
+    return run, progress
+
+
+def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
     run = load(folder, device)
     _check_wandb(run.settings, folder)
+    config = runs.read_config(folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
     path = folder / runs.CHECKPOINT
-    if not path.exists() and "start_from" in runs.read_config(folder):
+    if not path.exists() and "start_from" in config:
         raise runs.RunError(
             f"{folder} was stopped before it had saved the parameters that it starts from: begin it again, with "
             f"--overwrite{runs.told(folder)}"
@@ -175,6 +189,5 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
             "ask for more with --iterations"
         )
     if iterations is not None:
-        config = runs.read_config(folder)
         write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
     return run, progress
