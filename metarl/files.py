@@ -1,9 +1,28 @@
 """Writing a file whole or not at all."""
 
+import contextlib
+import functools
+import hashlib
 import json
 import os
+import re
+import secrets
+import socket
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"metarl-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
+"""What files are called while they are written: by machine and process, so that no two writers share one."""
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path that a user gave, ``~`` standing for a home folder. Raises ValueError for an empty one."""
+    if not os.fspath(path):
+        raise ValueError("a path is empty; give a folder or a file ('.' is the working folder)")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_json(path: Path, contents: Any) -> None:
@@ -12,10 +31,13 @@ def write_json(path: Path, contents: Any) -> None:
 
 
 def write_bytes(path: Path, contents: bytes | memoryview) -> None:
-    """Write a file so that, whatever happens, path holds either its old contents or all of the new ones."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a file so that, whatever happens, path holds either its old contents or all of the new ones.
+
+    Of several processes that write it at once, the last one wins, whole.
+    """
+    temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(contents)
             file.flush()
             os.fsync(file.fileno())
@@ -24,5 +46,31 @@ def write_bytes(path: Path, contents: bytes | memoryview) -> None:
         told = f"could not write {path}: {error.strerror}; what it held before is intact"
         raise OSError(error.errno, told) from error
     finally:
-        if temporary.exists():
+        with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name in a file's folder that nobody else writes to."""
+    return path.with_name(f"metarl-{machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+@functools.cache
+def machine() -> str:
+    """Return what tells machines apart, and containers on one: only within it do process numbers mean the same."""
+    parts = [socket.gethostname(), _told_by(Path("/etc/machine-id")), _namespace()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _told_by(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

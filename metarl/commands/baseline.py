@@ -59,11 +59,16 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
     out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     model = _model(chosen)
-    runs.create(out, _record(name, tasks_name, chosen), chosen.overwrite)
+    held = runs.create(out, _record(name, tasks_name, chosen), chosen.overwrite)
 
     def execute() -> int:
+        with held:
+            return trained()
+
+    def trained() -> int:
         interrupted = sb3.train(model, chosen.settings.timesteps, out, chosen.quiet)
         write_bytes(out / runs.MODEL, sb3.saved(model))
+        runs.settle(out)
         if interrupted:
             print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved, and is not scored")
             return INTERRUPTED

@@ -67,7 +67,26 @@ Options of the run's algorithm and tasks can be changed for it: --algorithm.step
 
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
-    chosen, run = _evaluated(arguments)
+    changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
+    chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+    runs.read_config(chosen.run)  # nothing is written into a folder that holds no run
+    held = runs.claim(chosen.run, "evaluating", runs.EVALUATION_LOCK)
+    try:
+        execute = _prepared(chosen, arguments if changes else None)
+    except BaseException:
+        held.release()
+        raise
+
+    def execute_and_release() -> int:
+        with held:
+            return execute()
+
+    return execute_and_release
+
+
+def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
+    """Read the run, and what it is compared with; ``changes`` is the command line where it changes options."""
+    chosen, run = _evaluated(chosen, changes)
     config = runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
@@ -98,18 +117,16 @@ def prepare(arguments: list[str]) -> Execute:
     return execute
 
 
-def _evaluated(arguments: list[str]) -> tuple[EvaluateOptions, Trained]:
-    """Read what is asked for, and rebuild the run with the options that it is evaluated with."""
-    changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
-    chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> tuple[EvaluateOptions, Trained]:
+    """Rebuild the run with the options that it is evaluated with."""
     algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
-    if changes:
+    if changes is not None:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
             ("algorithm", type(algorithm), algorithm),
             ("family", Annotated[type(family), arg(name="tasks")], family),
         ]
-        both = parse(dataclasses.make_dataclass("Evaluate", fields), arguments, "evaluate", EVALUATE_HELP)
+        both = parse(dataclasses.make_dataclass("Evaluate", fields), changes, "evaluate", EVALUATE_HELP)
         algorithm, family = both.algorithm, both.family
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import plugins, sb3, training
+from metarl import plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.outer import default_outer
@@ -53,7 +53,13 @@ def prepare(arguments: list[str]) -> Execute:
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
     outer = Source(chosen.update, found.names[2])
     run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, found.recipe)
-    return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+
+    def execute() -> int:
+        if not chosen.quiet and (aside := runs.told(out)):
+            print(f"{out} has no checkpoint yet{aside}, until there is one")
+        return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+
+    return execute
 
 
 def _first_line(target: Any) -> str:

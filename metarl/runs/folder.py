@@ -4,6 +4,7 @@ It needs nothing else to be resumed or evaluated. Files are written to a tempora
 that a crash or a full disk leaves the last good one as it was.
 """
 
+import contextlib
 import io
 import json
 import subprocess
@@ -14,57 +15,97 @@ from typing import Any, Literal
 
 import torch
 
-from metarl import plugins
 from metarl.files import write_bytes, write_json
+from metarl.runs import replacing
+from metarl.runs.errors import RunError
+from metarl.runs.layout import (
+    BEST,
+    BEST_EVALUATION,
+    CHECKPOINT,
+    CONFIG,
+    EVALUATION,
+    FORMAT,
+    GROUPS,
+    RECORDED_PACKAGES,
+)
+from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.types import Params
 
-FORMAT = 1
-CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
-    "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
-)  # fmt: skip
-PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif", "render.mp4")
-WANDB = "wandb-id.txt"
-"""Where a run folder keeps the run's identity on Weights & Biases."""
-ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
-CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
-"""What evaluations during training, callbacks and baselines add."""
 Checkpoint = Literal["last", "best", "validated"]
 """The last parameters, those of the best training score, or those of the best score on validation tasks."""
-GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
-"""What a configuration records, and the registry's group of it."""
-RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
-"""Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
 def create(
     folder: Path, config: Mapping[str, Any], overwrite: bool = False, first: Mapping[str, Any] | None = None
-) -> None:
-    """Make a run folder and write its configuration, and before it the checkpoint of iteration 0 if one is given.
+) -> Claim:
+    """Make a run folder and write its configuration, and the checkpoint of iteration 0 if one is given.
+
+    A run that stands there is set aside, see ``replacing``. Nothing else is moved or deleted. Returns the lock of the
+    folder, which nobody else may write into until it is released.
 
     Raises:
-        RunError: the folder already holds a run, and overwrite is off.
+        RunError: the configuration is not plain data; the folder holds a run, and overwrite is off; it holds other
+            files, and no run; it cannot be written to; or another process does. Then everything is as it was.
     """
-    if (folder / CONFIG).exists() and not overwrite:
-        raise RunError(
-            f"{folder} already holds a run; choose another folder with --out, go on with it by "
-            f"'metarl resume {folder}', or replace it with --overwrite"
-        )
+    record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
+    replacing.check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    kept = CHECKPOINT, BEST, CURVE, BEST_EVALUATION, KEPT.format("*"), MODEL
-    told = PROGRESS, EVALUATION, *PICTURES, WANDB, "events.out.tfevents.*", ADAPTATION_EVENTS
-    for name in (*kept, *told):
-        for old in folder.glob(name):
-            old.unlink()
-    if first is not None:
-        save_checkpoint(folder / CHECKPOINT, first)
-    write_json(folder / CONFIG, {"format": FORMAT, **config, "versions": versions(), "git": _git_revision()})
+    held = claim(folder, "training")
+    try:
+        replacing.check_free(folder)
+        replacing.put_back(folder)
+        _begin(folder, record, overwrite, first)
+    except OSError as error:
+        held.release()
+        raise RunError(f"cannot begin a run in {folder}: {error.strerror}; nothing there was lost") from error
+    except BaseException:
+        held.release()
+        raise
+    return held
+
+
+def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapping[str, Any] | None) -> None:
+    with contextlib.ExitStack() as stack:
+        if (folder / CONFIG).exists():
+            _check_replaced(folder, overwrite)
+            stack.enter_context(claim(folder, "replacing the run", EVALUATION_LOCK))
+        stack.enter_context(replacing.replaced(folder))
+        write_json(folder / CONFIG, record)
+        if first is not None:
+            save_checkpoint(folder / CHECKPOINT, first)
+
+
+def _recordable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as it will be read back. Raises RunError, with the first value that cannot be."""
+    for section, values in config.items():
+        for name, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise RunError(
+                    f"{section} cannot be recorded in a run folder: {name}={value!r} is of type "
+                    f"{type(value).__name__}; use plain numbers and strings, such as int(...) of a NumPy integer"
+                ) from error
+    return dict(config)
+
+
+def _check_replaced(folder: Path, overwrite: bool) -> None:
+    """Raise RunError unless the run in a folder may be replaced."""
+    try:
+        read_config(folder)
+    except RunError as error:
+        raise RunError(
+            f"{folder} holds a {CONFIG} that does not tell of a run, and nothing is overwritten ({error}); choose "
+            "another folder with --out, or remove that file"
+        ) from error
+    if not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; choose another folder with --out, go on with it by "
+            f"'metarl resume {folder}', or replace it with --overwrite"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -72,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{folder} holds no run: {CONFIG} is missing") from None
+        raise RunError(f"{folder} holds no run: {CONFIG} is missing{replacing.told(folder)}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -117,7 +158,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist: the run has not saved a checkpoint yet") from None
+        missing = f"{path} does not exist: the run has not saved a checkpoint yet{replacing.told(path.parent)}"
+        raise RunError(missing) from None
     except Exception as error:  # bytes that are no checkpoint make torch raise anything, KeyError for one
         cause = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({cause})") from error

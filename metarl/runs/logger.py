@@ -21,7 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from metarl.files import write_bytes
-from metarl.runs import folder as files
+from metarl.runs import layout as files
+from metarl.runs.folder import read_config
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""
@@ -139,7 +140,7 @@ def open_all(
 def open_files(folder: Path, iteration: int) -> Logger:
     """Return the logger of what a run folder tells, from which everything after ``iteration`` is struck."""
     began_before = any(folder.glob("events.out.tfevents.*"))
-    config = files.read_config(folder) if (folder / files.CONFIG).exists() else {}
+    config = read_config(folder) if (folder / files.CONFIG).exists() else {}
     tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]

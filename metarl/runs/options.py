@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from metarl import plugins
-from metarl.runs.folder import RunError
+from metarl.runs.errors import RunError
 
 
 def describe(target: Any, reference: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from metarl import control, runs
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
+from metarl.files import expanded
 from metarl.seeding import stream
 from metarl.speed import Device, resolve_device
 from metarl.training import Settings, recorded
@@ -52,7 +53,7 @@ def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: D
         RunError: the folder holds no usable run, or no such checkpoint.
         PluginError: its algorithm or its family is not installed.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     algorithm, family, _, settings = recorded(folder, device)
     return opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
 

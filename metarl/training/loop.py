@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +46,7 @@ class Run:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
         self.folder = folder
         self.start_from: Params = {}
+        self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
@@ -71,6 +72,22 @@ class Run:
 
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Result:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
+        try:
+            with self._claimed():
+                return self._train(progress, quiet, callbacks)
+        except BaseException as error:
+            if self.folder is not None and (told := runs.told(self.folder)):
+                error.add_note(f"{self.folder} has no checkpoint yet{told}")
+            raise
+
+    def _claimed(self) -> AbstractContextManager[object]:
+        """Return the lock of the run folder, taken where the run was made or else now."""
+        held, self.claim = self.claim, None
+        if self.folder is None:
+            return nullcontext()
+        return held or runs.claim(self.folder, "training")
+
+    def _train(self, progress: Progress, quiet: bool, callbacks: Sequence[Callback]) -> Result:
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -142,6 +159,7 @@ class Run:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
             runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
+            runs.settle(self.folder)
         return reached
 
 

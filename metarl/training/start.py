@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
-from metarl.files import write_json
+from metarl.files import expanded, write_json
 from metarl.outer import default_outer
 from metarl.runs import logger
 from metarl.speed import Device
@@ -59,7 +59,7 @@ def resume(
         RunError: the folder holds no usable run, or it has reached its last iteration.
         ValueError: the device cannot be had.
     """
-    run, progress = reopen(Path(folder), iterations, device)
+    run, progress = reopen(expanded(folder), iterations, device)
     return run.train(progress, quiet, callbacks)
 
 
@@ -98,7 +98,7 @@ def start(
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
-    folder = None if out is None else Path(out)
+    folder = None if out is None else expanded(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     _check_splits(family.target, run.settings)
@@ -115,7 +115,7 @@ def start(
             record["recipe"] = recipe
         if start_from:
             record["start_from"] = sorted(start_from)
-        runs.create(folder, record, overwrite, first)
+        run.claim = runs.create(folder, record, overwrite, first)
     return run
 
 
@@ -174,11 +174,31 @@ def load(folder: Path, device: Device | None = None) -> Run:
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    if not runs.unfinished(folder):
+        runs.read_config(folder)  # nothing is written into a folder that holds no run
+    held = runs.claim(folder, "training")
+    try:
+        runs.put_back(folder)
+        run, progress = _reopened(folder, iterations, device)
+    except BaseException:
+        held.release()
+        raise
+    run.claim = held
+    return run, progress
+
+
+def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
     run = load(folder, device)
     _check_wandb(run.settings, folder)
+    config = runs.read_config(folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
     path = folder / runs.CHECKPOINT
+    if not path.exists() and "start_from" in config:
+        raise runs.RunError(
+            f"{folder} was stopped before it had saved the parameters that it starts from: begin it again, with "
+            f"--overwrite{runs.told(folder)}"
+        )
     # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
     progress = run.restore(path) if path.exists() else run.first()
     if progress.iteration >= run.settings.iterations:
@@ -187,6 +207,5 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
             "ask for more with --iterations"
         )
     if iterations is not None:
-        config = runs.read_config(folder)
         write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
     return run, progress

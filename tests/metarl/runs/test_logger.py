@@ -15,7 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from metarl import runs
 from metarl.control.sampling import Sampling
 from metarl.files import write_json
-from metarl.runs import folder, logger
+from metarl.runs import layout, logger
 from metarl.runs.logger import ProgressCSV, read_progress
 from metarl.training.settings import Settings
 from metarl.training.start import train
@@ -226,7 +226,7 @@ def test_rows_are_sent_to_weights_and_biases_and_a_resumed_run_goes_on_there(tmp
     written(tmp_path, 1, 2)
     first, row, finished, second, again, _ = wandb.told
     assert first == {
-        "project": "mine", "name": tmp_path.name, "id": (tmp_path / folder.WANDB).read_text(), "resume": "allow",
+        "project": "mine", "name": tmp_path.name, "id": (tmp_path / layout.WANDB).read_text(), "resume": "allow",
         "config": config, "dir": str(tmp_path),
     }  # fmt: skip
     assert row == (1, {"iteration": 1, "return/step_0": 1.0, "return/step_1": 1})
@@ -238,7 +238,7 @@ def test_nothing_is_sent_unasked(tmp_path: Path, wandb: FakeWandb) -> None:
     write_json(tmp_path / runs.CONFIG, CONFIG)
     written(tmp_path, 0, 1)
     assert wandb.told == []
-    assert not (tmp_path / folder.WANDB).exists()
+    assert not (tmp_path / layout.WANDB).exists()
 
 
 def test_training_sends_and_a_replaced_run_has_another_identity(tmp_path: Path, wandb: FakeWandb) -> None:

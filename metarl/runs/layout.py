@@ -1,0 +1,35 @@
+"""What the files of a run folder are called."""
+
+import re
+from pathlib import Path
+
+from metarl import plugins
+
+FORMAT = 1
+CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
+    "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
+)  # fmt: skip
+CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
+"""What evaluations during training, callbacks and baselines add."""
+PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif")
+WANDB = "wandb-id.txt"
+"""Where a run folder keeps the run's identity on Weights & Biases."""
+ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
+GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
+"""What a configuration records, and the registry's group of it."""
+RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
+"""Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
+
+_NAMES = (CHECKPOINT, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
+_NUMBERED = re.compile(r"checkpoint-\d+\.pt")
+
+
+def written(folder: Path, baseline: bool) -> list[Path]:
+    """Return the files that metarl has written into a run folder, relative to it, the configuration last.
+
+    Only a baseline writes a model: elsewhere ``model.zip`` is somebody's export, and stays.
+    """
+    names = [*_NAMES, *([MODEL] if baseline else [])]
+    found = [path for path in folder.glob("*") if path.name in names or _NUMBERED.fullmatch(path.name)]
+    found += [*folder.glob("events.out.tfevents.*"), *folder.glob(ADAPTATION_EVENTS), folder / CONFIG]
+    return [path.relative_to(folder) for path in found if path.is_symlink() or path.is_file()]

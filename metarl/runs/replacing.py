@@ -1,0 +1,131 @@
+"""A run that another one replaces: set aside until the new one has a checkpoint, and put back where that fails.
+
+It goes to a folder below the run folder, file by file, the configuration last, and comes back in the same order. So at
+any moment one of the two folders has the configuration of what can be restored, and a crash in between is seen.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from metarl.files import TEMPORARY
+from metarl.runs.errors import RunError
+from metarl.runs.layout import CHECKPOINT, CONFIG, written
+from metarl.runs.lock import is_lock
+
+ASIDE = "metarl-replaced-{}"
+_ASIDE = re.compile(r"metarl-replaced-(\d+)")
+_SHOWN = 3
+"""How many files in the way are named."""
+
+
+def check_free(folder: Path) -> None:
+    """Raise RunError where a folder holds files, and no run: they are somebody's."""
+    if not folder.is_dir() or os.path.lexists(folder / CONFIG) or _asides(folder):
+        return
+    found = sorted(path.name for path in folder.iterdir() if not _left_behind(path.name))
+    if found:
+        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        raise RunError(
+            f"{folder} is not empty, and holds no run ({shown}): a run needs a folder of its own; choose another with "
+            "--out"
+        )
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[None]:
+    """Set the run in a folder aside, if there is one, while another begins there; where that fails, put it back."""
+    try:
+        if (folder / CONFIG).exists():
+            _set_aside(folder)
+    except BaseException:
+        put_back(folder)
+        raise
+    try:
+        yield
+    except BaseException:
+        for name in (CONFIG, CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
+        put_back(folder)
+        raise
+
+
+def _set_aside(folder: Path) -> None:
+    last = _asides(folder)[-1:]
+    aside = folder / ASIDE.format(_number(last[0]) + 1 if last else 1)
+    aside.mkdir()
+    _move(folder, aside)
+
+
+def put_back(folder: Path) -> None:
+    """Undo what a crash, or an error, has left half done: a run that was set aside, and no other begun in its place."""
+    if unfinished(folder):
+        aside = _asides(folder)[-1]
+        _move(aside, folder)
+        _remove_empty(aside)
+
+
+def unfinished(folder: Path) -> bool:
+    """Return whether a run was set aside in part only, or no other has begun in its place."""
+    last = _asides(folder)[-1:]
+    return bool(last) and not ((last[0] / CONFIG).exists() and (folder / CONFIG).exists())
+
+
+def settle(folder: Path) -> None:
+    """Remove what was set aside: the run in a folder has a checkpoint of its own."""
+    for aside in _asides(folder):
+        for name in written(aside, _baseline(aside)):
+            (aside / name).unlink(missing_ok=True)
+        _remove_empty(aside)
+
+
+def told(folder: Path) -> str:
+    """Tell, as the end of a sentence, where the run is that one without a checkpoint was to replace."""
+    if not (asides := _asides(folder)):
+        return ""
+    if (asides[-1] / CONFIG).exists():
+        return f"; the run that it was to replace is whole, in {asides[-1]}"
+    return f"; some of its files are in {asides[-1]}: replacing it was cut short, and 'metarl resume' puts them back"
+
+
+def _asides(folder: Path) -> list[Path]:
+    """Return the folders of runs that were set aside, oldest first."""
+    try:
+        return sorted((path for path in folder.iterdir() if _ASIDE.fullmatch(path.name)), key=_number)
+    except OSError:
+        return []
+
+
+def _number(aside: Path) -> int:
+    found = _ASIDE.fullmatch(aside.name)
+    assert found is not None
+    return int(found[1])
+
+
+def _left_behind(name: str) -> bool:
+    return is_lock(name) or bool(TEMPORARY.fullmatch(name))
+
+
+def _baseline(folder: Path) -> bool:
+    """Return whether a configuration is a baseline's."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and "baseline" in config
+
+
+def _move(source: Path, target: Path) -> None:
+    baseline = _baseline(source) or _baseline(target)
+    for name in written(source, baseline):
+        (target / name).parent.mkdir(exist_ok=True)
+        (source / name).replace(target / name)
+
+
+def _remove_empty(aside: Path) -> None:
+    for folder in (aside / "adaptation", aside):
+        with contextlib.suppress(OSError):  # what somebody else has put there stays
+            folder.rmdir()
