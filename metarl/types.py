@@ -106,7 +106,12 @@ class Algorithm(Protocol):
 
 
 class Tasks(Protocol):
-    """A fixed batch of sampled tasks."""
+    """A fixed batch of sampled tasks.
+
+    Labelled examples that need much memory may be drawn some tasks at a time, too: by ``draw_groups(role, generator,
+    size)``, which yields what ``draw`` returns by that generator, ``size`` tasks at a time, and ``items``, how many
+    examples a task has, support and query.
+    """
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:

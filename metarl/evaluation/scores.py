@@ -1,17 +1,18 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.seeding import stream
 from metarl.speed import float32, send
-from metarl.types import Batch, Examples, Family, Learner, Params, Split, State, Tasks
+from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """How many numbers of examples' inputs are gone through at once: larger groups are no faster (measured on a CPU)."""
@@ -24,8 +25,8 @@ class Evaluation:
     scores: dict[str, Tensor]
     """``[step, task]`` by name: return; or loss and accuracy."""
     tasks: Tasks
-    queries: tuple[Batch, ...]
-    """What the scores of each step were measured on."""
+    queries: Sequence[Batch]
+    """What the scores of each step were measured on; examples drawn in groups are drawn again when asked for."""
     instances: Tensor | None = None
     """``[instance, task]`` of a learner with memory that classifies: how often it told the first, second, ... support
     item of a class before it was shown the label."""
@@ -64,21 +65,33 @@ def evaluate(
     again, and scores are measured on the query set.
 
     Raises:
-        ValueError: fewer than one task, or a negative number of steps.
+        ValueError: fewer than one task, a negative number of steps, or a family whose spec is not the learner's.
     """
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
+    _check_spec(learner.spec, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     with torch.no_grad(), float32(device):
         draw = _control if learner.spec.control else _examples
         scores, queries, instances = draw(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
-    return Evaluation(named, sampled, tuple(queries), instances)
+    return Evaluation(named, sampled, queries, instances)
 
 
-Tensors = tuple[Tensor, ...]
-Steps = tuple[list[dict[str, Tensor]], list[Batch], Tensor | None]
+def _check_spec(built: Spec, asked: Spec) -> None:
+    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape)} for spec in (built, asked))
+    wrong = [f"{name} {ours[name]}, and the family has {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+    if wrong:
+        raise ValueError(
+            f"the learner was built for tasks of another kind: {'; '.join(wrong)}; evaluate what was trained on such "
+            "tasks, or build the learner for these: algorithm.build(family.spec)"
+        )
+
+
+Group = tuple[Tensor, Examples, Examples]
+"""Descriptors, support and query of some of the tasks."""
+Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None]
 
 
 class Adapted(NamedTuple):
@@ -114,36 +127,86 @@ def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: i
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # an environment may tell only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
-    return scores, rollouts, None
+    return scores, tuple(rollouts), None
 
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
+    draw = _drawn_in_groups if _in_groups(tasks) else _drawn_at_once
+    groups, queries = draw(learner, params, tasks, seed, device)
+    told = [_scores(learner, learner.begin(params, known), support, query, steps) for known, support, query in groups]
+    scores = [{name: torch.cat([group[step][name] for group, _ in told]) for name in told[0][0][0]}
+              for step in range(steps + 1)]  # fmt: skip
+    found = [instances for _, instances in told if instances is not None]
+    return scores, queries, torch.cat(found, dim=1).cpu() if found else None
+
+
+def _in_groups(tasks: Tasks) -> bool:
+    """Whether tasks can be drawn in groups: not where a subclass has changed ``draw`` alone."""
+    lineage = type(tasks).__mro__
+    places = [[name in vars(kind) for kind in lineage] for name in ("draw_groups", "draw")]
+    return any(places[0]) and places[0].index(True) <= places[1].index(True)
+
+
+def _drawn_at_once(
+    learner: Learner, params: Params, tasks: Tasks, seed: int, device: torch.device
+) -> tuple[Iterator[Group], Sequence[Batch]]:
     descriptors = send(tasks.descriptors, device)
     state = learner.begin(params, descriptors)
-    support = _drawn(learner, tasks.draw(learner, state, "support", stream(seed, "evaluation", 0, device=device)))
-    query = _drawn(learner, tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device)))
-    groups = [
-        _scores(learner, learner.begin(params, told), Examples(*shown), Examples(*asked), steps)
-        for told, shown, asked in _grouped(descriptors, support, query)
-    ]
-    scores = [{name: torch.cat([group[step][name] for group, _ in groups]) for name in groups[0][0][0]}
-              for step in range(steps + 1)]  # fmt: skip
-    found = [instances for _, instances in groups if instances is not None]
-    return scores, [query], torch.cat(found, dim=1).cpu() if found else None
+    support = _checked(learner, tasks.draw(learner, state, "support", _stream(seed, "support", device)))
+    query = _checked(learner, tasks.draw(learner, state, "query", _stream(seed, "query", device)))
+    size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
+    split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
+    parts = [[Examples(*fields) for fields in zip(*batch, strict=True)] for batch in split]
+    return zip(torch.split(descriptors, size), *parts, strict=True), (query,)
 
 
-def _drawn(learner: Learner, batch: Batch) -> Examples:
+def _drawn_in_groups(
+    learner: Learner, params: Params, tasks: Any, seed: int, device: torch.device
+) -> tuple[Iterator[Group], Sequence[Batch]]:
+    """Draw the tasks' examples as they are needed, from the same streams: images of many tasks fill the memory."""
+    size = _group_size(tasks.items * prod(learner.spec.input_shape), device)
+    parts = (tasks.draw_groups(role, _stream(seed, role, device), size) for role in get_args(Role))
+    return zip(torch.split(send(tasks.descriptors, device), size), *parts, strict=True), Redrawn(tasks, seed, device)
+
+
+@dataclass(frozen=True)
+class Redrawn(Sequence[Batch]):
+    """The query examples of an evaluation, drawn again whenever they are asked for."""
+
+    tasks: Tasks
+    seed: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[one] for one in range(len(self))[index])
+        range(len(self))[index]  # raises IndexError
+        return self.tasks.draw(cast(Learner, None), None, "query", _stream(self.seed, "query", self.device))
+
+
+def _stream(seed: int, role: Role, device: torch.device) -> Generator:
+    return stream(seed, "evaluation", get_args(Role).index(role), device=device)
+
+
+def _checked(learner: Learner, batch: Batch) -> Examples:
     if not isinstance(batch, Examples):
         raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(batch).__name__}")
     return batch
 
 
-def _grouped(descriptors: Tensor, support: Examples, query: Examples) -> Iterator[tuple[Tensor, Tensors, Tensors]]:
-    """Cut the tasks into groups: a network's activations take a hundred times the memory of what it reads."""
-    numbers = (support.inputs.numel() + query.inputs.numel()) // len(descriptors)
-    size = max(1, NUMBERS_PER_GROUP["cpu" if descriptors.device.type == "cpu" else "gpu"] // max(1, numbers))
-    split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
-    return zip(torch.split(descriptors, size), *(zip(*fields, strict=True) for fields in split), strict=True)
+def _check_finite(*batches: Examples) -> None:
+    for role, batch in zip(get_args(Role), batches, strict=True):
+        for name, values in batch._asdict().items():
+            if not values.isfinite().all():
+                raise ValueError(f"the {role} {name} that the family drew hold numbers that are not finite")
+
+
+def _group_size(numbers: int, device: torch.device) -> int:
+    """How many tasks of so many numbers go together: a network's activations take a hundred times their memory."""
+    return max(1, NUMBERS_PER_GROUP["cpu" if device.type == "cpu" else "gpu"] // max(1, numbers))
 
 
 def _scores(
@@ -152,6 +215,7 @@ def _scores(
     scores, instances = [], None
     if learner.replay is not None and learner.spec.kind == "classification":
         instances = objectives.instance_accuracies(learner.replay(state, support)[0], support)
+    _check_finite(support, query)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)
         scores.append(objectives.scores(learner.spec.kind, query, outputs))

@@ -1,7 +1,7 @@
 """Few-shot classification of labelled items that one tensor holds: an episode is an index and a gather."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +21,8 @@ Rotations = Literal["none", "train", "all"]
 
 EPISODE = ("ways", "shots", "queries", "train_shots", "test_queries", "train_ways", "rotations")
 """Options of ``NWayKShot`` that families made with it have too."""
+SHOWN = 4
+"""Tasks that a picture shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,17 +134,35 @@ class EpisodeTasks:
         """``[task, 0]``: nothing describes a task."""
         return torch.zeros(len(self.support), 0)
 
+    @property
+    def items(self) -> int:
+        """How many items a task has, support and query."""
+        return self.support[0].numel() + self.query[0].numel()
+
     def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
         """Return all items of a role, in random order; every draw returns the same ones."""
+        return next(self.draw_groups(role, generator, len(self.support)))
+
+    def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
+        """Yield what ``draw`` returns, ``size`` tasks at a time, so that the items of all need not be held at once."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
         order = torch.rand(tasks, ways * count, generator=generator, device=device).argsort(1)
-        targets = order // count
-        inputs = gather(self.inputs, chosen.flatten(1).gather(1, order))
-        if "quarter_turns" in self.parameters:
-            inputs = rotated(inputs, send(self.parameters["quarter_turns"], device).gather(1, targets))
-        return Examples(numbers(inputs, self.scale), targets)
+        targets, items = order // count, chosen.flatten(1).gather(1, order)
+        turns = self.parameters.get("quarter_turns")
+        quarters = None if turns is None else send(turns, device).gather(1, targets)
+        for first in range(0, tasks, size):
+            group = slice(first, first + size)
+            inputs = gather(self.inputs, items[group])
+            if quarters is not None:
+                inputs = rotated(inputs, quarters[group])
+            yield Examples(numbers(inputs, self.scale), targets[group])
+
+    def first(self, count: int) -> "EpisodeTasks":
+        """Return the first tasks."""
+        parameters = {name: values[:count] for name, values in self.parameters.items()}
+        return replace(self, support=self.support[:count], query=self.query[:count], parameters=parameters)
 
 
 def episode_items(
@@ -199,12 +219,15 @@ def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels",
 
 
 def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
-    """Draw the support and query images of an evaluation's first tasks; return the path."""
+    """Draw the support and query images of an evaluation's first tasks; return the path.
+
+    They are drawn once more, and only those that are shown: ``queries`` would hold the images of all tasks.
+    """
     from metarl.pictures.plotting import episodes
 
-    query = next(batch for batch in queries if isinstance(batch, Examples))
-    support = tasks.draw(None, None, "support", stream(0, "picture"))
-    return episodes(support.inputs, support.targets, query.inputs.cpu(), query.targets.cpu(), path)
+    shown = tasks.first(SHOWN)
+    support, query = (shown.draw(None, None, role, stream(0, "picture")) for role in get_args(Role))
+    return episodes(*support, *query, path, SHOWN)
 
 
 def gather(inputs: Tensor, items: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Few-shot regression: of functions whose parameters differ between tasks, or of a table whose rows belong to tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -230,9 +230,19 @@ class TableTasks:
         """``[task, 0]``: nothing describes a task."""
         return torch.zeros(len(self.support), 0)
 
+    @property
+    def items(self) -> int:
+        """How many rows a task has, support and query."""
+        return self.support.shape[1] + self.query.shape[1]
+
     def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
         """Return all rows of a role, in random order; every draw returns the same ones."""
+        return next(self.draw_groups(role, generator, len(self.support)))
+
+    def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
+        """Yield what ``draw`` returns, ``size`` tasks at a time, so that the rows of all need not be held at once."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
-        return Examples(numbers(gather(self.inputs, rows), 1), numbers(gather(self.targets, rows), 1))
+        for some in torch.split(rows, size):
+            yield Examples(numbers(gather(self.inputs, some), 1), numbers(gather(self.targets, some), 1))

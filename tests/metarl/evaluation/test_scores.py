@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from metarl.algorithms.mann import MANN
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, evaluate, summary
-from metarl.fewshot.classification import NWayKShot
+from metarl.fewshot.classification import EpisodeTasks, NWayKShot
+from metarl.fewshot.regression import TableRegression
 from metarl.networks.options import Network
 from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
@@ -234,3 +235,99 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
         assert found[0].instances is not None and found[2].instances is not None
         assert torch.equal(found[0].instances, found[2].instances)
     assert found[0].queries[0].inputs.shape == (7, 6, 2)
+
+
+def pictures(**options: Any) -> NWayKShot:
+    pixels = torch.randint(256, (60, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return NWayKShot(pixels, torch.arange(60) % 6, **{"ways": 2, "shots": 3, "rotations": "all"} | options)
+
+
+@pytest.mark.parametrize("family", [pictures(), pictures(rotations="none")])
+def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores are those of all that is drawn at once."""
+    gathered: list[int] = []
+
+    def gather(inputs: Tensor, items: Tensor) -> Tensor:
+        gathered.append(len(items))
+        return inputs[items]
+
+    monkeypatch.setattr("metarl.fewshot.classification.gather", gather)
+    monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 3 * 12 * 36})
+    learner = MAML(network=Network(hidden=(4,))).build(family.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    found = evaluate(learner, params, family, tasks=7, steps=2, split="train")
+    assert gathered == [3, 3, 3, 3, 1, 1]
+    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    whole = evaluate(learner, params, family, tasks=7, steps=2, split="train")
+    assert all(torch.equal(found.scores[name], whole.scores[name]) for name in ("loss", "accuracy"))
+    # The queries are those that were scored, whenever they are asked for.
+    (asked,), (again,), (held,) = found.queries, found.queries, whole.queries
+    assert len(found.queries) == 1
+    assert found.queries[:1][0].targets.shape == found.queries[-1].targets.shape == (7, 6)
+    for one, other, kept in zip(asked, again, held, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one, kept)
+    with pytest.raises(IndexError):
+        found.queries[1]
+
+
+def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    family = TableRegression(rows, rows.sum(1), torch.arange(60) % 6, shots=4)
+    learner = MAML(network=Network(hidden=(4,))).build(family.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 50})
+    found = evaluate(learner, params, family, tasks=7, split="train")
+    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    assert torch.equal(evaluate(learner, params, family, tasks=7, split="train").scores["loss"], found.scores["loss"])
+
+
+def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
+    class Dark(EpisodeTasks):
+        def draw(self, *arguments: Any) -> Examples:
+            return super().draw(*arguments)._replace(inputs=torch.zeros(3, 6, 1, 6, 6))
+
+    class Family(NWayKShot):
+        def sample(self, *arguments: Any) -> EpisodeTasks:
+            return Dark(**vars(super().sample(*arguments)))
+
+    family = Family(**{field.name: getattr(pictures(), field.name) for field in fields(NWayKShot)})
+    learner = MAML(network=Network(hidden=(4,))).build(family.spec)
+    found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), family, tasks=3, split="train")
+    assert found.queries[0].inputs.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ways": 3}, "output_size 2, and the family has 3"),
+        ({"shape": (60, 36)}, r"input_shape \(1, 6, 6\), and the family has \(36,\)"),
+        ({"shape": (60, 6, 1, 6)}, r"input_shape \(1, 6, 6\), and the family has \(6, 1, 6\)"),
+        ({"shape": (60, 4, 3, 3)}, r"input_shape \(1, 6, 6\), and the family has \(4, 3, 3\)"),
+    ],
+)
+def test_families_of_another_spec_are_refused(change: dict[str, Any], told: str) -> None:
+    learner = MAML(network=Network(hidden=(4,))).build(pictures().spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    pixels = pictures().inputs.reshape(change.pop("shape", (60, 1, 6, 6)))
+    other = NWayKShot(pixels, torch.arange(60) % 6, **{"ways": 2, "scale": 255.0, **change})
+    with pytest.raises(ValueError, match=f"built for tasks of another kind: {told}; evaluate what was trained on such"):
+        evaluate(learner, params, other, tasks=2, split="train")
+    with pytest.raises(ValueError, match="kind classification, and the family has regression"):
+        evaluate(learner, params, Lines(), tasks=2)
+
+
+def test_data_that_are_not_finite_are_told() -> None:
+    learner = slope_learner()
+
+    class Broken(LineTasks):
+        def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
+            inputs, targets = super().draw(learner, state, role, generator)
+            return Examples(inputs, targets.log() if role == "query" else targets)
+
+    class Family(Lines):
+        def sample(self, *arguments: Any) -> LineTasks:
+            return Broken(torch.ones(2), [])
+
+    with pytest.raises(ValueError, match="the query targets that the family drew hold numbers that are not finite"):
+        evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)
