@@ -5,7 +5,7 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -38,15 +38,11 @@ class Rollout(NamedTuple):
     rewards: Tensor  # [task, episode, time] 0 after the end
     mask: Tensor  # [task, episode, time] 1 while the episode runs, then 0
     advantages: Tensor  # [task, episode, time] 0 after the end
-
-
-class ScoredRollout(Rollout):
-    """A rollout whose environments tell of success, which is reported, not learned from: not one of the fields."""
-
-    success: Tensor | None = None  # [task, episode] 1 where the environment told of success at any step
+    success: Tensor | None = None  # [task, episode] 1 if there was some at any step; None where none is told of
 
 
 Batch = Examples | Rollout
+AnyBatch = TypeVar("AnyBatch", Examples, Rollout, Batch)
 
 
 class Experience(NamedTuple):
@@ -178,17 +174,27 @@ def rollout_of(batch: Batch) -> Rollout:
     return batch
 
 
+def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBatch:
+    """Apply a function to all tensors of a batch; what it does not tell of, such as success, stays None."""
+    make: Any = type(batch)
+    changed: AnyBatch = make(*(None if field is None else function(field) for field in batch))
+    return changed
+
+
 def joined(batches: Iterable[Batch]) -> Rollout:
-    """Join the rollouts of a trial, episode after episode, along time."""
+    """Join the rollouts of a trial, episode after episode, along time; it succeeds by any of them, if all tell."""
     rollouts = [rollout_of(batch) for batch in batches]
-    return Rollout(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
+    told = [rollout.success for rollout in rollouts if rollout.success is not None]
+    success = torch.stack(told).amax(0) if len(told) == len(rollouts) else None
+    steps = zip(*(rollout[:6] for rollout in rollouts), strict=True)
+    return Rollout(*(torch.cat(fields, dim=2) for fields in steps))._replace(success=success)
 
 
 def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
     """Return some tasks of an experience: a slice of them, or those at positions ``[task]``."""
 
     def cut(batch: Batch) -> Batch:
-        return type(batch)(*(field[tasks] for field in batch))
+        return each_tensor(lambda values: values[tasks], batch)
 
     supports = tuple(cut(support) for support in experience.supports)
     return experience._replace(

@@ -7,7 +7,7 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
-from metarl.types import Rollout, ScoredRollout
+from metarl.types import Rollout
 
 
 class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
@@ -44,9 +44,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         """Return the rollout that was collected from the environment, with the success of each episode, if told."""
         if self.succeeded is None:
             return rollout
-        scored = ScoredRollout(*rollout)
-        scored.success = self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2])
-        return scored
+        return rollout._replace(success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
 
 
 def _flags(values: Any) -> Tensor:
