@@ -52,7 +52,7 @@ def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tens
         index = order.reshape(*order.shape, *[1] * (values.ndim - 3))
         return values.gather(2, index.expand_as(values))
 
-    whole = Rollout(*map(without_gaps, trial))
+    whole = Rollout(*map(without_gaps, trial[:6]))
     never = torch.zeros_like(whole.rewards[:, :, 0])
     trajectory = Trajectory(*whole[:5], whole.observations[:, :, -1], never)
     advantages = with_advantages(trajectory, discount, gae_lambda).advantages

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Kind, Rollout, ScoredRollout
+from metarl.types import Batch, Examples, Kind, Rollout
 
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -161,8 +161,7 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     """
     if isinstance(batch, Rollout):
         returns = {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
-        success = batch.success if isinstance(batch, ScoredRollout) else None
-        return returns if success is None else returns | {"success": success.mean(1)}
+        return returns if batch.success is None else returns | {"success": batch.success.mean(1)}
     if outputs is None:
         raise ValueError("scores of labelled examples need the model's outputs")
     named = {"loss": loss(kind, outputs, batch)}

@@ -4,9 +4,9 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -39,15 +39,11 @@ class Rollout(NamedTuple):
     rewards: Tensor  # [task, episode, time] 0 after the end
     mask: Tensor  # [task, episode, time] 1 while the episode runs, then 0
     advantages: Tensor  # [task, episode, time] 0 after the end
-
-
-class ScoredRollout(Rollout):
-    """A rollout whose environments report success. It is logged, not learned from, so it is not one of the fields."""
-
-    success: Tensor | None = None  # [task, episode] 1 where the environment reported success at any step
+    success: Tensor | None = None  # [task, episode] 1 if reported at any step; None if the environments report none
 
 
 Batch = Examples | Rollout
+AnyBatch = TypeVar("AnyBatch", Examples, Rollout, Batch)
 
 
 class Experience(NamedTuple):
@@ -161,7 +157,7 @@ class ChecksSplits(Protocol):
 class Pictured(Protocol):
     """A family that can plot adaptation, such as the paths of a point."""
 
-    def picture(self, tasks: Tasks, queries: tuple[Batch, ...], path: Path) -> Path:
+    def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Plot the batches ``[task, ...]`` collected after 0, 1, ... adaptation steps; return the file written."""
 
 
@@ -238,17 +234,27 @@ def rollout_of(batch: Batch) -> Rollout:
     return batch
 
 
+def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBatch:
+    """Apply a function to all tensors of a batch; what it does not tell of, such as success, stays None."""
+    make: Any = type(batch)
+    changed: AnyBatch = make(*(None if field is None else function(field) for field in batch))
+    return changed
+
+
 def joined(batches: Iterable[Batch]) -> Rollout:
-    """Join the rollouts of a trial, episode after episode, along time."""
+    """Join the rollouts of a trial, episode after episode, along time; it succeeds by any of them, if all tell."""
     rollouts = [rollout_of(batch) for batch in batches]
-    return Rollout(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
+    told = [rollout.success for rollout in rollouts if rollout.success is not None]
+    success = torch.stack(told).amax(0) if len(told) == len(rollouts) else None
+    steps = zip(*(rollout[:6] for rollout in rollouts), strict=True)
+    return Rollout(*(torch.cat(fields, dim=2) for fields in steps))._replace(success=success)
 
 
 def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
     """Return an experience of some of its tasks: a slice, or the tasks at indices ``[task]``."""
 
     def cut(batch: Batch) -> Batch:
-        return type(batch)(*(field[tasks] for field in batch))
+        return each_tensor(lambda values: values[tasks], batch)
 
     supports = tuple(cut(support) for support in experience.supports)
     return experience._replace(

@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Generator, Tensor
 
 from metarl.control.protocols import Snapshots
-from metarl.types import Rollout, ScoredRollout
+from metarl.types import Rollout
 
 
 class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
@@ -52,9 +52,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         """Return a rollout that was collected from this environment, with the success of each episode if reported."""
         if self.succeeded is None:
             return rollout
-        scored = ScoredRollout(*rollout)
-        scored.success = self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2])
-        return scored
+        return rollout._replace(success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
 
 
 def _flags(values: Any) -> Tensor:

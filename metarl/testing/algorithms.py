@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.outer import default_outer
 from metarl.seeding import stream
-from metarl.testing.batches import close, equal, global_states, shape_faults
+from metarl.testing.batches import close, equal, global_states, shape_faults, tensors
 from metarl.testing.families import other_dtype
 from metarl.testing.findings import Check, Fault, Found, NotChecked
 from metarl.training import gather
@@ -124,7 +124,7 @@ def _purity(subject: AlgorithmSubject) -> Found:
 
 def _tensors(params: Params, experience: Experience) -> list[Tensor]:
     batches = (*experience.supports, experience.query)
-    return [*params.values(), experience.descriptors, *(values for batch in batches for values in batch)]
+    return [*params.values(), experience.descriptors, *(values for batch in batches for values in tensors(batch))]
 
 
 def _meta_loss(subject: AlgorithmSubject) -> Found:

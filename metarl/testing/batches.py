@@ -45,6 +45,10 @@ def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Foun
         yield from shape_faults("actions", batch.actions, (*lead, spec.output_size), blamed=blamed)
     for name in ("log_probs", "rewards", "mask", "advantages"):
         yield from shape_faults(name, getattr(batch, name), lead, blamed=blamed)
+    if batch.success is not None:
+        yield from shape_faults("success", batch.success, lead[:2], blamed=blamed)
+        if not ((batch.success == 0) | (batch.success == 1)).all():
+            yield Fault("success holds other numbers than 0 and 1", blamed)
 
 
 def mask_faults(batch: Rollout, blamed: Any = None) -> Found:
@@ -72,6 +76,11 @@ def shape_faults(
         yield Fault(f"{name}: found {found}, expected {expected}", blamed)
     if not values.isfinite().all():
         yield Fault(f"{name}: found numbers that are not finite", blamed)
+
+
+def tensors(batch: Batch) -> list[Tensor]:
+    """Return the tensors of a batch, without what it does not tell of."""
+    return [values for values in batch if values is not None]
 
 
 def global_states() -> tuple[object, ...]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metarl.algorithms import MANN, RL2, ProtoNet, Reptile
 from metarl.testing.algorithms import AlgorithmSubject
-from metarl.types import Batch, Examples, Experience, Learner, Outer, Params, Update
+from metarl.testing.batches import tensors
+from metarl.types import Batch, Examples, Experience, Learner, Outer, Params, Update, each_tensor
 
 OTHERS = (Reptile(), RL2(), MANN(), ProtoNet())
 """Algorithms whose learners are unlike most: running averages, adaptation without derivatives, memory, none of it."""
@@ -27,7 +28,7 @@ class Inputs(NamedTuple):
     def copied(self) -> "Inputs":
         """Return a copy, into which may be written."""
         descriptors, supports, query, progress = self.experience
-        batches = [type(batch)(*(values.clone() for values in batch)) for batch in (*supports, query)]
+        batches = [each_tensor(Tensor.clone, batch) for batch in (*supports, query)]
         experience = Experience(descriptors.clone(), tuple(batches[:-1]), batches[-1], progress)
         return Inputs(_copied(self.params), _copied(self.state), experience)
 
@@ -49,7 +50,7 @@ class Inputs(NamedTuple):
     def data(self) -> list[Tensor]:
         """The tensors of the experience."""
         batches = (*self.experience.supports, self.experience.query)
-        return [self.experience.descriptors, *(values for batch in batches for values in batch)]
+        return [self.experience.descriptors, *(values for batch in batches for values in tensors(batch))]
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

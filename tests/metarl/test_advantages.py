@@ -16,7 +16,7 @@ from metarl.advantages import (
     with_advantages,
 )
 from metarl.control.sampling import Sampling
-from metarl.types import Rollout
+from metarl.types import Rollout, each_tensor
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -273,7 +273,7 @@ def test_gaps_of_a_trial_are_no_time() -> None:
     lengths = torch.tensor([[4, 4, 4, 4]] * 3)
     batch = with_advantages(trajectory(lengths=lengths, horizon=6), 0.9, 0.7)
     order = torch.tensor([0, 1, 4, 2, 3, 5])  # two episodes of two steps, each with a gap after it
-    moved = Rollout(*(values[:, :, order] for values in batch))
+    moved = each_tensor(lambda values: values[:, :, order], batch)
     moved.observations[moved.mask == 0] = 100
     found, expected = trial_advantages(moved, 0.9, 0.7), trial_advantages(batch, 0.9, 0.7)
     torch.testing.assert_close(found, expected[:, :, order])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.types import Rollout
+from metarl.types import Rollout, each_tensor
 
 Params = dict[str, Tensor]
 
@@ -74,7 +74,7 @@ def adapt(params: Params, rollout: Rollout, step_size: float, surrogate: str, cr
 
 
 def task_of(rollout: Rollout, task: int) -> Rollout:
-    return Rollout(*(field[task] for field in rollout))
+    return each_tensor(lambda values: values[task], rollout)
 
 
 def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -190,7 +190,7 @@ def advantages(observations: Tensor, rewards: Tensor, mask: Tensor, discount: fl
 
 def stack(rollouts: list[Rollout]) -> Rollout:
     """Join the rollouts of several tasks along a new first axis."""
-    return Rollout(*(torch.stack(fields) for fields in zip(*rollouts, strict=True)))
+    return Rollout(*(torch.stack(fields) for fields in zip(*(rollout[:6] for rollout in rollouts), strict=True)))
 
 
 def iteration(params: Params, goals: np.ndarray, episodes: int, horizon: int, step_size: float) -> Params:

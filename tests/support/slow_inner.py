@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Params
+from metarl.types import Batch, Examples, Params, each_tensor
 
 Named = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ def loss(kind: str, params: Params, batch: Batch) -> Tensor:
 
 def task_of(batch: Batch, task: int) -> Batch:
     """One task of a batch, without the task axis."""
-    return type(batch)(*(field[task] for field in batch))
+    return each_tensor(lambda values: values[task], batch)
 
 
 def optimiser(name: str, params: list[Tensor], step_size: float) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from torch import nn
 
 from metarl.algorithms.maml import MAML
 from metarl.networks.options import Network
-from metarl.types import Experience, Spec
+from metarl.types import Experience, Spec, each_tensor
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -214,7 +214,7 @@ def test_tasks_are_independent_and_their_order_does_not_matter():
     order = torch.tensor([2, 0, 3, 1])
 
     def permuted(batch):
-        return type(batch)(*(field[order] for field in batch))
+        return each_tensor(lambda values: values[order], batch)
 
     shuffled = Experience(experience.descriptors, tuple(map(permuted, experience.supports)), permuted(experience.query))
     torch.testing.assert_close(meta_loss(learner, params, shuffled), loss)

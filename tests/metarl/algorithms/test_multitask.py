@@ -19,7 +19,7 @@ from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 from metarl.training.settings import Settings
 from metarl.training.start import train
-from metarl.types import Experience, Spec
+from metarl.types import Experience, Spec, each_tensor
 from metarl_envs.navigation import PointNavigation
 
 float64 = pytest.mark.usefixtures("float64")
@@ -119,7 +119,7 @@ def test_batched_equals_a_plain_loop_over_tasks(kind, condition):
 def test_tasks_are_independent_and_their_order_does_not_matter(kind, condition):
     learner, params, experience = prepared(kind, condition)
     order = torch.tensor([2, 0, 3, 1])
-    query = type(experience.query)(*(field[order] for field in experience.query))
+    query = each_tensor(lambda values: values[order], experience.query)
     shuffled = Experience(experience.descriptors[order], (), query)
     torch.testing.assert_close(meta_loss(learner, params, shuffled), meta_loss(learner, params, experience))
     torch.testing.assert_close(meta_gradient(learner, params, shuffled), meta_gradient(learner, params, experience))

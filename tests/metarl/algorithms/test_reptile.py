@@ -20,7 +20,7 @@ from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 from metarl.training.settings import Settings
 from metarl.training.start import train
-from metarl.types import Examples, Experience, Spec
+from metarl.types import Examples, Experience, Spec, each_tensor
 from metarl_envs.bandit import Bandit
 
 float64 = pytest.mark.usefixtures("float64")
@@ -203,7 +203,7 @@ def test_tasks_are_independent_and_their_order_does_not_matter(spec, tail):
     order = torch.tensor([2, 0, 3, 1])
 
     def permuted(batch):
-        return type(batch)(*(field[order] for field in batch))
+        return each_tensor(lambda values: values[order], batch)
 
     shuffled = Experience(experience.descriptors, tuple(map(permuted, experience.supports)), permuted(experience.query))
     expected, scores = meta_gradient(learner, params, experience)

@@ -7,13 +7,16 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from support import worker_envs
+from torch.utils import _pytree as pytree
 
-from metarl import MAML, Settings, evaluate, train
+from metarl import MAML, Settings, evaluate, objectives, train
+from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.testing.checks import check_family
-from metarl.types import Learner, Rollout, ScoredRollout
+from metarl.speed.parts import Graphs, run_compiled
+from metarl.testing.checks import ContractError, check_batch, check_family
+from metarl.types import Experience, Learner, Rollout, each_tensor, joined, tasks_of
 
 SAMPLING = Sampling(episodes=2, horizon=6)
 
@@ -38,13 +41,73 @@ def rollout(family: GymnasiumFamily, lengths: list[int]) -> Rollout:
 def test_success_of_episodes(workers: int) -> None:
     # Odd lengths succeed from step 3 on, even ones never do, 4 does not tell; the horizon is 6.
     found = rollout(family(2, 9, workers=workers), [2, 3, 4, 7])
-    assert isinstance(found, ScoredRollout) and found.success is not None
+    assert found.success is not None
     assert found.success.tolist() == [[0, 0], [1, 1], [0, 0], [1, 1]]
-    assert len(found) == 6  # what maps over the fields of a rollout need not know of it
+
+
+def test_success_is_a_part_of_the_rollout_like_any_other() -> None:
+    """It was lost, without a word, by what made another rollout of one."""
+    found = rollout(family(2, 9), [2, 3, 4, 7])
+    expected = [[0, 0], [1, 1], [0, 0], [1, 1]]
+
+    def told(changed: Rollout) -> Any:
+        return None if changed.success is None else changed.success.tolist()
+
+    assert told(found._replace(advantages=0 * found.advantages)) == expected
+    assert told(pytree.tree_map(torch.clone, found)) == expected
+    leaves, form = pytree.tree_flatten(found)
+    assert told(pytree.tree_unflatten(leaves, form)) == expected
+    experience = tasks_of(Experience(torch.zeros(4, 0), (found, found), found), torch.tensor([3, 0]))
+    assert [told(batch) for batch in (*experience.supports, experience.query)] == [[[1, 1], [0, 0]]] * 3
+    assert told(tasks_of(experience, slice(1, 2)).query) == [[0, 0]]
+    failed = found._replace(success=torch.tensor([[0.0, 1], [0, 0], [0, 1], [0, 0]]))
+    assert told(joined([found, failed])) == [[0, 1], [1, 1], [0, 1], [1, 1]]
+    assert told(joined([found, found._replace(success=None)])) is None
+    untold = found._replace(success=None)
+    assert told(each_tensor(torch.clone, untold)) is told(tasks_of(experience._replace(query=untold), slice(1)).query)
+    assert objectives.scores("continuous", found)["success"].tolist() == [0, 1, 0, 1]
+    assert list(objectives.scores("continuous", untold)) == ["return"]
+
+
+def test_a_memory_keeps_success_when_it_prepares_what_it_learns_from() -> None:
+    chosen = family(2, 9)
+    learner, found = RL2(hidden=3).build(chosen.spec), rollout(chosen, [2, 3, 4, 7])
+    assert learner.prepare is not None
+    prepared = learner.prepare(Experience(torch.zeros(4, 0), (found,), found))
+    assert isinstance(prepared.query, Rollout) and prepared.query.success is not None
+    assert prepared.query.success.tolist() == [[0, 0], [1, 1], [0, 0], [1, 1]]
+
+
+def test_graphs_pass_success_and_its_absence_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    found, graphs = rollout(family(2, 9), [2, 3]), Graphs()
+
+    def doubled(batch: Rollout) -> Rollout:
+        return batch._replace(rewards=2 * batch.rewards)
+
+    with graphs.used(1):
+        for batch in (found, found._replace(success=None)):
+            given = (pytree.tree_map(lambda leaf: leaf, batch),)
+            made = run_compiled("doubles", doubled, given, ())
+            assert torch.equal(made.rewards, 2 * batch.rewards)
+            assert (made.success is None) == (batch.success is None)
+            assert made.success is None or torch.equal(made.success, found.success)
+    assert not graphs.refused
+
+
+@pytest.mark.parametrize(
+    ("success", "message"),
+    [(torch.full((2, 2), 0.5), "success holds other numbers"), (torch.ones(2, 2, 6), "success: found")],
+)
+def test_success_of_another_form_is_a_fault(success: torch.Tensor, message: str) -> None:
+    found = rollout(family(2, 9), [2, 3])
+    check_batch(found, family(2, 9).spec, 2)
+    with pytest.raises(ContractError, match=message):
+        check_batch(found._replace(success=success), family(2, 9).spec, 2)
 
 
 def test_environments_that_do_not_tell() -> None:
-    assert type(rollout(family(2, 9), [4, 4])) is Rollout
+    assert rollout(family(2, 9), [4, 4]).success is None
 
 
 def test_families_that_tell_keep_the_contract() -> None:
@@ -85,5 +148,5 @@ def test_vector_environments_tell_in_their_infos(tensors: bool) -> None:
     watch.step(None)
     watch.step(None)
     scored = watch.scored(batch)
-    assert isinstance(scored, ScoredRollout) and scored.success is not None
+    assert scored.success is not None
     assert scored.success.tolist() == [[0, 1]]
