@@ -5,7 +5,6 @@ lists and dicts, or comes from its streams of random numbers; what it changes st
 compiled, and where there can be no graph of a function, it is called as it is.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from metarl.numerics import near
 from metarl.speed import tracing
 from metarl.speed.internals import Form, leaves_of, put_together, take_apart
+from metarl.speed.substitutes import is_comparison, made_or_warned, require_same
 from metarl.speed.tracing import Function, Kernels, TraceError, fused
 
 Result = TypeVar("Result")
@@ -67,14 +66,6 @@ def run_captured(name: str, function: Callable[..., Result], *arguments: Any) ->
     if graphs is None or not _on_gpu(arguments):
         return function(*arguments)
     return graphs.run(captured, name, function, arguments, ())
-
-
-def is_comparison(iteration: int, every: int) -> bool:
-    """Return whether graphs are compared in an iteration: in 1, 2, 4, 8, ..., soon after what changes early, and then.
-
-    The number alone decides, so that a run that is resumed does what it would have done.
-    """
-    return iteration & (iteration - 1) == 0 or iteration % every == 0
 
 
 class _Structure(NamedTuple):
@@ -143,14 +134,15 @@ class Graphs:
             result: Result = _together(part.result, part.graph(inputs, streams))
             return result
         before = [stream.get_state() for stream in streams]
-        try:
-            checked: Result = self._check(key, make, function, inputs, streams)
-            return checked
-        except Exception as error:
-            why = str(error).strip().partition("\n")[0]
-            warnings.warn(_refusal(name, why, self.iteration, part), stacklevel=3)
-            self.refused.add(name)
-            _rewind(streams, before)
+        checked: tuple[Result] | None = made_or_warned(
+            lambda: (self._check(key, make, function, inputs, streams),),
+            lambda why: _refusal(name, why, self.iteration, part),
+            level=2,
+        )
+        if checked is not None:
+            return checked[0]
+        self.refused.add(name)
+        _rewind(streams, before)
         return function(*arguments)
 
     def _check(
@@ -180,9 +172,7 @@ class Graphs:
             raise TraceError("their arguments are of too many kinds")
         _rewind(streams, before)
         found = part.graph(inputs, streams)
-        for ours, plain in zip(found, expected, strict=True):
-            if not near(ours, plain, FAR):
-                raise TraceError("they depend on more than their arguments and streams")
+        require_same(found, expected, FAR, "they depend on more than their arguments and streams")
         self.parts[key] = replace(part, checks=part.checks + 1, agreed=self.iteration)
         return _together(part.result, found)
 

@@ -7,7 +7,6 @@ A graph holds what the iteration was: a family or a learner that somebody change
 tasks harder, does not reach it. So the two are compared again in iterations 1, 2, 4, 8, ... and every ``EVERY``.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl.numerics import flatten, near
-from metarl.speed import is_comparison
+from metarl.numerics import flatten
+from metarl.speed import SubstituteError, is_comparison, made_or_warned, require_same
 from metarl.speed.tracing import device_of, fused, tensor
 from metarl.training.iteration import Iterate, Outcome
 from metarl.training.traced import Traced, groups, trace
@@ -31,10 +30,6 @@ TRACED, COMPILED = 1e-3, 1e-2
 """Largest distance from the plain iteration's results, relative to their norm: of the graph, where a task drawn
 differently would make more; and of the compiled graph's losses, which are rounded differently. (Its gradients are not
 compared: where the loss is steep, rounding changes them by more.)"""
-
-
-class NotCompiledError(RuntimeError):
-    """An iteration cannot be compiled."""
 
 
 class Compiled(NamedTuple):
@@ -70,31 +65,40 @@ class Compiling:
     ) -> Outcome:
         """Return the compiled outcome, as in any other iteration, unless it has become wrong; then the plain one."""
         assert self.compiled is not None
-        plain = self.plain(params, state, progress, self.streams(number))
-        try:
-            traced = self.compiled.graph(params, state, progress, self.streams(number))
+        compiled, plain = self.compiled, self.plain(params, state, progress, self.streams(number))
+
+        def compare() -> bool:
+            traced = compiled.graph(params, state, progress, self.streams(number))
             _compare_outcomes(traced, outcome, plain)
-        except NotCompiledError as error:
+            return True
+
+        agrees = made_or_warned(
+            compare,
+            lambda why: (
+                f"from iteration {number} on, iterations are not compiled: {why}; what was changed after iteration "
+                f"{self.agreed} (a family's difficulty, say) was not seen until now"
+            ),
+            level=3,
+        )
+        if agrees is None:
             self.compiled, self.possible = None, False
-            warnings.warn(
-                f"from iteration {number} on, iterations are not compiled: {error}; what was changed after iteration "
-                f"{self.agreed} (a family's difficulty, say) was not seen until now",
-                stacklevel=4,
-            )
             return plain
         self.agreed = number
         return outcome
 
     def _compile(self, params: Params, state: dict[str, Any], progress: float, number: int) -> None:
         self.compiled, self.missed, self.times = None, 0, self.times + 1
-        try:
+
+        def compiled() -> Compiled:
             if self.times > MAX_COMPILED:
-                raise NotCompiledError("what it does depends on its numbers, and changes too often")
-            self.compiled = compile_iteration(self.plain, params, state, progress, self.streams, number)
-            self.agreed = number
-        except NotCompiledError as error:
-            self.possible = False
-            warnings.warn(f"the iteration is not compiled, which changes its speed only: {error}", stacklevel=4)
+                raise SubstituteError("what it does depends on its numbers, and changes too often")
+            return compile_iteration(self.plain, params, state, progress, self.streams, number)
+
+        self.compiled = made_or_warned(
+            compiled, lambda why: f"the iteration is not compiled, which changes its speed only: {why}", level=3
+        )
+        self.possible = self.compiled is not None
+        self.agreed = number if self.possible else self.agreed
 
 
 def compile_iteration(
@@ -110,22 +114,20 @@ def compile_iteration(
     Another iteration is traced, so that numbers that the graph should not hold come to light.
 
     Raises:
-        NotCompiledError: it cannot be traced, torch.compile fails, or the graph does something else.
+        SubstituteError: the graph does something else.
+        Exception: what tracing or torch.compile raises where it cannot be a graph.
     """
-    try:
-        plain = iterate(params, state, progress, streams(number))
-        graph = trace(iterate, params, state, progress, streams(number + 1))
-        kernels = fused(graph.graph.kernels, device_of(params))
-        compiled = replace(graph, graph=replace(graph.graph, kernels=kernels))
-        found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
-    except Exception as error:
-        raise NotCompiledError(str(error).strip().partition("\n")[0]) from error
+    plain = iterate(params, state, progress, streams(number))
+    graph = trace(iterate, params, state, progress, streams(number + 1))
+    kernels = fused(graph.graph.kernels, device_of(params))
+    compiled = replace(graph, graph=replace(graph.graph, kernels=kernels))
+    found, rounded = (each(params, state, progress, streams(number)) for each in (graph, compiled))
     _compare_outcomes(found, rounded, plain)
     return Compiled(graph, compiled)
 
 
 def _compare_outcomes(traced: Outcome | None, rounded: Outcome | None, plain: Outcome) -> None:
-    """Raise NotCompiledError where the graph's or the compiled graph's outcome, if any, is not the plain one."""
+    """Raise SubstituteError where the graph's or the compiled graph's outcome, if any, is not the plain one."""
     if traced is not None:
         _compare_all(traced, plain)
     if rounded is not None:
@@ -137,7 +139,7 @@ def _losses(outcome: Outcome) -> list[Any]:
 
 
 def _compare_all(outcome: Outcome, plain: Outcome) -> None:
-    """Raise NotCompiledError where results are not the plain iteration's.
+    """Raise SubstituteError where results are not the plain iteration's.
 
     Parameters are compared all together: Adam makes whole steps of a slope that is zero but for rounding.
     """
@@ -150,8 +152,8 @@ def _compare_all(outcome: Outcome, plain: Outcome) -> None:
 
 
 def _compare(name: str, found: Iterable[Any], expected: Iterable[Any], tolerance: float) -> None:
-    if not near(_vector(found), _vector(expected), tolerance):
-        raise NotCompiledError(f"{name} would differ: the iteration depends on more than its parameters and streams")
+    difference = f"{name} would differ: the iteration depends on more than its parameters and streams"
+    require_same([_vector(found)], [_vector(expected)], tolerance, difference)
 
 
 def _vector(values: Iterable[Any]) -> Tensor:

@@ -4,7 +4,6 @@ No data leave the device while episodes run, and the CPU never waits for it: ran
 flags are all tensors.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from torch import Generator, Tensor
 
 from metarl.environments import Book, LaneError, opened
-from metarl.numerics import near
+from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
 from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, initial_parameters
@@ -140,14 +139,15 @@ class WarpVectorEnv(RobotLanes):
                 values.copy_(kept)
             return results
 
-        try:
+        def compared() -> Callable[[], None]:
             graph = self.simulator.captured(self._advance)
-            if not near(after(graph), after(self._advance), FAR):
-                raise RuntimeError("it does something else")
-        except RuntimeError as error:
-            warnings.warn(f"no graph of a whole step could be captured, so steps are slow: {error}", stacklevel=3)
-            return self._advance
-        return graph
+            require_same([after(graph)], [after(self._advance)], FAR, "it does something else")
+            return graph
+
+        graph = made_or_warned(
+            compared, lambda why: f"no graph of a whole step could be captured, so steps are slow: {why}", level=2
+        )
+        return graph or self._advance
 
     def check(self) -> None:
         """Wait for the device, and raise LaneError if lanes failed since their last reset."""
