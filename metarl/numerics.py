@@ -35,8 +35,8 @@ def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 ROUNDINGS = 2
-"""Units of rounding below which a product with a matrix says nothing, relative to the norm of the matrix. Where the
-matrix was of low rank, residuals fell to at most 0.4 of them once they were solved, and useful ones stayed above 7."""
+"""Below so many units of rounding of the solution's product, a residual is noise. For Hessians of low rank it fell to
+at most 0.4 of them once nothing was left to solve, and was at 7 or more before."""
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

@@ -153,7 +153,7 @@ def test_plain_contestants_take_the_same_step() -> None:
 
     size = {"family": "navigation", "tasks": 3, "episodes": 4, "horizon": 6, "device": "cpu", "keep_memory": False}
     problem = iteration.Problem(hidden=[8, 8], activation="tanh", **size)
-    outer = TRPO(cg_iterations=5)  # more of them make rounding errors large
+    outer = TRPO()
     ours, plain = problem.run(problem.network, outer), problem.run(problem.opaque(), outer)
     params = ours.first().params
     draws = (stream(0, "draw", index) for index in range(2))

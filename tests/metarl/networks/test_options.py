@@ -171,7 +171,6 @@ def test_where_batch_norm_cannot_be_inductive():
         (Network(hidden=(8,), normalise=True), Spec((3,), 4, "discrete")),
         (Network(hidden=(8,), normalise=True), Spec((3,), 2, "continuous")),
     ],
-    ids=str,
 )
 def test_policies_have_no_batch_norm(network, spec):
     with pytest.raises(ValueError, match=r"batch norm makes an action depend on .* nn\.LayerNorm") as caught:
