@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
@@ -86,7 +87,7 @@ class MAML:
         model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return Learner(spec, self.steps, *functions, batch_norm=model.batch_norm)
+        return fed(Learner(spec, self.steps, *functions, batch_norm=model.batch_norm))
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:

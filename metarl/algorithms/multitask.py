@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Optimiser, Tuned
 from metarl.networks import Network, NetworkOptions, conditioning
 from metarl.networks.conditioning import Condition, Conditioned
@@ -54,9 +55,9 @@ class MultiTask:
         """
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
-        return Learner(
-            spec, 0, functions.network.init, *named, batch_norm=functions.network.model.batch_norm, differentiable=False
-        )
+        network = functions.network
+        batch_norm = network.model.batch_norm
+        return fed(Learner(spec, 0, network.init, *named, batch_norm=batch_norm, differentiable=False))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.algorithms.shared import inner
+from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Moments, Optimiser, Tuned
 from metarl.networks import Model, Network, NetworkOptions, stack
 from metarl.outer import SGD
@@ -79,9 +80,8 @@ class Reptile:
         loop = _Loop(self, spec, self.network.build(spec))
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return Learner(
-            spec, adaptations, *functions, batch_norm=loop.model.batch_norm, averages=loop.carries, differentiable=False
-        )
+        norm, carries = loop.model.batch_norm, loop.carries
+        return fed(Learner(spec, adaptations, *functions, batch_norm=norm, averages=carries, differentiable=False))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
+from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.metric import embeddings
 from metarl.algorithms.shared.recurrent import checked, glorot, label_size, labels
 from metarl.networks import Model, Network, NetworkOptions
@@ -62,7 +63,7 @@ class SNAIL:
             raise ValueError("SNAIL learns from labelled examples here; among learners with memory, rl2 acts")
         fold = _Fold(self, spec, self.network.build(Spec(spec.input_shape, self.embedding, "regression")))
         functions = fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
-        return Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm)
+        return fed(Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from metarl.fewshot.classification import (
     picture,
 )
 from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, split_classes
+from metarl.fewshot.numbers import image_scale, numbers
 from metarl.fewshot.regression import FunctionTasks, Regression, TableRegression
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "TableRegression",
     "check_counts",
     "check_episode",
+    "image_scale",
     "most_ways",
+    "numbers",
     "picture",
     "split_classes",
 ]

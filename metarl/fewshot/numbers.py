@@ -22,25 +22,27 @@ def numbers(values: Tensor, scale: float | None = None) -> Tensor:
     return converted / divisor if converted is values else converted.div_(divisor)  # a copy is nobody else's
 
 
-def image_scale(inputs: Tensor) -> float:
+def image_scale(inputs: Tensor, told: bool = True) -> float:
     """Return what inputs ``[item, *shape]`` are divided by where nobody says, and say so where it is not plain.
 
     Only images of uint8, which have two axes at least, are scaled, and only if they hold more than 0 and 1.
     """
     if inputs.dtype != torch.uint8:
         return 1.0
-    if inputs.ndim < 3:
-        shape = tuple(inputs.shape[1:])
-        warnings.warn(f"inputs of uint8 {shape} are no images and stay as they are; scale=255 divides", stacklevel=4)
-        return 1.0
-    brightest = int(inputs.max())
+    brightest = int(inputs.max()) if inputs.ndim > 2 and inputs.numel() else 0
+    scale = 1.0 if inputs.ndim < 3 or brightest == 1 else BYTE
+    if told and (inputs.ndim < 3 or 0 < brightest < DARK):
+        warnings.warn(_word(tuple(inputs.shape[1:]), brightest), stacklevel=4)
+    return scale
+
+
+def _word(shape: tuple[int, ...], brightest: int) -> str:
+    if len(shape) < 2:
+        return f"inputs of uint8 {shape} are no images and stay as they are; scale=255 divides"
     if brightest == 1:
-        warnings.warn("images of uint8 that hold 0 and 1 stay as they are; scale=1 says so", stacklevel=4)
-        return 1.0
-    if 0 < brightest < DARK:
-        told = f"images of uint8 are divided by 255, and none is brighter than {brightest}"
-        warnings.warn(f"{told}: if that is white, give scale={brightest}", stacklevel=4)
-    return BYTE
+        return "images of uint8 that hold 0 and 1 stay as they are; scale=1 says so"
+    told = f"images of uint8 are divided by 255, and none is brighter than {brightest}"
+    return f"{told}: if that is white, give scale={brightest}"
 
 
 def check_numbers(values: Tensor, what: str) -> None:

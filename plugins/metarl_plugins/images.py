@@ -1,5 +1,6 @@
 """N-way K-shot classification of any folder of images: mini-ImageNet (arXiv 1606.04080) and its like."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,15 +168,56 @@ def _pictures(root: Path, files: tuple[Path, ...], reading: Reading) -> Pictures
 
 @lru_cache(maxsize=2)
 def _pixels(root: Path, files: tuple[Path, ...], digest: str, reading: Reading) -> Pictures:
-    def make() -> caching.Arrays:
-        names = {_called(file, root): file for file in files}
-        found = decoding.decoded(list(names), lambda name: names[name].read_bytes(), reading)
-        return {"images": found.pixels, "digests": found.digests, "notes": np.array(found.notes, dtype=np.str_)}
+    return _kept(root.resolve().name or "images", root, files, digest, reading)
 
+
+def _kept(name: str, root: Path, files: Sequence[Path], digest: str, reading: Reading) -> Pictures:
+    """Return the pictures of files, from the cache where they are in it."""
     count = len(files)
     shapes = {"images": (count, decoding.CHANNELS[reading.mode], reading.size, reading.size), "digests": (count, 16)}
-    arrays = caching.cached(root.resolve().name or "images", digest, make, shapes)
+    arrays = caching.cached(name, digest, lambda: _decoded(root, files, reading), shapes)
     return Pictures(torch.from_numpy(arrays["images"]), arrays["digests"], tuple(arrays["notes"].tolist()))
+
+
+def _decoded(root: Path, files: Sequence[Path], reading: Reading) -> caching.Arrays:
+    names = [_called(file, root) for file in files]
+    places = dict(zip(names, files, strict=True))
+    found = decoding.decoded(names, lambda name: places[name].read_bytes(), reading)
+    return {"images": found.pixels, "digests": found.digests, "notes": np.array(found.notes, dtype=np.str_)}
+
+
+def read_images(
+    files: Sequence[Path | str],
+    size: int = 84,
+    mode: decoding.Mode = "RGB",
+    depth: int | None = None,
+    ground: str = "white",
+    cache: str | None = None,
+) -> Tensor:
+    """Return image files as ``[item, channel, size, size]`` uint8, read as ``Images`` reads them.
+
+    For families of one's own. With ``cache``, the name of the data set, they are decoded once, and found in the cache
+    by every later process.
+
+    Raises:
+        ValueError: an option is wrong, there are no files, or some cannot be read.
+    """
+    reading = Reading(size, mode, depth, ground)
+    reading.check()
+    if not files:
+        raise ValueError("which images? The list of files is empty")
+    full = [Path(os.path.abspath(file)) for file in files]
+    if absent := [file for file in full if not file.is_file()]:
+        raise ValueError(f"there is no file {absent[0]}; {len(absent)} of {len(full)} are missing")
+    root = Path(os.path.commonpath([file.parent for file in full]))
+    if cache is None:
+        arrays = _decoded(root, full, reading)
+        found = Pictures(torch.from_numpy(arrays["images"]), arrays["digests"], tuple(arrays["notes"].tolist()))
+    else:
+        found = _kept(cache, root, full, caching.key(tuple(reading), caching.fingerprint(root, full)), reading)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return found.pixels
 
 
 def _called(file: Path, root: Path) -> str:

@@ -14,7 +14,7 @@ from PIL import Image, features
 from metarl.cli import main
 from metarl.types import Spec
 from metarl_plugins import images
-from metarl_plugins.images import Images, listed, load
+from metarl_plugins.images import Images, listed, load, read_images
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 
@@ -644,3 +644,41 @@ def test_black_images_are_pixels_like_others(root: Path) -> None:
     family = Images(str(root), size=8, ways=2, queries=1)
     inputs = family.sample(2, "train", generator()).draw(None, None, "support", generator()).inputs
     assert inputs.max() == pytest.approx(1 / 255)
+
+
+# Families of one's own
+
+
+def test_image_files_of_ones_own_are_cached_by_one_argument(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [root / name / f"{number}.png" for number in range(4) for name in NAMES]
+    plain = read_images(files, 8)
+    assert (plain.shape, plain.dtype) == ((24, 3, 8, 8), torch.uint8)
+    assert plain[:, 0, 4, 4].tolist() == [red(name) for name in NAMES] * 4
+    assert not list(root.parent.glob("cache/*"))
+    assert torch.equal(read_images([str(file) for file in files], 8, cache="animals"), plain)
+    assert [path.name.partition("-")[0] for path in root.parent.glob("cache/*")] == ["animals"]
+    twice = read_images([files[0], files[0]], 8, "L")
+    assert torch.equal(twice[0], twice[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(images.decoding, "decoded", None)
+        monkeypatch.chdir(root)
+        relative = [os.path.relpath(file) for file in files]
+        assert torch.equal(read_images(relative, 8, cache="animals"), plain)
+    paint(files[0], 7, 7)
+    assert read_images(files, 8, cache="animals")[0, :, 4, 4].tolist() == [7, 128, 7]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ([], {}, "which images"),
+        (["ant/0.png", "ant/9.png"], {}, r"there is no file .*ant/9.png; 1 of 2 are missing"),
+        (["ant/0.png"], {"size": 0}, "size=0"),
+    ],
+)
+def test_wrong_files_of_ones_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(ValueError, match=message):
+        read_images(files, **options)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
+from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, stack
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
@@ -44,7 +45,7 @@ class Metric:
     def learner(self, init: Callable[[Generator], Params]) -> Learner:
         """Return the learner that adapts once: adapting to the same support set again changes nothing."""
         functions = init, self.begin, self.adapt, self.predict, self.meta_loss
-        return Learner(self.spec, 1, *functions, batch_norm=self.model.batch_norm)
+        return fed(Learner(self.spec, 1, *functions, batch_norm=self.model.batch_norm))
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
         """Know nothing of any task."""

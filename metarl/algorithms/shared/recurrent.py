@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from metarl import objectives
+from metarl.algorithms.shared.feeding import fed
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 LossOn = Literal["sequence", "query"]
@@ -81,7 +82,8 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
     """Return the learner that shows a core a task's support items, then asks it about each query item by itself."""
     fold = _Fold(spec, core, loss_on)
-    return Learner(spec, 1, core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss, replay=fold.replay)
+    learner = Learner(spec, 1, core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss, replay=fold.replay)
+    return fed(learner)
 
 
 @dataclass(frozen=True)
