@@ -107,6 +107,9 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
         ("families walk", "invalid choice: 'families'"),
         ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
         ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
+        ("outer walk --kind control", "unrecognized arguments: --kind control"),
+        ("outer trpo", "the outer update 'trpo' of metarl"),
+        ("outer update", "the class Update would take a name that outer.py needs"),
         ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; how about 'half-cheetah'?"),
         ("tasks HalfCheetah2", "how about 'half-cheetah2'?"),
         ("tasks 2d-walk", "how about 'my-2d-walk'?"),
@@ -124,9 +127,6 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
         ("tasks bandit", "the task family 'bandit' of metarl"),
         ("tasks maml", "the algorithm 'maml' of metarl"),
         ("algorithm maml", "the algorithm 'maml' of metarl"),
-        ("outer walk --kind control", "unrecognized arguments: --kind control"),
-        ("outer trpo", "the outer update 'trpo' of metarl"),
-        ("outer update", "the class Update would take a name that outer.py needs"),
     ],
 )
 def test_names_that_cannot_be_are_refused(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
