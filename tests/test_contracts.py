@@ -1,6 +1,6 @@
-"""Every installed family, and every installed algorithm with every installed family: the contracts, and two iterations.
+"""Every installed family, outer update, and algorithm with every family: the contracts, and two iterations.
 
-Both are found through the registry, so that a new plugin is covered as soon as it is installed.
+All are found through the registry, so that a new plugin is covered as soon as it is installed.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from metarl.training.settings import Settings
 
 ALGORITHMS = [plugin.name for plugin in plugins.available("algorithms")]
 FAMILIES = [plugin.name for plugin in plugins.available("tasks")]
+OUTERS = [plugin.name for plugin in plugins.available("outers")]
 SMALL = {
     "sampling": Sampling(episodes=2, horizon=3),
     "ways": 3,
@@ -87,6 +88,13 @@ def test_algorithms_keep_their_contract_or_refuse(family: Any, algorithm_name: s
         train_and_evaluate(algorithm, family)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", OUTERS)
+def test_outer_updates_keep_their_contract(name: str, dtype: torch.dtype, float64: None) -> None:
+    torch.set_default_dtype(dtype)
+    testing.check_outer(loaded("outers", name))
+
+
 def train_and_evaluate(algorithm: Any, family: Any) -> None:
     result = training.train(algorithm, family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
     assert [row["iteration"] for row in result.rows] == [1, 2]
@@ -100,6 +108,12 @@ def train_and_evaluate(algorithm: Any, family: Any) -> None:
 def test_algorithms_are_rebuilt_from_a_configuration(name: str) -> None:
     algorithm = loaded("algorithms", name)
     assert runs.rebuild(json.loads(json.dumps(runs.describe(algorithm, name))), "algorithms") == algorithm
+
+
+@pytest.mark.parametrize("name", OUTERS)
+def test_outer_updates_are_rebuilt_from_a_configuration(name: str) -> None:
+    outer = loaded("outers", name)
+    assert runs.rebuild(json.loads(json.dumps(runs.describe(outer, name))), "outers") == outer
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -14,14 +14,16 @@ import pytest
 from metarl.commands import new
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = {**{f"try-{kind}": ["tasks", "--kind", kind] for kind in new.KINDS}, "try-algorithm": ["algorithm"]}
+FAMILIES = {f"try-{kind}": ["tasks", "--kind", kind] for kind in new.KINDS}
+WRITTEN = {**FAMILIES, "try-algorithm": ["algorithm"], "try-outer": ["outer"]}
 """Names, and what is asked of ``metarl new`` besides."""
 USED = """
 import sys
 from metarl import cli
 assert cli.__file__.startswith(sys.argv[1])
+OTHERS = {"try-algorithm": ["try-algorithm", "sinusoid"], "try-outer": ["maml", "sinusoid", "--outer", "try-outer"]}
 for name in sys.argv[2:]:
-    parts = [name, "sinusoid"] if name == "try-algorithm" else ["maml", name]
+    parts = OTHERS.get(name, ["maml", name])
     options = ["--iterations", "2", "--meta-batch-size", "2", "--quiet", "--device", "cpu"]
     for command in (["check", name], ["train", *parts, *options]):
         if code := cli.main(command):
@@ -100,8 +102,8 @@ def test_a_written_package_asks_for_nothing_but_the_toolkit(
 @pytest.mark.parametrize("prefix", ["q", "quite-a-long-name"])
 def test_written_packages_are_linted_formatted_and_typed(prefix: str, tmp_path: Path) -> None:
     names = {f"{prefix}-{name}": arguments for name, arguments in WRITTEN.items()}
-    for name, (_, *kind) in names.items():
-        new.write(tmp_path / name, new.render(name, kind[-1] if kind else "algorithm"))
+    for name, asked in names.items():
+        new.write(tmp_path / name, new.render(name, asked[-1]))
         ruff = ["--config", str(ROOT / "pyproject.toml"), "--config", 'src=["."]', "--no-cache"]
         run(["-m", "ruff", "check", *ruff, "."], tmp_path / name)
         run(["-m", "ruff", "format", "--check", *ruff, "."], tmp_path / name)

@@ -1,7 +1,7 @@
-"""``metarl new tasks|algorithm NAME``: write a small, working plugin package to start from.
+"""``metarl new tasks|algorithm|outer NAME``: write a small, working plugin package to start from.
 
 Standard library only, so that it answers at once. The packages are the files of ``metarl/templates``, which speak of
-``my-family`` and ``my-algorithm``.
+``my-family``, ``my-algorithm`` and ``my-outer``.
 """
 
 import argparse
@@ -29,19 +29,13 @@ KINDS = {
     "regression": "a function whose parameters differ between tasks",
     "images": "few-shot classification of labelled images",
 }
-FAMILY = {
-    "pyproject.toml": "family/pyproject.toml",
-    "README.md": "family/README.md",
-    "my_family/family.py": "{kind}/family.py",
-    "tests/test_my_family.py": "{kind}/test_family.py",
+TRAINED = {
+    "tasks": "maml {} --iterations 100",
+    "algorithm": "{} point-navigation --iterations 100",
+    "outer": "maml sinusoid --outer {} --iterations 1000",
 }
-ALGORITHM = {
-    "pyproject.toml": "algorithm/pyproject.toml",
-    "README.md": "algorithm/README.md",
-    "my_algorithm/algorithm.py": "algorithm/algorithm.py",
-    "tests/test_my_algorithm.py": "algorithm/test_algorithm.py",
-}
-"""Where the files of a package come from."""
+"""What may be written, and how it is trained."""
+TITLES = {"family": "task family", "algorithm": "algorithm", "outer": "outer update"}
 
 
 class Names(NamedTuple):
@@ -58,9 +52,9 @@ class Names(NamedTuple):
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``tasks|algorithm NAME``: write a small, working plugin package."""
+    """``tasks|algorithm|outer NAME``: write a small, working plugin package."""
     chosen = _parser().parse_args(arguments)
-    kind = getattr(chosen, "kind", "algorithm")
+    kind = getattr(chosen, "kind", chosen.what)
     folder = Path(chosen.name) if chosen.out is None else chosen.out
     check_name(chosen.name)
     files = render(chosen.name, kind)
@@ -70,10 +64,9 @@ def prepare(arguments: list[str]) -> Execute:
     def execute() -> int:
         write(folder, files)
         print(f"wrote {folder}: {', '.join(sorted(files))}")
-        trained = f"maml {chosen.name}" if chosen.what == "tasks" else f"{chosen.name} point-navigation"
         print(f"pip install -e {shlex.quote(str(folder))}")
         print(f"metarl check {chosen.name}")
-        print(f"metarl train {trained} --iterations 100")
+        print(f"metarl train {TRAINED[chosen.what].format(chosen.name)}")
         return DONE
 
     return execute
@@ -89,12 +82,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="metarl new", description="Write a small, working plugin package to start from.")
-    whats = parser.add_subparsers(dest="what", required=True, metavar="tasks|algorithm")
+    whats = parser.add_subparsers(dest="what", required=True, metavar="|".join(TRAINED))
     tasks = whats.add_parser("tasks", help="a task family", description="Write a package with a task family.")
     kinds = "; ".join(f"{kind}: {told}" for kind, told in KINDS.items())
     tasks.add_argument("--kind", choices=KINDS, default="control", help=f"what it is about (default: control). {kinds}")
     algorithm = whats.add_parser("algorithm", help="an algorithm", description="Write a package with an algorithm.")
-    for what in (tasks, algorithm):
+    outer = whats.add_parser("outer", help="an outer update", description="Write a package with an outer update.")
+    for what in (tasks, algorithm, outer):
         what.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
         what.add_argument("--out", type=Path, help="folder to write (default: NAME)")
     return parser
@@ -137,15 +131,23 @@ def _installed(name: str) -> bool:
 
 
 def render(name: str, kind: str) -> dict[str, str]:
-    """Return the files of a package, by their path in it. Raises ValueError where the class's name is taken there."""
-    what = "algorithm" if kind == "algorithm" else "family"
+    """Return the files of a package, by their path in it: of a family of a kind, an 'algorithm', or an 'outer' update.
+
+    Raises ValueError where the class's name is taken there.
+    """
+    what = "family" if kind in KINDS else kind
     names, placeholders = Names.of(name), Names.of(f"my-{what}")
-    sources = ALGORITHM if what == "algorithm" else FAMILY
-    files = {path: _template(source.format(kind=kind)) for path, source in sources.items()}
+    sources = {
+        "pyproject.toml": f"{what}/pyproject.toml",
+        "README.md": f"{what}/README.md",
+        f"{placeholders.module}/{what}.py": f"{kind}/{what}.py",
+        f"tests/test_{placeholders.module}.py": f"{kind}/test_{what}.py",
+    }
+    files = {path: _template(source) for path, source in sources.items()}
     for path, text in files.items():
         if path.endswith(".py") and names != placeholders and names.cls in _identifiers(text):
             raise ValueError(f"the class {names.cls} would take a name that {Path(path).name} needs{_advice(name)}")
-    files[f"{placeholders.module}/__init__.py"] = f'"""The {what} my-{what} for metarl."""\n'
+    files[f"{placeholders.module}/__init__.py"] = f'"""The {TITLES[what]} my-{what} for metarl."""\n'
     files[f"{placeholders.module}/py.typed"] = ""
     return {_renamed(path, placeholders, names): _renamed(text, placeholders, names) for path, text in files.items()}
 

@@ -61,6 +61,27 @@ class Plain:
     sample = LINES.sample
 
 
+from metarl.types import Update
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+    """An outer update that moves nothing, and serves labelled examples only."""
+
+    rate: float = 0.0
+
+    def check(self, learner):
+        if learner.spec.control:
+            raise ValueError("lazy learns from labelled examples")
+
+    def init(self, params):
+        return {}
+
+    def update(self, learner, params, state, experience):
+        _, metrics = learner.meta_loss(params, experience)
+        return Update(params, state, {name: value.detach() for name, value in metrics.items()}, self.rate < 1)
+
+
 class Both:
     spec = None
 
@@ -160,6 +181,42 @@ def test_families_may_be_named_for_an_algorithm(capsys: Captured) -> None:
     ]
 
 
+def test_a_sound_outer_update_passes_with_every_kind_that_it_serves(capsys: Captured) -> None:
+    assert main(["check", "promp", "--outer.epochs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("the outer update refuses: this outer update moves policies and needs rollouts") == 2
+    titles = [line for line in out.splitlines() if not line.startswith("  ")][:-1]
+    kinds = ("continuous", "discrete", "regression", "classification")
+    assert titles == [f"with made-up {kind}:" for kind in kinds] + ["promp:"]
+    assert "FAILED" not in out
+
+
+def test_a_broken_outer_update_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:
+    assert main(["check", "outers", "checked_tasks:Lazy"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    line = MODULE.splitlines().index("    def update(self, learner, params, state, experience):") + 1
+    place = f"({modules / 'checked_tasks.py'}:{line}, Lazy.update)"
+    moved = "the parameters did not move in 3 updates, although there is something to learn"
+    failed = [text.split(maxsplit=2)[1:] for text in out if text.startswith("  FAILED")]
+    assert failed.count(["movement", f"{moved} {place}"]) == 2, "of regression and of classification"
+    assert {check for check, _ in failed} == {"movement", "finite"}
+    assert sum("the outer update refuses: lazy learns from labelled examples" in text for text in out) == 2
+    assert out[-3:-1] == ["checked_tasks:Lazy:", "  ok       record       a run folder records it, and rebuilds it"]
+
+
+def test_an_outer_updates_options_families_and_algorithm_may_be_named(capsys: Captured) -> None:
+    arguments = ["--outer.learning-rate", "0.1", "--tasks", "checked_tasks:LINES", "bandit"]
+    assert main(["check", "sgd", *arguments, "--algorithm", "reptile", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if not line.startswith("  ")][:-1] == [
+        "with checked_tasks:LINES:",
+        "with bandit:",
+        "sgd:",
+    ]
+    assert main(["check", "adam", "--tasks", "bandit", "--algorithm", "reptile"]) == 1
+    assert "the outer update, or reptile, refuses: the meta-parameters hold running averages" in capsys.readouterr().out
+
+
 def test_a_plugin_that_cannot_be_imported_is_told_where(capsys: Captured, modules: Path) -> None:
     found = lines(capsys, 1, "tasks", "broken_tasks:FAMILY")
     verdict, text = found["import"]
@@ -201,11 +258,19 @@ def test_an_installed_plugin_that_cannot_be_imported_is_told_where(
         ("checked_tasks:LINE", "no attribute 'LINE'; did you mean 'LINES'"),
         ("checked_tasks:Regression.no", "no attribute"),
         ("checked_tasks:dataclasses", "has no 'sample', as task families do, and no 'build', as algorithms do"),
+        ("checked_tasks:dataclasses", "and no 'update', as outer updates do"),
+        ("sinusoids", "did you mean 'sinusoid'?; 'metarl list' shows all names"),
+        ("adm", "no outer update is called 'adm'; did you mean 'adam'?"),
+        ("outers sinusoid", "no outer update is called 'sinusoid'; it is one of the tasks"),
         ("checked_tasks:Both", "is both: ask for 'metarl check tasks checked_tasks:Both' or 'metarl check algorithms"),
         ("sinusoid --tasks.shots 0", "shots=0: expected at least 1"),
         ("sinusoid --algorithm.steps 2", "--algorithm.steps"),
         ("sinusoid --device tpu", "tpu"),
         ("reptile --tasks sinusoids", "no task family is called 'sinusoids'"),
+        ("adam --tasks sinusoids", "no task family is called 'sinusoids'"),
+        ("adam --algorithm sinusoid", "no algorithm is called 'sinusoid'"),
+        ("adam --outer.max-kl 1", "--outer.max-kl"),
+        ("sgd --outer.chunks 0", "chunks=0"),
     ],
 )
 def test_wrong_requests_are_refused(arguments: str, told: str, capsys: Captured) -> None:
@@ -221,3 +286,7 @@ def test_help_tells_the_options_of_the_plugin(capsys: Captured) -> None:
     assert "--device" in capsys.readouterr().out
     assert main(["check", "sinusoid", "--help"]) == 0
     assert "--tasks.shots" in capsys.readouterr().out
+    assert main(["check", "adam", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in ("--outer.epochs", "Families to learn from, by name", "--algorithm STR Algorithm whose learners"):
+        assert text in told

@@ -10,7 +10,7 @@ import pytest
 from metarl.cli import main
 from metarl.commands import new
 
-KINDS = [*new.KINDS, "algorithm"]
+KINDS = [*new.KINDS, "algorithm", "outer"]
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +62,37 @@ def test_an_algorithm_is_written_where_it_is_asked_for(capsys: pytest.CaptureFix
     ]
 
 
+def test_an_outer_update_is_written(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "outer", "slow-descent"]) == 0
+    assert files(empty_folder / "slow-descent") == [
+        "README.md",
+        "pyproject.toml",
+        "slow_descent/__init__.py",
+        "slow_descent/outer.py",
+        "slow_descent/py.typed",
+        "tests/test_slow_descent.py",
+    ]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "pip install -e slow-descent",
+        "metarl check slow-descent",
+        "metarl train maml sinusoid --outer slow-descent --iterations 1000",
+    ]
+    project = (empty_folder / "slow-descent" / "pyproject.toml").read_text()
+    assert '[project.entry-points."metarl.outers"]\nslow-descent = "slow_descent.outer:SlowDescent"' in project
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["q", "my-family", "my-algorithm", "my-family-of-very-long-names-2-even-longer"])
+@pytest.mark.parametrize(
+    "name", ["q", "my-family", "my-algorithm", "my-outer", "my-family-of-very-long-names-2-even-longer"]
+)
 def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
     rendered = new.render(name, kind)
     text = "\n".join([*rendered, *rendered.values()])
     names = new.Names.of(name)
-    for placeholder in (*new.Names.of("my-family"), *new.Names.of("my-algorithm")):
+    for placeholder in (name for what in new.TITLES for name in new.Names.of(f"my-{what}")):
         if not any(placeholder in own for own in names):
             assert placeholder not in text
-    written = "algorithm" if kind == "algorithm" else "family"
+    written = "family" if kind in new.KINDS else kind
     assert f"class {names.cls}:" in rendered[f"{names.module}/{written}.py"]
     for path, source in rendered.items():
         if path.endswith(".py"):
@@ -81,11 +102,14 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("", "the following arguments are required: tasks|algorithm; 'metarl new --help' tells the options"),
+        ("", "the following arguments are required: tasks|algorithm|outer; 'metarl new --help' tells the options"),
         ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' tells the options"),
         ("families walk", "invalid choice: 'families'"),
         ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
         ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
+        ("outer walk --kind control", "unrecognized arguments: --kind control"),
+        ("outer trpo", "the outer update 'trpo' of metarl"),
+        ("outer update", "the class Update would take a name that outer.py needs"),
         ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; how about 'half-cheetah'?"),
         ("tasks HalfCheetah2", "how about 'half-cheetah2'?"),
         ("tasks 2d-walk", "how about 'my-2d-walk'?"),
@@ -152,7 +176,8 @@ def test_it_needs_the_standard_library_only() -> None:
     assert done.stdout.splitlines()[-1] == "['metarl']"
 
 
-def test_the_page_on_algorithms_shows_what_is_written() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text(encoding="utf-8")
-    whole = new.render("my-algorithm", "algorithm")["my_algorithm/algorithm.py"]
+@pytest.mark.parametrize(("what", "name"), [("algorithm", "algorithms.md"), ("outer", "outer_updates.md")])
+def test_the_pages_show_what_is_written(what: str, name: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / name).read_text(encoding="utf-8")
+    whole = new.render(f"my-{what}", what)[f"my_{what}/{what}.py"]
     assert f"```python\n{whole}```\n" in page
