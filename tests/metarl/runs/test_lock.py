@@ -15,7 +15,7 @@ import pytest
 
 from metarl import cli, files, runs, training
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import lock

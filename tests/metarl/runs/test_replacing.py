@@ -13,7 +13,7 @@ import torch
 
 from metarl import cli, runs, training
 from metarl.algorithms.maml import MAML
-from metarl.control.tasks import Sampling
+from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import replacing
