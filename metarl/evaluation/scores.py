@@ -14,7 +14,7 @@ from metarl.speed import float32, send
 from metarl.types import Batch, Examples, Family, Learner, Params, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
-"""How many numbers of examples' inputs are gone through at once: larger groups are no faster (measured on a CPU)."""
+"""Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Evaluation:
     """Scores of every task after every number of adaptation steps."""
 
     scores: dict[str, Tensor]
-    """``[step, task]`` by name: return; or loss and accuracy."""
+    """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: tuple[Batch, ...]
-    """What the scores of each step were measured on."""
+    """The data that scores are measured on: a rollout for each step, or one query set."""
     instances: Tensor | None = None
-    """``[instance, task]`` of a learner with memory that classifies: how often it told the first, second, ... support
-    item of a class before it was shown the label."""
+    """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
+    predicted before its label is shown."""
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Mean, 95 % interval and every task's score by ``name/step_k``, and perhaps by ``accuracy/instance_k``."""
+        """Mean, 95 % interval and all tasks' scores, by ``name/step_k`` and, with memory, ``accuracy/instance_k``."""
         by_step = {
             f"{name}/step_{step}": summary(values)
             for name, steps in self.scores.items()
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks that every evaluation of this number, split and seed meets."""
+    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks."""
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
@@ -57,11 +57,11 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Adapt to ``tasks`` tasks of a split and score every step on the way.
+    """Adapt to ``tasks`` tasks of a split, and score every step.
 
-    The tasks depend on family, split and seed only, so every algorithm meets the same ones. Control: each adaptation
-    uses fresh episodes, whose mean return is the score before it. Examples: each adaptation uses the support set
-    again, and scores are measured on the query set.
+    The tasks depend only on family, number, split and seed, so every algorithm gets the same ones. Control: each
+    adaptation uses fresh episodes, and their mean return is the score before it. Examples: each adaptation uses the
+    same support set, and scores are measured on the query set.
 
     Raises:
         ValueError: fewer than one task, or a negative number of steps.
@@ -71,18 +71,19 @@ def evaluate(
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     with torch.no_grad(), float32(device):
-        draw = _control if learner.spec.control else _examples
-        scores, queries, instances = draw(learner, params, sampled, steps, seed, device)
+        run = _control if learner.spec.control else _examples
+        scores, queries, instances = run(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
     return Evaluation(named, sampled, tuple(queries), instances)
 
 
 Tensors = tuple[Tensor, ...]
 Steps = tuple[list[dict[str, Tensor]], list[Batch], Tensor | None]
+"""Scores ``[task]`` of each step by name, the data that they were measured on, and accuracies by instance if any."""
 
 
 class Adapted(NamedTuple):
-    """What a learner knows of tasks after some adaptation steps, and the episodes that its policies then had."""
+    """A learner's state after some adaptation steps, and episodes of its policies in that state."""
 
     state: State
     rollout: Batch
@@ -91,10 +92,10 @@ class Adapted(NamedTuple):
 def adapt(
     learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[Adapted]:
-    """Adapt policies to tasks, on fresh episodes before every step; return them after 0, 1, ..., ``steps`` steps.
+    """Adapt policies to tasks, with fresh episodes for every step. Return them after 0, 1, ..., ``steps`` steps.
 
     Raises:
-        ValueError: the learner makes no policies, or ``steps`` is negative.
+        ValueError: the learner has no policies, or ``steps`` is negative.
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
@@ -110,9 +111,9 @@ def adapt(
 
 
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [found.rollout for found in adapt(learner, params, tasks, steps, seed, device)]
+    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
-    if any("success" in step for step in scores):  # an environment may tell only when there is some
+    if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
     return scores, rollouts, None
 
@@ -122,14 +123,19 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: 
     state = learner.begin(params, descriptors)
     support = _drawn(learner, tasks.draw(learner, state, "support", stream(seed, "evaluation", 0, device=device)))
     query = _drawn(learner, tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device)))
-    groups = [
-        _scores(learner, learner.begin(params, told), Examples(*shown), Examples(*asked), steps)
-        for told, shown, asked in _grouped(descriptors, support, query)
+    group_scores: list[list[dict[str, Tensor]]] = []
+    group_instances: list[Tensor] = []
+    for described, shown, asked in _grouped(descriptors, support, query):
+        state = learner.begin(params, described)
+        scores, instances = _scores(learner, state, Examples(*shown), Examples(*asked), steps)
+        group_scores.append(scores)
+        group_instances += [] if instances is None else [instances]
+    names = group_scores[0][0]
+    joined = [
+        {name: torch.cat([scores[step][name] for scores in group_scores]) for name in names}
+        for step in range(steps + 1)
     ]
-    scores = [{name: torch.cat([group[step][name] for group, _ in groups]) for name in groups[0][0][0]}
-              for step in range(steps + 1)]  # fmt: skip
-    found = [instances for _, instances in groups if instances is not None]
-    return scores, [query], torch.cat(found, dim=1).cpu() if found else None
+    return joined, [query], torch.cat(group_instances, dim=1).cpu() if group_instances else None
 
 
 def _drawn(learner: Learner, batch: Batch) -> Examples:
@@ -139,8 +145,8 @@ def _drawn(learner: Learner, batch: Batch) -> Examples:
 
 
 def _grouped(descriptors: Tensor, support: Examples, query: Examples) -> Iterator[tuple[Tensor, Tensors, Tensors]]:
-    """Cut the tasks into groups: a network's activations take a hundred times the memory of what it reads."""
-    numbers = (support.inputs.numel() + query.inputs.numel()) // len(descriptors)
+    """Split the tasks into groups, because a network's activations take about 100 times the memory of its inputs."""
+    numbers = (support.inputs.numel() + query.inputs.numel()) // len(descriptors)  # of one task
     size = max(1, NUMBERS_PER_GROUP["cpu" if descriptors.device.type == "cpu" else "gpu"] // max(1, numbers))
     split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
     return zip(torch.split(descriptors, size), *(zip(*fields, strict=True) for fields in split), strict=True)
@@ -161,10 +167,13 @@ def _scores(
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean of independent values with its 95 % confidence interval (Student's t; of zero width for a single one)."""
-    from scipy import stats  # half a second to import, and only evaluation needs it
+    """Return the mean of independent values, and its 95 % confidence interval (Student's t).
 
-    with np.errstate(invalid="ignore", over="ignore"):  # where adaptation diverged, the mean says so
+    A single value has an interval of zero width.
+    """
+    from scipy import stats  # imported here: it takes half a second, and only evaluation needs it
+
+    with np.errstate(invalid="ignore", over="ignore"):  # after diverged adaptation, the mean is nan or infinite
         mean = float(np.mean(values))
         error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
     width = error * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
@@ -172,7 +181,7 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
-    """Render metrics as text, one line each, and how batch norm was used, which accuracies depend on."""
+    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it."""
     lines = [f"{'metric':<20} {'mean':>10}   95 % interval"]
     for name, values in metrics.items():
         lines.append(f"{name:<20} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
