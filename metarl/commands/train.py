@@ -14,16 +14,17 @@ from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
 from metarl.types import PrefersOuter
 
-START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
+START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
 RECIPE = (
-    "Options that were found to work, from which the others are changes; 'metarl list recipes' shows all, none is none."
+    "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
+    "none: use no recipe."
 )
 
-TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
+TRAIN_HELP = """Meta-train an algorithm on a family of tasks. 'metarl list' shows both.
 
-Below are the options of every run. Name both, 'metarl train ALGORITHM TASKS --help', for the algorithm's, the tasks'
-and the outer update's, too."""
+These options apply to every run. 'metarl train ALGORITHM TASKS --help' also shows the options of the algorithm, the
+tasks and the outer update."""
 
 
 def prepare(arguments: list[str]) -> Execute:
@@ -61,7 +62,7 @@ def _first_line(target: Any) -> str:
 
 
 def _with_preferred_outer(found: Experiment, options: list[str]) -> Experiment:
-    """Return the experiment with the outer update that its algorithm prefers, as the options given make it."""
+    """Return the experiment with the outer update that the algorithm prefers, given its options."""
     if not isinstance(found.algorithm, PrefersOuter):
         return found
     words = [word for word in options if word not in ("-h", "--help")]
@@ -72,18 +73,18 @@ def _with_preferred_outer(found: Experiment, options: list[str]) -> Experiment:
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:
-    """Return an option that decides which others there are, or what they are by default."""
-    found = None
+    """Return the value of an option before parsing: it determines which other options exist, or their defaults."""
+    value = None
     for index, word in enumerate(options):
         if word == f"--{name}" and index + 1 < len(options):
-            found = options[index + 1]
+            value = options[index + 1]
         elif word.startswith(f"--{name}="):
-            found = word.partition("=")[2]
-    return found
+            value = word.partition("=")[2]
+    return value
 
 
 def _options(found: Experiment) -> type[Any]:
-    """Join the options of a run into one dataclass, which tyro turns into a command line."""
+    """Join the options of a run into one dataclass for tyro."""
     variant = NONE if found.recipe is None else found.recipe.rpartition("/")[2]
     return _joined(
         [
@@ -96,18 +97,18 @@ def _options(found: Experiment) -> type[Any]:
 
 
 def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
-    """Options that every run has; ``outer`` and the recipe's ``variant`` are what is taken where none is named."""
+    """Return the options of every run. ``outer`` and the recipe's ``variant`` are defaults."""
     names = ", ".join(plugin.name for plugin in plugins.available("outers"))
-    help_outer = f"How the meta-parameters move: {names}, or module:attribute" + (
-        "; by default as the algorithm says." if outer is None else "."
+    help_outer = f"Outer update of the meta-parameters: {names}, or module:attribute." + (
+        " Default: the algorithm's choice." if outer is None else ""
     )
     return [
         ("recipe", Annotated[str, arg(help=RECIPE)], variant),
         ("outer", Annotated[str | None if outer is None else str, arg(help=help_outer)], outer),
         ("settings", OmitArgPrefixes[Settings], settings),
-        ("out", Annotated[Path | None, arg(help="Run folder; by default runs/ALGORITHM-TASKS-SEED.")], None),
-        ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
-        ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+        ("out", Annotated[Path | None, arg(help="Run folder. Default: runs/ALGORITHM-TASKS-SEED.")], None),
+        ("overwrite", Annotated[bool, arg(help="Replace an existing run in that folder.")], False),
+        ("quiet", Annotated[bool, arg(help="Print no table and no progress bar.")], False),
         ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
     ]
 
@@ -117,7 +118,7 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 
 
 def finish(result: Result, out: Path, quiet: bool) -> int:
-    """Tell how a training ended, and what comes next."""
+    """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
         return INTERRUPTED
