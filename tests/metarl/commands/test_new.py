@@ -81,8 +81,8 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("", "the following arguments are required: tasks|algorithm; 'metarl new --help' shows the options"),
-        ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' shows the options"),
+        ("", "the following arguments are required: tasks|algorithm; 'metarl new --help' tells the options"),
+        ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' tells the options"),
         ("families walk", "invalid choice: 'families'"),
         ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
         ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
