@@ -36,13 +36,13 @@ def prepare(arguments: list[str]) -> Execute:
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    asked = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
-    found = training.recipe(algorithm_name, tasks_name, asked["recipe"], asked["outer"])
-    if asked["outer"] is None and found.recipe is None:
-        found = _with_preferred_outer(found, options)
-    algorithm, tasks = found.algorithm, found.family
+    named = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
+    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"])
+    if named["outer"] is None and experiment.recipe is None:
+        experiment = _with_preferred_outer(experiment, options)
+    algorithm, tasks = experiment.algorithm, experiment.family
     chosen = parse(
-        _options(found),
+        _options(experiment),
         options,
         f"train {algorithm_name} {tasks_name}",
         f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
@@ -52,8 +52,8 @@ def prepare(arguments: list[str]) -> Execute:
     actor = None
     if chosen.start_from is not None:
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    outer = Source(chosen.update, found.names[2])
-    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, found.recipe)
+    outer = Source(chosen.update, experiment.names[2])
+    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
     return lambda: finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
 
@@ -61,15 +61,15 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _with_preferred_outer(found: Experiment, options: list[str]) -> Experiment:
+def _with_preferred_outer(experiment: Experiment, options: list[str]) -> Experiment:
     """Return the experiment with the outer update that the algorithm prefers, given its options."""
-    if not isinstance(found.algorithm, PrefersOuter):
-        return found
+    if not isinstance(experiment.algorithm, PrefersOuter):
+        return experiment
     words = [word for word in options if word not in ("-h", "--help")]
-    parts = _joined([("algorithm", type(found.algorithm), found.algorithm)])
+    parts = _joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
     algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
-    update = default_outer(algorithm, found.family.spec)
-    return found._replace(outer=update, names=(*found.names[:2], plugins.name_of("outers", type(update))))
+    update = default_outer(algorithm, experiment.family.spec)
+    return experiment._replace(outer=update, names=(*experiment.names[:2], plugins.name_of("outers", type(update))))
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:
@@ -83,15 +83,15 @@ def _read_ahead(options: list[str], name: str) -> str | None:
     return value
 
 
-def _options(found: Experiment) -> type[Any]:
+def _options(experiment: Experiment) -> type[Any]:
     """Join the options of a run into one dataclass for tyro."""
-    variant = NONE if found.recipe is None else found.recipe.rpartition("/")[2]
+    variant = NONE if experiment.recipe is None else experiment.recipe.rpartition("/")[2]
     return _joined(
         [
-            *_common(found.settings, found.names[2], variant),
-            ("algorithm", type(found.algorithm), found.algorithm),
-            ("tasks", type(found.family), found.family),
-            ("update", Annotated[type(found.outer), arg(name="outer")], found.outer),
+            *_common(experiment.settings, experiment.names[2], variant),
+            ("algorithm", type(experiment.algorithm), experiment.algorithm),
+            ("tasks", type(experiment.family), experiment.family),
+            ("update", Annotated[type(experiment.outer), arg(name="outer")], experiment.outer),
         ]
     )
 

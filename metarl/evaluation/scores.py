@@ -125,9 +125,9 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: 
     query = _drawn(learner, tasks.draw(learner, state, "query", stream(seed, "evaluation", 1, device=device)))
     group_scores: list[list[dict[str, Tensor]]] = []
     group_instances: list[Tensor] = []
-    for described, shown, asked in _grouped(descriptors, support, query):
+    for described, support_part, query_part in _grouped(descriptors, support, query):
         state = learner.begin(params, described)
-        scores, instances = _scores(learner, state, Examples(*shown), Examples(*asked), steps)
+        scores, instances = _scores(learner, state, Examples(*support_part), Examples(*query_part), steps)
         group_scores.append(scores)
         group_instances += [] if instances is None else [instances]
     names = group_scores[0][0]

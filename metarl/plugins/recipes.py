@@ -55,11 +55,11 @@ def find_recipe(algorithm: str, tasks: str, variant: str | None = None) -> Recip
     if variant == NONE:
         return None
     known = {recipe.name: recipe for recipe in recipes() if recipe.name.startswith(f"{algorithm}/{tasks}/")}
-    found = known.get(f"{algorithm}/{tasks}/{variant or DEFAULT}")
-    if found is None and variant is not None:
+    recipe = known.get(f"{algorithm}/{tasks}/{variant or DEFAULT}")
+    if recipe is None and variant is not None:
         names = ", ".join([*(name.rpartition("/")[2] for name in known), NONE])
         raise PluginError(f"{algorithm} on {tasks} has no recipe {variant!r}: expected {names}")
-    return found
+    return recipe
 
 
 def _files(package: str) -> Iterator[Path]:

@@ -49,10 +49,12 @@ class Evaluate:
         if progress.iteration % self.every:
             return True
         sizes = self.tasks, self.steps
-        found = evaluation.evaluate(run.learner, progress.params, run.family, *sizes, self.split, self.seed, run.device)
-        score = training_score({name: values["mean"] for name, values in found.metrics.items()})
+        result = evaluation.evaluate(
+            run.learner, progress.params, run.family, *sizes, self.split, self.seed, run.device
+        )
+        score = training_score({name: values["mean"] for name, values in result.metrics.items()})
         if run.folder is not None:
-            _keep(run.folder, progress, found.metrics, score)
+            _keep(run.folder, progress, result.metrics, score)
         return self.stop_at is None or score < self.stop_at
 
 

@@ -49,27 +49,27 @@ def recipe(algorithm: str, tasks: str, variant: str | None = None, outer: str | 
     Raises:
         PluginError: a plugin or the recipe does not exist, or the recipe has unknown options.
     """
-    found = find_recipe(algorithm, tasks, variant)
+    chosen = find_recipe(algorithm, tasks, variant)
     method, family = source("algorithms", algorithm).target, source("tasks", tasks).target
-    if found is not None:
-        method = with_options(method, found.options["algorithm"], f"{found}: algorithm")
-        family = with_options(family, found.options["tasks"], f"{found}: tasks")
+    if chosen is not None:
+        method = with_options(method, chosen.options["algorithm"], f"{chosen}: algorithm")
+        family = with_options(family, chosen.options["tasks"], f"{chosen}: tasks")
     settings = default_settings(family.spec)
-    if found is not None:
-        settings = with_options(settings, found.options["settings"], f"{found}: settings")
-    update, name = _outer(found, outer, default_outer(method, family.spec))
-    return Experiment(method, family, update, settings, (algorithm, tasks, name), found.name if found else None)
+    if chosen is not None:
+        settings = with_options(settings, chosen.options["settings"], f"{chosen}: settings")
+    update, name = _outer(chosen, outer, default_outer(method, family.spec))
+    return Experiment(method, family, update, settings, (algorithm, tasks, name), chosen.name if chosen else None)
 
 
-def _outer(found: Recipe | None, asked: str | None, default: Outer) -> tuple[Outer, str]:
+def _outer(chosen: Recipe | None, requested: str | None, default: Outer) -> tuple[Outer, str]:
     """Return the outer update and its name: the requested one, else the recipe's, else the default."""
-    options = dict(found.options["outer"]) if found else {}
+    options = dict(chosen.options["outer"]) if chosen else {}
     own = name_of("outers", type(default))
     name = options.pop("name", own)
-    if asked is not None and asked != name:
-        return source("outers", asked).target, asked
+    if requested is not None and requested != name:
+        return source("outers", requested).target, requested
     update = default if name == own else source("outers", name).target
-    return with_options(update, options, f"{found}: outer"), name
+    return with_options(update, options, f"{chosen}: outer"), name
 
 
 def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
