@@ -1,4 +1,4 @@
-"""Writes docs/commands.md: the help of every command, and the options of everything that comes with metarl.
+"""Write docs/commands.md: the help of every command, and the options of all plugins that come with metarl.
 
 python docs/generate_commands.py
 """
@@ -18,35 +18,39 @@ INTRODUCTION = """# Commands
 
 <!-- Written by docs/generate_commands.py from the commands themselves: change their help, then run it again. -->
 
-Options of the algorithm, the tasks and the outer update carry their prefix, `--algorithm.`, `--tasks.` and `--outer.`.
-Below the commands are those of everything that comes with metarl; `metarl train ALGORITHM TASKS --help` tells those of
-other plugins, too.
+Options of the algorithm, the tasks and the outer update have the prefixes `--algorithm.`, `--tasks.` and `--outer.`.
+This page lists the commands first, then the options of all plugins that come with metarl. For other plugins, use
+`metarl train ALGORITHM TASKS --help`.
 
-Exit codes: 0 done; 2 the request was wrong, which one line on standard error explains; 1 it failed while running, with
-a traceback, and the last checkpoint is intact; 130 stopped by Ctrl-C.
+Exit codes:
+
+- 0: done.
+- 1: the command failed while running. It prints a traceback, and the last checkpoint is intact.
+- 2: the request was invalid. One line on standard error explains why.
+- 130: stopped by Ctrl-C.
 """
 TITLE = re.compile(r"^ (\w.*)\n -+\n", re.MULTILINE)
-"""The head of a group of options, where nothing can draw boxes."""
+"""The title of a group of options, in output without boxes."""
 
 
-def told(*arguments: str) -> str:
-    """Return what a command prints, as in a terminal of ``COLUMNS`` columns."""
-    said, before = io.StringIO(), os.environ.get("COLUMNS")
+def printed(*arguments: str) -> str:
+    """Return what a command prints in a terminal of ``COLUMNS`` columns."""
+    output, before = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = COLUMNS
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             code = cli.main(list(arguments))
     finally:
         os.environ.pop("COLUMNS")
         os.environ |= {} if before is None else {"COLUMNS": before}
     if code != cli.DONE:
         raise ValueError(f"metarl {' '.join(arguments)} ended with exit code {code}")
-    return "\n".join(line.rstrip() for line in said.getvalue().splitlines()).rstrip()
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).rstrip()
 
 
 def options(prefix: str, *arguments: str) -> str:
-    """Return the part of a command's help that tells the options of a prefix, such as 'algorithm'."""
-    _, *groups = TITLE.split(told(*arguments, "--help"))
+    """Return the part of a command's help with the options of a prefix, such as 'algorithm'."""
+    _, *groups = TITLE.split(printed(*arguments, "--help"))
     bodies = [body.rstrip() for title, body in zip(groups[::2], groups[1::2], strict=True) if title.startswith(prefix)]
     if not bodies:
         raise ValueError(f"the help of metarl {' '.join(arguments)} has no options of the {prefix}")
@@ -65,7 +69,7 @@ def shipped(group: plugins.Group) -> list[str]:
 
 def page() -> str:
     """Return the whole page."""
-    commands = [section(f"metarl {name}", told(name, "--help"), 2) for name in cli.COMMANDS]
+    commands = [section(f"metarl {name}", printed(name, "--help"), 2) for name in cli.COMMANDS]
     algorithms = [
         section(name, options("algorithm", "train", name, "sinusoid", "--recipe", "none"))
         for name in shipped("algorithms")
@@ -74,7 +78,7 @@ def page() -> str:
     outers = [section(name, options("outer", "train", "maml", "bandit", "--outer", name)) for name in shipped("outers")]
     parts = [
         INTRODUCTION,
-        section("metarl", told("--help"), 2),
+        section("metarl", printed("--help"), 2),
         *commands,
         "## Options of algorithms\n",
         *algorithms,

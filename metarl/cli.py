@@ -1,4 +1,4 @@
-"""The commands. The standard library only, until a command needs more: ``metarl list`` answers at once."""
+"""The command line. It imports only the standard library until a command needs more, so ``metarl list`` is fast."""
 
 import difflib
 import importlib
@@ -13,43 +13,43 @@ from metarl import plugins
 USAGE = """usage: metarl COMMAND ...
 
   list [tasks|algorithms|outers|recipes]
-                                       what is installed, and which package offers it
+                                       list installed plugins or recipes, and the packages they come from
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
-  resume RUN [options]                 go on exactly where a run stopped
-  evaluate RUN [options]               scores after 0..k adaptation steps on held-out tasks
-  plot RUN [RUN ...]                   learning curves, adaptation curves, family pictures
-  render RUN [options]                 a video of a policy before and after adaptation
-  export RUN --to sb3 PATH             the meta-learnt policy as a Stable-Baselines3 model
-  baseline ALGORITHM TASKS [options]   an SB3 algorithm (ppo, sac) on the same tasks, for comparison
-  check PLUGIN [options]               run the contract on a plugin, and tell what fails and where
-  new tasks|algorithm|outer NAME       write a small, working plugin package to start from
+  resume RUN [options]                 continue a run exactly where it stopped
+  evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
+  plot RUN [RUN ...]                   draw learning curves and adaptation curves
+  render RUN [options]                 film a policy before and after adaptation
+  export RUN --to sb3 PATH             save the meta-learnt policy as a Stable-Baselines3 model
+  baseline ALGORITHM TASKS [options]   train an SB3 algorithm (ppo, sac) on the same tasks, for comparison
+  check PLUGIN [options]               test a plugin against the contract, and show what fails and where
+  new tasks|algorithm|outer NAME       create a small, working plugin package to start from
 
-ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COMMAND --help' tells a command's options,
-and 'metarl train ALGORITHM TASKS --help' those of the algorithm and the tasks too."""
+ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COMMAND --help' shows a command's options,
+and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks and the outer update."""
 
 COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline", "check", "new")
-"""Those with a module of their own in ``metarl.commands``, which is imported when its command is asked for."""
+"""Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 Execute = Callable[[], int]
-"""A request that was understood and found possible."""
+"""A valid request, ready to run. Returns the exit code."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done. 2: the request was wrong; standard error tells why in one line. 1: it failed while running, with a
-    traceback, and the last checkpoint is intact. 130: stopped by Ctrl-C.
+    0: done. 2: the request was invalid; one line on standard error says why. 1: it failed while running, with a
+    traceback; the last checkpoint is intact. 130: stopped by Ctrl-C.
     """
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python shuts down
+        sys.stdout.flush()  # flush here, where a closed pipe is caught, not when Python shuts down
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (metarl list | head): nobody is left to tell.
+        # The reader of our output has exited (metarl list | head). Discard the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception:
@@ -71,9 +71,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _warn_of_namesakes() -> None:
-    """Tell of a package of another project, or of ours of old, that is imported as metarl, too.
+    """Warn about another distribution that installs a package named metarl, such as an old one of this project.
 
-    Whichever was installed last has the other's ``metarl/__init__.py``, and takes it away when it is uninstalled.
+    The one installed last overwrites the other's ``metarl/__init__.py``, and removes it when it is uninstalled.
     """
     if any(metadata.distributions(name="metarl")) or not hasattr(sys.modules["metarl"], "_HOMES"):
         print(
@@ -93,11 +93,11 @@ def _prepare(arguments: list[str]) -> Execute:
         return _list(rest)
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, ("list", *COMMANDS), n=1)
-        hint = "".join(f"; did you mean {found!r}?" for found in nearest)
+        hint = "".join(f"; did you mean {command!r}?" for command in nearest)
         raise ValueError(f"unknown command {name!r}{hint}; 'metarl --help' lists them")
-    # OpenMP's waiting threads spin for milliseconds, which makes a shared machine crawl; torch reads this at import.
+    # OpenMP's waiting threads spin for milliseconds, which slows a shared machine down. torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    sys.path.append(os.getcwd())  # so that module:attribute finds the modules that lie here
+    sys.path.append(os.getcwd())  # so that module:attribute finds modules in the current folder
     prepare: Callable[[list[str]], Execute] = importlib.import_module(f"metarl.commands.{name}").prepare
     return prepare(rest)
 
@@ -131,14 +131,12 @@ def _recipes() -> str:
 
 
 def _table(group: plugins.Group) -> str:
-    found = plugins.available(group)
-    width = max([len(plugin.name) for plugin in found], default=0)
-    lines = [
-        f"  {plugin.name:<{width}}  "
-        + (f"BROKEN: {plugin.problem}" if plugin.problem else plugin.summary)
-        + f"  [{plugin.package} {plugin.version}]"
-        for plugin in found
-    ]
+    installed = plugins.available(group)
+    width = max([len(plugin.name) for plugin in installed], default=0)
+    lines = []
+    for plugin in installed:
+        description = f"BROKEN: {plugin.problem}" if plugin.problem else plugin.summary
+        lines.append(f"  {plugin.name:<{width}}  {description}  [{plugin.package} {plugin.version}]")
     return "\n".join([f"{group}:", *(lines or ["  none installed"])])
 
 

@@ -1,7 +1,7 @@
-"""Meta-learning algorithms, one file each; ``shared`` has what several of them need.
+"""Meta-learning algorithms, one file each. ``shared`` holds the code that several of them use.
 
-Nothing of environments, Gymnasium or Stable-Baselines3 comes in: a learner is five pure functions of tensors. Start
-reading in ``maml``.
+A learner is five pure functions of tensors. Algorithms do not import environments, Gymnasium or Stable-Baselines3.
+Start reading in ``maml``.
 """
 
 from metarl.algorithms.maml import MAML

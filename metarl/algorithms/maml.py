@@ -1,7 +1,7 @@
 """Model-agnostic meta-learning (Finn et al., 2017, arXiv 1703.03400), for control and for labelled examples.
 
-Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: adapt only some layers), Meta-SGD (Li et
-al., arXiv 1707.09835: a learned step size for every parameter), and add what MAML++ does (Antoniou et al., arXiv
+Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: adapt only some layers) or Meta-SGD (Li et
+al., arXiv 1707.09835: a learned step size for every parameter). Others add parts of MAML++ (Antoniou et al., arXiv
 1810.09502: step sizes learned per layer and step, a loss after every step).
 """
 
@@ -21,46 +21,47 @@ from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inp
 
 StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
-"""Prefix under which learned step sizes stand among the meta-parameters."""
+"""Prefix of the learned step sizes' names among the meta-parameters."""
 
 
 class Adapted(NamedTuple):
-    """What MAML knows of each task: a network of its own."""
+    """MAML's state: a separate network for each task."""
 
     params: Params  # [task, *shape]
     step_sizes: Params  # [*shape], or [step], by name of the adapted parameter; empty unless learned
-    step: int  # how many gradient steps were taken
-    seen: Tensor | None  # [task, item, *input_shape] the latest support items; None before, and for control
+    step: int  # gradient steps taken so far
+    seen: Tensor | None  # [task, item, *input_shape] the latest support items; None before the first, and for control
 
 
 @dataclass(frozen=True)
 class MAML:
-    """MAML by gradient steps on each task's support data: learns an initialisation that adapts fast."""
+    """MAML: learn initial parameters from which a few gradient steps solve a new task."""
 
     steps: int = 1
     """Inner gradient steps in meta-training, each on fresh episodes (control) or on the support set (examples)."""
     step_size: float = 0.1
-    """Inner step size (the paper's alpha); where step sizes are learned, their initial value. Losses are means over the
-    support items; the paper's code divides their sum in N-way classification by the shots only, so that its step sizes
-    are N times larger in effect: its 0.4 for 5 ways is 2.0 here."""
+    """Inner step size (the paper's alpha), or its initial value if step sizes are learned. Losses here are means over
+    the support items. For N-way classification, the paper's code divides the sum of losses by the shots only, which
+    makes its steps N times larger: its 0.4 for 5 ways is 2.0 here."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the step size at inner step 1, 2, ..., the last for all later ones; by default 1 0.5 for control (the
-    paper's at test: normalised advantages do not shrink near the optimum), and 1 for examples."""
+    """Factors of the step size at inner steps 1, 2, ...; the last one is used for all later steps. Default: 1 for
+    examples, and 1 0.5 for control (the paper's values at test: normalised advantages do not shrink near the
+    optimum)."""
     first_order: bool = False
-    """Leave the inner loop's second derivatives out of the meta-gradient (FOMAML)."""
+    """Ignore second derivatives of the inner loop in the meta-gradient (FOMAML)."""
     adapt_only: tuple[str, ...] = ()
-    """Adapt only parameters whose names begin so, such as 'head' (ANIL); empty: all of them."""
+    """Adapt only parameters whose names start with one of these, such as 'head' (ANIL). Empty: adapt all."""
     learn_step_sizes: bool = False
     """Meta-learn the inner step sizes."""
     step_sizes: StepSizes = "parameter"
-    """Where they are learned: one for every single parameter (Meta-SGD); or, layer_step, one for each step and each
-    layer's weights or biases (MAML++), whose last step's serves all later ones."""
+    """Which step sizes are learned: one for every single parameter (parameter, as in Meta-SGD), or one for each step
+    and each layer's weights or biases (layer_step, as in MAML++; steps after the last reuse the last one's)."""
     multi_step_loss: float = 0.0
-    """Share of the training in which the query loss after every inner step counts, equally at first, then less and less
-    but for the last (MAML++, whose code takes 0.1); 0: only the last. For examples."""
+    """Fraction of training in which the query loss after every inner step counts. The weights start equal and move
+    linearly to the last step. 0: only the last step counts. MAML++'s code uses 0.1. For examples only."""
     surrogate: Surrogate = "likelihood_ratio"
-    """Inner policy-gradient loss (control): likelihood_ratio (ProMP's LVC), dice, or the MAML paper's log_likelihood,
-    whose second derivatives are wrong and whose training is less stable for it (see docs/results.md)."""
+    """Inner policy-gradient loss for control: likelihood_ratio (ProMP's LVC), dice, or log_likelihood (the MAML
+    paper's; its second derivatives are wrong, which makes training less stable, see docs/results.md)."""
     network: NetworkOptions = Network()
     """The network that adapts."""
 
@@ -76,11 +77,11 @@ class MAML:
         inner.check_steps(self.step_size, self.schedule)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec, of any kind.
+        """Return the learner for a spec of any kind.
 
         Raises:
-            ValueError: the network does not fit spec, adapt_only names none of its parameters, or multi_step_loss is
-                asked of control, whose query episodes are the last policy's.
+            ValueError: the network does not fit spec, adapt_only matches no parameter, or multi_step_loss is set for
+                control, where the query episodes come from the last policy only.
         """
         if spec.control and self.multi_step_loss:
             raise ValueError("multi_step_loss is for labelled examples; for control, leave it at 0")
@@ -100,7 +101,7 @@ def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Loop:
-    """MAML's options with the network they are about: the functions of its Learner."""
+    """The functions of MAML's Learner, with the options and the network that they use."""
 
     options: MAML
     spec: Spec
@@ -122,10 +123,10 @@ class _Loop:
         return Adapted(stack(network, len(descriptors)), sizes, 0, None)
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
-        """Take one gradient step on each task (the paper's eq. 1), and keep its graph where gradients are on."""
+        """Take one gradient step on each task (the paper's eq. 1). Keep the graph if gradients are enabled."""
         learned = self.step_sizes(state)
-        # Each pass over memory counts where every task has a large network of its own: what is common to all step sizes
-        # scales the losses, not the gradients.
+        # Every task has its own network, so each pass over all parameters is expensive. Scaling the scalar losses by
+        # the common factor, instead of the gradients, saves one pass.
         scale = -inner.factor(self.options.schedule, self.spec, state.step)
         scale *= 1.0 if learned else self.options.step_size
         gradients = loss_gradient(
@@ -144,7 +145,7 @@ class _Loop:
         return Adapted(moved, state.step_sizes, state.step + 1, seen)
 
     def step_sizes(self, state: Adapted) -> Params:
-        """The learned step sizes of the step to come, if any."""
+        """Return the learned step sizes of the next step; empty unless they are learned."""
         if self.options.step_sizes == "parameter":
             return state.step_sizes
         return {name: sizes[min(state.step, len(sizes) - 1)] for name, sizes in state.step_sizes.items()}
@@ -153,8 +154,13 @@ class _Loop:
         return models.predict(self.model, state.params, inputs, state.seen), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of the adapted networks on the query data (the paper's eq. 2), importance-weighted for control."""
-        state, query, losses = self.begin(params, experience.descriptors), experience.query, list[Tensor]()
+        """Return the adapted networks' mean query loss (the paper's eq. 2), and metrics.
+
+        For control, the loss is importance-weighted.
+        """
+        state = self.begin(params, experience.descriptors)
+        query = experience.query
+        losses: list[Tensor] = []
         for weight, support in zip(self.step_weights(experience), experience.supports, strict=True):
             state = self.adapt(state, support)
             if weight > 0:
@@ -166,7 +172,8 @@ class _Loop:
         return sum_of(losses), metrics
 
     def step_weights(self, experience: Experience) -> list[float]:
-        """How much the query loss after each inner step counts."""
+        """Return the weight of the query loss after each inner step (MAML++, sec. 4: multi-step loss)."""
         steps, share = len(experience.supports), self.options.multi_step_loss
+        # Each step starts at 1 / steps; all but the last fall linearly to 0. The weights always sum to 1.
         early = max(0.0, 1 - experience.progress / share) / steps if share else 0.0
         return [early] * (steps - 1) + [1 - early * (steps - 1)]

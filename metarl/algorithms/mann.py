@@ -1,4 +1,4 @@
-"""Memory-augmented neural networks (Santoro et al., 2016, arXiv 1605.06065): an LSTM that writes and reads a memory."""
+"""Memory-augmented neural networks (Santoro et al., 2016, arXiv 1605.06065): an LSTM with an external memory."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from metarl.types import Learner, Params, Spec
 
 
 class Memory(NamedTuple):
-    """A matrix of slots for each row, and how they were used."""
+    """The memory of each row: a matrix of slots, and how much each slot was used."""
 
     contents: Tensor  # [row, slot, width]
-    usage: Tensor  # [row, slot] decaying sum of what was read and written
-    weights: Tensor  # [row, head, slot] of the last read
+    usage: Tensor  # [row, slot] decaying sum of read and write weights
+    weights: Tensor  # [row, head, slot] read weights of the last read
 
 
 class Hidden(NamedTuple):
@@ -25,7 +25,7 @@ class Hidden(NamedTuple):
 
     output: Tensor  # [row, controller]
     cell: Tensor  # [row, controller]
-    read: Tensor  # [row, head * width] what the last read returned
+    read: Tensor  # [row, head * width] vectors returned by the last read
     contents: Tensor
     usage: Tensor
     weights: Tensor
@@ -33,32 +33,33 @@ class Hidden(NamedTuple):
 
 @dataclass(frozen=True)
 class MANN:
-    """Memory-augmented networks: an LSTM controller with a memory whose least recently used slots are overwritten.
+    """Memory-augmented networks: an LSTM writes labelled examples to an external memory and reads them for new items.
 
-    It reports ``accuracy/instance_k`` besides: how often the k-th item of a class is told before its label is shown,
-    with the support items in random order. That is the paper's measure, for 5 classes of 10 items each: ``--tasks.shots
-    10 --tasks.queries 1``, where further queries would be asked about after all 50.
+    It also reports ``accuracy/instance_k``: the accuracy on the k-th item of a class, predicted before its label is
+    shown, with the support items in random order. This is the paper's measure, for 5 classes of 10 items each:
+    ``--tasks.shots 10 --tasks.queries 1``. Further queries would come only after all 50 items.
     """
 
     slots: int = 128
-    """Slots of the memory."""
+    """Number of memory slots."""
     width: int = 40
-    """Numbers in a slot."""
+    """Size of a slot."""
     controller: int = 200
     """Units of the LSTM."""
     heads: int = 4
-    """Slots that are written, and read vectors, at each step."""
+    """Number of heads. Each writes one slot and reads one vector at every step."""
     decay: float = 0.95
-    """Factor by which past usage counts less at each step."""
+    """Decay of past usage per step."""
     loss_on: LossOn = "sequence"
-    """What is trained: every item, as it is shown, and the queries (sequence: the paper's); or the queries only."""
+    """Items that the loss is computed on: all support items as they are shown and the queries (sequence, as in the
+    paper), or the queries only (query)."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "width", "controller", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         if self.heads > self.slots:
-            raise ValueError(f"heads={self.heads}: each writes a slot of its own, and there are {self.slots}")
+            raise ValueError(f"heads={self.heads}: each head writes its own slot, and there are only {self.slots}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay={self.decay}: expected a number in [0, 1]")
         recurrent.check_loss_on(self.loss_on)
@@ -66,14 +67,14 @@ class MANN:
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec. Raises ValueError for control."""
         if spec.control:
-            raise ValueError("MANN learns from labelled examples; among learners with memory, rl2 acts")
+            raise ValueError("MANN learns from labelled examples; for control, use rl2, which also has a memory")
         network = _Network(self, spec)
         return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
 
 
 @dataclass(frozen=True)
 class _Network:
-    """MANN's options with what it is about: the functions of its Core."""
+    """The functions of MANN's Core, with its options and spec."""
 
     options: MANN
     spec: Spec
@@ -81,7 +82,7 @@ class _Network:
     def init(self, generator: Generator) -> Params:
         units, heads, width = self.options.controller, self.options.heads, self.options.width
         forget = torch.zeros(4, units)
-        forget[1] = 1.0  # keep the cell, to begin with
+        forget[1] = 1.0  # a positive forget-gate bias: the LSTM keeps its cell at the start of training
         return {
             "controller.input": glorot(generator, 4 * units, recurrent.input_size(self.spec)),
             "controller.recurrent": glorot(generator, 4 * units, units + heads * width),
@@ -101,40 +102,42 @@ class _Network:
         return Hidden(empty, empty, read, contents, some.new_zeros(rows, options.slots), weights)
 
     def run(self, params: Params, hidden: Hidden, inputs: Tensor) -> tuple[Tensor, Hidden]:
-        """Let the controller go through inputs ``[row, time, input_size]``."""
-        said = []
-        # The inputs' part of the gates needs no loop over time.
+        """Run the controller over inputs ``[row, time, input_size]``."""
+        features = []
+        # The input part of the gates does not depend on the state: compute it for all times in one product.
         for projected in functional.linear(inputs, params["controller.input"], params["controller.bias"]).unbind(1):
             hidden = self._step(params, hidden, projected)
-            said.append(torch.cat([hidden.output, hidden.read], dim=-1))
-        return functional.linear(torch.stack(said, dim=1), params["output.weight"], params["output.bias"]), hidden
+            features.append(torch.cat([hidden.output, hidden.read], dim=-1))
+        return functional.linear(torch.stack(features, dim=1), params["output.weight"], params["output.bias"]), hidden
 
     def _step(self, params: Params, hidden: Hidden, projected: Tensor) -> Hidden:
         heads, width = self.options.heads, self.options.width
         before = torch.cat([hidden.output, hidden.read], dim=-1)
         gates = projected + functional.linear(before, params["controller.recurrent"])
         output, cell = recurrent.lstm(gates, hidden.cell)
-        asked = functional.linear(output, params["heads.weight"], params["heads.bias"])
-        keys, reuse = asked[:, : heads * width].tanh(), asked[:, heads * width :].sigmoid()
+        interface = functional.linear(output, params["heads.weight"], params["heads.bias"])
+        keys = interface[:, : heads * width].tanh()
+        reuse = interface[:, heads * width :].sigmoid()
         memory = Memory(hidden.contents, hidden.usage, hidden.weights)
         memory = access(memory, keys.reshape(-1, heads, width), reuse, self.options.decay)
-        return Hidden(output, cell, (memory.weights @ memory.contents).flatten(1), *memory)
+        read = (memory.weights @ memory.contents).flatten(1)  # eq. 4
+        return Hidden(output, cell, read, *memory)
 
 
 def access(memory: Memory, keys: Tensor, reuse: Tensor, decay: float) -> Memory:
-    """Write keys into a memory, then read it: least recently used access (sec. 3, eqs. 2 to 8).
+    """Write keys to the memory, then read it: least recently used access (sec. 3, eqs. 2 to 8).
 
-    Every head adds its key to the slots that it read last, by its share ``reuse``, and to an emptied slot of its own,
-    by the rest: the head's turn among the least used ones. Then it reads the slots that resemble its key.
+    Head i takes the i-th least used slot, which is emptied first. It adds its key to the slots that it read last with
+    weight ``reuse``, and to its own slot with weight ``1 - reuse``. Then it reads slots by their similarity to its key.
 
     Args:
-        memory: What was written so far.
+        memory: The memory before this step.
         keys: ``[row, head, width]``.
         reuse: ``[row, head]`` in (0, 1).
-        decay: Factor of past usage.
+        decay: Decay of past usage.
     """
     slots = memory.usage.shape[-1]
-    # Sorted stably: equal usage must not be ordered differently from one batch to the next.
+    # A stable sort, so that ties are broken in the same way in every batch.
     least_used = memory.usage.detach().argsort(dim=-1, stable=True)[:, : keys.shape[1]]
     own = (least_used.unsqueeze(-1) == torch.arange(slots, device=keys.device)).to(keys.dtype)
     writing = reuse.unsqueeze(-1) * memory.weights + (1 - reuse).unsqueeze(-1) * own
@@ -144,8 +147,8 @@ def access(memory: Memory, keys: Tensor, reuse: Tensor, decay: float) -> Memory:
 
 
 def cosines(keys: Tensor, contents: Tensor) -> Tensor:
-    """Cosine of every key with every slot, ``[row, head, slot]``; 0 for an empty slot."""
-    # Lengths apart: a normalised copy of the contents would cost more than all the rest.
+    """Return the cosine of every key with every slot, ``[row, head, slot]``; 0 for an empty slot (eq. 2)."""
+    # Divide by the lengths afterwards: a normalised copy of the contents would cost more than the rest of the step.
     lengths = keys.norm(dim=-1).unsqueeze(2) * contents.norm(dim=-1).unsqueeze(1)
     similarity: Tensor = keys @ contents.mT / (lengths + 1e-8)
     return similarity

@@ -17,25 +17,26 @@ FORWARD, BACKWARD, ATTENDING = "lstm:forward", "lstm:backward", "lstm:attending"
 
 @dataclass(frozen=True)
 class Matching:
-    """Matching networks: an item's class is voted by the support items, each as far as it attends to it."""
+    """Matching networks: classify an item by an attention-weighted vote of the support items."""
 
     full_context: bool = False
-    """Embed support items in the light of each other, by a bidirectional LSTM that reads them in their order, and
-    query items in the light of the support set, by an LSTM that attends to it."""
+    """Use full-context embeddings: a bidirectional LSTM reads the support items in order, so that each embedding
+    depends on all of them, and an LSTM with attention to the support set embeds query items."""
     reads: int = 5
-    """How often the latter LSTM reads the support set (the paper's K)."""
+    """Times that the query LSTM reads the support set (the paper's K)."""
     embedding: int | None = None
-    """Width of the embedding; by default that of the network's features, whose last layer, the head, is left out."""
+    """Width of the embedding. By default, the network's last layer (the head) is left out, and its features are the
+    embedding."""
     network: NetworkOptions = Network()
-    """The network that embeds; the paper's is conv4 with --algorithm.downsample pool."""
+    """The embedding network; the paper's is conv4 with --algorithm.downsample pool."""
 
     def __post_init__(self) -> None:
         if self.reads < 1:
-            raise ValueError(f"reads={self.reads}: the support set is read at least once")
+            raise ValueError(f"reads={self.reads}: expected at least 1")
         metric.check_width(self.embedding)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec. Raises ValueError unless it asks for classes and the network fits."""
+        """Return the learner for a classification spec. Raises ValueError for other specs, and for an unfit network."""
         fold = metric.build("matching", self.network, self.embedding, spec, self._classify)
 
         def init(generator: Generator) -> Params:
@@ -45,18 +46,18 @@ class Matching:
         return fold.learner(init)
 
     def _classify(self, params: Params, embedded: Embedded) -> Tensor:
-        """Softmax of the cosines over the support items, summed by class (the paper's eq. 1)."""
+        """Return log-probabilities: attention over support items, summed by class (the paper's eq. 1)."""
         support, query = embedded.support, embedded.query
         if self.full_context:
             support = embed_support(params, support)
             query = embed_query(params, query, support, self.reads)
         votes = functional.softmax(metric.cosines(query, support), dim=-1) @ embedded.classes
-        # A class without items has no votes: all but impossible, so that the loss stays finite.
+        # A class without support items has no votes. The smallest probability instead of 0 keeps the loss finite.
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 
 
 def embed_support(params: Params, items: Tensor) -> Tensor:
-    """The paper's g: ``[task, item, width]`` of its g' plus both states of a bidirectional LSTM (appendix A.2)."""
+    """Return the paper's g ``[task, item, width]``: g' plus both states of a bidirectional LSTM (appendix A.2)."""
     return items + _read_in_order(params, FORWARD, items) + _read_in_order(params, BACKWARD, items.flip(1)).flip(1)
 
 
@@ -70,7 +71,7 @@ def _read_in_order(params: Params, name: str, items: Tensor) -> Tensor:
 
 
 def embed_query(params: Params, items: Tensor, support: Tensor, reads: int) -> Tensor:
-    """The paper's f: ``[task, item, width]`` of its f' after ``reads`` reads of g's support (appendix A.1, eq. 3-6)."""
+    """Return the paper's f ``[task, item, width]``: f' after ``reads`` reads of the support (appendix A.1, eq. 3-6)."""
     hidden = cell = torch.zeros_like(items)
     for _ in range(reads):
         read = functional.softmax(hidden @ support.mT, dim=-1) @ support
@@ -85,8 +86,9 @@ def _lstm(params: Params, name: str, inputs: Tensor, hidden: Tensor, cell: Tenso
 
 
 def _lstms(width: int, generator: Generator) -> Params:
-    """Weights as PyTorch draws them, biases zero; the attending LSTM is told what it read beside what it was."""
+    """Draw the LSTMs' weights as PyTorch does; biases are zero."""
     params: Params = {}
+    # Each LSTM reads an item and its own state; the attending one also reads the vector that attention returned.
     for name, inputs in {FORWARD: 2 * width, BACKWARD: 2 * width, ATTENDING: 3 * width}.items():
         uniform = 2 * torch.rand(4 * width, inputs, generator=generator) - 1
         params |= {f"{name}.weight": uniform / width**0.5, f"{name}.bias": torch.zeros(4 * width)}

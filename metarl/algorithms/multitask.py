@@ -1,7 +1,7 @@
-"""Multi-task learning: one network for all tasks, then fine-tuned to each: the baselines of meta-learning.
+"""Multi-task learning: one network for all tasks, fine-tuned to each task at test. A baseline for meta-learning.
 
-Without the task's descriptor it is pre-training; with the true one it is the oracle of the MAML paper (arXiv
-1703.03400, sections 5.1 and 5.3).
+Without the task's descriptor, it is plain pre-training. With the true descriptor, it is the oracle of the MAML paper
+(arXiv 1703.03400, sections 5.1 and 5.3).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inp
 
 
 class Described(NamedTuple):
-    """What multi-task learning knows of each task."""
+    """The state of multi-task learning: a network for each task, and the task's descriptor."""
 
     tuned: Tuned
     descriptors: Tensor  # [task, descriptor_size]
@@ -27,15 +27,17 @@ class Described(NamedTuple):
 
 @dataclass(frozen=True)
 class MultiTask:
-    """Multi-task learning: trains one network on all tasks at once, and fine-tunes it to each at evaluation only."""
+    """Multi-task learning: train one network on all tasks together, and fine-tune it to each task at test."""
 
     condition: Condition = "none"
-    """How the network reads the task's descriptor: none (pre-training); concatenate it to the inputs; add to, or
-    multiply, the features of hidden layers by a linear map of it; or mix heads, one for each of its numbers."""
+    """How the network uses the task's descriptor: not at all (none: pre-training), concatenated to the inputs, by a
+    linear map that is added to or multiplies the hidden features, or to mix several heads, one for each of its
+    numbers."""
     step_size: float = 0.01
     """Step size of fine-tuning."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the step size at step 1, 2, ..., the last for all later ones; by default 1 0.5 for control, 1 else."""
+    """Factors of the step size at steps 1, 2, ...; the last one is used for all later steps. Default: 1 for examples,
+    1 0.5 for control."""
     optimiser: Optimiser = "sgd"
     """Optimiser of fine-tuning: sgd, or adam without momentum (beta1 = 0)."""
     network: NetworkOptions = Network()
@@ -48,10 +50,10 @@ class MultiTask:
         inner.check_steps(self.step_size, self.schedule)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec, of any kind.
+        """Return the learner for a spec of any kind.
 
         Raises:
-            ValueError: the network does not fit spec, or cannot be conditioned in this way.
+            ValueError: the network does not fit spec, or does not support this kind of conditioning.
         """
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
@@ -62,7 +64,7 @@ class MultiTask:
 
 @dataclass(frozen=True)
 class _Functions:
-    """The options with the network that they are about: the functions of its Learner."""
+    """The functions of the Learner, with the options and the network that they use."""
 
     options: MultiTask
     spec: Spec
@@ -74,7 +76,7 @@ class _Functions:
         return Described(Tuned(networks, moments, 0, None), descriptors)
 
     def adapt(self, state: Described, batch: Batch) -> Described:
-        """Take one step of fine-tuning on each task's own network. Raises ValueError if it is differentiated."""
+        """Take one fine-tuning step on each task's own network. Raises ValueError if asked for gradients through it."""
         step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
         inputs = self.network.inputs(inputs_of(batch), state.descriptors)
         tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
@@ -85,7 +87,7 @@ class _Functions:
         return inner.predict(self.network.model, state.tuned, read), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss on the query data, without adaptation."""
+        """Return the mean loss on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs, _ = self.predict(state, inputs_of(query))
         loss = objectives.task_loss(self.spec.kind, outputs, query).mean()

@@ -15,14 +15,15 @@ Distance = Literal["euclidean", "cosine"]
 
 @dataclass(frozen=True)
 class ProtoNet:
-    """Prototypical networks: an item is of the class whose support items have the nearest mean embedding."""
+    """Prototypical networks: classify an item by the nearest class mean of embeddings."""
 
     distance: Distance = "euclidean"
-    """What is near: by the squared Euclidean distance, or by the cosine."""
+    """Distance to class means: squared Euclidean distance, or cosine similarity."""
     embedding: int | None = None
-    """Width of the embedding; by default that of the network's features, whose last layer, the head, is left out."""
+    """Width of the embedding. By default, the network's last layer (the head) is left out, and its features are the
+    embedding."""
     network: NetworkOptions = Network()
-    """The network that embeds; the paper's is conv4 with --algorithm.downsample pool."""
+    """The embedding network; the paper's is conv4 with --algorithm.downsample pool."""
 
     def __post_init__(self) -> None:
         if self.distance not in get_args(Distance):
@@ -30,12 +31,12 @@ class ProtoNet:
         metric.check_width(self.embedding)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec. Raises ValueError unless it asks for classes and the network fits."""
+        """Return the learner for a classification spec. Raises ValueError for other specs, and for an unfit network."""
         fold = metric.build("protonet", self.network, self.embedding, spec, self._classify)
         return fold.learner(fold.model.init)
 
     def _classify(self, params: Params, embedded: Embedded) -> Tensor:
-        """Softmax over minus the distances to the prototypes (the paper's eq. 1 and 2)."""
+        """Return log-probabilities: a softmax over negative distances to class means (the paper's eq. 1 and 2)."""
         counts = embedded.classes.sum(1).unsqueeze(-1)
         prototypes = embedded.classes.mT @ embedded.support / counts.clamp_min(1)
         nearness = metric.cosines if self.distance == "cosine" else _minus_squared_distances
@@ -43,6 +44,6 @@ class ProtoNet:
 
 
 def _minus_squared_distances(items: Tensor, others: Tensor) -> Tensor:
-    # One matrix product instead of a difference for every pair, which would be as wide as the embedding.
+    # -|x - y|^2 = 2 x.y - |x|^2 - |y|^2: one matrix product, without a [task, item, other, width] tensor.
     lengths = items.square().sum(-1).unsqueeze(-1) + others.square().sum(-1).unsqueeze(-2)
     return 2 * items @ others.mT - lengths

@@ -1,8 +1,8 @@
 """Reptile (Nichol, Achiam and Schulman, 2018, arXiv 1803.02999), for labelled examples and for control.
 
-Each task trains the network for some steps; the initial network moves towards the mean of the trained ones. It is
-first-order: nothing is differentiated through adaptation. Options give the other combinations of inner gradients that
-the paper compares, first-order MAML among them.
+Reptile trains the network on each task for some steps, then moves the initial parameters towards the mean of the
+trained ones. It is first-order: no gradients pass through adaptation. Options give the other combinations of inner
+gradients that the paper compares, including first-order MAML.
 """
 
 from dataclasses import dataclass
@@ -26,36 +26,38 @@ Combine = Literal["sum", "last"]
 Tail = Literal["shared", "separate"]
 CPU = torch.device("cpu")
 MOMENT, WEIGHT = "second_moment:", "second_moment_weight"
-"""Under which names Adam's carried moments stand among the meta-parameters."""
+"""Names of Adam's carried moments among the meta-parameters: a prefix, and the sum of their weights."""
 
 
 @dataclass(frozen=True)
 class Reptile:
-    """Reptile: trains on each task for some steps, and moves the initial network towards the trained ones.
+    """Reptile: train on each task for a few steps, then move the initial parameters towards the trained ones.
 
-    Its own outer update is sgd, whose step of 1 goes all the way; adam takes the same direction for a gradient. The
-    defaults are the paper's for 5-way Omniglot.
+    The default outer update is sgd: a step size of 1 moves all the way to the mean of the trained parameters. adam uses
+    the same direction as a gradient. The defaults are the paper's for 5-way Omniglot.
     """
 
     steps: int = 5
-    """Inner gradient steps in meta-training, each on a mini-batch of the support set or, in control, on fresh episodes.
-    The paper takes 50 at test: 'metarl evaluate RUN --steps 50'."""
+    """Inner gradient steps in meta-training, each on a mini-batch of the support set (examples) or on fresh episodes
+    (control). The paper takes 50 steps at test: 'metarl evaluate RUN --steps 50'."""
     step_size: float = 1e-3
     """Inner step size."""
     optimiser: Optimiser = "adam"
     """Inner optimiser: sgd, or adam without momentum (beta1 = 0)."""
     carry_moments: bool = True
-    """Begin each task, at test too, with the squared gradients that Adam remembers from earlier ones, as the paper's
-    code does, instead of none; the outer update must be sgd then, which averages them."""
+    """Carry Adam's second moments over from earlier tasks, as the paper's code does, instead of starting each task with
+    zeros. Also applies at test. The outer update must then be sgd, which averages the moments."""
     batch_size: int | None = 10
-    """Support items in the mini-batch of an inner step, at most all of them; None: all. Not for control."""
+    """Support items in an inner step's mini-batch, at most the whole support set. None: all items. Unused for
+    control."""
     mini_batches: MiniBatches = "cycle"
-    """cycle: through the support set, reordered after each round; or each drawn anew from all of it, 'replacement'."""
+    """How mini-batches are drawn: cycle goes through the support set, in a new order after each pass; replacement draws
+    each mini-batch from the whole support set."""
     combine: Combine = "sum"
-    """Which inner steps the initial network follows: their sum (Reptile), or only the last (first-order MAML)."""
+    """Inner steps that the initial parameters follow: the sum of all (Reptile), or only the last (first-order MAML)."""
     tail: Tail = "shared"
-    """Data of the last inner step in meta-training: a mini-batch like the others', or, 'separate', the query set, which
-    shares no item with the support set."""
+    """Data of the last inner step in meta-training: another mini-batch of the support set (shared), or the query set,
+    which has no item in common with the support set (separate)."""
     network: NetworkOptions = Network()
     """The network that adapts."""
 
@@ -65,18 +67,18 @@ class Reptile:
         if not self.step_size > 0:
             raise ValueError(f"step_size={self.step_size} must be positive")
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: give at least 1, or None for the whole support set")
+            raise ValueError(f"batch_size={self.batch_size}: expected at least 1, or None for the whole support set")
         choices = {"optimiser": Optimiser, "mini_batches": MiniBatches, "combine": Combine, "tail": Tail}
         for name, known in choices.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(get_args(known))}")
 
     def default_outer(self) -> SGD:
-        """The outer update of the paper."""
+        """Return the paper's outer update."""
         return SGD()
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec, of any kind. Raises ValueError when the network does not fit it."""
+        """Return the learner for a spec of any kind. Raises ValueError if the network does not fit it."""
         loop = _Loop(self, spec, self.network.build(spec))
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
@@ -86,7 +88,7 @@ class Reptile:
 
 @dataclass(frozen=True)
 class _Loop:
-    """Reptile's options with the network they are about: the functions of its Learner."""
+    """The functions of Reptile's Learner, with the options and the network that they use."""
 
     options: Reptile
     spec: Spec
@@ -104,7 +106,7 @@ class _Loop:
         return params | moments | {WEIGHT: next(iter(params.values())).new_zeros(())}
 
     def begin(self, params: Params, descriptors: Tensor) -> Tuned:
-        """Give every task a view of the same initial network, and of what the optimiser remembers."""
+        """Give every task a view of the same initial network and of the optimiser's moments."""
         stacked = stack(params, len(descriptors))
         network = {name: value for name, value in stacked.items() if name != WEIGHT and not name.startswith(MOMENT)}
         if self.options.optimiser == "sgd":
@@ -114,7 +116,7 @@ class _Loop:
         return Tuned(network, Moments({name: stacked[MOMENT + name] for name in network}, stacked[WEIGHT]), 0, None)
 
     def adapt(self, state: Tuned, batch: Batch) -> Tuned:
-        """Take one inner step, on a mini-batch of labelled examples. Raises ValueError if it is differentiated."""
+        """Take one inner step, for examples on a mini-batch. Raises ValueError if asked for gradients through it."""
         if not isinstance(batch, Examples):
             return self.step(state, batch)
         return self.step(state, self.mini_batch(batch, state.step))._replace(seen=batch.inputs)
@@ -134,10 +136,10 @@ class _Loop:
         return inner.predict(self.model, state, inputs), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Half the mean squared distance from the initial parameters to the adapted ones, taken for constants.
+        """Return half the mean squared distance from the initial to the adapted parameters, and metrics.
 
-        Its gradient is the paper's: the initial parameters less the mean of the adapted ones. The metrics are the query
-        set's, before the last step where that is taken on it.
+        The adapted parameters count as constants. So the gradient is the paper's: the initial parameters minus the mean
+        of the adapted ones. Metrics are measured on the query set; with a separate tail, before the step on that set.
         """
         with torch.no_grad():
             start = self.begin(params, experience.descriptors)
@@ -152,9 +154,10 @@ class _Loop:
         return torch.stack(distances).sum() / (2 * len(experience.descriptors)), metrics
 
     def goals(self, start: Tuned, before: Tuned, after: Tuned) -> Params:
-        """Where each task would have the meta-parameters go, ``[task, *shape]``."""
+        """Return the meta-parameters that each task moves towards, ``[task, *shape]``."""
         goals = dict(after.params)
         if self.options.combine == "last":
+            # First-order MAML: only the last inner step, taken from the initial parameters.
             goals = {name: start.params[name] + value - before.params[name] for name, value in goals.items()}
         if self.carries and after.moments is not None:
             goals |= {MOMENT + name: value for name, value in after.moments.second.items()}
@@ -162,7 +165,7 @@ class _Loop:
         return goals
 
     def scores(self, state: Tuned, query: Batch) -> dict[str, Tensor]:
-        """Mean scores of the query set; control's were measured where the rollouts were made."""
+        """Return mean scores on the query set; empty for control, whose returns are measured during sampling."""
         if not isinstance(query, Examples):
             return {}
         return objectives.mean_scores(self.spec.kind, query, self.predict(state, query.inputs)[0], state.step)
@@ -170,7 +173,7 @@ class _Loop:
 
 @lru_cache(maxsize=4096)
 def positions(mini_batches: MiniBatches, items: int, size: int, step: int, device: torch.device = CPU) -> Tensor:
-    """Positions of the items of a step's mini-batch, the same for all tasks: each support set is in random order."""
+    """Return the positions of a step's mini-batch. All tasks share them: every support set is shuffled already."""
     if mini_batches == "replacement":
         return send(_order(items, step)[:size], device)
     taken = range(step * size, (step + 1) * size)

@@ -13,28 +13,28 @@ from metarl.networks import Network, NetworkOptions
 from metarl.types import Experience, Learner, Params, Spec
 
 WEIGHT, BIAS = "pair:weight", "pair:bias"
-"""Names of the parameters that weigh the distance of two items."""
+"""Names of the parameters that weight the distance of two items."""
 
 
 @dataclass(frozen=True)
 class Siamese:
-    """Siamese networks: learn whether two items are of one class; an item is of its most similar support item's."""
+    """Siamese networks: learn to tell if two items share a class, and classify an item by its best match."""
 
     embedding: int = 64
-    """Width of the embedding, whose entries pass through a sigmoid."""
+    """Width of the embedding. A sigmoid is applied to its entries."""
     network: NetworkOptions = Network()
-    """The network that embeds."""
+    """The embedding network."""
 
     def __post_init__(self) -> None:
         metric.check_width(self.embedding)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for spec. Raises ValueError unless it asks for classes and the network fits."""
+        """Return the learner for a classification spec. Raises ValueError for other specs, and for an unfit network."""
         fold = metric.build("siamese", self.network, self.embedding, spec, _classify)
 
         def init(generator: Generator) -> Params:
             params = fold.model.init(generator)
-            # Items that are far apart are of different classes, to begin with.
+            # Negative weights: a large distance means different classes from the start.
             return params | {WEIGHT: -torch.rand(self.embedding, generator=generator), BIAS: torch.zeros(())}
 
         def meta_loss(params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,9 +44,10 @@ class Siamese:
 
 
 def _verification_loss(fold: Metric, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean binary cross-entropy, in nats, of all pairs of a query and a support item.
+    """Return the mean binary cross-entropy, in nats, over all pairs of a query and a support item, and metrics.
 
-    The pairs of one class weigh as much as all others together: as if as many of both were drawn, as in the paper.
+    Pairs of the same class together have the same weight as all other pairs. This equals drawing as many pairs of each
+    kind, as in the paper.
     """
     embedded, query = fold.embed_experience(params, experience)
     logits = _similarities(params, embedded)
@@ -63,7 +64,7 @@ def _shares(pairs: Tensor) -> Tensor:
 
 
 def _similarities(params: Params, embedded: Embedded) -> Tensor:
-    """Logit of the probability that two items are of one class, ``[task, query, support]``: a weighted L1 distance."""
+    """Return logits that two items share a class, ``[task, query, support]``: a weighted L1 distance."""
     query, support = embedded.query.sigmoid(), embedded.support.sigmoid()
     return (query.unsqueeze(2) - support.unsqueeze(1)).abs() @ params[WEIGHT] + params[BIAS]
 
@@ -73,7 +74,7 @@ def _classify(params: Params, embedded: Embedded) -> Tensor:
 
 
 def _nearest(similarities: Tensor, embedded: Embedded) -> Tensor:
-    """Softmax over the classes' most similar items."""
+    """Return log-probabilities of classes: a softmax over each class's most similar support item."""
     positions = embedded.classes.argmax(-1).unsqueeze(1).expand_as(similarities)
     lowest = similarities.new_full((*similarities.shape[:2], embedded.classes.shape[-1]), -torch.inf)
     return metric.log_probabilities(lowest.scatter_reduce(2, positions, similarities, "amax"), embedded.classes)

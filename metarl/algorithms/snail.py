@@ -16,41 +16,41 @@ from metarl.networks import Model, Network, NetworkOptions
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 EMBEDDER = "embedding."
-"""Prefix of the parameters of the network that embeds."""
+"""Prefix of the embedding network's parameters."""
 
 
 class Seen(NamedTuple):
-    """What SNAIL knows of each task: all that it was shown."""
+    """SNAIL's state: all support items so far."""
 
     params: Params  # [*shape], shared by all tasks
-    supports: tuple[Examples, ...]  # support batches, in their order
+    supports: tuple[Examples, ...]  # support batches, in order
 
 
 @dataclass(frozen=True)
 class SNAIL:
-    """SNAIL: attention and temporal convolutions over the support items with their labels, then the item in question.
+    """SNAIL: predict a label from the sequence of labelled support items, with attention and temporal convolutions.
 
-    Every query item is the last of a sequence of its own, so that it sees the support items and no other query, but
-    for transductive batch norm. The paper's network for Omniglot embeds by ``--algorithm.architecture conv4
+    Each query item ends a separate sequence. So it sees the support items but no other query (except through
+    transductive batch norm). The paper's embedding network for Omniglot is ``--algorithm.architecture conv4
     --algorithm.downsample pool``.
     """
 
     length: int = 26
-    """Longest sequence, ways * shots + 1, that the temporal convolutions span; attention spans any."""
+    """Longest sequence that the temporal convolutions cover: ways * shots + 1. Attention covers any length."""
     channels: int = 128
-    """Filters of each dense block of the temporal convolutions."""
+    """Filters of each dense block in the temporal convolutions."""
     keys: tuple[int, ...] = (64, 256, 512)
-    """Key sizes of the attention blocks, between which the temporal convolutions are."""
+    """Key sizes of the attention blocks. Temporal convolutions stand between these blocks."""
     values: tuple[int, ...] = (32, 128, 256)
-    """Their value sizes."""
+    """Value sizes of the attention blocks."""
     embedding: int = 64
     """Width of an item's embedding."""
     network: NetworkOptions = Network()
-    """The network that embeds."""
+    """The embedding network."""
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.values) or not self.keys:
-            raise ValueError(f"keys={self.keys} and values={self.values}: expected as many of both, and at least one")
+            raise ValueError(f"keys={self.keys} and values={self.values}: expected the same number of each, at least 1")
         sizes = (*self.keys, *self.values, self.channels, self.embedding)
         if min(sizes) < 1 or self.length < 2:
             raise ValueError(
@@ -60,7 +60,7 @@ class SNAIL:
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec. Raises ValueError for control, and where the network does not fit."""
         if spec.control:
-            raise ValueError("SNAIL learns from labelled examples here; among learners with memory, rl2 acts")
+            raise ValueError("SNAIL learns from labelled examples here; for control, use rl2, which also has a memory")
         fold = _Fold(self, spec, self.network.build(Spec(spec.input_shape, self.embedding, "regression")))
         functions = fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
         return fed(Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm))
@@ -76,7 +76,7 @@ class _Fold:
 
     @property
     def dilations(self) -> list[int]:
-        """Of the dense blocks of a temporal convolution: doubled until they span the sequence."""
+        """Dilations of a temporal convolution's dense blocks: 1, 2, 4, ... until they cover the sequence."""
         return [2**block for block in range((self.options.length - 1).bit_length())]
 
     def init(self, generator: Generator) -> Params:
@@ -102,27 +102,27 @@ class _Fold:
         return Seen(params, ())
 
     def adapt(self, state: Seen, batch: Batch) -> Seen:
-        """Remember further items."""
+        """Remember the batch."""
         return Seen(state.params, (*state.supports, checked(batch)))
 
     def predict(self, state: Seen, inputs: Tensor) -> tuple[Tensor, Seen]:
-        """Ask about each item as if it were the next one: items do not see each other, and are forgotten."""
+        """Predict each item as if it came next. Items do not see each other, and the state does not change."""
         lead = inputs.shape[: inputs.ndim - len(self.spec.input_shape)]
-        asked = inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape)
-        shown = torch.cat([*(support.inputs for support in state.supports), asked], dim=1)
-        known = shown.shape[1] - asked.shape[1]
+        queries = inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape)
+        sequence = torch.cat([*(support.inputs for support in state.supports), queries], dim=1)
+        known = sequence.shape[1] - queries.shape[1]
         own = {name.removeprefix(EMBEDDER): value for name, value in state.params.items() if name.startswith(EMBEDDER)}
-        items = embeddings(self.embedder, own, shown, known)
-        told = [labels(self.spec, support.targets, items.dtype) for support in state.supports]
-        untold = items.new_zeros(*asked.shape[:2], label_size(self.spec))
-        items = torch.cat([items, torch.cat([*told, untold], dim=1)], dim=2)
+        items = embeddings(self.embedder, own, sequence, known)
+        support_labels = [labels(self.spec, support.targets, items.dtype) for support in state.supports]
+        no_labels = items.new_zeros(*queries.shape[:2], label_size(self.spec))
+        items = torch.cat([items, torch.cat([*support_labels, no_labels], dim=1)], dim=2)
         outputs = self.outputs(state.params, items, known)
         return outputs[:, known:].reshape(*lead, self.spec.output_size), state
 
     def outputs(self, params: Params, items: Tensor, seen: int) -> Tensor:
-        """Run the blocks on ``[task, item, channel]``: ``seen`` items in their order, then rivals for the next place.
+        """Run the blocks on ``[task, item, channel]``: ``seen`` items in order, then alternatives for the next place.
 
-        What is said of an item, ``[task, item, output_size]``, depends on it and on what was seen before it.
+        The output of an item, ``[task, item, output_size]``, depends on this item and on the seen items before it.
         """
         for index in range(len(self.options.keys)):
             if index > 0:
@@ -132,7 +132,7 @@ class _Fold:
         return functional.linear(items, params["output.weight"], params["output.bias"])
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss on the query items."""
+        """Return the mean loss on the query items, and metrics."""
         state, query = self.begin(params, experience.descriptors), checked(experience.query)
         for support in experience.supports:
             state = self.adapt(state, support)
@@ -142,7 +142,8 @@ class _Fold:
 
 
 def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:
-    """Set beside ``[task, item, channel]`` their gated, dilated, causal convolution of width 2 (DenseBlock)."""
+    """Append a gated, dilated, causal convolution of width 2 to ``[task, item, channel]`` (the paper's DenseBlock)."""
+    # All items after the seen ones stand at position ``seen``: each is an alternative next item.
     before = torch.arange(items.shape[1], device=items.device).clamp_max(seen) - dilation
     past = items.index_select(1, before.clamp_min(0)) * (before >= 0).unsqueeze(-1)
     both = functional.linear(torch.cat([past, items], dim=2), params[f"{name}.weight"], params[f"{name}.bias"])
@@ -151,13 +152,13 @@ def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) ->
 
 
 def attend(params: Params, name: str, items: Tensor, seen: int) -> Tensor:
-    """Set beside ``[task, item, channel]`` what each item reads of those before it and of itself (AttentionBlock)."""
+    """Append to ``[task, item, channel]`` each item's attention to earlier items and itself (AttentionBlock)."""
     key, query, value = (
         functional.linear(items, params[f"{name}.{part}.weight"], params[f"{name}.{part}.bias"])
         for part in ("key", "query", "value")
     )
     place = torch.arange(items.shape[1], device=items.device)
     earlier, itself = place < place.unsqueeze(1), place == place.unsqueeze(1)
-    visible = (earlier & (place < seen)) | itself
+    visible = (earlier & (place < seen)) | itself  # [item, item]: query items do not see each other
     read = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
     return torch.cat([items, read], dim=2)

@@ -1,4 +1,4 @@
-"""``metarl export RUN --to sb3 PATH``: the meta-learnt policy as a Stable-Baselines3 model."""
+"""``metarl export RUN --to sb3 PATH``: save the meta-learnt policy as a Stable-Baselines3 model."""
 
 import dataclasses
 from pathlib import Path
@@ -19,19 +19,19 @@ class ExportOptions:
     run: Positional[Path]
     """Run folder."""
     path: Positional[Path]
-    """File to write, such as model.zip."""
+    """Output file, such as model.zip."""
     to: Literal["sb3"] = "sb3"
-    """What to make: sb3, a PPO model of Stable-Baselines3."""
+    """Format of the file: sb3, a PPO model of Stable-Baselines3."""
     checkpoint: runs.Checkpoint = "last"
-    """The last parameters, or those of the best score in training or in validation."""
+    """Parameters to use: the last ones, or those with the best score in training or in validation."""
     task: tuple[str, ...] = ()
-    """Task to adapt to, by its parameters: velocity=1.3, or goal=0.3,0.4."""
+    """Parameters of the task to adapt to: velocity=1.3, or goal=0.3,0.4."""
     steps: int = 0
-    """Adaptation steps to that task."""
+    """Number of adaptation steps to that task."""
     seed: int = 0
-    """Decides the random numbers of adaptation, and the critic."""
+    """Seed of adaptation and of the untrained critic."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -41,8 +41,8 @@ class ExportOptions:
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``RUN --to sb3 PATH``: the meta-learnt policy as a Stable-Baselines3 model."""
-    chosen = parse(ExportOptions, arguments, "export", "Write a run's policy as a model of another library.")
+    """``RUN --to sb3 PATH``: save the meta-learnt policy as a Stable-Baselines3 model."""
+    chosen = parse(ExportOptions, arguments, "export", "Save a run's policy as a model of another library.")
     opened = trained.open_run(chosen.run, chosen.checkpoint, "cpu")
     expected = "NAME=NUMBER, or NAME=NUMBER,NUMBER,..."
     task = opened.task(**task_parameters(chosen.task, expected)) if chosen.task else None

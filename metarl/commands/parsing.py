@@ -1,4 +1,4 @@
-"""From command lines to dataclasses, by tyro; errors in one line."""
+"""Parse command lines into dataclasses with tyro. Errors take one line."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ registry = ConstructorRegistry()
 
 @registry.primitive_rule
 def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architecture] | None:
-    """On the command line an architecture is a name: functions are given as module:attribute."""
+    """Take an architecture by its name; functions are given as module:attribute."""
     if info.type != Architecture:
         return None
     return PrimitiveConstructorSpec(
@@ -44,12 +44,12 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
 
 @registry.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``PATH`` instead of tyro's ``{None}|PATH``; the word None is still taken."""
+    """Show ``PATH`` in the help instead of tyro's ``{None}|PATH``. The word None is still accepted."""
     choices = get_args(info.type)
     if get_origin(info.type) not in (Union, types.UnionType) or len(choices) != 2 or type(None) not in choices:
         return None
-    (given,) = (choice for choice in choices if choice is not type(None))
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given, info.markers))
+    (value_type,) = (choice for choice in choices if choice is not type(None))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(value_type, info.markers))
     if isinstance(spec, UnsupportedTypeAnnotationError):
         return None
     count = spec.nargs
@@ -63,10 +63,11 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     )
 
 
-# After the rule for optional values: the later rule is asked first, and splits of classes are optional.
+# This rule must come after the one for optional values: later rules are tried first, and splits of classes are
+# optional.
 @registry.primitive_rule
 def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Spaces, tensors and splits of classes have no form on the command line: they stay as the family has them."""
+    """Spaces, tensors and splits of classes cannot be set on the command line: they keep the family's values."""
     kind: Any = info.type
     if not (kind == Classes | None or (isinstance(kind, type) and issubclass(kind, Space | Tensor))):
         return None
@@ -84,12 +85,13 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 _read: set[type] = set()
-"""Dataclasses that are being handed on to tyro's own rule."""
+"""Dataclasses that tyro's own rule is reading at the moment."""
 
 
 @registry.struct_rule
 def _flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """As tyro reads a dataclass, but for line breaks in the middle of a field's help, which it keeps."""
+    """Read a dataclass as tyro does, but remove line breaks within paragraphs of a field's help."""
+    # get_struct_spec below tries this rule again: returning None then leaves the work to tyro's own rule.
     if not dataclasses.is_dataclass(info.type) or info.type in _read:
         return None
     _read.add(info.type)
@@ -103,36 +105,36 @@ def _flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
     return dataclasses.replace(spec, fields=tuple(fields))
 
 
-def _paragraphs(told: str | Callable[[], str | None] | None) -> str | None:
-    text = told() if callable(told) else told
+def _paragraphs(helptext: str | Callable[[], str | None] | None) -> str | None:
+    text = helptext() if callable(helptext) else helptext
     return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
-    """Parse a command line into a dataclass, if ``partial`` leaving out options that it does not have.
+    """Parse a command line into a dataclass. With ``partial``, ignore unknown options.
 
-    Raises ValueError, in one line, for a wrong one; --help exits.
+    Raises ValueError, with a message of one line, for an invalid command line. --help exits.
     """
-    said = io.StringIO()
-    told: dict[str, Any] = {"prog": f"metarl {command}", "description": description, "registry": registry}
+    errors = io.StringIO()
+    keywords: dict[str, Any] = {"prog": f"metarl {command}", "description": description, "registry": registry}
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             if partial:
-                return tyro.cli(kind, args=arguments, return_unknown_args=True, **told)[0]
-            return tyro.cli(kind, args=arguments, **told)
+                return tyro.cli(kind, args=arguments, return_unknown_args=True, **keywords)[0]
+            return tyro.cli(kind, args=arguments, **keywords)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{_message(said.getvalue())}; 'metarl {command} --help' tells the options") from None
+        raise ValueError(f"{_message(errors.getvalue())}; 'metarl {command} --help' shows the options") from None
 
 
 def task_parameters(words: Sequence[str], expected: str) -> dict[str, float | list[float]]:
-    """Read ``name=number`` and ``name=number,number``, as --task takes them. Raises ValueError for anything else."""
+    """Parse ``name=number`` and ``name=number,number``, the values of --task. Raises ValueError for anything else."""
     parameters: dict[str, float | list[float]] = {}
     for word in words:
-        name, _, told = word.partition("=")
+        name, _, values = word.partition("=")
         try:
-            numbers = [float(number) for number in told.split(",")]
+            numbers = [float(number) for number in values.split(",")]
         except ValueError:
             raise ValueError(f"--task {word}: expected {expected}") from None
         parameters[name] = numbers[0] if len(numbers) == 1 else numbers
@@ -140,9 +142,9 @@ def task_parameters(words: Sequence[str], expected: str) -> dict[str, float | li
 
 
 def _message(box: str) -> str:
-    """Return the message in tyro's box, without the frame, the title and the advice under it, and what it may mean.
+    """Return the message in tyro's box, without frame, title and advice, but with a suggestion for unknown options.
 
-    Where the terminal cannot draw it, rules of hyphens stand between the three.
+    In terminals that cannot draw the box, lines of hyphens separate title, message and advice.
     """
     sections: list[list[str]] = [[]]
     for line in (line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))):
@@ -151,14 +153,14 @@ def _message(box: str) -> str:
         elif line:
             sections.append([])
     framed = "╭" in box
-    told = " ".join(sections[0] if framed or len(sections) == 1 else sections[1]) or box.strip()
-    told = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", told)  # a dataclass's own error needs no name before it
-    return told + _suggestion(told, "\n".join(line for section in sections for line in section))
+    message = " ".join(sections[0] if framed or len(sections) == 1 else sections[1]) or box.strip()
+    message = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", message)  # a dataclass's own error needs no prefix
+    return message + _suggestion(message, "\n".join(line for section in sections for line in section))
 
 
-def _suggestion(told: str, box: str) -> str:
-    """Of the options that tyro finds similar to an unknown one, name that whose last word is most like it."""
-    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", told)
+def _suggestion(message: str, box: str) -> str:
+    """Suggest one of the options that tyro finds similar to an unknown one: that with the most similar last word."""
+    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", message)
     if not unknown:
         return ""
     similar = {option.rpartition(".")[2].removeprefix("--"): option for option in re.findall(r"^--[\w.-]+", box, re.M)}

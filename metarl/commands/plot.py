@@ -1,4 +1,4 @@
-"""``metarl plot RUN [RUN ...]``: learning curves, and adaptation curves where there are evaluations."""
+"""``metarl plot RUN [RUN ...]``: draw learning curves, and adaptation curves of evaluated runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ class PlotOptions:
     """Options of ``metarl plot``."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders; several are drawn into one picture."""
+    """Run folders. Several runs are drawn in one plot."""
     out: Path | None = None
-    """Folder for the pictures; by default the first run's."""
+    """Folder for the plots. Default: the first run folder."""
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``RUN [RUN ...]``: learning curves, and adaptation curves where there are evaluations."""
+    """``RUN [RUN ...]``: draw learning curves, and adaptation curves of evaluated runs."""
     chosen = parse(PlotOptions, arguments, "plot", "Draw learning curves, and adaptation curves of evaluated runs.")
     if not chosen.runs:
         raise ValueError("plot needs at least one run folder")
@@ -48,7 +48,7 @@ def prepare(arguments: list[str]) -> Execute:
 
 
 def _labelled(folders: Sequence[Path]) -> dict[str, Path]:
-    """Run folders by their names; where two have the same one, by their paths."""
+    """Return run folders by name, or by path if two have the same name."""
     named = {folder.resolve().name: folder for folder in folders}
     return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
 
@@ -57,29 +57,30 @@ Rows = list[dict[str, str]]
 
 
 def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[str, Any]], list[str]]:
-    """Return the rows and the evaluations of runs by label, and what must be said of those that have none.
+    """Return the rows and the evaluations of runs by label, and notes about runs that are left out of a plot.
 
-    Raises RunError where a folder holds no run, or none of them has an iteration.
+    Raises RunError if a folder holds no run, or no run has an iteration yet.
     """
     for folder in folders.values():
         runs.read_config(folder)
     rows = {label: read_progress(folder / runs.PROGRESS) for label, folder in folders.items()}
-    progress = {label: found for label, found in rows.items() if found}
+    progress = {label: run_rows for label, run_rows in rows.items() if run_rows}
     if not progress:
         named = ", ".join(map(str, folders.values()))
         raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no iteration in {named}")
-    told = {label: folder for label, folder in folders.items() if (folder / runs.EVALUATION).exists()}
-    found = {label: runs.read_evaluation(folder) for label, folder in told.items()}
-    evaluated = {_dated(label, evaluation, rows[label]): evaluation for label, evaluation in found.items()}
+    evaluations = {
+        label: runs.read_evaluation(folder) for label, folder in folders.items() if (folder / runs.EVALUATION).exists()
+    }
+    evaluated = {_dated(label, evaluation, rows[label]): evaluation for label, evaluation in evaluations.items()}
     left_out = {
         "without an iteration, so not in learning.png": [label for label in folders if label not in progress],
-        "without an evaluation, so not in adaptation.png": [label for label in folders if label not in told],
+        "without an evaluation, so not in adaptation.png": [label for label in folders if label not in evaluations],
     }
     return progress, evaluated, [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
 
 
 def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:
-    """Return a label that tells the iteration of an evaluation of parameters that are not the run's last ones."""
+    """Return the label, with the iteration if the evaluated parameters are not the run's last ones."""
     iteration = evaluation.get("iteration")
     last = int(rows[-1]["iteration"]) if rows else 0
     return label if iteration is None or iteration >= last else f"{label} (iteration {iteration} of {last})"

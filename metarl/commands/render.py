@@ -1,4 +1,4 @@
-"""``metarl render RUN``: a film of the policy before and after each adaptation step."""
+"""``metarl render RUN``: film a policy before and after each adaptation step."""
 
 import dataclasses
 from pathlib import Path
@@ -23,27 +23,27 @@ class RenderOptions:
     run: Positional[Path]
     """Run folder."""
     out: Path | None = None
-    """File to write, .gif or .mp4 (default: render.gif in the run folder)."""
+    """Output file, .gif or .mp4. Default: render.gif in the run folder."""
     steps: int = 3
-    """Adaptation steps: an episode is filmed after 0, 1, ..., this many."""
+    """Number of adaptation steps. One episode is filmed after 0, 1, ..., this many steps."""
     tasks: int = 1
-    """Held-out tasks to adapt to, a row of the film for each."""
+    """Number of held-out tasks. Each has its own row in the film."""
     task: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """Film this task instead: a parameter and its numbers, such as goal=0.3,-0.4; once for each parameter."""
+    """Film this task instead: a parameter and its numbers, such as goal=0.3,-0.4. Repeat for each parameter."""
     split: Split = "test"
-    """Which tasks."""
+    """Split that the tasks are sampled from."""
     seed: int = 0
-    """Decides the tasks, and the random numbers of adaptation and of what is filmed."""
+    """Seed of the tasks, of adaptation, and of the filmed episodes."""
     checkpoint: runs.Checkpoint = "last"
-    """The last parameters, or those of the best score in training or in validation."""
+    """Parameters to use: the last ones, or those with the best score in training or in validation."""
     mean: bool = False
-    """Film the most likely action at every step, instead of actions that are sampled as in evaluation."""
+    """Film the most likely action at every step, instead of sampling actions as in evaluation."""
     height: int = 240
-    """Pixels of each picture's height."""
+    """Height of each frame in pixels."""
     fps: float | None = None
-    """Frames per second (default: real time, as the environment says)."""
+    """Frames per second. Default: real time, from the environment's metadata."""
     device: Device = "auto"
-    """Where the policy lives."""
+    """Device of the policy."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("height", 16)):
@@ -59,7 +59,7 @@ RENDER_HELP = """Film a policy before and after each adaptation step, side by si
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``RUN``: a film of the policy before and after each adaptation step."""
+    """``RUN``: film a policy before and after each adaptation step."""
     chosen = parse(RenderOptions, arguments, "render", RENDER_HELP)
     out = chosen.out or chosen.run / "render.gif"
     video.check_suffix(out)

@@ -1,4 +1,4 @@
-"""``metarl resume RUN``: go on exactly where a run stopped."""
+"""``metarl resume RUN``: continue a run exactly where it stopped."""
 
 import dataclasses
 from pathlib import Path
@@ -19,15 +19,15 @@ class ResumeOptions:
     run: Positional[Path]
     """Run folder."""
     iterations: int | None = None
-    """Go on to this many iterations instead of those that the run was started with."""
+    """Total number of iterations. Default: the number that the run was started with."""
     device: Device | None = None
-    """Where to go on; by default where the run was trained."""
+    """Device to train on. Default: the device that the run used."""
     quiet: bool = False
-    """No table and no progress bar."""
+    """Print no table and no progress bar."""
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``RUN``: go on exactly where a run stopped."""
-    chosen = parse(ResumeOptions, arguments, "resume", "Go on exactly where a run stopped.")
+    """``RUN``: continue a run exactly where it stopped."""
+    chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
     run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

@@ -14,16 +14,17 @@ from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
 from metarl.types import PrefersOuter
 
-START_FROM = "PPO or A2C model of Stable-Baselines3 whose actor the meta-parameters begin with."
+START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
 RECIPE = (
-    "Options that were found to work, from which the others are changes; 'metarl list recipes' shows all, none is none."
+    "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
+    "none: use no recipe."
 )
 
-TRAIN_HELP = """Meta-train an algorithm on a family of tasks; 'metarl list' shows both.
+TRAIN_HELP = """Meta-train an algorithm on a family of tasks. 'metarl list' shows both.
 
-Below are the options of every run. Name both, 'metarl train ALGORITHM TASKS --help', for the algorithm's, the tasks'
-and the outer update's, too."""
+These options apply to every run. 'metarl train ALGORITHM TASKS --help' also shows the options of the algorithm, the
+tasks and the outer update."""
 
 
 def prepare(arguments: list[str]) -> Execute:
@@ -35,13 +36,13 @@ def prepare(arguments: list[str]) -> Execute:
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    asked = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
-    found = training.recipe(algorithm_name, tasks_name, asked["recipe"], asked["outer"])
-    if asked["outer"] is None and found.recipe is None:
-        found = _with_preferred_outer(found, options)
-    algorithm, tasks = found.algorithm, found.family
+    named = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
+    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"])
+    if named["outer"] is None and experiment.recipe is None:
+        experiment = _with_preferred_outer(experiment, options)
+    algorithm, tasks = experiment.algorithm, experiment.family
     chosen = parse(
-        _options(found),
+        _options(experiment),
         options,
         f"train {algorithm_name} {tasks_name}",
         f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
@@ -51,8 +52,8 @@ def prepare(arguments: list[str]) -> Execute:
     actor = None
     if chosen.start_from is not None:
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    outer = Source(chosen.update, found.names[2])
-    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, found.recipe)
+    outer = Source(chosen.update, experiment.names[2])
+    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
 
     def execute() -> int:
         if not chosen.quiet and (aside := runs.told(out)):
@@ -66,54 +67,54 @@ def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 
 
-def _with_preferred_outer(found: Experiment, options: list[str]) -> Experiment:
-    """Return the experiment with the outer update that its algorithm prefers, as the options given make it."""
-    if not isinstance(found.algorithm, PrefersOuter):
-        return found
+def _with_preferred_outer(experiment: Experiment, options: list[str]) -> Experiment:
+    """Return the experiment with the outer update that the algorithm prefers, given its options."""
+    if not isinstance(experiment.algorithm, PrefersOuter):
+        return experiment
     words = [word for word in options if word not in ("-h", "--help")]
-    parts = _joined([("algorithm", type(found.algorithm), found.algorithm)])
+    parts = _joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
     algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
-    update = default_outer(algorithm, found.family.spec)
-    return found._replace(outer=update, names=(*found.names[:2], plugins.name_of("outers", type(update))))
+    update = default_outer(algorithm, experiment.family.spec)
+    return experiment._replace(outer=update, names=(*experiment.names[:2], plugins.name_of("outers", type(update))))
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:
-    """Return an option that decides which others there are, or what they are by default."""
-    found = None
+    """Return the value of an option before parsing: it determines which other options exist, or their defaults."""
+    value = None
     for index, word in enumerate(options):
         if word == f"--{name}" and index + 1 < len(options):
-            found = options[index + 1]
+            value = options[index + 1]
         elif word.startswith(f"--{name}="):
-            found = word.partition("=")[2]
-    return found
+            value = word.partition("=")[2]
+    return value
 
 
-def _options(found: Experiment) -> type[Any]:
-    """Join the options of a run into one dataclass, which tyro turns into a command line."""
-    variant = NONE if found.recipe is None else found.recipe.rpartition("/")[2]
+def _options(experiment: Experiment) -> type[Any]:
+    """Join the options of a run into one dataclass for tyro."""
+    variant = NONE if experiment.recipe is None else experiment.recipe.rpartition("/")[2]
     return _joined(
         [
-            *_common(found.settings, found.names[2], variant),
-            ("algorithm", type(found.algorithm), found.algorithm),
-            ("tasks", type(found.family), found.family),
-            ("update", Annotated[type(found.outer), arg(name="outer")], found.outer),
+            *_common(experiment.settings, experiment.names[2], variant),
+            ("algorithm", type(experiment.algorithm), experiment.algorithm),
+            ("tasks", type(experiment.family), experiment.family),
+            ("update", Annotated[type(experiment.outer), arg(name="outer")], experiment.outer),
         ]
     )
 
 
 def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
-    """Options that every run has; ``outer`` and the recipe's ``variant`` are what is taken where none is named."""
+    """Return the options of every run. ``outer`` and the recipe's ``variant`` are defaults."""
     names = ", ".join(plugin.name for plugin in plugins.available("outers"))
-    help_outer = f"How the meta-parameters move: {names}, or module:attribute" + (
-        "; by default as the algorithm says." if outer is None else "."
+    help_outer = f"Outer update of the meta-parameters: {names}, or module:attribute." + (
+        " Default: the algorithm's choice." if outer is None else ""
     )
     return [
         ("recipe", Annotated[str, arg(help=RECIPE)], variant),
         ("outer", Annotated[str | None if outer is None else str, arg(help=help_outer)], outer),
         ("settings", OmitArgPrefixes[Settings], settings),
-        ("out", Annotated[Path | None, arg(help="Run folder; by default runs/ALGORITHM-TASKS-SEED.")], None),
-        ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
-        ("quiet", Annotated[bool, arg(help="No table and no progress bar.")], False),
+        ("out", Annotated[Path | None, arg(help="Run folder. Default: runs/ALGORITHM-TASKS-SEED.")], None),
+        ("overwrite", Annotated[bool, arg(help="Replace an existing run in that folder.")], False),
+        ("quiet", Annotated[bool, arg(help="Print no table and no progress bar.")], False),
         ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
     ]
 
@@ -123,7 +124,7 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 
 
 def finish(result: Result, out: Path, quiet: bool) -> int:
-    """Tell how a training ended, and what comes next."""
+    """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
         return INTERRUPTED

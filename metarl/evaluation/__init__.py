@@ -1,7 +1,7 @@
-"""How well, and how fast, a meta-learner adapts to held-out tasks.
+"""Evaluation: how well, and how fast, a meta-learner adapts to held-out tasks.
 
-A learner, its parameters and a family come in, never a training run. Start reading in ``scores``; ``comparison`` tells
-how much of the gap between a pre-trained network and an oracle is closed.
+Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
+computes how much of the gap between a pre-trained network and an oracle a learner closes.
 """
 
 from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table

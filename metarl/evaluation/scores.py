@@ -15,7 +15,7 @@ from metarl.speed import float32, send
 from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
-"""How many numbers of examples' inputs are gone through at once: larger groups are no faster (measured on a CPU)."""
+"""Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class Evaluation:
     """Scores of every task after every number of adaptation steps."""
 
     scores: dict[str, Tensor]
-    """``[step, task]`` by name: return; or loss and accuracy."""
+    """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: Sequence[Batch]
     """What the scores of each step were measured on; examples drawn in groups are drawn again when asked for."""
     instances: Tensor | None = None
-    """``[instance, task]`` of a learner with memory that classifies: how often it told the first, second, ... support
-    item of a class before it was shown the label."""
+    """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
+    predicted before its label is shown."""
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Mean, 95 % interval and every task's score by ``name/step_k``, and perhaps by ``accuracy/instance_k``."""
+        """Mean, 95 % interval and all tasks' scores, by ``name/step_k`` and, with memory, ``accuracy/instance_k``."""
         by_step = {
             f"{name}/step_{step}": summary(values)
             for name, steps in self.scores.items()
@@ -44,7 +44,7 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks that every evaluation of this number, split and seed meets."""
+    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks."""
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
@@ -58,11 +58,11 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Adapt to ``tasks`` tasks of a split and score every step on the way.
+    """Adapt to ``tasks`` tasks of a split, and score every step.
 
-    The tasks depend on family, split and seed only, so every algorithm meets the same ones. Control: each adaptation
-    uses fresh episodes, whose mean return is the score before it. Examples: each adaptation uses the support set
-    again, and scores are measured on the query set.
+    The tasks depend only on family, number, split and seed, so every algorithm gets the same ones. Control: each
+    adaptation uses fresh episodes, and their mean return is the score before it. Examples: each adaptation uses the
+    same support set, and scores are measured on the query set.
 
     Raises:
         ValueError: fewer than one task, a negative number of steps, or a family whose spec is not the learner's.
@@ -73,8 +73,8 @@ def evaluate(
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     with torch.no_grad(), float32(device):
-        draw = _control if learner.spec.control else _examples
-        scores, queries, instances = draw(learner, params, sampled, steps, seed, device)
+        run = _control if learner.spec.control else _examples
+        scores, queries, instances = run(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
     return Evaluation(named, sampled, queries, instances)
 
@@ -95,7 +95,7 @@ Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None]
 
 
 class Adapted(NamedTuple):
-    """What a learner knows of tasks after some adaptation steps, and the episodes that its policies then had."""
+    """A learner's state after some adaptation steps, and episodes of its policies in that state."""
 
     state: State
     rollout: Batch
@@ -104,10 +104,10 @@ class Adapted(NamedTuple):
 def adapt(
     learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[Adapted]:
-    """Adapt policies to tasks, on fresh episodes before every step; return them after 0, 1, ..., ``steps`` steps.
+    """Adapt policies to tasks, with fresh episodes for every step. Return them after 0, 1, ..., ``steps`` steps.
 
     Raises:
-        ValueError: the learner makes no policies, or ``steps`` is negative.
+        ValueError: the learner has no policies, or ``steps`` is negative.
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
@@ -123,9 +123,9 @@ def adapt(
 
 
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [found.rollout for found in adapt(learner, params, tasks, steps, seed, device)]
+    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
-    if any("success" in step for step in scores):  # an environment may tell only when there is some
+    if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
     return scores, tuple(rollouts), None
 
@@ -225,10 +225,13 @@ def _scores(
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean of independent values with its 95 % confidence interval (Student's t; of zero width for a single one)."""
-    from scipy import stats  # half a second to import, and only evaluation needs it
+    """Return the mean of independent values, and its 95 % confidence interval (Student's t).
 
-    with np.errstate(invalid="ignore", over="ignore"):  # where adaptation diverged, the mean says so
+    A single value has an interval of zero width.
+    """
+    from scipy import stats  # imported here: it takes half a second, and only evaluation needs it
+
+    with np.errstate(invalid="ignore", over="ignore"):  # after diverged adaptation, the mean is nan or infinite
         mean = float(np.mean(values))
         error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
     width = error * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
@@ -236,7 +239,7 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
-    """Render metrics as text, one line each, and how batch norm was used, which accuracies depend on."""
+    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it."""
     lines = [f"{'metric':<20} {'mean':>10}   95 % interval"]
     for name, values in metrics.items():
         lines.append(f"{name:<20} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")

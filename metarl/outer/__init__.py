@@ -1,8 +1,7 @@
-"""Outer updates: how the meta-parameters move. One file each, for any learner.
+"""Outer updates: how the meta-parameters change in each iteration. One file each, for any learner.
 
-Each works through the tasks in groups (``chunks``), one after another, whose sums are those of the whole batch. Start
-reading in ``trpo``; ``adapted`` has what updates of policies share, ``gradient`` the meta-gradient, Adam and gradient
-descent.
+Each update processes the tasks in groups (``chunks``), one after another, and sums over the groups. Start reading in
+``trpo``. ``adapted`` holds what updates of policies share, ``gradient`` the meta-gradient, Adam and gradient descent.
 """
 
 from metarl.outer.choice import default_outer

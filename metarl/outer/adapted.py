@@ -1,6 +1,6 @@
 """The adapted policies as a function of the meta-parameters: outputs, divergences, and products with their Jacobian.
 
-Every function takes a group of tasks and returns sums over its tasks, so that groups add up to the whole meta-batch.
+Functions of a group of tasks return sums over its tasks, so that groups add up to the whole meta-batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,11 +29,14 @@ from metarl.types import (
 )
 
 STEPS_PER_CHUNK = 8_192
-"""Environment steps in a group of tasks by default: a CPU works through larger groups more slowly (measured)."""
+"""Default number of environment steps in a group of tasks. Larger groups are slower on a CPU (measured)."""
 
 
 def split(experience: Experience, chunks: int | None) -> list[Experience]:
-    """Cut the tasks into groups of nearly equal size. Raises ValueError for fewer than one, or more than tasks."""
+    """Split the tasks into ``chunks`` groups of nearly equal size.
+
+    Raises ValueError if ``chunks`` is less than 1 or more than the number of tasks.
+    """
     require_chunks(chunks)
     tasks = len(experience.descriptors)
     if chunks is None:
@@ -41,25 +44,24 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
         on_gpu = experience.descriptors.device.type != "cpu"
         chunks = 1 if on_gpu else min(tasks, _groups(steps))
     if chunks > tasks:
-        raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; give at most {tasks}")
+        raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; use at most {tasks}")
     bounds = [round(index * tasks / chunks) for index in range(chunks + 1)]
     return [tasks_of(experience, slice(low, high)) for low, high in pairwise(bounds)]
 
 
 def _groups(steps: int) -> int:
-    """How many groups keep every core at work: one, or as many for each core."""
+    """Return a number of groups that keeps every core busy: one, or a multiple of the number of cores."""
     groups, cores = max(1, round(steps / STEPS_PER_CHUNK)), torch.get_num_threads()
     return groups if groups == 1 else cores * max(1, round(groups / cores))
 
 
 def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[Tensor]:
-    """Outputs of the policies before each adaptation on its support rollout, and of the adapted ones on the query.
+    """Return the policies' outputs before each adaptation, on its support rollout, then the adapted ones' on the query.
 
-    Each is ``[task, episode, time, model_outputs]``.
+    Each has shape ``[task, episode, time, model_outputs]``.
 
     Raises:
-        ValueError: the data are not rollouts; or the policies have a memory, and so take no inner steps that could be
-            told apart.
+        ValueError: the data are not rollouts, or the policies have a memory and therefore no separate inner steps.
     """
     query = rollout_of(part.query)
     require_inner_steps(learner)
@@ -71,23 +73,23 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
 
 
 def adapted_outputs(learner: Learner, params: Params, part: Experience) -> Tensor:
-    """Outputs of the adapted policies on the judged rollout, ``[task, episode, time, model_outputs]``."""
+    """Return the adapted policies' outputs on the judged rollout, ``[task, episode, time, model_outputs]``."""
     if learner.replay is None:
         return learner.predict(adapt(learner, params, part), rollout_of(part.query).observations)[0]
     state, outputs = learner.begin(params, part.descriptors), []
     for batch in (*part.supports, part.query):
-        said, state = learner.replay(state, rollout_of(batch))
-        outputs.append(said)
+        batch_outputs, state = learner.replay(state, rollout_of(batch))
+        outputs.append(batch_outputs)
     return torch.cat(outputs, dim=2)
 
 
 def judged(learner: Learner, part: Experience) -> Rollout:
-    """The rollout whose actions are made more or less likely: the query; with memory, all of the trial."""
+    """Return the rollout that the surrogate loss is computed on: the query, or with memory the whole trial."""
     return rollout_of(part.query) if learner.replay is None else joined((*part.supports, part.query))
 
 
 def adapt(learner: Learner, params: Params, part: Experience) -> State:
-    """Fold the support batches into what the learner knows of each task."""
+    """Return the learner's state after adapting to all support batches."""
     state = learner.begin(params, part.descriptors)
     for support in part.supports:
         state = learner.adapt(state, support)
@@ -95,7 +97,7 @@ def adapt(learner: Learner, params: Params, part: Experience) -> State:
 
 
 def require_policies(learner: Learner) -> None:
-    """Raise ValueError for a learner of labelled examples, and for one whose adaptation is not differentiable."""
+    """Raise ValueError for a learner of labelled examples, or one whose adaptation is not differentiable."""
     if not learner.spec.control:
         raise ValueError(NO_POLICIES)
     if learner.adaptations and not learner.differentiable:
@@ -112,12 +114,12 @@ def require_inner_steps(learner: Learner) -> None:
 
 
 def mean_kl(learner: Learner, old: Tensor, new: Tensor, rollout: Batch) -> Tensor:
-    """Mean KL divergence of each task's policies over the rollout's valid steps, ``[task]``."""
+    """Return each task's mean KL divergence over the rollout's valid steps, ``[task]``, in nats."""
     return objectives.masked_mean(objectives.kl(learner.spec.kind, old, new), rollout_of(rollout).mask)
 
 
 def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
-    """Mean surrogate loss of the adapted policies, and their mean KL from the old outputs, ``[2]``; no gradients."""
+    """Return the adapted policies' mean surrogate loss and mean KL from the old outputs, ``[2]``. No gradients."""
 
     def sums(group: tuple[Experience, Tensor]) -> Tensor:
         part, before = group
@@ -126,37 +128,41 @@ def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], 
         return torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()])
 
     with torch.no_grad():
-        found = each_group(sums, list(zip(parts, old, strict=True)))
-    return sum_of(found) / sum(len(part.descriptors) for part in parts)
+        group_sums = each_group(sums, list(zip(parts, old, strict=True)))
+    return sum_of(group_sums) / sum(len(part.descriptors) for part in parts)
 
 
 def mean_gradient(loss: Callable[[Params, int], Tensor], params: Params, parts: list[Experience]) -> Tensor:
-    """Flat gradient of ``loss(params, part index)``, a sum over the part's tasks, averaged over all tasks."""
+    """Return the flat gradient of the mean over tasks of ``loss(params, part index)``, a sum over the part's tasks."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     gradients = (gradient(loss(leaves, index), list(leaves.values())) for index in range(len(parts)))
     return sum_of(gradients) / sum(len(part.descriptors) for part in parts)
 
 
 def gradient(value: Tensor, leaves: list[Tensor], weights: Tensor | None = None, keep_graph: bool = False) -> Tensor:
-    """Flat gradient of a value (or, with weights, of its weighted sum) in the leaves; zeros for unused ones."""
+    """Return the flat gradient of a value (with weights: of its weighted sum) in the leaves; zeros for unused ones."""
     return flatten(torch.autograd.grad(value, leaves, weights, retain_graph=keep_graph, materialize_grads=True))
 
 
 class Linearised(NamedTuple):
-    """The adapted policies of a group of tasks with their Jacobian J in the meta-parameters."""
+    """The adapted policies of a group of tasks, and the graphs for products with their Jacobian J.
+
+    J is the derivative of the outputs in the meta-parameters.
+    """
 
     part: Experience
     leaves: list[Tensor]
     outputs: Tensor  # [task, episode, time, model_outputs], with its graph
-    surrogate: Tensor  # the summed surrogate loss
-    cotangents: Tensor  # its gradient in the outputs: a variable
-    gradient: Tensor  # J^T cotangents, flat: linear in the cotangents, so that its transpose gives J
+    surrogate: Tensor  # surrogate loss, summed over tasks
+    cotangents: Tensor  # gradient of the surrogate in the outputs, as a leaf of the graph below
+    gradient: Tensor  # J^T cotangents, flat: the surrogate's gradient, as a function of the cotangents
 
 
 def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
-    """Evaluate the adapted policies once and keep the graphs that products with J and its transpose need."""
+    """Evaluate the adapted policies once, and keep the graphs for products with J and its transpose."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     outputs = adapted_outputs(learner, leaves, part)
+    # Chain rule in two parts: first the gradient in the outputs, then J^T times it (the cotangents).
     variable = outputs.detach().requires_grad_()
     surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, variable, judged(learner, part)).sum()
     cotangents = torch.autograd.grad(surrogate, variable)[0].requires_grad_()
@@ -167,7 +173,7 @@ def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
 
 
 def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Mean surrogate loss, its flat gradient, and each group's outputs without their graphs."""
+    """Return the mean surrogate loss, its flat gradient, and each group's detached outputs."""
     losses, gradients, outputs, tasks = [], [], [], 0
     for line in lines:
         losses.append(line.surrogate)
@@ -178,16 +184,19 @@ def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[Tensor, Tensor, lis
 
 
 def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Tensor) -> Tensor:
-    """Multiply a flat vector by the Hessian of the adapted policies' mean KL at the present parameters.
+    """Multiply a flat vector by the Hessian of the adapted policies' mean KL at the current parameters.
 
-    There the KL and its gradient in the outputs vanish, so the Hessian is exactly J^T F J, with F the Fisher matrix of
-    the action distributions: one product with J, one with its transpose, and no third derivatives.
+    There, the KL and its gradient in the outputs are zero. So the Hessian is exactly J^T F J, where F is the Fisher
+    matrix of the action distributions. This takes one product with J, one with J^T, and no third derivatives.
     """
 
     def product(line: Linearised) -> tuple[Tensor, int]:
+        # J v by two reverse passes: J^T c is linear in c, and differentiating v . (J^T c) in c gives J v.
         (tangents,) = torch.autograd.grad(line.gradient, line.cotangents, vector, retain_graph=True)
         mask = judged(learner, line.part).mask
-        weights = (mask / mask.sum((1, 2), keepdim=True).clamp_min(1)).unsqueeze(-1)
+        weights = (mask / mask.sum((1, 2), keepdim=True).clamp_min(1)).unsqueeze(
+            -1
+        )  # mean over each task's valid steps
         weighted = objectives.fisher_product(learner.spec.kind, line.outputs.detach(), tangents) * weights
         return gradient(line.outputs, line.leaves, weighted, keep_graph=True), len(line.part.descriptors)
 

@@ -1,4 +1,4 @@
-"""Which outer update moves the meta-parameters where none is chosen."""
+"""The default outer update of an algorithm."""
 
 from metarl.outer.gradient import Adam
 from metarl.outer.trpo import TRPO
@@ -6,15 +6,15 @@ from metarl.types import Algorithm, Outer, PrefersOuter, Spec
 
 
 def default_outer(algorithm: Algorithm, spec: Spec) -> Outer:
-    """Return the outer update that an algorithm states (``PrefersOuter``); else TRPO, or Adam for examples.
+    """Return the algorithm's own default outer update (``PrefersOuter``); otherwise TRPO, or Adam for examples.
 
-    Raises ValueError where it states something else.
+    Raises ValueError if the algorithm's default is not an outer update.
     """
     if not isinstance(algorithm, PrefersOuter):
         return TRPO() if spec.control else Adam()
     outer = algorithm.default_outer()
     if isinstance(outer, type) or not isinstance(outer, Outer):
         raise ValueError(
-            f"{type(algorithm).__name__}.default_outer() gave {outer!r}: expected an outer update, such as Adam()"
+            f"{type(algorithm).__name__}.default_outer() returned {outer!r}: expected an outer update, such as Adam()"
         )
     return outer

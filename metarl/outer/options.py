@@ -1,4 +1,4 @@
-"""What the options of outer updates must hold."""
+"""Checks of outer updates' options."""
 
 from typing import Any
 
@@ -11,6 +11,6 @@ def require_positive(options: Any, *names: str) -> None:
 
 
 def require_chunks(chunks: int | None) -> None:
-    """Raise ValueError for a number of groups that there cannot be; None is as many as are fast."""
+    """Raise ValueError for fewer than one group of tasks. None (the default) is allowed."""
     if chunks is not None and chunks < 1:
         raise ValueError(f"chunks={chunks}: give at least one group of tasks, or leave it out")

@@ -16,33 +16,34 @@ from metarl.types import Experience, Learner, Params, Update, rollout_of
 
 @dataclass(frozen=True)
 class ProMP:
-    """Proximal meta-policy search (arXiv 1810.06784): PPO's clipped ratio, and a penalty on the inner steps' KL."""
+    """ProMP, proximal meta-policy search (arXiv 1810.06784): PPO's clipping plus a KL penalty on the inner steps."""
 
     learning_rate: float = 1e-3
     """Adam's step size."""
     clip: float = 0.3
-    """How far the adapted policies' probability ratio may move from 1."""
+    """Clip range: the adapted policies' probability ratio is clipped to [1 - clip, 1 + clip]."""
     epochs: int = 5
     """Gradient steps on one iteration's data."""
     inner_kl_coefficient: float = 5e-4
-    """Initial weight of the KL between the policies that acted before each inner step and the present ones."""
+    """Initial weight of the KL penalty. The KL is from the policies that sampled each support rollout to the current
+    policies before that inner step."""
     inner_kl_target: float = 0.01
-    """The weight is halved where that KL ends below target / 1.5, and doubled where above target * 1.5."""
+    """Target of that KL. Its weight is halved if the KL ends below target / 1.5, and doubled if above target * 1.5."""
     chunks: int | None = None
-    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+    """Number of groups of tasks, processed one after another. By default, groups fit a CPU's caches; 1 on a GPU."""
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
         require_chunks(self.chunks)
 
     def check(self, learner: Learner) -> None:
-        """Raise ValueError for a learner without policies, with another objective, or without inner steps."""
+        """Raise ValueError for a learner without policies, with its own objective, or without inner steps."""
         adapted.require_policies(learner)
         adapted.require_inner_steps(learner)
         require_surrogate(learner, "promp")
 
     def init(self, params: Params) -> dict[str, Any]:
-        """Adam's moments, and no penalty weights yet: there is one for each inner step of the first experience."""
+        """Return Adam's moments. The first update sets the penalty weights, one for each inner step."""
         return adam_state(params) | {"coefficients": None}
 
     def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
@@ -71,7 +72,7 @@ class ProMP:
             checked.append(torch.isfinite(gradient).all())
             moved, moments = adam_step(moved, moments, gradient, self.learning_rate)
         inner_kls, measured = self._measure(learner, params, moved, parts, old)
-        # A GPU is waited for whenever a number is read: once, here.
+        # Reading a number waits for the GPU, so all of them are read at once.
         start, surrogate, kl, inner_kl, *finite = torch.stack([*measured, *checked]).tolist()
         if not all(finite):
             return Update(params, state, {}, finite=False)
@@ -85,7 +86,7 @@ class ProMP:
     def _measure(
         self, learner: Learner, params: Params, moved: Params, parts: list[Experience], old: list[list[Tensor]]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the inner KLs; and the surrogate before and after, the KL, and the inner KLs' sum."""
+        """Return the inner KLs, and a list: surrogate before and after the update, KL, and sum of inner KLs."""
         with torch.no_grad():
             sums = [
                 _inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part)
@@ -98,12 +99,13 @@ class ProMP:
         return inner_kls, [start, surrogate, kl, inner_kls.sum()]
 
     def _adapt(self, coefficients: Tensor, inner_kls: Tensor) -> Tensor:
+        # The rule of PPO's adaptive KL penalty (arXiv 1707.06347, sec. 4).
         coefficients = torch.where(inner_kls < self.inner_kl_target / 1.5, coefficients / 2, coefficients)
         return torch.where(inner_kls > self.inner_kl_target * 1.5, coefficients * 2, coefficients)
 
 
 def _inner_kls(learner: Learner, old: list[Tensor], new: list[Tensor], part: Experience) -> Tensor:
-    """KL of the policies before each inner step from those that acted there, summed over tasks: ``[inner step]``."""
+    """Return the KL from the old to the new policies before each inner step, summed over tasks, ``[inner step]``."""
     triples = zip(old[:-1], new[:-1], part.supports, strict=True)
     kls = [adapted.mean_kl(learner, before, after, support).sum() for before, after, support in triples]
     return torch.stack(kls) if kls else new[-1].new_zeros(0)

@@ -19,22 +19,23 @@ from metarl.types import Experience, Learner, Params, Update
 
 @dataclass(frozen=True)
 class TRPO:
-    """Trust-region policy optimisation of the adapted policies (arXiv 1502.05477, as in MAML, arXiv 1703.03400)."""
+    """TRPO on the adapted policies: trust-region policy optimisation (arXiv 1502.05477), as in MAML's paper."""
 
     max_kl: float = 0.01
     """Bound on the mean KL divergence between the adapted policies before and after the step, in nats."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations for the natural gradient."""
     damping: float = 1e-5
-    """Added to the diagonal of the KL's Hessian."""
+    """Damping: added to the diagonal of the KL's Hessian."""
     backtrack: float = 0.8
     """Factor by which the line search shortens the step."""
     max_backtracks: int = 15
-    """Step lengths that the line search tries before it gives up and leaves the parameters alone."""
+    """Maximum number of step lengths that the line search tries. If none is accepted, the parameters do not change."""
     chunks: int | None = None
-    """Groups of tasks handled one after another; by default as many as keep a group in a CPU's caches, 1 on a GPU."""
+    """Number of groups of tasks, processed one after another. By default, groups fit a CPU's caches; 1 on a GPU."""
     keep_graphs: bool = True
-    """Keep every group's graph for the whole update (fast); or rebuild it each time: memory for one group only."""
+    """Keep the graphs of all groups during the update (fast). False rebuilds them each time, and needs memory for one
+    group only."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_kl", "cg_iterations", "backtrack", "max_backtracks")
@@ -43,31 +44,31 @@ class TRPO:
         require_chunks(self.chunks)
 
     def check(self, learner: Learner) -> None:
-        """Raise ValueError for a learner without policies, with another objective, or not differentiable."""
+        """Raise ValueError for a learner without policies, with its own objective, or not differentiable."""
         adapted.require_policies(learner)
         require_surrogate(learner, "trpo")
 
     def init(self, params: Params) -> dict[str, Any]:
-        """TRPO keeps nothing from one update to the next."""
+        """Return an empty state: TRPO keeps nothing between updates."""
         return {}
 
     def update(self, learner: Learner, params: Params, state: dict[str, Any], experience: Experience) -> Update:
-        """Take the largest acceptable step along the natural gradient.
+        """Take the largest accepted step along the natural gradient.
 
-        Metrics: ``outer/kl`` and ``outer/surrogate`` (the fall of the surrogate loss) at the new parameters;
-        ``outer/accepted`` is 0 where no step was acceptable and the parameters stay as they were.
+        Metrics at the new parameters: ``outer/kl``, and ``outer/surrogate``, the decrease of the surrogate loss.
+        ``outer/accepted`` is 0 if no step was accepted and the parameters did not change.
 
         Raises:
             ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
         """
-        # How far training has come means nothing here, and would be another number in each iteration's graph.
+        # TRPO does not use the progress of training. As a constant, it lets every iteration reuse one captured graph.
         parts = adapted.split(experience._replace(progress=0.0), self.chunks)
-        found = run_captured("TRPO's products", partial(self._direction, learner), params, parts)
-        # A GPU is waited for whenever a number is read: once here, and once for each length that is tried.
-        start, norm, finite = found.numbers.tolist()
+        direction = run_captured("TRPO's products", partial(self._direction, learner), params, parts)
+        # Reading a number waits for the GPU: once here, and once for each step length of the line search.
+        start, norm, finite = direction.numbers.tolist()
         if not finite:
             return Update(params, state, {}, finite=False)
-        moved, metrics = self._line_search(learner, params, found.full_step, parts, start, found.old_outputs)
+        moved, metrics = self._line_search(learner, params, direction.full_step, parts, start, direction.old_outputs)
         return Update(moved, state, metrics | {"outer/gradient_norm": norm})
 
     def _direction(self, learner: Learner, params: Params, parts: list[Experience]) -> "_Direction":
@@ -84,7 +85,7 @@ class TRPO:
 
         surrogate, gradient, old_outputs = adapted.surrogate_gradient(lines())
         direction, residual = conjugate_gradient(product, -gradient, self.cg_iterations)
-        # The residual tells the direction's image, which would cost one more product.
+        # H d = -gradient - residual, so the curvature d^T H d needs no further product with the Hessian H.
         full_step = direction * _step_length(direction @ (-gradient - residual), self.max_kl)
         numbers = torch.stack([surrogate, gradient.norm(), torch.isfinite(gradient).all()])
         return _Direction(numbers, full_step, old_outputs)
@@ -99,6 +100,7 @@ class TRPO:
         old: list[Tensor],
     ) -> tuple[Params, dict[str, float]]:
         judge, origin = partial(adapted.surrogate_and_kl, learner), flatten(params.values())
+        # Accept the first step that improves the surrogate within the bound on the KL (arXiv 1502.05477, appendix C).
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
             surrogate, kl = run_captured("TRPO's steps", judge, candidate, parts, old).tolist()
@@ -108,15 +110,15 @@ class TRPO:
 
 
 class _Direction(NamedTuple):
-    """Where to, from here."""
+    """The natural-gradient step, before the line search."""
 
-    numbers: Tensor  # [3] the surrogate loss, its gradient's norm, whether that is finite
-    full_step: Tensor  # flat; as long as the quadratic model of the KL allows
-    old_outputs: list[Tensor]  # of each group of tasks
+    numbers: Tensor  # [3] surrogate loss, norm of its gradient, whether the gradient is finite
+    full_step: Tensor  # flat; the longest step that the quadratic model of the KL allows
+    old_outputs: list[Tensor]  # for each group of tasks
 
 
 def _step_length(curvature: Tensor, max_kl: float) -> Tensor:
-    """Length at which the quadratic model of the KL reaches its bound."""
+    """Return the length s at which the quadratic model of the KL, s^2 curvature / 2, reaches max_kl."""
     return (2 * max_kl / curvature.clamp_min(torch.finfo(curvature.dtype).tiny)).sqrt()
 
 

@@ -1,7 +1,7 @@
-"""The registry: algorithms, task families and outer updates by name, as installed packages offer them.
+"""The plugin registry: algorithms, task families and outer updates of installed packages, by name.
 
-Standard library only, so that ``metarl list`` answers at once; nothing of the toolkit may come in. Start reading in
-``registry``; ``sources`` reads what a plugin says of itself without importing it.
+It imports only the standard library and nothing else of metarl, so that ``metarl list`` is fast. Start reading in
+``registry``. ``sources`` reads a plugin's docstring without importing it.
 """
 
 from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes

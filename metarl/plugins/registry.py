@@ -1,7 +1,7 @@
-"""The registry: algorithms, task families and outer updates by name, offered by installed packages.
+"""The plugin registry: algorithms, task families and outer updates of installed packages, by name.
 
-Plugins are found, and described, without importing them; a plugin is imported when it is asked for. Entry-point
-groups: ``metarl.algorithms``, ``metarl.tasks`` and ``metarl.outers``. Standard library only, so that listing is quick.
+Plugins are found and described without importing them. A plugin is imported when it is loaded. The entry-point groups
+are ``metarl.algorithms``, ``metarl.tasks`` and ``metarl.outers``. Standard library only, so that listing is fast.
 """
 
 import difflib
@@ -25,16 +25,16 @@ _MEMBERS: dict[Group, tuple[str, ...]] = {
     "outers": ("init", "update"),
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-"""What plugins may be called: lower-case words joined by hyphens."""
+"""Valid plugin names: lower-case words joined by hyphens."""
 
 
 class PluginError(LookupError):
-    """A plugin that does not exist, is offered twice, cannot be imported, or lacks what its group asks for."""
+    """A plugin does not exist, is offered twice, cannot be imported, or lacks members that its group requires."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """What is known of a plugin without importing it."""
+    """Information about a plugin, read without importing it."""
 
     name: str
     group: Group
@@ -45,17 +45,17 @@ class Plugin:
     version: str
     """The version of that distribution."""
     summary: str = ""
-    """First line of its docstring; empty where it cannot be read without importing."""
+    """First line of its docstring; empty if it cannot be read without importing."""
     problem: str = ""
-    """Why it cannot be loaded, as far as that shows without importing; empty where nothing seems wrong."""
+    """Why it cannot be loaded, as far as this is known without importing; empty if no problem is known."""
 
     def __str__(self) -> str:
-        """Return the words that errors use for the plugin."""
+        """Return a short description for error messages."""
         return f"{_KIND[self.group]} {self.name!r} of {self.package} {self.version} ({self.value})"
 
 
 def available(group: Group) -> list[Plugin]:
-    """Return every installed plugin of a group, sorted by name, importing none.
+    """Return every installed plugin of a group, sorted by name, without importing any.
 
     Raises ValueError for an unknown group.
     """
@@ -64,10 +64,10 @@ def available(group: Group) -> list[Plugin]:
 
 
 def load(group: Group, name: str) -> Any:
-    """Import and return what ``name``, an installed name or ``module:attribute``, stands for.
+    """Import and return a plugin by its installed name or ``module:attribute``.
 
-    Raises PluginError when it does not exist, several packages offer it, importing it fails, or it lacks the
-    members that its group asks for; ValueError for an unknown group.
+    Raises PluginError if it does not exist, several packages offer it, importing it fails, or it lacks members that
+    its group requires. Raises ValueError for an unknown group.
     """
     plugins = _installed(group)
     if ":" in name:
@@ -81,25 +81,25 @@ def load(group: Group, name: str) -> Any:
 
 
 def group_of(target: Any) -> Group:
-    """Return the group whose members an object has. Raises ValueError for an object of none."""
+    """Return the group whose members an object has. Raises ValueError if there is none."""
     for group, members in _MEMBERS.items():
         if all(hasattr(target, member) for member in members):
             return group
     raise ValueError(
-        f"{target!r} is no algorithm, no task family and no outer update; metarl.types says what these are"
+        f"{target!r} is not an algorithm, a task family or an outer update; see metarl.types for what these are"
     )
 
 
 def name_of(group: Group, kind: type) -> str:
-    """Return the name under which a class is installed; else its ``module:attribute``."""
+    """Return the installed name of a class, or its ``module:attribute`` if it has none."""
     value = f"{kind.__module__}:{kind.__qualname__}"
     return next((plugin.name for plugin in _installed(group) if plugin.value == value), value)
 
 
 def find_again(group: Group, value: str) -> Any:
-    """Import and return ``module:attribute`` as it was recorded, also where it has moved within its package since.
+    """Import and return a recorded ``module:attribute``, even if it has moved within its package since.
 
-    A class that is no longer there is looked for by its name among the plugins of the same package.
+    If it is no longer there, it is looked up by its class name among the plugins of the same package.
     """
     try:
         return import_attribute(value)
@@ -113,11 +113,11 @@ def find_again(group: Group, value: str) -> Any:
 
 
 def import_attribute(value: str) -> Any:
-    """Import and return ``module:attribute``. Raises PluginError that tells which of the two is at fault."""
+    """Import and return ``module:attribute``. Raises PluginError that says which of the two failed."""
     name, path = _split(value)
     try:
         target: Any = importlib.import_module(name)
-    # SystemExit too: a script without a __main__ guard must not end the program that asks for it.
+    # SystemExit too: a script without a __main__ guard must not end this program.
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
@@ -132,11 +132,11 @@ def import_attribute(value: str) -> Any:
 
 
 def _installed(group: Group) -> list[Plugin]:
-    """Return the plugins of a group, sorted by name, not yet described."""
+    """Return the plugins of a group, sorted by name, without summaries."""
     if group not in _KIND:
         raise ValueError(f"unknown plugin group {group!r}: expected {' or '.join(map(repr, _KIND))}")
     plugins = set()
-    # Of several copies of a distribution on sys.path, entry_points() keeps the one that would be imported.
+    # If sys.path has several copies of a distribution, entry_points() keeps the one that would be imported.
     for package, entries in groupby(metadata.entry_points(group=f"metarl.{group}"), key=lambda entry: entry.dist):
         title = (package.name, package.version) if package else ("an unknown package", "")
         plugins |= {Plugin(entry.name, group, re.sub(r"\s|\[.*", "", entry.value), *title) for entry in entries}
@@ -144,7 +144,7 @@ def _installed(group: Group) -> list[Plugin]:
 
 
 def _described(plugin: Plugin, namesakes: list[Plugin]) -> Plugin:
-    """Return the plugin with its summary, or with its problem."""
+    """Return the plugin with its summary or its problem."""
     try:
         _only(namesakes, plugin.group, plugin.name)
         return replace(plugin, summary=summary(*_split(plugin.value)))
@@ -152,17 +152,17 @@ def _described(plugin: Plugin, namesakes: list[Plugin]) -> Plugin:
         return replace(plugin, problem=str(error))
 
 
-def _only(found: list[Plugin], group: Group, name: str) -> Plugin:
-    """Return the one plugin found under a name. Raises PluginError for none, several, or a name against the rule."""
-    if not found:
+def _only(plugins: list[Plugin], group: Group, name: str) -> Plugin:
+    """Return the only plugin with a name. Raises PluginError if there are none or several, or the name is invalid."""
+    if not plugins:
         raise PluginError(_unknown(group, name))
-    if len(found) > 1:
-        offers = " and ".join(f"{plugin.package} {plugin.version} ({plugin.value})" for plugin in found)
-        values = " or ".join(plugin.value for plugin in found)
+    if len(plugins) > 1:
+        offers = " and ".join(f"{plugin.package} {plugin.version} ({plugin.value})" for plugin in plugins)
+        values = " or ".join(plugin.value for plugin in plugins)
         raise PluginError(f"{name!r} is offered by {offers}; uninstall all but one, or ask for {values}")
     if not NAME.fullmatch(name):
-        raise PluginError(f"the name {name!r} is not lower-case words joined by hyphens; ask for {found[0].value}")
-    return found[0]
+        raise PluginError(f"the name {name!r} is not lower-case words joined by hyphens; ask for {plugins[0].value}")
+    return plugins[0]
 
 
 def _unknown(group: Group, name: str) -> str:
@@ -186,9 +186,9 @@ def _split(value: str) -> tuple[str, str]:
 
 
 def _checked(group: Group, target: Any, title: str) -> Any:
-    """Return target. Raises PluginError where it lacks the members that its group asks for."""
+    """Return target. Raises PluginError if it lacks members that its group requires."""
     fields = getattr(target, "__dataclass_fields__", {})
     missing = [member for member in _MEMBERS[group] if not hasattr(target, member) and member not in fields]
     if missing:
-        raise PluginError(f"{title} has no {' and no '.join(map(repr, missing))}; metarl.types says what is asked")
+        raise PluginError(f"{title} has no {' and no '.join(map(repr, missing))}; metarl.types says what is required")
     return target

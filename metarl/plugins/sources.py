@@ -1,6 +1,6 @@
-"""Reading modules without importing them: what a plugin says of itself, and what would stop its import.
+"""Read modules without importing them: a plugin's docstring, and problems that its import would have.
 
-Modules are located and parsed; none is executed. Standard library only, so that ``metarl list`` is quick.
+Modules are located and parsed, never executed. Standard library only, so that ``metarl list`` is fast.
 """
 
 import ast
@@ -11,40 +11,40 @@ from importlib.util import find_spec
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-# Names whose presence means that a module may define more than its statements show.
+# A module that uses one of these names may define more names than its statements show.
 _DYNAMIC = {"*", "__getattr__", "exec", "globals"}
 
 
 def summary(module: str, attribute: str) -> str:
-    """Return the first docstring line of an attribute; empty where only importing the module would tell.
+    """Return the first docstring line of an attribute; empty if it cannot be found without importing the module.
 
-    Raises ImportError, with the cause, for what can be seen to fail: a module that is not there or cannot be parsed,
-    an import of something not installed, an attribute that is not defined.
+    Raises ImportError, with the cause, if the import would surely fail: a module does not exist or cannot be parsed,
+    it imports something that is not installed, or the attribute is not defined.
     """
     parts = module.split(".")
     trees = [_parsed(".".join(parts[: end + 1])) for end in range(len(parts))]
     for tree in trees:
         _require_imports(tree)
     name, *inner = attribute.split(".")
-    found = _binding(trees[-1], name)
-    if found is None:
+    node = _binding(trees[-1], name)
+    if node is None:
         raise ImportError(f"the module {module!r} does not define {name!r}")
-    if isinstance(found, ast.ImportFrom):
-        found = _followed(found, module, name)
-    if inner or not isinstance(found, _Definition):
+    if isinstance(node, ast.ImportFrom):
+        node = _followed(node, module, name)
+    if inner or not isinstance(node, _Definition):
         return ""
-    return (ast.get_docstring(found) or "").partition("\n")[0]
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def _located(module: str) -> ModuleSpec:
-    """Return where a module would be imported from. Raises ImportError where there is none."""
+    """Return the spec that a module would be imported from. Raises ImportError if there is no such module."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
     except ValueError:
-        spec = None  # an empty name, or a module such as __main__ that says nothing of its origin
+        spec = None  # an empty name, or a module such as __main__ without a spec
     for part in rest:
-        # The bare name: for a dotted one, namespace packages would look for their parent in sys.modules.
+        # The last part of the name only: for a dotted one, namespace packages look up their parent in sys.modules.
         spec = PathFinder.find_spec(part, list(spec.submodule_search_locations or ())) if spec else None
     if spec is None:
         raise ImportError(f"there is no module {module!r}")
@@ -52,19 +52,19 @@ def _located(module: str) -> ModuleSpec:
 
 
 def _parsed(module: str) -> ast.Module:
-    """Return a module's syntax tree; where there is no source, that of a module that might define anything."""
+    """Return a module's syntax tree; without source, a tree that might define anything (``__getattr__``)."""
     spec = _located(module)
     get_source = getattr(spec.loader, "get_source", lambda name: None)
     try:
         text = get_source(spec.name)
-        with warnings.catch_warnings(action="ignore"):  # the parser's warnings are for those who import the module
+        with warnings.catch_warnings(action="ignore"):  # the parser warns again when the module is imported
             return ast.parse("__getattr__ = None" if text is None else text)
     except (SyntaxError, ValueError) as error:
         raise ImportError(f"the module {module!r} cannot be parsed: {type(error).__name__}: {error}") from error
 
 
 def _require_imports(tree: ast.Module) -> None:
-    """Raise ImportError for an import that always runs and whose top-level package is not installed."""
+    """Raise ImportError if an unconditional import needs a top-level package that is not installed."""
     for node in tree.body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -77,19 +77,19 @@ def _require_imports(tree: ast.Module) -> None:
 
 
 def _binding(tree: ast.Module, name: str) -> ast.AST | None:
-    """Return the last node that binds a name in a module, the tree itself where that cannot be told, else None."""
-    found: ast.AST | None = None
+    """Return the last node that binds a name in a module; the tree itself if this is unknown; None if there is none."""
+    binding: ast.AST | None = None
     for node in _executed(tree):
         names = set(_bound(node))
         if name in names:
-            found = node
-        elif found is None and names & _DYNAMIC:
-            found = tree
-    return found
+            binding = node
+        elif binding is None and names & _DYNAMIC:
+            binding = tree
+    return binding
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what may run when a module is imported: everything but the bodies of functions and classes."""
+    """Yield the nodes that may run when a module is imported: all but the bodies of functions and classes."""
     for child in ast.iter_child_nodes(node):
         yield child
         if not isinstance(child, _Definition):
@@ -106,7 +106,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 
 def _followed(node: ast.ImportFrom, module: str, name: str) -> ast.AST | None:
-    """Return the definition that an import statement brings in, one level deep; None where it is not found there."""
+    """Return the definition that an import statement refers to, one level deep; None if it is not found there."""
     is_package = _located(module).submodule_search_locations is not None
     parts = module.split(".")
     origin = parts[: len(parts) - node.level + is_package] if node.level else []

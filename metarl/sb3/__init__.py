@@ -1,6 +1,6 @@
-"""The edge to Stable-Baselines3: families to train its algorithms on, policies with its ``predict``, and its models.
+"""Integration with Stable-Baselines3: environments to train its algorithms on, policies with ``predict``, and models.
 
-Nothing else in the toolkit knows of Stable-Baselines3, but for the logger.
+Only this package and the logger import Stable-Baselines3.
 """
 
 from metarl.sb3.actors import import_actor, saved, to_ppo

@@ -1,4 +1,4 @@
-"""Meta-learnt policies as Stable-Baselines3 models, and actors of its models as the start of meta-training."""
+"""Export meta-learnt policies as Stable-Baselines3 models, and start meta-training from the actors of such models."""
 
 import io
 from pathlib import Path
@@ -21,11 +21,11 @@ from metarl.trained import Trained
 from metarl.types import Algorithm, Params, Spec, State, Tasks
 
 TOLERANCE = 1e-3
-"""How far log-probabilities of an exported policy may differ: rounding is magnified by small standard deviations."""
+"""Allowed difference in log-probabilities of an exported policy: small standard deviations magnify rounding errors."""
 
 
 class Actor(NamedTuple):
-    """A policy as a multilayer perceptron, which both sides know."""
+    """A policy as a multilayer perceptron, the form that metarl and Stable-Baselines3 share."""
 
     activation: str
     layers: list[Tensor]
@@ -34,14 +34,14 @@ class Actor(NamedTuple):
 
 
 def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0, **options: Any) -> PPO:
-    """Return a run's policy as a genuine PPO model, after ``steps`` adaptation steps to a task.
+    """Return a run's policy as a PPO model, after ``steps`` adaptation steps to a task.
 
-    Its actor is the policy, to float precision; its critic has the actor's widths and knows nothing yet. It needs
-    Stable-Baselines3 alone to be saved, loaded, and trained further. ``seed`` decides the episodes of adaptation, and
-    the critic; ``options`` are those of PPO.
+    The model's actor is the policy, to float precision. Its critic has the actor's widths and is untrained. The model
+    can be saved, loaded and trained further with Stable-Baselines3 alone. ``seed`` determines the episodes of
+    adaptation and the critic. ``options`` are passed on to PPO.
 
     Raises:
-        ValueError: the policy is not a plain multilayer perceptron, or as ``metarl.sb3.policy``.
+        ValueError: the policy is not a plain multilayer perceptron, or for the reasons of ``metarl.sb3.policy``.
     """
     state, spec = state_of(trained, task, steps, seed), trained.learner.spec
     layout = _layout(trained.algorithm, spec)
@@ -51,7 +51,7 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
-    with torch.random.fork_rng(devices=[]):  # the critic is drawn from the global generator
+    with torch.random.fork_rng(devices=[]):  # SB3 initialises the critic from the global generator
         torch.default_generator.manual_seed(stream(seed, "critic").initial_seed())
         model = _model(actor, family, options)
     _check(model, trained, state)
@@ -59,24 +59,25 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
 
 
 def saved(model: BaseAlgorithm) -> bytes:
-    """Return a model as the contents of the file that its ``load`` opens."""
+    """Return a model as bytes, the contents of the file that its ``load`` reads."""
     buffer = io.BytesIO()
     model.save(buffer)
     return buffer.getvalue()
 
 
 def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family: ControlFamily) -> Params:
-    """Return the actor of a PPO or A2C model, or of the file of one, as meta-parameters for ``train(start=...)``.
+    """Return the actor of a PPO or A2C model, or of its file, as meta-parameters for ``train(start=...)``.
 
     Raises:
-        ValueError: it is no such model, or its network is not the algorithm's; tells what differs.
+        ValueError: it is not such a model, or its network differs from the algorithm's. The message says how.
     """
     actor, spec = _read(model), family.spec
     layout = _layout(algorithm, spec)
     drawn = algorithm.build(spec).init(Generator().manual_seed(0))
     names = [*layout.layers, *([layout.log_std] if layout.log_std else [])]
     values = [*actor.layers, *([] if actor.log_std is None else [actor.log_std])]
-    theirs, ours = ([tuple(value.shape) for value in network] for network in (values, [drawn[name] for name in names]))
+    theirs = [tuple(value.shape) for value in values]
+    ours = [tuple(drawn[name].shape) for name in names]
     if theirs != ours:
         raise ValueError(
             f"the model's actor has parameters of shapes {theirs} where {type(algorithm).__name__} has {ours}; "
@@ -102,11 +103,11 @@ def _layout(algorithm: Algorithm, spec: Spec) -> Layout:
 
 
 def _find(state: State, layout: Layout) -> Params | None:
-    """Return the first network ``[task, *shape]`` in what is known of tasks."""
+    """Return the first network ``[task, *shape]`` in a learner's state; None if there is none."""
     if isinstance(state, dict):
         return state if set(layout.layers) <= set(state) else None
     parts = state if isinstance(state, tuple) else ()
-    return next((found for part in parts if (found := _find(part, layout)) is not None), None)
+    return next((network for part in parts if (network := _find(part, layout)) is not None), None)
 
 
 def _model(actor: Actor, family: ControlFamily, options: dict[str, Any]) -> PPO:
@@ -129,13 +130,13 @@ def _model(actor: Actor, family: ControlFamily, options: dict[str, Any]) -> PPO:
 
 
 def _names(depth: int) -> list[str]:
-    """Return what SB3's ActorCriticPolicy calls the parameters of an actor with so many linear layers."""
+    """Return the names in SB3's ActorCriticPolicy of the parameters of an actor with ``depth`` linear layers."""
     layers = [f"mlp_extractor.policy_net.{2 * index}" for index in range(depth - 1)] + ["action_net"]
     return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
 def _check(model: PPO, trained: Trained, state: State) -> None:
-    """Raise ValueError unless both policies say the same of some observations."""
+    """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
     observations = torch.randn(64, *spec.input_shape, generator=generator)
     assert isinstance(model.policy, ActorCriticPolicy)
@@ -152,7 +153,7 @@ def _check(model: PPO, trained: Trained, state: State) -> None:
 
 
 def _read(model: BaseAlgorithm | Path | str) -> Actor:
-    """Read the actor of a model, or of its file. Raises ValueError where there is none that can be understood."""
+    """Read the actor of a model, or of its file. Raises ValueError if there is no actor of a known form."""
     if isinstance(model, BaseAlgorithm):
         options, values = model.policy_kwargs, model.policy.state_dict()
     else:
@@ -171,7 +172,7 @@ def _read(model: BaseAlgorithm | Path | str) -> Actor:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Params]:
-    if not path.exists():  # load_from_zip_file would look for other names
+    if not path.exists():  # load_from_zip_file would try other names, such as PATH.zip
         raise ValueError(f"{path} does not exist: expected a model of Stable-Baselines3")
     try:
         data, params, _ = load_from_zip_file(path, device="cpu")

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's own algorithms, trained on a family's tasks for comparison."""
+"""Baselines: Stable-Baselines3's algorithms, trained on a family's tasks."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -19,73 +19,73 @@ from metarl.training import stop_on_interrupt
 
 
 class Baseline(Protocol):
-    """A frozen dataclass: an algorithm's options, by the names that Stable-Baselines3 gives them."""
+    """A frozen dataclass with an algorithm's options, under the names of Stable-Baselines3."""
 
     def build(self, env: TaskVecEnv, seed: int, device: str) -> BaseAlgorithm:
-        """Return the model, untrained. Raises ValueError where it cannot act in env."""
+        """Return an untrained model. Raises ValueError if it cannot act in env."""
 
 
 @dataclass(frozen=True)
 class PPOBaseline:
-    """Proximal policy optimisation (arXiv 1707.06347), with Stable-Baselines3's defaults."""
+    """PPO, proximal policy optimisation (arXiv 1707.06347), with Stable-Baselines3's defaults."""
 
     learning_rate: float = 3e-4
     """Step size of Adam."""
     n_steps: int = 256
-    """Steps of every lane between updates."""
+    """Steps in each lane between updates."""
     batch_size: int = 64
-    """Steps in a mini-batch."""
+    """Mini-batch size, in steps."""
     n_epochs: int = 10
-    """Passes over the steps in an update."""
+    """Passes over the data in each update."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation."""
+    """Lambda of generalised advantage estimation (GAE)."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of actor and critic each."""
+    """Widths of the hidden layers, the same for actor and critic."""
     activation: Activation = "tanh"
-    """Their activation."""
+    """Activation of the hidden layers."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def build(self, env: TaskVecEnv, seed: int, device: str) -> PPO:
-        """Return the model, untrained."""
+        """Return an untrained model."""
         return PPO("MlpPolicy", env, seed=seed, device=device, **_keywords(self))
 
 
 @dataclass(frozen=True)
 class SACBaseline:
-    """Soft actor-critic (arXiv 1801.01290), with Stable-Baselines3's defaults; for continuous actions."""
+    """SAC, soft actor-critic (arXiv 1801.01290), with Stable-Baselines3's defaults. For continuous actions."""
 
     learning_rate: float = 3e-4
     """Step size of Adam."""
     buffer_size: int = 1_000_000
-    """Transitions that are remembered."""
+    """Size of the replay buffer, in transitions."""
     learning_starts: int = 1000
     """Environment steps before the first update."""
     batch_size: int = 256
-    """Transitions in a mini-batch."""
+    """Mini-batch size, in transitions."""
     gradient_steps: int = -1
-    """Updates after each step of all lanes; -1: as many as there are lanes."""
+    """Updates after each step of all lanes. -1: as many as there are lanes."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     tau: float = 0.005
-    """Share of the critic that its target takes over at each update."""
+    """Coefficient of the soft update of the target critic (Polyak averaging)."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers, of actor and critics each."""
+    """Widths of the hidden layers, the same for actor and critics."""
     activation: Activation = "relu"
-    """Their activation."""
+    """Activation of the hidden layers."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def build(self, env: TaskVecEnv, seed: int, device: str) -> SAC:
-        """Return the model, untrained. Raises ValueError where actions are discrete."""
+        """Return an untrained model. Raises ValueError if actions are discrete."""
         if not env.action_space.shape:
-            raise ValueError(f"sac needs continuous actions, and these are {env.action_space}; take ppo")
+            raise ValueError(f"sac needs continuous actions, but the action space is {env.action_space}; use ppo")
         return SAC("MlpPolicy", env, seed=seed, device=device, **_keywords(self))
 
 
@@ -95,9 +95,9 @@ def _check(options: PPOBaseline | SACBaseline) -> None:
     if not options.learning_rate > 0:
         raise ValueError(f"learning_rate={options.learning_rate} must be positive")
     if not 0 <= options.gamma <= 1:
-        raise ValueError(f"gamma={options.gamma} lies in [0, 1]")
+        raise ValueError(f"gamma={options.gamma}: expected a number in [0, 1]")
     if min(options.batch_size, *options.hidden) < 1:
-        raise ValueError(f"batch_size={options.batch_size} and hidden={options.hidden} are at least 1")
+        raise ValueError(f"batch_size={options.batch_size} and hidden={options.hidden} must be at least 1")
 
 
 def _keywords(options: PPOBaseline | SACBaseline) -> dict[str, Any]:
@@ -110,25 +110,27 @@ BASELINES: dict[str, Baseline] = {"ppo": PPOBaseline(), "sac": SACBaseline()}
 
 
 def train(model: BaseAlgorithm, timesteps: int, folder: Path, quiet: bool = True) -> bool:
-    """Train a model, with its progress in a run folder, and return whether Ctrl-C stopped it.
+    """Train a model and log to a run folder. Return whether Ctrl-C stopped the training.
 
-    A row of progress.csv is Stable-Baselines3's, of an update on fresh data or of an episode in every lane, and besides
-    ``iteration``, its number, and ``return/step_0``, the mean return of the last 100 episodes, as other runs have them.
+    Rows of progress.csv hold Stable-Baselines3's metrics: one row for each update on fresh data, or for SAC after an
+    episode in every lane. They also have metarl's columns: ``iteration``, the number of the row, and ``return/step_0``,
+    the mean return of the last 100 episodes.
     """
     formats = logger.open_files(folder, 0).output_formats
-    told = _Told(str(folder), formats if quiet else [*formats, HumanOutputFormat(sys.stdout)])
-    model.set_logger(told)
+    log = _RowLogger(str(folder), formats if quiet else [*formats, HumanOutputFormat(sys.stdout)])
+    model.set_logger(log)
     try:
         with stop_on_interrupt() as stop:
+            # SB3 logs off-policy algorithms every so many episodes, counted over all lanes.
             interval = model.n_envs if isinstance(model, OffPolicyAlgorithm) else 1
             model.learn(timesteps, callback=lambda *_: not stop.is_set(), log_interval=interval)
             return stop.is_set()
     finally:
-        told.close()
+        log.close()
 
 
-class _Told(Logger):
-    """Tells what it logs under metarl's names too."""
+class _RowLogger(Logger):
+    """A logger that adds metarl's columns to every row."""
 
     rows = 0
 
@@ -143,18 +145,18 @@ class _Told(Logger):
 def returns(
     model: Any, family: ControlFamily, tasks: ControlTasks, seed: int = 0, deterministic: bool = False
 ) -> list[float]:
-    """Mean return of each task, over the episodes of one draw of it; anything with ``predict`` acts."""
+    """Return the mean return of each task, over as many episodes as its sampling has. ``model`` needs ``predict``."""
     number, episodes = len(tasks.descriptors), tasks.sampling.episodes
     env = TaskVecEnv(family, number * episodes, tasks, seed=seed)
     observations: Any = env.reset()
-    found = np.full(env.num_envs, np.nan)
-    while np.isnan(found).any():
+    lane_returns = np.full(env.num_envs, np.nan)  # of each lane's first episode; nan until it ends
+    while np.isnan(lane_returns).any():
         actions, _ = model.predict(observations, deterministic=deterministic)
         observations, _, _, infos = env.step(actions)
         for lane, info in enumerate(infos):
-            if "episode" in info and np.isnan(found[lane]):
-                found[lane] = info["episode"]["r"]
+            if "episode" in info and np.isnan(lane_returns[lane]):
+                lane_returns[lane] = info["episode"]["r"]
     env.close()
     # Lane i has task i % n.
-    means: list[float] = found.reshape(episodes, number).mean(0).tolist()
+    means: list[float] = lane_returns.reshape(episodes, number).mean(0).tolist()
     return means

@@ -1,4 +1,4 @@
-"""A control family as a Stable-Baselines3 ``VecEnv``: what any of its algorithms trains on."""
+"""A control family as a Stable-Baselines3 ``VecEnv``, for any of its algorithms."""
 
 import dataclasses
 import time
@@ -23,22 +23,22 @@ Indices = Any
 
 
 class TaskVecEnv(VecEnv):
-    """Lanes of a control family, each with a task of its own; a lane that has finished starts its next episode at once.
+    """Lanes of a control family, each with its own task. A finished lane starts its next episode at once.
 
-    Episodes are as long as the family samples them. The info of an episode's last step holds ``task``, the episode's
-    own parameters by name, and what Stable-Baselines3 looks for: ``episode``, as its Monitor writes it,
-    ``terminal_observation`` and ``TimeLimit.truncated``. ``get_attr`` tells a task parameter of every lane.
+    The family's horizon limits episodes. The info of an episode's last step holds ``task``, the episode's task
+    parameters by name, and the keys that Stable-Baselines3 uses: ``episode`` (as its Monitor writes it),
+    ``terminal_observation`` and ``TimeLimit.truncated``. ``get_attr`` returns a task parameter of every lane.
 
     Args:
         family: A control family.
         num_envs: Number of lanes.
-        tasks: Tasks to go round, n of them: episode k of lane i has task (i + k num_envs) % n, beginning anew with
+        tasks: Tasks to cycle through, n of them: episode k of lane i has task (i + k num_envs) % n, starting over at
             every ``reset``. None: every episode has a new task.
-        split: Which tasks the new ones come from.
-        seed: Decides the new tasks and the environments' randomness; ``seed()`` changes it from the next reset on.
+        split: The split that new tasks are sampled from.
+        seed: Seed of the new tasks and of the environments. ``seed()`` changes it from the next reset on.
 
     Raises:
-        ValueError: the family is not one of control, or its environment does not do what its Spec says.
+        ValueError: the family is not a control family, or its environment does not match its Spec.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TaskVecEnv(VecEnv):
     ):
         if not (family.spec.control and isinstance(family, ControlFamily)):
             raise ValueError(f"{type(family).__name__} is no control family: it has no environment to act in")
-        # A family may keep the lanes that it made; another one with the same options has lanes of its own.
+        # A family may cache its lanes. A copy with the same options does not share them.
         own: Any = dataclasses.replace(family)  # type: ignore[type-var]
         self._lanes: VectorEnv = own.environment(num_envs, torch.device("cpu"))
         check_environment(self._lanes, num_envs, family.spec)
@@ -75,17 +75,18 @@ class TaskVecEnv(VecEnv):
         return self._restart(np.ones(self.num_envs, dtype=np.bool_), seed)
 
     def step_async(self, actions: Array) -> None:
-        """Keep the actions until ``step_wait``."""
+        """Store the actions for ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
-        """Act in every lane. Raises what the environment raises."""
-        given = self._actions if self._device is None else torch.as_tensor(self._actions, device=self._device)
-        told = self._lanes.step(given)
-        observations, rewards, terminated, truncated = map(_array, told[:4])
+        """Take a step in every lane. Raises what the environment raises."""
+        actions = self._actions if self._device is None else torch.as_tensor(self._actions, device=self._device)
+        step_results = self._lanes.step(actions)
+        observations, rewards, terminated, truncated = map(_array, step_results[:4])
         self._returns += rewards
         self._lengths += 1
-        done, infos = np.logical_or(terminated, truncated), list[dict[str, Any]]({} for _ in range(self.num_envs))
+        done = np.logical_or(terminated, truncated)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for lane in np.flatnonzero(done).tolist():
             infos[lane] = self._ended(lane) | {
                 "terminal_observation": observations[lane].astype(self.observation_space.dtype),
@@ -101,34 +102,34 @@ class TaskVecEnv(VecEnv):
         self._lanes.close()
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Raise ValueError: tasks are given to the constructor."""
-        raise ValueError("the lanes take no options of reset: give tasks=... when you make this environment")
+        """Raise ValueError: tasks are set in the constructor."""
+        raise ValueError("reset takes no options here: pass tasks=... when you create this environment")
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return the lanes' own values of a task parameter, else an attribute of the batch, the same for all."""
+        """Return each lane's value of a task parameter, or an attribute of the vector environment, equal for all."""
         if attr_name in self._parameters:
             return [self._parameters[attr_name][lane].numpy().copy() for lane in self._get_indices(indices)]
         value = None if attr_name == "render_mode" else getattr(self._lanes, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Raise NotImplementedError: a lane is no object of its own."""
+        """Raise NotImplementedError: a lane is not a separate object."""
         raise NotImplementedError(f"lanes are one batch: the attribute {attr_name} cannot be set for some of them")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> Any:
-        """Raise NotImplementedError: a lane is no object of its own."""
-        raise NotImplementedError(f"lanes are one batch: the method {method_name} cannot be called of some of them")
+        """Raise NotImplementedError: a lane is not a separate object."""
+        raise NotImplementedError(f"lanes are one batch: the method {method_name} cannot be called on some of them")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
-        """Return that the lanes are monitored, and that nothing else wraps them."""
+        """Return True for Monitor, because infos hold ``episode``, and False for every other wrapper."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[Array | None]:
-        """Return no images: for videos, act in the family's registered single environment."""
+        """Return no images. For videos, use the family's registered single environment."""
         return [None] * self.num_envs
 
     def _restart(self, lanes: Array, seed: int | None = None) -> Array:
-        """Give new tasks to the lanes of this mask, start their episodes, and return every lane's observation."""
+        """Start new episodes with new tasks in the lanes of a mask. Return the observations of all lanes."""
         drawn = self._next_tasks(np.flatnonzero(lanes))
         if not self._parameters:
             self._parameters = {name: rows.clone() for name, rows in drawn.items()}
@@ -146,10 +147,13 @@ class TaskVecEnv(VecEnv):
         return {name: rows[torch.from_numpy(positions)] for name, rows in self._tasks.parameters.items()}
 
     def _ended(self, lane: int) -> dict[str, Any]:
-        told = {"r": float(self._returns[lane]), "l": int(self._lengths[lane]), "t": time.perf_counter() - self._began}
-        return {"episode": told, "task": {name: rows[lane].numpy().copy() for name, rows in self._parameters.items()}}
+        """Return the info of a lane's finished episode."""
+        total, length = float(self._returns[lane]), int(self._lengths[lane])
+        episode = {"r": total, "l": length, "t": time.perf_counter() - self._began}  # as SB3's Monitor names them
+        task = {name: rows[lane].numpy().copy() for name, rows in self._parameters.items()}
+        return {"episode": episode, "task": task}
 
 
 def _array(value: Any) -> Array:
-    # A copy: the environment may write its next step into the array that it gave.
+    # A copy: the environment may reuse the array for its next step.
     return np.array(as_array(value))

@@ -1,4 +1,4 @@
-"""What a run has learnt, before or after adaptation, as a policy with Stable-Baselines3's ``predict``."""
+"""A trained run, before or after adaptation, as a policy with Stable-Baselines3's ``predict``."""
 
 from typing import Any
 
@@ -17,20 +17,20 @@ Array = np.ndarray[Any, Any]
 
 
 class MetaPolicy:
-    """A policy for one task, as Stable-Baselines3 uses policies: ``evaluate_policy``, video recorders, callbacks.
+    """A policy for one task that works with Stable-Baselines3's ``evaluate_policy``, video recorders and callbacks.
 
-    It acts in the lanes' action space, which is the registered environments' own; a ``GymnasiumFamily``'s is
-    [-1, 1] whatever its environment's: act in ``TaskVecEnv(family)`` there.
+    Actions are in the lanes' action space. For registered environments, this is the environment's action space. For a
+    ``GymnasiumFamily``, it is [-1, 1] whatever the environment's is, so use ``TaskVecEnv(family)`` there.
 
     Args:
-        learner: Whose policy it is.
-        state: What it knows of the task; of one task only.
+        learner: The learner that the policy belongs to.
+        state: The learner's state for exactly one task.
         action_space: Box actions are clipped to it.
-        device: Where the state lives.
-        seed: Decides sampled actions.
+        device: Device of the state.
+        seed: Seed of sampled actions.
 
     Raises:
-        ValueError: the learner makes no policies, or must be told rewards.
+        ValueError: the learner has no policies, or its policies need rewards as inputs.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MetaPolicy:
         self._generator = stream(seed, "actions", device=self.device)
 
     def outputs(self, observations: Tensor) -> Tensor:
-        """Return what the policy says of observations ``[item, *input_shape]``: ``[item, model_outputs]``."""
+        """Return the policy's outputs ``[item, model_outputs]`` for observations ``[item, *input_shape]``."""
         with torch.no_grad(), float32(self.device):
             outputs, _ = self.learner.predict(self.state, observations.to(self.device).unsqueeze(0))
         return outputs[0]
@@ -58,7 +58,7 @@ class MetaPolicy:
         episode_start: Array | None = None,
         deterministic: bool = False,
     ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Return actions for one observation or a batch of them, and the state as it was: there is no memory.
+        """Return actions for one observation or a batch, and ``state`` unchanged: the policy has no memory.
 
         Raises ValueError for observations of another shape.
         """
@@ -80,21 +80,21 @@ class MetaPolicy:
 
 
 def check_learner(learner: Learner) -> None:
-    """Raise ValueError for a learner whose policies ``predict`` cannot serve."""
+    """Raise ValueError for a learner whose policies do not work with ``predict``."""
     if not learner.spec.control:
-        raise ValueError(f"this learner makes no policies: it is one of {learner.spec.kind}")
+        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
     if learner.observe is not None:
         raise ValueError(
-            "this policy learns a task from its rewards as it acts, of which Stable-Baselines3's predict tells it "
-            "nothing; use a learner without memory, such as maml"
+            "this policy learns from rewards while it acts, but Stable-Baselines3's predict does not pass rewards; "
+            "use a learner without memory, such as maml"
         )
 
 
 def state_of(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> State:
-    """Return what a learner knows of one task after ``steps`` adaptation steps; without a task, of any.
+    """Return the learner's state for one task after ``steps`` adaptation steps, or without a task, its initial state.
 
     Raises:
-        ValueError: several tasks, steps without a task, or no task for a policy that reads its task's descriptor.
+        ValueError: several tasks, steps without a task, or no task for a policy that reads the task's descriptor.
     """
     check_learner(trained.learner)
     if task is None and steps:
@@ -109,7 +109,8 @@ def state_of(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: 
 
 
 def _of_any_task(trained: Trained) -> State:
-    """Begin with a descriptor that spoils whatever is made of it."""
+    """Return the initial state. Raises ValueError if the policy reads its task's descriptor."""
+    # A descriptor of nan: if the outputs depend on it, they are nan too.
     spec = trained.learner.spec
     unknown = torch.full((1, spec.descriptor_size), torch.nan, device=trained.device)
     with torch.no_grad():
@@ -121,12 +122,12 @@ def _of_any_task(trained: Trained) -> State:
 
 
 def policy(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> MetaPolicy:
-    """Return a run's policy, as ``metarl.open_run`` opened it, after ``steps`` adaptation steps to a task.
+    """Return the policy of a run (opened with ``metarl.open_run``) after ``steps`` adaptation steps to a task.
 
-    ``trained.task(velocity=1.3)`` is a task. Without one, it is the policy that adaptation begins with.
+    Get a task with, for example, ``trained.task(velocity=1.3)``. Without a task, this is the policy before adaptation.
 
     Raises:
-        ValueError: as ``state_of`` and ``MetaPolicy``.
+        ValueError: for the reasons of ``state_of`` and ``MetaPolicy``.
     """
     state = state_of(trained, task, steps, seed)
     family: Any = trained.family

@@ -1,7 +1,7 @@
-"""What is done with what was learnt: opening a run, adapting to tasks, films.
+"""Using trained runs: open a run folder, adapt to tasks, make films.
 
-Run folders and evaluation come in, not the training loop. Start reading in ``opening``; ``films`` shows policies
-before and after each adaptation step.
+This package uses run folders and evaluation, not the training loop. Start reading in ``opening``. ``films`` shows
+policies before and after each adaptation step.
 """
 
 from metarl.trained.opening import Trained, open_run, opened

@@ -1,6 +1,6 @@
-"""Films of a policy before and after each adaptation step: it acts in the family's single environment.
+"""Films of a policy before and after each adaptation step, in the family's single environment.
 
-A family takes part by a method ``single(parameters, render_mode) -> gymnasium.Env``; see ``metarl.types.Family``.
+The family needs a method ``single(parameters, render_mode) -> gymnasium.Env``; see ``metarl.types.Family``.
 """
 
 import sys
@@ -25,15 +25,15 @@ from metarl.trained.opening import Trained
 from metarl.types import Family, Learner, State, Tasks
 
 SHOWN_NUMBERS = 6
-"""Task parameters of more numbers than this are not written above a film."""
+"""A film's title shows the task parameters if they are at most this many numbers."""
 
 
 class Recorder(VectorEnv[Any, Any, Any]):
-    """One environment as the only lane of a vector environment; every step leaves a frame.
+    """A vector environment with one environment as its only lane. It records a frame at every step.
 
     Args:
-        env: With the render mode "rgb_array".
-        height: What frames are scaled to, in pixels.
+        env: An environment with the render mode "rgb_array".
+        height: Height of the frames in pixels.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], height: int):
@@ -48,18 +48,19 @@ class Recorder(VectorEnv[Any, Any, Any]):
         self._observation, self._ended = np.zeros(0), (False, False)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and its film."""
+        """Start an episode and a new film."""
         observation, _ = self._env.reset(seed=seed)
         self._observation, self._ended = np.asarray(observation)[None], (False, False)
         self.frames = [self._frame()]
         return self._observation, {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Act; after its end, the episode stands still."""
+        """Take a step. After the end of the episode, nothing changes and rewards are 0."""
         reward = 0.0
         if not any(self._ended):
-            observation, paid, terminated, truncated, _ = self._env.step(actions[0])
-            reward, self._ended = float(paid), (bool(terminated), bool(truncated))
+            observation, step_reward, terminated, truncated, _ = self._env.step(actions[0])
+            reward = float(step_reward)
+            self._ended = bool(terminated), bool(truncated)
             self._observation = np.asarray(observation)[None]
             self.frames.append(self._frame())
         terminations, truncations = (np.array([flag]) for flag in self._ended)
@@ -71,7 +72,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
 
     @property
     def fps(self) -> float:
-        """Frames per second, as the environment says."""
+        """Frames per second, from the environment's metadata."""
         return float(self._env.metadata.get("render_fps") or 20)
 
     def _frame(self) -> Frame:
@@ -81,7 +82,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
 
 
 def single_of(family: Family) -> Callable[..., gymnasium.Env[Any, Any]]:
-    """Return the function that makes a family's single environment. Raises ValueError where it has none."""
+    """Return the function that makes a family's single environment. Raises ValueError if there is none."""
     if not isinstance(family, Single) or not family.spec.control:
         raise ValueError(
             f"{type(family).__name__} cannot be rendered: it has no method single(parameters, render_mode) that makes "
@@ -93,15 +94,15 @@ def single_of(family: Family) -> Callable[..., gymnasium.Env[Any, Any]]:
 def film(
     trained: Trained, tasks: ControlTasks, steps: int = 3, seed: int = 0, mean: bool = False, height: int = 240
 ) -> tuple[list[list[Clip]], float]:
-    """Film an episode of every task after 0, 1, ..., ``steps`` adaptation steps.
+    """Film one episode of every task after 0, 1, ..., ``steps`` adaptation steps.
 
-    Return the clips of each task, and the frames per second at which they were taken. Actions are sampled, as
-    evaluation does, or with ``mean`` the most likely ones. Adaptation itself always samples. Each task is adapted to
-    by itself: on as many episodes as in the run, or for a policy with memory in one.
+    Return the clips of each task, and their frames per second. Actions are sampled, as in evaluation; with ``mean``,
+    they are the most likely ones. Adaptation always samples. Tasks are adapted to one at a time, with as many episodes
+    as in the run, or one for a policy with memory.
 
     Raises:
         ValueError: the family has no single environment, or one that does not fit its Spec.
-        RolloutError: an environment broke.
+        RolloutError: an environment failed.
     """
     learner = _acting_by_the_mean(trained.learner) if mean else trained.learner
     clips: list[list[Clip]] = []
@@ -129,7 +130,7 @@ def _clip(recorder: Recorder, learner: Learner, state: State, task: ControlTasks
 
 
 def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
-    """Return one of the tasks; of a policy with memory, one lane is followed, so it has one episode at a time."""
+    """Return one of the tasks. A policy with memory acts in one lane, so it gets one episode at a time."""
     row = slice(number, number + 1)
     parameters = {name: values[row] for name, values in tasks.parameters.items()}
     sampling = tasks.sampling if learner.observe is None else replace(tasks.sampling, episodes=1)
@@ -141,7 +142,7 @@ def _parameters(task: ControlTasks) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _acting_by_the_mean(learner: Learner) -> Learner:
-    """Return a learner whose policies do what is most likely."""
+    """Return a learner whose policies take the most likely action."""
 
     def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
         outputs, state = learner.predict(state, observations)
@@ -151,7 +152,7 @@ def _acting_by_the_mean(learner: Learner) -> Learner:
 
 
 def title(tasks: Tasks, number: int) -> str:
-    """Say what a task is: its parameters where they are few, else its number."""
+    """Return a title for a task: its parameters if they are few, otherwise its number."""
     rows = {name: values[number].flatten().tolist() for name, values in tasks.parameters.items()}
     if sum(map(len, rows.values())) > SHOWN_NUMBERS:
         return f"task {number}"

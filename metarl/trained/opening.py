@@ -1,4 +1,4 @@
-"""What a run has learnt, opened to be used: its meta-parameters, and policies adapted to tasks."""
+"""Open a trained run: its meta-parameters, and policies adapted to tasks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
 @dataclass(frozen=True)
 class Trained:
-    """A meta-learner and what it was trained on."""
+    """A trained meta-learner, with its algorithm and task family."""
 
     algorithm: Algorithm
     family: Family
@@ -27,31 +27,31 @@ class Trained:
     """Meta-parameters, on ``device``."""
     device: torch.device
     iteration: int
-    """Meta-iterations that led to the parameters."""
+    """Number of meta-iterations that the parameters were trained for."""
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
-        """Sample tasks: those that ``metarl evaluate`` meets with the same number, split and seed."""
+        """Sample tasks, the same as ``metarl evaluate`` with the same number, split and seed."""
         return sample_tasks(self.family, number, split, seed)
 
     def task(self, **parameters: Any) -> ControlTasks:
-        """Return the one task of these parameters, such as ``velocity=1.3``. Raises ValueError for what is no task."""
+        """Return one task by its parameters, such as ``velocity=1.3``. Raises ValueError if there is no such task."""
         return control.tasks_with(self.family, {name: [value] for name, value in parameters.items()})
 
     def adapt(self, tasks: Tasks, steps: int = 1, seed: int = 0) -> list[Adapted]:
-        """Adapt policies to tasks, and return them after 0, 1, ..., ``steps`` steps with the episodes they collected.
+        """Adapt policies to tasks. Return them after 0, 1, ..., ``steps`` steps, with their episodes.
 
         Raises:
-            ValueError: the run does not learn policies, or ``steps`` is negative.
+            ValueError: the run does not train policies, or ``steps`` is negative.
         """
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
 
 def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
-    """Open a run folder: the last parameters, or those of the best score in training or on validation tasks.
+    """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
     Raises:
         RunError: the folder holds no usable run, or no such checkpoint.
-        PluginError: its algorithm or its family is not installed.
+        PluginError: its algorithm or its task family is not installed.
     """
     folder = expanded(folder)
     algorithm, family, _, settings = recorded(folder, device)
@@ -59,12 +59,12 @@ def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: D
 
 
 def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path, split: Split = "train") -> Trained:
-    """Return what an algorithm has learnt on a family, by a checkpoint, to be used on tasks of a split.
+    """Load a checkpoint of an algorithm trained on a family, for use on tasks of a split.
 
     Raises:
         RunError: the checkpoint cannot be read, or holds parameters of another network.
-        ValueError: the algorithm cannot serve the family, the family's environments belie its spec, or the split has
-            too few classes.
+        ValueError: the algorithm does not support the family, the family's environments do not match its spec, or the
+            split has too few classes.
     """
     device, learner = resolve_device(settings.device), algorithm.build(family.spec)
     control.check_tasks(family, split)

@@ -1,7 +1,7 @@
-"""What may look at meta-training after every iteration, and stop it: ``train(..., callbacks=[...])``.
+"""Callbacks, called after every meta-iteration; they can stop training: ``train(..., callbacks=[...])``.
 
-A callback depends on what it is told, and on its own files in the run folder, alone: so a run that was killed goes on
-as if nothing had happened, when ``resume`` is given the same callbacks.
+A callback depends only on its argument and on its own files in the run folder. So a killed run that is resumed with the
+same callbacks continues as if it had never stopped.
 """
 
 import json
@@ -20,47 +20,49 @@ from metarl.types import Split
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Adapts to held-out tasks every so often, and keeps the parameters that score best.
+    """Evaluate on held-out tasks at regular intervals, and keep the parameters with the best score.
 
-    In the run folder, ``evaluations.json`` is the curve, and ``best_evaluation.pt`` the checkpoint of the best score:
-    the mean return, or minus the loss, after the last step.
+    In the run folder, ``evaluations.json`` holds the scores over training, and ``best_evaluation.pt`` the checkpoint
+    with the best score: the mean return, or minus the loss, after the last adaptation step.
     """
 
     every: int = 50
     """Iterations between evaluations."""
     tasks: int = 20
-    """Held-out tasks."""
+    """Number of held-out tasks."""
     steps: int = 1
     """Adaptation steps."""
     split: Split = "validation"
-    """Which tasks: the test tasks are for the end."""
+    """Split that the tasks come from. Keep the test tasks for the end."""
     seed: int = 0
-    """Decides the tasks, and the random numbers of adaptation."""
+    """Seed of the tasks and of adaptation."""
     stop_at: float | None = None
-    """Score at which training stops."""
+    """Stop training when this score is reached."""
 
     def __post_init__(self) -> None:
         if min(self.every, self.tasks) < 1 or self.steps < 0:
             raise ValueError(f"every={self.every} and tasks={self.tasks} are at least 1, steps={self.steps} at least 0")
 
-    def __call__(self, told: Iteration) -> bool:
-        """Evaluate where it is time to."""
-        run, params = told.run, told.progress.params
-        if told.progress.iteration % self.every:
+    def __call__(self, iteration: Iteration) -> bool:
+        """Evaluate if this iteration is due. Return False to stop training."""
+        run, progress = iteration.run, iteration.progress
+        if progress.iteration % self.every:
             return True
         sizes = self.tasks, self.steps
-        found = evaluation.evaluate(run.learner, params, run.family, *sizes, self.split, self.seed, run.device)
-        score = training_score({name: values["mean"] for name, values in found.metrics.items()})
+        result = evaluation.evaluate(
+            run.learner, progress.params, run.family, *sizes, self.split, self.seed, run.device
+        )
+        score = training_score({name: values["mean"] for name, values in result.metrics.items()})
         if run.folder is not None:
-            _keep(run.folder, told.progress, found.metrics, score)
+            _keep(run.folder, progress, result.metrics, score)
         return self.stop_at is None or score < self.stop_at
 
 
 def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
-    """Write a point of the curve, and the parameters if they are the best so far."""
+    """Append the scores to the curve, and save the parameters if they are the best so far."""
     path = folder / runs.CURVE
     curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    # What a killed run had evaluated after its last checkpoint comes again.
+    # A resumed run repeats the iterations after its last checkpoint: drop their old points.
     curve = [point for point in curve if point["iteration"] < progress.iteration]
     if not math.isnan(score) and not any(point["score"] >= score for point in curve):
         runs.save_checkpoint(folder / runs.BEST_EVALUATION, progress._asdict())
@@ -69,38 +71,38 @@ def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: f
 
 @dataclass(frozen=True)
 class KeepCheckpoints:
-    """Keeps the checkpoint of every so many iterations, as ``checkpoint-ITERATION.pt`` in the run folder."""
+    """Keep a checkpoint at regular intervals, as ``checkpoint-ITERATION.pt`` in the run folder."""
 
     every: int = 100
-    """Iterations between them."""
+    """Iterations between kept checkpoints."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every={self.every} must be at least 1")
 
-    def __call__(self, told: Iteration) -> None:
-        """Write a checkpoint where it is time to. Raises ValueError where there is no run folder to write to."""
-        folder, iteration = told.run.folder, told.progress.iteration
+    def __call__(self, iteration: Iteration) -> None:
+        """Write a checkpoint if this iteration is due. Raises ValueError without a run folder."""
+        folder, progress = iteration.run.folder, iteration.progress
         if folder is None:
             raise ValueError("KeepCheckpoints needs a run folder: train(..., out=...)")
-        if iteration % self.every == 0:
-            runs.save_checkpoint(folder / runs.KEPT.format(iteration), told.progress._asdict())
+        if progress.iteration % self.every == 0:
+            runs.save_checkpoint(folder / runs.KEPT.format(progress.iteration), progress._asdict())
 
 
 @dataclass(frozen=True)
 class StopAtScore:
-    """Stops when the training score is reached: the mean return, or minus the loss, after the last adaptation."""
+    """Stop at a training score: the mean return, or minus the loss, after the last adaptation."""
 
     threshold: float
     """Score at which training stops."""
 
-    def __call__(self, told: Iteration) -> bool:
-        """Look at the score of logged iterations."""
-        return told.row is None or training_score(told.row) < self.threshold
+    def __call__(self, iteration: Iteration) -> bool:
+        """Check the score of logged iterations. Return False to stop training."""
+        return iteration.row is None or training_score(iteration.row) < self.threshold
 
 
 def validation(settings: Settings) -> list[Evaluate]:
-    """Return what evaluates on validation tasks while training, if the settings ask for it."""
+    """Return the callback that evaluates on validation tasks, or an empty list if the settings have none."""
     if settings.validate_every is None:
         return []
     return [Evaluate(settings.validate_every, settings.validation_tasks, settings.validation_steps)]

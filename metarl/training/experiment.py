@@ -1,4 +1,4 @@
-"""An experiment: algorithm, family, outer update and settings, as a recipe or a command line puts them together."""
+"""An experiment: algorithm, task family, outer update and settings, from a recipe or a command line."""
 
 import dataclasses
 import difflib
@@ -16,16 +16,16 @@ from metarl.types import Algorithm, Family, Outer
 
 
 class Experiment(NamedTuple):
-    """What is trained, on what, and how."""
+    """An algorithm, the tasks that it is trained on, the outer update, and the settings of training."""
 
     algorithm: Algorithm
     family: Family
     outer: Outer
     settings: Settings
     names: tuple[str, str, str]
-    """What the run folder calls the first three."""
+    """Names of algorithm, family and outer update, as recorded in the run folder."""
     recipe: str | None = None
-    """The recipe that it was made by."""
+    """Name of the recipe, if any."""
 
     def train(
         self,
@@ -41,42 +41,42 @@ class Experiment(NamedTuple):
 
 
 def recipe(algorithm: str, tasks: str, variant: str | None = None, outer: str | None = None) -> Experiment:
-    """Return what ``metarl train ALGORITHM TASKS`` trains: the recipe of both names, or defaults where there is none.
+    """Return the experiment of ``metarl train ALGORITHM TASKS``: with their recipe, or with defaults if there is none.
 
-    ``variant`` is another recipe's name, such as "paper", or "none"; ``outer`` the name of another outer update, whose
-    options are then its defaults.
+    ``variant`` selects another recipe, such as "paper", or "none". ``outer`` is the name of another outer update, with
+    its default options.
 
     Raises:
-        PluginError: a name, or the recipe, does not exist, or the recipe has options that there are not.
+        PluginError: a plugin or the recipe does not exist, or the recipe has unknown options.
     """
-    found = find_recipe(algorithm, tasks, variant)
-    learns, family = source("algorithms", algorithm).target, source("tasks", tasks).target
-    if found is not None:
-        learns = with_options(learns, found.options["algorithm"], f"{found}: algorithm")
-        family = with_options(family, found.options["tasks"], f"{found}: tasks")
+    chosen = find_recipe(algorithm, tasks, variant)
+    method, family = source("algorithms", algorithm).target, source("tasks", tasks).target
+    if chosen is not None:
+        method = with_options(method, chosen.options["algorithm"], f"{chosen}: algorithm")
+        family = with_options(family, chosen.options["tasks"], f"{chosen}: tasks")
     settings = default_settings(family.spec)
-    if found is not None:
-        settings = with_options(settings, found.options["settings"], f"{found}: settings")
-    update, name = _outer(found, outer, default_outer(learns, family.spec))
-    return Experiment(learns, family, update, settings, (algorithm, tasks, name), found.name if found else None)
+    if chosen is not None:
+        settings = with_options(settings, chosen.options["settings"], f"{chosen}: settings")
+    update, name = _outer(chosen, outer, default_outer(method, family.spec))
+    return Experiment(method, family, update, settings, (algorithm, tasks, name), chosen.name if chosen else None)
 
 
-def _outer(found: Recipe | None, asked: str | None, default: Outer) -> tuple[Outer, str]:
-    """Return the outer update that is asked for, else the recipe's, else the default; and its name."""
-    options = dict(found.options["outer"]) if found else {}
+def _outer(chosen: Recipe | None, requested: str | None, default: Outer) -> tuple[Outer, str]:
+    """Return the outer update and its name: the requested one, else the recipe's, else the default."""
+    options = dict(chosen.options["outer"]) if chosen else {}
     own = name_of("outers", type(default))
     name = options.pop("name", own)
-    if asked is not None and asked != name:
-        return source("outers", asked).target, asked
+    if requested is not None and requested != name:
+        return source("outers", requested).target, requested
     update = default if name == own else source("outers", name).target
-    return with_options(update, options, f"{found}: outer"), name
+    return with_options(update, options, f"{chosen}: outer"), name
 
 
 def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Return a frozen dataclass with other options, also in dataclasses that it holds, as TOML has them.
+    """Return a frozen dataclass with options from TOML. Nested tables set options of nested dataclasses.
 
     Raises:
-        PluginError: there is no such option, or its value is of another type or refused.
+        PluginError: an option does not exist, or its value has the wrong type or is invalid.
     """
     if not options:
         return target
@@ -85,7 +85,8 @@ def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
     for name, value in options.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            raise PluginError(f"{where} has no option {name!r}" + "".join(f"; did you mean {one!r}?" for one in near))
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise PluginError(f"{where} has no option {name!r}{hint}")
         if dataclasses.is_dataclass(fields[name]) and isinstance(value, Mapping):
             changes[name] = with_options(fields[name], value, f"{where}.{name}")
         else:
@@ -97,7 +98,7 @@ def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Return a value of TOML as an option of a type: lists become tuples, whole numbers floats where these are due."""
+    """Convert a value from TOML to an option's type: lists become tuples, and integers floats where needed."""
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(hint, value):
         raise PluginError(f"{where} is {value!r}: expected {getattr(hint, '__name__', hint)}")

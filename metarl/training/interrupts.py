@@ -1,4 +1,4 @@
-"""Ctrl-C: finish the iteration, then stop."""
+"""Ctrl-C: finish the current iteration, then stop."""
 
 import signal
 import sys
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request to stop after the current iteration; a second one stops at once."""
+    """Set the event at the first Ctrl-C, to stop after the current iteration. A second Ctrl-C stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield stop  # only the main thread can handle signals
         return
     before = signal.getsignal(signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""One meta-iteration: sample tasks, gather what is learned from, move the meta-parameters."""
+"""One meta-iteration: sample tasks, gather experience, update the meta-parameters."""
 
 import itertools
 import time
@@ -16,22 +16,23 @@ from metarl.types import Batch, Experience, Family, Learner, Outer, Params, Roll
 
 
 class Outcome(NamedTuple):
-    """What a meta-iteration came to."""
+    """The result of one meta-iteration."""
 
     update: Update
     scores: Mapping[str, Tensor | float]
-    """Mean returns on the way (control only: the update tells those of labelled examples)."""
+    """Mean returns before and after each adaptation. For control only: with labelled examples, scores are among the
+    update's metrics."""
     sampling_seconds: float | None = None
     environment_steps: Tensor | None = None
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
-"""``(params, outer state, progress, streams) -> outcome``, a pure function but for its times; ``progress`` is the share
-of the training that lies behind, and ``streams`` are those of ``streams``."""
+"""``(params, outer state, progress, streams) -> outcome``, a pure function except for the measured time. ``progress``
+is the completed fraction of training; ``streams`` comes from the function ``streams``."""
 
 
 def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]:
-    """Open what iteration ``number`` draws from: its tasks, on the CPU; then, on the device, each draw from them."""
+    """Yield the generators of iteration ``number``: first for its tasks (CPU), then one for each draw (``device``)."""
     yield stream(seed, "tasks/train", number)
     for draw in itertools.count():
         yield stream(seed, "draw", number, draw, device=device)
@@ -63,20 +64,20 @@ def _steps(experience: Experience) -> Tensor | None:
 def gather(
     learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float = 0.0
 ) -> tuple[Experience, dict[str, Tensor]]:
-    """Draw what one meta-iteration learns from, and the mean returns on the way (control only).
+    """Draw the experience of one meta-iteration. Also return mean returns at each step (control only).
 
-    Control draws fresh episodes before every adaptation, with the policies that are about to be adapted; labelled
-    examples use one support set for all of them. Every draw takes the next generator of ``draws``.
+    For control, every adaptation gets fresh episodes of the policies before that adaptation. With labelled examples,
+    all adaptations use the same support set. Every draw takes the next generator of ``draws``.
     """
     with torch.no_grad():
-        gathered = _rollouts if learner.spec.control else _examples
-        return gathered(learner, params, tasks, draws, progress)
+        draw = _rollouts if learner.spec.control else _examples
+        return draw(learner, params, tasks, draws, progress)
 
 
 def _examples(
     learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
 ) -> tuple[Experience, dict[str, Tensor]]:
-    """Nothing is adapted here: what is drawn does not depend on it, and the meta-loss tells the scores."""
+    # No adaptation here: it does not change what is drawn, and the meta-loss computes the scores.
     first = next(draws)
     descriptors = send(tasks.descriptors, first.device)
     state = learner.begin(params, descriptors)

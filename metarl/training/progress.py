@@ -1,4 +1,4 @@
-"""Where a run stands, what training returns, and what callbacks are told."""
+"""The state of a run, the result of training, and the argument of callbacks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,18 +11,21 @@ from metarl.types import Family, Learner, Params
 
 
 class Progress(NamedTuple):
-    """Where a run stands: everything that the next iteration depends on."""
+    """The state of a run: everything that the next iteration depends on."""
 
     iteration: int
+    """Number of completed iterations."""
     params: Params
     outer: dict[str, Any]
+    """State of the outer update."""
     best: float | None
     """Best training score so far."""
     refused: int
+    """Number of updates in a row that were refused because the meta-gradient was not finite."""
 
 
 class Result(NamedTuple):
-    """What training returns."""
+    """The result of training."""
 
     params: Params
     learner: Learner
@@ -32,45 +35,46 @@ class Result(NamedTuple):
 
 
 class Running(Protocol):
-    """What a callback may know of the run that it is called from."""
+    """The part of a run that callbacks can use."""
 
     @property
     def learner(self) -> Learner:
-        """What is trained."""
+        """The learner that is trained."""
 
     @property
     def family(self) -> Family:
-        """What it is trained on."""
+        """The task family that it is trained on."""
 
     @property
     def settings(self) -> Settings:
-        """How long, from which seed, and so on."""
+        """The settings of the run."""
 
     @property
     def device(self) -> torch.device:
-        """Where networks and data live."""
+        """Device of networks and data."""
 
     @property
     def folder(self) -> Path | None:
-        """The run folder; None where nothing is kept."""
+        """The run folder; None if nothing is saved."""
 
 
 class Iteration(NamedTuple):
-    """What a callback is told of a meta-iteration."""
+    """The argument of a callback: one meta-iteration of a run."""
 
     run: Running
-    """The run itself."""
+    """The run."""
     progress: Progress
-    """Where the run stands after it."""
+    """The state of the run after this iteration."""
     row: Mapping[str, float] | None
-    """The metrics that were logged of it; None in iterations that are not logged."""
+    """The metrics logged for this iteration; None if it is not logged."""
 
 
 Callback = Callable[[Iteration], bool | None]
-"""Called after every iteration, before its checkpoint; False stops training. ``metarl.training.callbacks`` has some."""
+"""Called after every iteration, before its checkpoint. Returning False stops training; see
+``metarl.training.callbacks``."""
 
 
 def training_score(row: Mapping[str, float]) -> float:
-    """The number by which the best checkpoint is chosen: the return, or minus the loss, after the last adaptation."""
+    """Return the score that selects the best checkpoint: the return, or minus the loss, after the last adaptation."""
     returns = [value for name, value in row.items() if name.startswith("return/step_")]
     return returns[-1] if returns else -[value for name, value in row.items() if name.startswith("loss/step_")][-1]

@@ -12,33 +12,34 @@ class Settings:
     """Options common to every training run."""
 
     iterations: int = 500
-    """Meta-iterations: outer updates."""
+    """Meta-iterations. Each makes one outer update."""
     meta_batch_size: int = 40
     """Tasks sampled for each outer update."""
     seed: int = 0
-    """The one seed that every stream of random numbers comes from."""
+    """Seed of all random numbers."""
     device: Device = "auto"
-    """Where networks and data live; auto is cuda where there is one."""
+    """Device for networks and data; auto uses cuda if it is available."""
     compile: bool = False
-    """Compile what an iteration does (torch.compile), which takes up to a minute at first: all of it with labelled
-    examples, several times faster where networks are small; the steps of environments that are written in PyTorch; and
-    on a GPU TRPO's update. Where that is impossible, a warning tells why and training goes on without. What a graph
-    holds must not change afterwards: the options of the tasks, the algorithm and the outer update. Comparisons with
-    what is not compiled find that out (iterations 1, 2, 4, 8, ... and every 200, in control every 50), not at once."""
+    """Compile iterations with torch.compile. Compiling takes up to a minute at the start. With labelled examples, the
+    whole iteration is compiled, which makes small networks several times faster. For control, the steps of
+    environments written in PyTorch are compiled and, on a GPU, TRPO's update. If compiling fails, a warning gives the
+    reason and training continues uncompiled. Do not change options of the tasks, the algorithm or the outer update
+    during training: compiled code does not see the change. Compiled results are compared with uncompiled ones at
+    iterations 1, 2, 4, 8, ... and every 200 (control: every 50), so such a change is found, but not at once."""
     checkpoint_every: int = 10
-    """Iterations between checkpoints; one more is written at the end."""
+    """Iterations between checkpoints. The last iteration always writes one."""
     log_every: int = 1
-    """Iterations between rows of the logs, which tell of one iteration each; the last one is always logged. The best
-    checkpoint is chosen among logged iterations."""
+    """Iterations between rows of the logs. A row holds the metrics of one iteration, not a mean over several. The last
+    iteration is always logged. The best checkpoint is chosen among logged iterations."""
     validate_every: int | None = None
-    """Iterations between evaluations on held-out validation tasks; the parameters that score best after the last step
-    are kept: --checkpoint validated. By default there are none."""
+    """Iterations between evaluations on held-out validation tasks. The parameters with the best score after the last
+    adaptation step are kept; use them with --checkpoint validated. By default, there is no validation."""
     validation_tasks: int = 40
-    """Tasks of such an evaluation."""
+    """Number of tasks in each validation."""
     validation_steps: int = 3
-    """Its adaptation steps."""
+    """Adaptation steps in each validation."""
     wandb: str | None = None
-    """Project on Weights & Biases that the rows are sent to as well; needs pip install "metarl-toolkit[wandb]"."""
+    """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
@@ -55,7 +56,7 @@ class Settings:
 
 
 def default_settings(spec: Spec) -> Settings:
-    """Return settings fit for a family: iterations on labelled examples are many and short."""
+    """Return default settings for a family. Labelled examples need many iterations, but each one is short."""
     if spec.control:
         return Settings()
     return Settings(iterations=20_000, meta_batch_size=25, checkpoint_every=1000, log_every=100)

@@ -12,7 +12,7 @@ from metarl.types import Spec, Split
 
 Range = tuple[float, float]
 SHARED = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
-"""Options that both families hand on."""
+"""Options that both families pass on to Regression."""
 
 
 def wave(inputs: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
@@ -23,17 +23,17 @@ def wave(inputs: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
 def harmonics(
     inputs: Tensor, amplitude: Tensor, phase: Tensor, second_amplitude: Tensor, second_phase: Tensor, frequency: Tensor
 ) -> Tensor:
-    """Return the sum of a sine wave of a frequency, in radians per unit of input, and one of twice that frequency."""
+    """Return the sum of a sine wave and one of twice its frequency, which is in radians per unit of input."""
     first = amplitude * torch.sin(frequency * inputs - phase)
     return first + second_amplitude * torch.sin(2 * frequency * inputs - second_phase)
 
 
 @dataclass(frozen=True)
 class Sinusoid:
-    """Sine waves of different amplitude and phase, known at K points: amplitude in [0.1, 5], phase in [0, pi].
+    """Predict a sine wave from a few points: amplitude in [0.1, 5] and phase in [0, pi] differ between tasks.
 
-    Task parameters and descriptor: ``amplitude`` and ``phase``, the latter in radians. Every option's default is the
-    MAML paper's, which trains on 10 shots and tests on 5, 10 and 20.
+    Task parameters and descriptor: ``amplitude`` and ``phase`` (in radians). All defaults are the MAML paper's, which
+    trains with 10 shots and tests with 5, 10 and 20.
     """
 
     amplitude: Range = (0.1, 5.0)
@@ -58,11 +58,11 @@ class Sinusoid:
 
     @property
     def spec(self) -> Spec:
-        """A number in, a number out; described by amplitude and phase."""
+        """Input: a number. Output: a number. Descriptor: amplitude and phase."""
         return self._regression.spec
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> FunctionTasks:
-        """Sample waves; the splits share one distribution. Raises ValueError for fewer than one task."""
+        """Sample waves. All splits have the same distribution. Raises ValueError for fewer than one task."""
         return self._regression.sample(num_tasks, split, generator)
 
     @cached_property
@@ -73,7 +73,7 @@ class Sinusoid:
 
 @dataclass(frozen=True)
 class Harmonic:
-    """Sums of a sine wave and one of twice its frequency, known at K points: a richer sinusoid.
+    """Predict the sum of a sine wave and one of twice its frequency from a few points: a harder sinusoid.
 
     After the toy tasks of Lacoste et al. (2018, https://arxiv.org/abs/1806.07528), with uniform parameters and inputs.
     Task parameters and descriptor: ``amplitude``, ``phase``, ``second_amplitude``, ``second_phase`` and ``frequency``,
@@ -104,11 +104,11 @@ class Harmonic:
 
     @property
     def spec(self) -> Spec:
-        """A number in, a number out; described by both waves."""
+        """Input: a number. Output: a number. Descriptor: the parameters of both waves."""
         return self._regression.spec
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> FunctionTasks:
-        """Sample sums of waves; the splits share one distribution. Raises ValueError for fewer than one task."""
+        """Sample sums of waves. All splits have the same distribution. Raises ValueError for fewer than one task."""
         return self._regression.sample(num_tasks, split, generator)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What several algorithms share, and nobody else needs: gradient steps, metric learners, networks with memory.
+"""Code that several algorithms share: gradient steps, metric learners, networks with memory.
 
-What third parties need to write an algorithm of their own is in ``metarl.networks`` and ``metarl.objectives``.
+It is internal. To write your own algorithm, use ``metarl.networks`` and ``metarl.objectives``.
 """

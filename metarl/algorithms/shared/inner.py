@@ -1,6 +1,6 @@
-"""Gradient steps on each task's own network: what MAML, Reptile and fine-tuning share, as plain functions.
+"""Gradient steps on each task's own network: plain functions that MAML, Reptile and fine-tuning share.
 
-Stacked parameters hold ``[task, *shape]``.
+Stacked parameters have shape ``[task, *shape]``.
 """
 
 from typing import Literal, NamedTuple
@@ -18,15 +18,18 @@ DECAY, EPSILON = 0.999, 1e-8
 
 
 def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
-    """Raise ValueError for a step size or a factor of it that no gradient step can have."""
+    """Raise ValueError unless the step size and all its factors are positive."""
     if not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive")
     if schedule is not None and not (schedule and all(factor > 0 for factor in schedule)):
-        raise ValueError(f"schedule={schedule}: give at least one factor, all of them positive")
+        raise ValueError(f"schedule={schedule}: expected at least one factor, all of them positive")
 
 
 def factor(schedule: tuple[float, ...] | None, spec: Spec, step: int) -> float:
-    """Factor of the step size after ``step`` steps: the schedule's, by default 1, then 0.5 for control, and 1 else."""
+    """Return the factor of the step size after ``step`` steps.
+
+    Without a schedule, it is 1 for examples; for control, 1 at the first step and 0.5 later.
+    """
     factors = schedule or ((1.0, 0.5) if spec.control else (1.0,))
     return factors[min(step, len(factors) - 1)]
 
@@ -35,29 +38,29 @@ class Moments(NamedTuple):
     """Adam's running means of squared gradients."""
 
     second: Params  # [task, *shape], weighted sums
-    weight: Tensor  # [task], the sum of their weights: 1 - beta2^steps where nothing was carried over
+    weight: Tensor  # [task], the sum of their weights: 1 - beta2^steps, unless moments were carried over
 
 
 def no_moments(params: Params) -> Moments:
-    """Moments before the first step on stacked parameters."""
+    """Return the moments before the first step on stacked parameters."""
     first = next(iter(params.values()))
     return Moments({name: torch.zeros_like(value) for name, value in params.items()}, first.new_zeros(len(first)))
 
 
 class Tuned(NamedTuple):
-    """What gradient steps know of each task: a network of its own, and the optimiser's memory."""
+    """The state of adaptation by gradient steps: a network for each task, and the optimiser's moments."""
 
     params: Params  # [task, *shape]
     moments: Moments | None  # None for gradient descent
-    step: int  # how many gradient steps were taken
-    seen: Tensor | None  # [task, item, ...] what the network read of the support set last, for inductive batch norm
+    step: int  # gradient steps taken so far
+    seen: Tensor | None  # [task, item, ...] the network's latest support inputs, for inductive batch norm
 
 
 def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
-    """Take one gradient step on each task's loss on a batch, of which the model reads ``inputs``; ``seen`` stays.
+    """Take one gradient step on each task's loss on a batch; the model reads ``inputs``. ``seen`` does not change.
 
     Raises:
-        ValueError: it is asked to be differentiated; no graph is kept here.
+        ValueError: gradients through this step are asked for; it keeps no graph.
     """
     if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
         raise ValueError(NOT_DIFFERENTIATED)
@@ -71,12 +74,13 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
 
 
 def predict(model: Model, tuned: Tuned, inputs: Tensor) -> Tensor:
-    """Outputs of each task's network, ``[task, ..., model_outputs]``."""
+    """Return the outputs of each task's network, ``[task, ..., model_outputs]``."""
     return models.predict(model, tuned.params, inputs, tuned.seen)
 
 
 def _adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
-    """Directions of Adam (arXiv 1412.6980, algorithm 1) for beta1 = 0, where the first moment is the gradient."""
+    """Return Adam's directions (arXiv 1412.6980, algorithm 1) for beta1 = 0: the first moment is the gradient."""
+    # Dividing by the sum of weights is Adam's bias correction; it also holds when moments were carried over.
     weight = torch.lerp(torch.ones_like(moments.weight), moments.weight, DECAY)
     second = {name: torch.lerp(value.square(), moments.second[name], DECAY) for name, value in gradients.items()}
     directions = {

@@ -1,7 +1,7 @@
-"""Learning from labelled examples by a recurrent network: they are shown one after another, labels one step late.
+"""Few-shot learning with a recurrent network: items are shown one after another, their labels one step late.
 
-With an item comes the label of the item before, so that the network must bind them itself, and can be asked about every
-item before it is told (Santoro et al., 2016, arXiv 1605.06065, sec. 2).
+Each input holds an item and the label of the item before. So the network must associate items with labels itself, and
+can predict each item before it sees the label (Santoro et al., 2016, arXiv 1605.06065, sec. 2).
 """
 
 from collections.abc import Callable
@@ -21,37 +21,37 @@ LossOn = Literal["sequence", "query"]
 
 
 class Core(NamedTuple):
-    """A recurrent network as pure functions; ``hidden`` is a NamedTuple of tensors ``[row, ...]``."""
+    """A recurrent network as pure functions. ``hidden`` is a NamedTuple of tensors ``[row, ...]``."""
 
     init: Callable[[Generator], Params]
     start: Callable[[Params, int], Any]
-    """``(params, rows) -> hidden``: nothing seen yet."""
+    """``(params, rows) -> hidden``: the initial hidden state."""
     run: Callable[[Params, Any, Tensor], tuple[Tensor, Any]]
     """``(params, hidden, inputs [row, time, input_size]) -> (outputs [row, time, output_size], hidden)``."""
 
 
 class Shown(NamedTuple):
-    """What a recurrent network knows of each task."""
+    """The state of a recurrent learner: the hidden state for each task, and the last label."""
 
     params: Params  # [*shape], shared by all tasks
     hidden: Any
-    last: Tensor  # [task, label_size(spec)] the label of the last item, which comes with the next one
+    last: Tensor  # [task, label_size(spec)] the label of the last item, shown with the next item
 
 
 def input_size(spec: Spec) -> int:
-    """Width of what a Core is given with each item: the item, flattened, and the label before."""
+    """Return the width of a Core's inputs: the flattened item and the label of the item before."""
     return prod(spec.input_shape) + label_size(spec)
 
 
 def label_size(spec: Spec) -> int:
-    """Width of a label as a network reads it."""
+    """Return the width of a label as network input."""
     return spec.output_size + (spec.kind == "regression")
 
 
 def labels(spec: Spec, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Targets as a network reads them, ``[task, item, label_size]``, so that zeros mean none.
+    """Return targets as network inputs, ``[task, item, label_size]``. All zeros mean "no label".
 
-    Classes are one-hot; values have a 1 beside them.
+    Classes are one-hot. Regression values get an extra 1, which tells a value of 0 from no label.
     """
     if spec.kind == "classification":
         return functional.one_hot(targets, spec.output_size).to(dtype)
@@ -65,14 +65,14 @@ def check_loss_on(loss_on: LossOn) -> None:
 
 
 def glorot(generator: Generator, outputs: int, inputs: int) -> Tensor:
-    """Xavier-uniform weights ``[outputs, inputs]``."""
+    """Return Xavier-uniform weights ``[outputs, inputs]``."""
     return nn.init.xavier_uniform_(torch.empty(outputs, inputs), generator=generator)
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return an LSTM's output and cell ``[..., unit]`` after a step with pre-activations ``[..., 4 * unit]``.
+    """Return an LSTM's output and cell ``[..., unit]`` after one step.
 
-    These are of the input gate, the forget gate, the candidate and the output gate.
+    ``gates`` ``[..., 4 * unit]`` are the pre-activations of input gate, forget gate, candidate and output gate.
     """
     enter, keep, value, leave = gates.chunk(4, dim=-1)
     cell = keep.sigmoid() * cell + enter.sigmoid() * value.tanh()
@@ -80,7 +80,7 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
-    """Return the learner that shows a core a task's support items, then asks it about each query item by itself."""
+    """Return a learner that shows the support items to a recurrent network, then predicts each query item by itself."""
     fold = _Fold(spec, core, loss_on)
     learner = Learner(spec, 1, core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss, replay=fold.replay)
     return fed(learner)
@@ -88,7 +88,7 @@ def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
 
 @dataclass(frozen=True)
 class _Fold:
-    """The functions of a recurrent network's Learner for examples."""
+    """The functions of a recurrent learner for examples."""
 
     spec: Spec
     core: Core
@@ -99,47 +99,50 @@ class _Fold:
         return Shown(params, self.core.start(params, tasks), some.new_zeros(tasks, label_size(self.spec)))
 
     def replay(self, state: Shown, batch: Batch) -> tuple[Tensor, Shown]:
-        """Show the items in their order; say of each what it is, ``[task, item, output_size]``, before it is told."""
+        """Show the items in order. Return predictions ``[task, item, output_size]``, each made before its label."""
         examples = checked(batch)
-        told = labels(self.spec, examples.targets, state.last.dtype)
-        late = torch.cat([state.last.unsqueeze(1), told[:, :-1]], dim=1)
-        items = examples.inputs.reshape(*told.shape[:2], -1)
+        own = labels(self.spec, examples.targets, state.last.dtype)
+        late = torch.cat([state.last.unsqueeze(1), own[:, :-1]], dim=1)  # the label of the item before
+        items = examples.inputs.reshape(*own.shape[:2], -1)
         outputs, hidden = self.core.run(state.params, state.hidden, torch.cat([items, late], dim=2))
-        return outputs, Shown(state.params, hidden, told[:, -1])
+        return outputs, Shown(state.params, hidden, own[:, -1])
 
     def adapt(self, state: Shown, batch: Batch) -> Shown:
         return self.replay(state, batch)[1]
 
     def predict(self, state: Shown, inputs: Tensor) -> tuple[Tensor, Shown]:
-        """Ask about each item as if it were the next one: items do not see each other, and are forgotten."""
+        """Predict each item as if it came next. Items do not see each other, and the state does not change."""
         lead = inputs.shape[: inputs.ndim - len(self.spec.input_shape)]
         items = inputs.reshape(lead[0], -1, prod(self.spec.input_shape))
-        asked = torch.cat([items, state.last.unsqueeze(1).expand(-1, items.shape[1], -1)], dim=2)
+        queries = torch.cat([items, state.last.unsqueeze(1).expand(-1, items.shape[1], -1)], dim=2)
+        # One row, with a copy of its task's hidden state, for each item: a sequence of length 1.
         hidden = type(state.hidden)(*(value.repeat_interleave(items.shape[1], 0) for value in state.hidden))
-        outputs, _ = self.core.run(state.params, hidden, asked.flatten(0, 1).unsqueeze(1))
+        outputs, _ = self.core.run(state.params, hidden, queries.flatten(0, 1).unsqueeze(1))
         return outputs.reshape(*lead, self.spec.output_size), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss on the query items, or on them and on all support items as they were shown."""
+        """Return the mean loss on the query items, or on query and support items (``loss_on``), and metrics."""
         state, query = self.begin(params, experience.descriptors), checked(experience.query)
-        shown = [checked(support) for support in experience.supports]
-        said: list[Tensor] = []
-        for support in shown:
+        supports = [checked(support) for support in experience.supports]
+        support_outputs: list[Tensor] = []
+        for support in supports:
             outputs, state = self.replay(state, support)
-            said.append(outputs)
-        answers, _ = self.predict(state, query.inputs)
-        metrics = objectives.mean_scores(self.spec.kind, query, answers, step=len(shown))
+            support_outputs.append(outputs)
+        query_outputs, _ = self.predict(state, query.inputs)
+        metrics = objectives.mean_scores(self.spec.kind, query, query_outputs, step=len(supports))
         if self.spec.kind == "classification":
-            accuracies = objectives.instance_accuracies(said[0].detach(), shown[0]).mean(1)
+            accuracies = objectives.instance_accuracies(support_outputs[0].detach(), supports[0]).mean(1)
             metrics |= {f"accuracy/instance_{number}": value for number, value in enumerate(accuracies, start=1)}
         if self.loss_on == "query":
-            return objectives.loss(self.spec.kind, answers, query).mean(), metrics
-        asked = Examples(*(torch.cat(fields, dim=1) for fields in zip(*shown, query, strict=True)))
-        return objectives.loss(self.spec.kind, torch.cat([*said, answers], dim=1), asked).mean(), metrics
+            return objectives.loss(self.spec.kind, query_outputs, query).mean(), metrics
+        # loss_on == "sequence": all support items as they were shown, then the queries.
+        sequence = Examples(*(torch.cat(fields, dim=1) for fields in zip(*supports, query, strict=True)))
+        outputs = torch.cat([*support_outputs, query_outputs], dim=1)
+        return objectives.loss(self.spec.kind, outputs, sequence).mean(), metrics
 
 
 def checked(batch: Batch) -> Examples:
-    """Return the batch. Raises ValueError unless it is one of labelled examples."""
+    """Return the batch. Raises ValueError unless it holds labelled examples."""
     if not isinstance(batch, Examples):
-        raise ValueError(f"labelled examples were expected, not {type(batch).__name__}")
+        raise ValueError(f"expected labelled examples, but got a {type(batch).__name__}")
     return batch

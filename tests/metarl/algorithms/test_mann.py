@@ -166,7 +166,9 @@ def test_more_items_than_slots():
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_control_is_refused(kind):
-    with pytest.raises(ValueError, match="MANN learns from labelled examples; among learners with memory, rl2 acts"):
+    with pytest.raises(
+        ValueError, match="MANN learns from labelled examples; for control, use rl2, which also has a memory"
+    ):
         MANN().build(Spec((3,), 2, kind))
 
 
@@ -177,7 +179,7 @@ def test_control_is_refused(kind):
         ({"width": 0}, "width=0: expected at least 1"),
         ({"controller": -1}, "controller=-1: expected at least 1"),
         ({"heads": 0}, "heads=0: expected at least 1"),
-        ({"heads": 3, "slots": 2}, "heads=3: each writes a slot of its own, and there are 2"),
+        ({"heads": 3, "slots": 2}, "heads=3: each head writes its own slot, and there are only 2"),
         ({"decay": 1.5}, r"decay=1.5: expected a number in \[0, 1\]"),
     ],
 )

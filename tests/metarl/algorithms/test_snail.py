@@ -267,7 +267,7 @@ def test_the_meta_loss_is_of_the_query_items():
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_control_is_refused(kind):
     with pytest.raises(
-        ValueError, match="SNAIL learns from labelled examples here; among learners with memory, rl2 acts"
+        ValueError, match="SNAIL learns from labelled examples here; for control, use rl2, which also has a memory"
     ):
         SNAIL().build(Spec((3,), 2, kind))
 
@@ -275,15 +275,15 @@ def test_control_is_refused(kind):
 def test_rollouts_are_refused():
     learner = SMALL.build(CLASSIFICATION)
     state = learner.begin(initial(learner), torch.zeros(2, 0))
-    with pytest.raises(ValueError, match="labelled examples were expected, not Rollout"):
+    with pytest.raises(ValueError, match="expected labelled examples, but got a Rollout"):
         learner.adapt(state, synthetic.rollout(synthetic.DISCRETE, 2, generator()))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keys": (2,), "values": (2, 2)}, "expected as many of both, and at least one"),
-        ({"keys": (), "values": ()}, "expected as many of both, and at least one"),
+        ({"keys": (2,), "values": (2, 2)}, "expected the same number of each, at least 1"),
+        ({"keys": (), "values": ()}, "expected the same number of each, at least 1"),
         ({"keys": (0,), "values": (2,)}, "sizes of at least 1"),
         ({"channels": 0}, "sizes of at least 1"),
         ({"embedding": 0}, "sizes of at least 1"),

@@ -27,7 +27,7 @@ def refused(*arguments: str) -> str:
     return str(caught.value)
 
 
-HELP = "; 'metarl try --help' tells the options"
+HELP = "; 'metarl try --help' shows the options"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

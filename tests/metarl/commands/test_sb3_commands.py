@@ -233,12 +233,12 @@ def interrupting(step: Any, at: int) -> Any:
         (["maml", "bandit"], "baseline needs ppo or sac, and tasks"),
         (["ppo", "banditt"], "bandit"),
         (["ppo", "sinusoid"], "Sinusoid is no control family"),
-        (["sac", "bandit"], "sac needs continuous actions, and these are Discrete(5); take ppo"),
+        (["sac", "bandit"], "sac needs continuous actions, but the action space is Discrete(5); use ppo"),
         (["ppo", "bandit", "--timesteps", "0"], "timesteps=0 must be at least 1"),
         (["ppo", "bandit", "--train-tasks", "0"], "train_tasks=0 must be at least 1"),
         (["ppo", "bandit", "--learning-rate", "0"], "learning_rate=0.0 must be positive"),
-        (["ppo", "bandit", "--gamma", "2"], "gamma=2.0 lies in [0, 1]"),
-        (["sac", "point-navigation", "--hidden", "0"], "hidden=(0,) are at least 1"),
+        (["ppo", "bandit", "--gamma", "2"], "gamma=2.0: expected a number in [0, 1]"),
+        (["sac", "point-navigation", "--hidden", "0"], "hidden=(0,) must be at least 1"),
     ],
 )
 def test_a_wrong_baseline_is_answered_in_one_line(

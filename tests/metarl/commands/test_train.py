@@ -144,8 +144,8 @@ def test_another_update_may_be_named(tmp_path: Path, named: list[str], record: t
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["descending:Muddled"], "Muddled.default_outer() gave 'sgd': expected an outer update, such as Adam()"),
-        (["descending:Hasty"], "Hasty.default_outer() gave <class 'descending.Descent'>: expected an outer update"),
+        (["descending:Muddled"], "Muddled.default_outer() returned 'sgd': expected an outer update, such as Adam()"),
+        (["descending:Hasty"], "Hasty.default_outer() returned <class 'descending.Descent'>: expected an outer update"),
         (["descending:Opinionated", "--algorithm.outer-rate", "much"], "could not convert string to float: 'much'"),
         (["descending:Opinionated", "--algorithm.rate", "2"], "--algorithm.rate, 2; did you mean --"),
     ],

@@ -63,9 +63,9 @@ def test_which_recipe_is_taken(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[maml.default", "is no file of recipes"),
-        ("maml = 3", "is no table"),
-        ("[maml]\nreached = 'x'", "is no table"),
+        ("[maml.default", "is not a valid file of recipes"),
+        ("maml = 3", "is not a table"),
+        ("[maml]\nreached = 'x'", "is not a table"),
         ("[maml.default]\nalgorithm = { steps = 1 }", "does not say what it reached"),
         ("[maml.default]\nreached = 1", "does not say what it reached"),
         ("[maml.default]\nreached = 'x'\nalgoritm = { steps = 1 }", "has algoritm: expected reached and some of"),

@@ -420,7 +420,7 @@ def test_only_classification_is_served(name, kind):
         (ProtoNet, {"distance": "manhattan"}, "distance='manhattan': expected one of euclidean, cosine"),
         (ProtoNet, {"embedding": 0}, "embedding=0: expected a width of at least 1"),
         (Matching, {"embedding": -1}, "embedding=-1: expected a width of at least 1"),
-        (Matching, {"reads": 0}, "reads=0: the support set is read at least once"),
+        (Matching, {"reads": 0}, "reads=0: expected at least 1"),
         (Siamese, {"embedding": 0}, "embedding=0: expected a width of at least 1"),
     ],
 )
@@ -446,7 +446,7 @@ def test_targets_that_are_no_classes_are_refused(targets, message):
 def test_rollouts_are_refused():
     learner = ProtoNet(**SMALL).build(SPEC)
     state = learner.begin(initial(learner), torch.zeros(2, 0))
-    with pytest.raises(ValueError, match="metric learners compare labelled examples, and were given a Rollout"):
+    with pytest.raises(ValueError, match="metric learners need labelled examples, but got a Rollout"):
         learner.adapt(state, synthetic.rollout(synthetic.DISCRETE, 2, generator()))
 
 

@@ -270,7 +270,7 @@ def test_glorot_bounds():
 def test_rollouts_are_refused_where_examples_are_learned_from(name):
     learner = ALGORITHMS[name].build(CLASSIFICATION)
     state = learner.begin(initial(learner), torch.zeros(2, 0))
-    with pytest.raises(ValueError, match="labelled examples were expected, not Rollout"):
+    with pytest.raises(ValueError, match="expected labelled examples, but got a Rollout"):
         learner.adapt(state, synthetic.rollout(synthetic.DISCRETE, 2, generator()))
 
 
