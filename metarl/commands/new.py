@@ -22,6 +22,7 @@ from typing import NamedTuple, NoReturn
 
 from metarl import plugins
 from metarl.cli import DONE, Execute
+from metarl.files import check_folder, expanded
 
 KINDS = {
     "control": "an environment of your own, as functions of torch tensors",
@@ -61,8 +62,9 @@ def prepare(arguments: list[str]) -> Execute:
     """``tasks|algorithm NAME``: write a small, working plugin package."""
     chosen = _parser().parse_args(arguments)
     kind = getattr(chosen, "kind", "algorithm")
-    folder = Path(chosen.name) if chosen.out is None else chosen.out
+    folder = Path(chosen.name) if chosen.out is None else expanded(chosen.out)
     check_name(chosen.name)
+    check_folder(folder.parent)
     files = render(chosen.name, kind)
     if os.path.lexists(folder):
         raise ValueError(f"{folder} exists already; nothing is overwritten: choose another folder with --out")
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     algorithm = whats.add_parser("algorithm", help="an algorithm", description="Write a package with an algorithm.")
     for what in (tasks, algorithm):
         what.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
-        what.add_argument("--out", type=Path, help="folder to write (default: NAME)")
+        what.add_argument("--out", help="folder to write (default: NAME)")
     return parser
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.files import expanded
+
 Arrays = dict[str, np.ndarray]
 FORMAT = 1
 """Part of every key: raised when what is cached changes its form."""
@@ -18,7 +20,7 @@ FORMAT = 1
 def folder() -> Path:
     """Return the cache folder: METARL_CACHE, else ``metarl`` in XDG_CACHE_HOME, else ``~/.cache/metarl``."""
     if os.environ.get("METARL_CACHE"):
-        return Path(os.environ["METARL_CACHE"])
+        return expanded(os.environ["METARL_CACHE"])
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "metarl"
 

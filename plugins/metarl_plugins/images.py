@@ -25,6 +25,7 @@ from metarl.fewshot import (
     picture,
     split_classes,
 )
+from metarl.files import expanded
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
 
@@ -117,7 +118,7 @@ class Images:
     def _family(self) -> NWayKShot:
         if self.root is None:
             raise ValueError(f"which images? Name their folder with --tasks.root (in Python: root); {LAYOUT}")
-        listing, pixels = load(Path(self.root), self.size, self._mode)
+        listing, pixels = load(expanded(self.root), self.size, self._mode)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
         options = {name: getattr(self, name) for name in EPISODE}
         return NWayKShot(pixels, torch.tensor(listing.labels), classes=classes, names=listing.names, **options)
