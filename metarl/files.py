@@ -25,6 +25,23 @@ def expanded(path: Path | str) -> Path:
         raise ValueError(f"{path}: {error}") from error
 
 
+def check_place(path: Path) -> None:
+    """Raise ValueError where a file cannot come to be at a path, whose folders need not be there yet."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: expected a file to write")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError where a folder cannot come to be, or cannot be written into."""
+    found = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
+    if not found.is_dir():
+        kind = "a link to nothing" if found.is_symlink() else "a file"
+        raise ValueError(f"nothing can be written into {folder}: {found} is {kind}")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise ValueError(f"nothing can be written into {folder}: no permission to write into {found}")
+
+
 def write_json(path: Path, contents: Any) -> None:
     """Write JSON atomically."""
     write_bytes(path, (json.dumps(contents, indent=2) + "\n").encode())

@@ -58,6 +58,7 @@ def prepare(arguments: list[str]) -> Execute:
     kind = _options(sb3.BASELINES[name], family)
     chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
     out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
+    out = out.absolute()  # families may change the working folder
     model = _model(chosen)
     held = runs.create(out, _record(name, tasks_name, chosen), chosen.overwrite)
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 from metarl import runs, sb3, trained
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
-from metarl.files import write_bytes
+from metarl.files import check_place, write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ExportOptions:
             raise ValueError(f"--steps {self.steps}: expected at least 0")
         if self.path.exists() and not self.overwrite:
             raise ValueError(f"{self.path} exists; choose another path, or replace it with --overwrite")
+        check_place(self.path)
 
 
 def prepare(arguments: list[str]) -> Execute:

@@ -22,6 +22,7 @@ from typing import NamedTuple, NoReturn
 
 from metarl import plugins
 from metarl.cli import DONE, Execute
+from metarl.files import check_folder, expanded
 
 KINDS = {
     "control": "an environment of your own, as functions of torch tensors",
@@ -55,8 +56,9 @@ def prepare(arguments: list[str]) -> Execute:
     """``tasks|algorithm|outer NAME``: write a small, working plugin package."""
     chosen = _parser().parse_args(arguments)
     kind = getattr(chosen, "kind", chosen.what)
-    folder = Path(chosen.name) if chosen.out is None else chosen.out
+    folder = Path(chosen.name) if chosen.out is None else expanded(chosen.out)
     check_name(chosen.name)
+    check_folder(folder.parent)
     files = render(chosen.name, kind)
     if os.path.lexists(folder):
         raise ValueError(f"{folder} exists already; nothing is overwritten: choose another folder with --out")
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     outer = whats.add_parser("outer", help="an outer update", description="Write a package with an outer update.")
     for what in (tasks, algorithm, outer):
         what.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
-        what.add_argument("--out", type=Path, help="folder to write (default: NAME)")
+        what.add_argument("--out", help="folder to write (default: NAME)")
     return parser
 
 

@@ -8,6 +8,7 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import tyro
@@ -23,6 +24,7 @@ from tyro.constructors import (
 )
 
 from metarl.fewshot import Classes
+from metarl.files import expanded
 from metarl.networks import Architecture
 
 registry = ConstructorRegistry()
@@ -38,6 +40,20 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
         metavar="NAME",
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@registry.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """A shell expands ``~/x``, and leaves ``--out=~/x`` as it is. An empty path is none."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: expanded(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda value: [str(value)],
     )
 

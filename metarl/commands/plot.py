@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from metarl import runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
+from metarl.files import check_folder
 from metarl.pictures import plotting
 from metarl.runs.logger import read_progress
 
@@ -34,6 +35,7 @@ def prepare(arguments: list[str]) -> Execute:
     out = chosen.out or chosen.runs[0]
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: expected a folder for the pictures")
+    check_folder(out)
 
     def execute() -> int:
         out.mkdir(parents=True, exist_ok=True)

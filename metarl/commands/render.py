@@ -10,6 +10,7 @@ from metarl import runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
+from metarl.files import check_place
 from metarl.pictures import video
 from metarl.speed import Device
 from metarl.trained import Trained, films, open_run
@@ -63,6 +64,7 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(RenderOptions, arguments, "render", RENDER_HELP)
     out = chosen.out or chosen.run / "render.gif"
     video.check_suffix(out)
+    check_place(out)
     trained = open_run(chosen.run, chosen.checkpoint, chosen.device)
     films.single_of(trained.family)
     tasks = _tasks(trained, chosen)

@@ -52,7 +52,8 @@ def create(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        kind = "it is a link to nothing" if folder.is_symlink() and not folder.exists() else error.strerror
+        raise RunError(f"cannot make the run folder {folder}: {kind}") from error
     held = claim(folder, "training")
     try:
         replacing.check_free(folder)

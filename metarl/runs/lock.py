@@ -59,7 +59,7 @@ def claim(folder: Path, doing: str, name: str = RUN_LOCK) -> Claim:
     Raises:
         RunError: another process holds it, or nothing can be written there.
     """
-    path = folder / name
+    path = folder.absolute() / name  # environments may change the working folder
     try:
         token = _take(path, doing) or _take_from_garbage(path, doing)
     except OSError as error:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from metarl import objectives
 from metarl.control import ControlFamily
+from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
 from metarl.sb3.environments import TaskVecEnv
 from metarl.sb3.policies import state_of
@@ -157,7 +158,7 @@ def _read(model: BaseAlgorithm | Path | str) -> Actor:
     if isinstance(model, BaseAlgorithm):
         options, values = model.policy_kwargs, model.policy.state_dict()
     else:
-        options, values = _opened(Path(model))
+        options, values = _opened(expanded(model))
     if "action_net.weight" not in values or any(name.startswith("features_extractor.") for name in values):
         raise ValueError(
             f"{model if isinstance(model, str | Path) else type(model).__name__} has no actor that can be read: "

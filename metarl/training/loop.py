@@ -44,7 +44,7 @@ class Run:
         folder: Path | None = None,
     ) -> None:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
-        self.folder = folder
+        self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)

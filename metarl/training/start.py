@@ -95,10 +95,10 @@ def start(
     recipe: str | None = None,
 ) -> Run:
     """Check that everything fits together, and make the run folder. Raises ValueError."""
+    folder = None if out is None else expanded(out).absolute()  # families may change the working folder
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
-    folder = None if out is None else expanded(out)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     _check_splits(family.target, run.settings)

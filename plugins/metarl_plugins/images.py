@@ -23,6 +23,7 @@ from metarl.fewshot import (
     picture,
     split_classes,
 )
+from metarl.files import expanded
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
 from metarl_plugins.decoding import Reading
@@ -119,7 +120,7 @@ class Images:
     def _family(self) -> NWayKShot:
         if self.root is None:
             raise ValueError(f"which images? Name their folder with --tasks.root (in Python: root); {LAYOUT}")
-        listing, pixels = load(Path(self.root), *self._reading, self.copies)
+        listing, pixels = load(expanded(self.root), *self._reading, self.copies)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
         options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
         labels = torch.tensor(listing.labels)

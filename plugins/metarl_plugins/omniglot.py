@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture, split_classes
+from metarl.files import expanded
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding, trees
 
@@ -141,7 +142,7 @@ def located(root: str | None) -> Path:
             "where is Omniglot? Name its folder with --tasks.root (in Python: root), or set the environment variable "
             f"METARL_DATA to the folder that contains omniglot/; {LAYOUT}"
         )
-    told = Path(data or "", "omniglot") if root is None else Path(root)
+    told = expanded(data or ".") / "omniglot" if root is None else expanded(root)
     for folder in (told, told / "python"):  # the latter in a clone of its repository
         if all(_part(folder, part) for part in CHARACTERS):
             return folder
