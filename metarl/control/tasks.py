@@ -45,9 +45,9 @@ class Sampling:
             raise ValueError(f"discount and gae_lambda lie in [0, 1], not {self.discount} and {self.gae_lambda}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ControlTasks:
-    """A fixed batch of control tasks; implements ``metarl.types.Tasks``."""
+    """A fixed batch of control tasks; implements ``metarl.types.Tasks``. Equal to itself alone, as tensors are."""
 
     spec: Spec
     parameters: Mapping[str, Tensor]

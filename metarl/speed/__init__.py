@@ -6,7 +6,7 @@ training loop. Start reading in ``parts``, which runs parts of an iteration as g
 """
 
 from metarl.speed.allocator import keep_freed_memory
-from metarl.speed.devices import Device, float32, resolve_device, send, without_cudnn
+from metarl.speed.devices import Device, float32, refuse_autocast, resolve_device, send, without_cudnn
 from metarl.speed.parts import Graphs, is_comparison, run_captured, run_compiled, run_is_compiled
 from metarl.speed.threads import each_group
 
@@ -17,6 +17,7 @@ __all__ = [
     "float32",
     "is_comparison",
     "keep_freed_memory",
+    "refuse_autocast",
     "resolve_device",
     "run_captured",
     "run_compiled",

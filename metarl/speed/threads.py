@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from metarl.speed.devices import refuse_autocast
+
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 
@@ -21,8 +23,10 @@ def each_group(work: Callable[[Group], Result], groups: Iterable[Group]) -> list
     CUDA graph is captured, which sees the operations of one thread only.
 
     Raises:
+        ValueError: PyTorch is told to round to half precision (autocast), of which other threads do not know.
         Exception: what ``work`` raised for the first group that failed.
     """
+    refuse_autocast()
     threads = torch.get_num_threads()
     if not isinstance(groups, Sequence) or min(threads, len(groups)) < 2 or _is_capturing():
         return [work(group) for group in groups]

@@ -96,7 +96,7 @@ class StopAtScore:
 
     def __call__(self, told: Iteration) -> bool:
         """Look at the score of logged iterations."""
-        return told.row is None or training_score(told.row) < self.threshold
+        return told.row is None or not training_score(told.row) >= self.threshold
 
 
 def validation(settings: Settings) -> list[Evaluate]:

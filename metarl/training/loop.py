@@ -14,7 +14,7 @@ from metarl import runs
 from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.speed import Graphs, float32, keep_freed_memory, resolve_device, send
+from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
@@ -69,7 +69,7 @@ class Run:
 
     def restore(self, path: Path) -> Progress:
         """Return where a checkpoint stands. Raises RunError when it does not fit."""
-        saved = runs.load_checkpoint(path, self.device)
+        saved = runs.load_checkpoint(path, self.device, Progress._fields)
         runs.check_architecture(self.first().params, saved["params"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
@@ -99,6 +99,7 @@ class Run:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
+        refuse_autocast()
         with float32(self.device):
             outcome = self._learn(progress.params, progress.outer, share, number)
         update, times = outcome.update, _times(outcome, time.perf_counter() - began)

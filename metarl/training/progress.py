@@ -1,5 +1,6 @@
 """Where a run stands, what training returns, and what callbacks are told."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -71,6 +72,12 @@ Callback = Callable[[Iteration], bool | None]
 
 
 def training_score(row: Mapping[str, float]) -> float:
-    """The number by which the best checkpoint is chosen: the return, or minus the loss, after the last adaptation."""
+    """The number by which the best checkpoint is chosen: the return, or minus the loss, after the last adaptation.
+
+    Where a learner's metrics tell neither: minus the meta-loss, as Adam and SGD log it; nan where nothing does.
+    """
     returns = [value for name, value in row.items() if name.startswith("return/step_")]
-    return returns[-1] if returns else -[value for name, value in row.items() if name.startswith("loss/step_")][-1]
+    losses = [value for name, value in row.items() if name.startswith("loss/step_")] or [
+        row.get("outer/loss", math.nan)
+    ]
+    return returns[-1] if returns else -losses[-1]
