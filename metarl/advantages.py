@@ -42,7 +42,9 @@ def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) 
 def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tensor:
     """Advantages over the several episodes of a trial, joined along time: the first may pay for what the last earns.
 
-    Steps after the end of an episode count as no time. Episodes end where the mask says; none bootstraps.
+    Steps after the end of an episode count as no time: the value after an episode's last step, however it ended, is
+    that of the next one's first. After the trial's last step there is none, as ``with_advantages`` has it after the
+    horizon.
     """
     order = trial.mask.argsort(dim=2, descending=True, stable=True)  # valid steps first
 

@@ -6,7 +6,7 @@ episodes, ``gymnasium_family`` makes a family of any Gymnasium environment.
 
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
-from metarl.control.tasks import ControlTasks, Sampling, check_environment, check_tasks, tasks_with
+from metarl.control.tasks import ControlTasks, Sampling, check_discount, check_environment, check_tasks, tasks_with
 
 __all__ = [
     "ControlTasks",
@@ -14,6 +14,7 @@ __all__ = [
     "RolloutError",
     "Sampling",
     "can_be_compiled",
+    "check_discount",
     "check_environment",
     "check_tasks",
     "collect",

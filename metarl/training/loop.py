@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import runs
-from metarl.control import check_tasks
+from metarl.control import check_discount, check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
@@ -49,6 +49,7 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
+        check_discount(family, algorithm, self.learner)
         check = getattr(outer, "check", None)
         if check is not None:
             check(self.learner)
