@@ -9,6 +9,7 @@ from metarl.fewshot import NWayKShot as NWayKShot
 from metarl.fewshot import Regression as Regression
 from metarl.fewshot import TableRegression as TableRegression
 from metarl.networks import Network as Network
+from metarl.outer import SGD as SGD
 from metarl.outer import TRPO as TRPO
 from metarl.outer import Adam as Adam
 from metarl.outer import ProMP as ProMP

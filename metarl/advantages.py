@@ -43,7 +43,9 @@ def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) 
 def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tensor:
     """Return advantages over the episodes of a trial, joined along time: early episodes get credit for later rewards.
 
-    Steps after the end of an episode are skipped and take no time. Episodes end where the mask says; none bootstraps.
+    Steps after the end of an episode are skipped and take no time: the value after an episode's last step, however it
+    ended, is that of the next episode's first step. After the trial's last step there is none, as in
+    ``with_advantages`` after the horizon.
     """
     # A stable sort moves the valid steps to the front, in order; the scatter below moves them back.
     order = trial.mask.argsort(dim=2, descending=True, stable=True)

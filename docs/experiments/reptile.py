@@ -169,8 +169,9 @@ def _cell(
     tail: Any,
     mini_batches: Any = "cycle",
 ) -> Cell:
-    architecture = "conv4" if options.convolutional else "mlp"
-    network = Network(architecture, hidden=(64, 64), normalise=True, batch_norm="inductive")
+    network = Network(hidden=(64, 64), normalise=True, batch_norm="inductive")
+    if options.convolutional:
+        network = Network("conv4", batch_norm="inductive")
     algorithm = Reptile(steps, options.step_size, "sgd", False, batch_size, mini_batches, combine, tail, network)
     return Cell(name, algorithm, family, SGD(options.outer_step))
 

@@ -54,7 +54,8 @@ class RL2:
     hidden: int = 256
     """Units of the GRU."""
     discount: float = 0.99
-    """Weight of the next step's reward against this one's; the trial goes on over the ends of episodes."""
+    """Weight of the next step's reward against this one's; the trial goes on over the ends of episodes, terminated or
+    truncated. It acts in place of that of the tasks' own sampling, which is refused."""
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation over a whole trial, in place of that of the tasks' own sampling. The
     paper's 0.3 is for a recurrent value function; a linear one of observation and time knows nothing of the past."""

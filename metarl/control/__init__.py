@@ -18,7 +18,7 @@ from metarl.control.protocols import (
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
 from metarl.control.sampling import Sampling
-from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
+from metarl.control.tasks import ControlTasks, check_discount, check_environment, check_tasks, tasks_with
 
 __all__ = [
     "ControlFamily",
@@ -33,6 +33,7 @@ __all__ = [
     "Snapshots",
     "TorchLanes",
     "can_be_compiled",
+    "check_discount",
     "check_environment",
     "check_tasks",
     "collect",

@@ -12,7 +12,8 @@ class Sampling:
     horizon: int = 200
     """Maximum number of steps of an episode."""
     discount: float = 0.99
-    """Discount factor gamma."""
+    """Discount factor gamma. Algorithms that look beyond an episode, such as rl2, have a discount of their own, and
+    refuse this one if it is set; so too with the next option."""
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation (GAE). With 1, the advantage is reward-to-go minus the baseline."""
 

@@ -10,7 +10,7 @@ one row per lane.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
-from metarl.advantages import with_advantages
+from metarl.advantages import Trajectory, with_advantages
 from metarl.control.protocols import Parametrised
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
@@ -27,9 +27,9 @@ from metarl.seeding import stream
 from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ControlTasks:
-    """A fixed batch of control tasks; implements ``metarl.types.Tasks``."""
+    """A fixed batch of control tasks; implements ``metarl.types.Tasks``. Equal to itself alone, as tensors are."""
 
     spec: Spec
     parameters: Mapping[str, Tensor]
@@ -49,6 +49,15 @@ class ControlTasks:
                 policy's action was not finite.
             ValueError: the environment fails ``check_environment``.
         """
+        trajectory, watched = self._collect(learner, state, generator)
+        return watched.scored(with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda))
+
+    def watch(self, learner: Learner, state: State, generator: Generator) -> Rollout:
+        """Run the same episodes to be scored, not learned from: no baseline is fitted, and advantages are nan."""
+        trajectory, watched = self._collect(learner, state, generator)
+        return watched.scored(Rollout(*trajectory[:5], torch.full_like(trajectory.rewards, torch.nan)))
+
+    def _collect(self, learner: Learner, state: State, generator: Generator) -> tuple[Trajectory, SuccessWatch]:
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         if not self._made:
             env = self.environment(tasks * episodes, generator.device)
@@ -56,8 +65,7 @@ class ControlTasks:
             self._made.append(env)
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         watched = SuccessWatch(self._made[0])
-        trajectory = collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes)
-        return watched.scored(with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda))
+        return collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes), watched
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -116,6 +124,32 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
         raise ValueError(
             f"the environment observes {observations} and acts in {actions}, which is not what {spec} says"
         )
+
+
+def check_discount(family: Family, algorithm: object, learner: Learner) -> None:
+    """Raise ValueError for a discount or a lambda of the tasks where a learner estimates advantages by its own."""
+    sampling = getattr(family, "sampling", None)
+    if learner.prepare is None or not isinstance(sampling, Sampling):
+        return
+    usual = Sampling(), _usual_sampling(family)
+    for name in ("discount", "gae_lambda"):
+        if getattr(sampling, name) not in {getattr(one, name) for one in usual}:
+            option, value = name.replace("_", "-"), getattr(sampling, name)
+            acts = f"--algorithm.{option}" if hasattr(algorithm, name) else "its own"
+            raise ValueError(
+                f"--tasks.sampling.{option} {value} would change nothing: {type(algorithm).__name__} estimates "
+                f"advantages itself; the option that acts is {acts}"
+            )
+
+
+def _usual_sampling(family: Family) -> Sampling:
+    """Return what a family samples by where nothing is chosen."""
+    declared: tuple[Field[Any], ...] = fields(family) if is_dataclass(family) else ()
+    for one in declared:
+        usual: Any = one.default if one.default_factory is MISSING else one.default_factory()
+        if one.name == "sampling" and isinstance(usual, Sampling):
+            return usual
+    return Sampling()
 
 
 def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:

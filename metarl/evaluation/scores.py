@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.control import ControlTasks
 from metarl.seeding import stream
 from metarl.speed import float32, send
 from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
@@ -26,7 +27,8 @@ class Evaluation:
     """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: Sequence[Batch]
-    """What the scores of each step were measured on; examples drawn in groups are drawn again when asked for."""
+    """What the scores of each step were measured on. Examples drawn in groups are drawn again when asked for; the last
+    episodes' advantages, which nobody needs, are nan."""
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
@@ -111,19 +113,32 @@ def adapt(
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
-    device = torch.device(device)
+    return _adapted(learner, params, tasks, steps, seed, torch.device(device))
+
+
+def _adapted(
+    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device, judged: bool = False
+) -> list[Adapted]:
+    """See ``adapt``; where they are only ``judged``, nothing is estimated of the last episodes for one more step."""
     with torch.no_grad(), float32(device):
         state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
             state = learner.adapt(*adapted[-1]) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
-            adapted.append(Adapted(state, tasks.draw(learner, state, "support", generator)))
+            watched = judged and step == steps
+            adapted.append(Adapted(state, _episodes(tasks, learner, state, generator, watched)))
     return adapted
 
 
+def _episodes(tasks: Tasks, learner: Learner, state: State, generator: Generator, watched: bool) -> Batch:
+    if watched and isinstance(tasks, ControlTasks) and type(tasks).draw is ControlTasks.draw:
+        return tasks.watch(learner, state, generator)
+    return tasks.draw(learner, state, "support", generator)
+
+
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
+    rollouts = [adapted.rollout for adapted in _adapted(learner, params, tasks, steps, seed, device, judged=True)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]

@@ -4,6 +4,7 @@ A module is only a recipe: ``init`` draws its parameters once, and later calls p
 all tasks at once (``metarl.networks.layers``). Any other module runs through ``functional_call`` under ``vmap``.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -11,15 +12,18 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from metarl.networks import layers
 from metarl.networks.derivatives import perceptron
 from metarl.networks.derivatives.perceptron import Activation
 from metarl.networks.layers import LogStd, Residual
+from metarl.speed import refuse_autocast, send
 from metarl.types import Params, Spec
 
 BatchNorm = Literal["transductive", "inductive"]
+Held = dict[torch.device, Params]
+"""A network's buffers, which no task owns and nobody changes, without a task axis, on each device that needs them."""
 
 
 class Apply(Protocol):
@@ -88,7 +92,11 @@ def loss_gradient(
     Tasks are independent, so the gradient of the summed losses in the stacked parameters is the stack of the tasks'
     gradients. With ``second_order``, the result is differentiable if gradients are enabled and a parameter requires
     them. The loss must then depend on nothing else that requires gradients.
+
+    Raises:
+        ValueError: PyTorch's autocast to half precision is on.
     """
+    refuse_autocast()
     differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
     if model.layout is not None and not inputs.requires_grad:
         return _perceptron_gradient(model.layout, params, names, inputs, loss, differentiable and second_order)
@@ -142,12 +150,14 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
     """Turn ``make(spec)``, any ``nn.Module``, into a Model.
 
     Raises:
-        ValueError: the module has buffers (running statistics would leak between tasks), cannot run on spec's inputs
-            for many tasks at once (random layers such as dropout cannot), or returns outputs of another shape. Also
-            for batch norm that cannot be inductive when it should be, and for any batch norm in control.
+        ValueError: the module changes its buffers (running statistics would leak between tasks; buffers that stay as
+            they are made for seed 0, such as fixed frequencies, are shared by all), cannot run on spec's inputs for
+            many tasks at once (random layers such as dropout cannot), or returns outputs of another shape. Also for
+            batch norm that cannot be inductive when it should be, and for any batch norm in control.
     """
     module = _seeded(make, spec, 0)
     owners = _owners(module)
+    constants = _constants(module, spec)
     skeleton = module.to("meta")
     _check(skeleton, spec)
     normalises = _normalises(skeleton, spec, batch_norm)
@@ -161,6 +171,8 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
         if layout is not None and not inputs.requires_grad:
             return layout.apply(params, inputs)
         shared = {name: params[owner] for name, owner in owners.items()}
+        if constants:
+            shared |= _there(constants, inputs.device)
         lead = inputs.ndim - len(spec.input_shape)
         rows = inputs.reshape(len(inputs), math.prod(inputs.shape[1:lead]), *spec.input_shape)
         rows_seen = None if reference is None else reference * math.prod(inputs.shape[2:lead])
@@ -168,6 +180,31 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
         return outputs.reshape(*inputs.shape[:lead], outputs.shape[-1])
 
     return Model(init, apply, batch_norm if normalises else None, layout)
+
+
+def _constants(module: nn.Module, spec: Spec) -> Held:
+    """Return a module's buffers, on the device where they were made. Raises ValueError where running changes them."""
+    buffers = {name: value for name, value in module.named_buffers(remove_duplicate=False) if value is not None}
+    before = {name: value.clone() for name, value in buffers.items()}
+    changing = [name for name in buffers if isinstance(module.get_submodule(name.rpartition(".")[0]), _NormBase)]
+    if buffers and not changing:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+            module(torch.rand(2, *spec.input_shape))  # what it raises is told by _check
+        after = dict(module.named_buffers(remove_duplicate=False))
+        changing = [name for name, value in before.items() if not torch.equal(after[name], value)]
+    if changing:
+        raise ValueError(
+            f"the network keeps buffers ({', '.join(changing[:3])}), which tasks would share and running it changes; "
+            "use parameters only, or buffers that stay as they are (for batch norm: track_running_stats=False)"
+        )
+    return {torch.device("cpu"): before} if before else {}
+
+
+def _there(constants: Held, device: torch.device) -> Params:
+    """Return constants on a device, to which they are sent once."""
+    if device not in constants:
+        constants[device] = {name: send(value, device) for name, value in next(iter(constants.values())).items()}
+    return constants[device]
 
 
 def _seeded(make: Callable[[Spec], nn.Module], spec: Spec, seed: int) -> nn.Module:
@@ -230,13 +267,8 @@ def _reached(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _check(skeleton: nn.Module, spec: Spec) -> None:
-    buffers = [name for name, _ in skeleton.named_buffers()]
-    if buffers:
-        raise ValueError(
-            f"the network keeps buffers ({', '.join(buffers[:3])}), which tasks would share; "
-            "use parameters only (for batch norm: track_running_stats=False)"
-        )
     params = {name: value.unsqueeze(0) for name, value in skeleton.named_parameters(remove_duplicate=False)}
+    params |= dict(skeleton.named_buffers(remove_duplicate=False))
     inputs = torch.empty((1, 2, *spec.input_shape), device="meta")
     try:
         shape = tuple(_apply(skeleton, "", params, inputs, None).shape[1:])
@@ -267,7 +299,8 @@ def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, refer
         own = {name: params[prefix + name] for name, value in module._parameters.items() if value is not None}
         return run(module, own, inputs, reference)
     own = {name: params[prefix + name] for name, _ in module.named_parameters()}
-    outputs: Tensor = vmap(lambda one, rows: functional_call(module, one, (rows,)))(own, inputs)
+    fixed = {name: params[prefix + name] for name, _ in module.named_buffers()}
+    outputs: Tensor = vmap(lambda one, rows: functional_call(module, one | fixed, (rows,)))(own, inputs)
     return outputs
 
 

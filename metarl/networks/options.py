@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
@@ -21,13 +21,19 @@ from metarl.types import Spec
 Architecture = str | Callable[[Spec], nn.Module]
 """The name of a network, or a function from a Spec to any nn.Module, itself or as 'module:attribute'."""
 NAMES = ("mlp", "conv4", "resnet12")
+READ = {
+    "mlp": ("hidden", "activation", "normalise", "std"),
+    "conv4": ("filters", "downsample", "std"),
+    "resnet12": ("filters", "std"),
+}
+"""Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True)
 class Network:
-    """Options of the network. Options of other architectures are ignored."""
+    """Options of the network. Options that the chosen architecture does not read are refused if they are set."""
 
     architecture: Architecture = "mlp"
     """'mlp', 'conv4', 'resnet12', or 'module:attribute' of a function from a Spec to any nn.Module."""
@@ -59,6 +65,18 @@ class Network:
             raise ValueError(f"std={self.std} must be positive")
         if any(width < 1 for width in (*self.hidden, self.filters)):
             raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        chosen = self.architecture if self.architecture in NAMES else "a network of one's own"
+        own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm")
+        unread = [
+            field.name for field in fields(self) if field.name not in own and getattr(self, field.name) != field.default
+        ]
+        if unread:
+            told = ", ".join(f"{name}={getattr(self, name)!r}" for name in unread)
+            known = ", ".join(name for name in own if name != "architecture")
+            raise ValueError(f"{told}: {chosen} does not read that; of a network's options it reads {known}")
 
     def build(self, spec: Spec) -> Model:
         """Return the network for spec. Raises ValueError when it does not fit."""

@@ -8,7 +8,7 @@ import contextlib
 import io
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -154,8 +154,10 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. Raises RunError where it is missing, cut short, or not one of metarl's."""
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", fields: Sequence[str] = ("iteration", "params")
+) -> dict[str, Any]:
+    """Read a checkpoint. Raises RunError where it is missing, cut short, not one of metarl's, or lacks a field."""
     try:
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -166,6 +168,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({cause})") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
+    if lacking := [name for name in fields if name not in contents]:
+        raise RunError(f"{path} is no whole checkpoint: it lacks {', '.join(lacking)}; train anew, or take another one")
     return contents
 
 

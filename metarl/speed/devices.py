@@ -46,6 +46,18 @@ def float32(device: torch.device) -> AbstractContextManager[None]:
     return _FLOAT32 if device.type == "cuda" else nullcontext()
 
 
+def refuse_autocast() -> None:
+    """Raise ValueError where PyTorch is told to round to half precision.
+
+    Derivatives by hand, and the threads that groups of tasks run on, would follow it in some places and not in others.
+    """
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise ValueError(
+            "torch.autocast is on, which adaptation and outer updates do not follow: their numbers are the "
+            "parameters' own; leave it out here (torch.autocast(..., enabled=False))"
+        )
+
+
 def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
     """Disable cuDNN on a GPU, because its recurrent layers cannot be differentiated twice."""
     return _WITHOUT_CUDNN if device.type == "cuda" else nullcontext()

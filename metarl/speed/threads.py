@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from metarl.speed.devices import refuse_autocast
+
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 
@@ -21,8 +23,10 @@ def each_group(work: Callable[[Group], Result], groups: Iterable[Group]) -> list
     CUDA graph, which records the operations of one thread only.
 
     Raises:
+        ValueError: PyTorch's autocast to half precision is on, which other threads do not inherit.
         Exception: the exception of the first group for which ``work`` failed.
     """
+    refuse_autocast()
     threads = torch.get_num_threads()
     if not isinstance(groups, Sequence) or min(threads, len(groups)) < 2 or _is_capturing():
         return [work(group) for group in groups]

@@ -98,7 +98,7 @@ class StopAtScore:
 
     def __call__(self, iteration: Iteration) -> bool:
         """Check the score of logged iterations. Return False to stop training."""
-        return iteration.row is None or training_score(iteration.row) < self.threshold
+        return iteration.row is None or not training_score(iteration.row) >= self.threshold
 
 
 def validation(settings: Settings) -> list[Evaluate]:

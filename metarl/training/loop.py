@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import runs
-from metarl.control import check_tasks
+from metarl.control import check_discount, check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.speed import Graphs, float32, keep_freed_memory, resolve_device, send
+from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
@@ -50,6 +50,7 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
+        check_discount(family, algorithm, self.learner)
         with float32(self.device):
             _check_outer(outer, self.learner, settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
@@ -66,7 +67,7 @@ class Run:
 
     def restore(self, path: Path) -> Progress:
         """Return where a checkpoint stands. Raises RunError when it does not fit."""
-        saved = runs.load_checkpoint(path, self.device)
+        saved = runs.load_checkpoint(path, self.device, Progress._fields)
         runs.check_architecture(self.first().params, saved["params"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
@@ -112,6 +113,7 @@ class Run:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
+        refuse_autocast()
         with float32(self.device):
             outcome = self._learn(progress.params, progress.outer, share, number)
         update, times = outcome.update, _times(outcome, time.perf_counter() - began)

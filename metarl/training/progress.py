@@ -1,5 +1,6 @@
 """The state of a run, the result of training, and the argument of callbacks."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -75,6 +76,12 @@ Callback = Callable[[Iteration], bool | None]
 
 
 def training_score(row: Mapping[str, float]) -> float:
-    """Return the score that selects the best checkpoint: the return, or minus the loss, after the last adaptation."""
+    """Return the score that selects the best checkpoint: the return, or minus the loss, after the last adaptation.
+
+    Without either among a learner's metrics: minus the meta-loss, as Adam and SGD log it; nan without that, too.
+    """
     returns = [value for name, value in row.items() if name.startswith("return/step_")]
-    return returns[-1] if returns else -[value for name, value in row.items() if name.startswith("loss/step_")][-1]
+    losses = [value for name, value in row.items() if name.startswith("loss/step_")] or [
+        row.get("outer/loss", math.nan)
+    ]
+    return returns[-1] if returns else -losses[-1]

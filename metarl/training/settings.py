@@ -43,7 +43,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
-            raise ValueError(f"device={self.device!r}: expected one of {', '.join(get_args(Device))}")
+            raise ValueError(
+                f"device={self.device!r}: expected one of {', '.join(get_args(Device))}; one GPU of several is chosen "
+                "by the environment variable CUDA_VISIBLE_DEVICES, which hides the others"
+            )
         for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

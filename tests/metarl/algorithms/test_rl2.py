@@ -1,6 +1,7 @@
 """RL^2: it learns from what it acted with, its memory lives through a trial and no longer; meta-gradients, learning."""
 
 import itertools
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import trial_advantages
+from metarl.algorithms.maml import MAML
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
@@ -22,6 +24,7 @@ from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 from metarl.seeding import stream
 from metarl.training.iteration import gather
+from metarl.training.loop import Run
 from metarl.training.settings import Settings
 from metarl.training.start import train
 from metarl.types import Examples, Rollout, Spec, each_tensor, joined
@@ -315,6 +318,31 @@ def test_a_trial_of_one_episode():
     assert learner.adaptations == 0
     experience = gathered(learner, initial(learner), "bandit")
     assert learner.meta_loss(initial(learner), experience)[0].isfinite()
+
+
+@pytest.mark.parametrize(("name", "value"), [("discount", 0.5), ("gae_lambda", 0.3)])
+def test_options_of_the_tasks_that_would_not_act_are_refused(name, value):
+    """0.99 and 0.0 gave the same parameters."""
+    option = name.replace("_", "-")
+    family = replace(FAMILIES["bandit"], sampling=replace(FAMILIES["bandit"].sampling, **{name: value}))
+    settings = Settings(iterations=1, meta_batch_size=2, device="cpu")
+    told = rf"^--tasks.sampling.{option} {value} would change nothing: RL2 .* acts is --algorithm.{option}$"
+    with pytest.raises(ValueError, match=told):
+        Run(RL2(hidden=3), family, TRPO(), settings)
+    Run(MAML(), family, TRPO(), settings)
+    ends = [train(RL2(hidden=3, **{name: own}), FAMILIES["bandit"], settings=settings).params for own in (1.0, value)]
+    assert not torch.equal(ends[0]["head.weight"], ends[1]["head.weight"])
+
+
+def test_how_an_episode_within_a_trial_ended_makes_no_difference():
+    """The value after its last step is that of the next episode's first, so a truncated one is not taken to be over."""
+    learner = RL2(hidden=3, discount=0.9, gae_lambda=0.8).build(FAMILIES["bandit"].spec)
+    experience = gathered(learner, initial(learner), "bandit")
+    batch, first = joined([*experience.supports, experience.query]), experience.supports[0].rewards.shape[2]
+    later = batch._replace(rewards=batch.rewards.clone())
+    later.rewards[:, :, first] += 5.0
+    ours, theirs = (trial_advantages(one, 0.9, 0.8)[:, :, first - 1] for one in (batch, later))
+    assert not torch.allclose(ours, theirs)
 
 
 def test_promp_is_refused():

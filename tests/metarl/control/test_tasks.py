@@ -248,6 +248,14 @@ def test_arrays_that_the_environment_uses_again_are_copied() -> None:
         assert found.rewards[0, 0].tolist() == [11, 12, 13, 14]
 
 
+def test_tasks_can_be_compared() -> None:
+    """As tensors they raised: the truth value of several numbers is ambiguous."""
+    one, other = (Bandit().sample(2, "test", generator()) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other, one}) == 2
+
+
 class TestDraw:
     def test_a_rollout(self) -> None:
         tasks = track_tasks(sampling=Sampling(2, 3, 0.9), length=[2.0, 9.0])

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from metarl import evaluation, objectives
+from metarl import evaluation, objectives, testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
+from metarl.control import tasks as control_tasks
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
-from metarl.evaluation.scores import Evaluation, evaluate, summary
+from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression
 from metarl.networks.options import Network
@@ -188,6 +189,23 @@ def test_classification_has_an_accuracy() -> None:
 def test_requests_without_sense_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1 task and 0 steps"):
         evaluate(slope_learner(), {}, Lines(), **options)
+
+
+def test_evaluation_fits_no_baseline_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, estimate = [], control_tasks.with_advantages
+    monkeypatch.setattr(control_tasks, "with_advantages", lambda *given: fitted.append(1) or estimate(*given))
+    family, algorithm = testing.small_family("continuous"), MAML(network=Network(hidden=(4,)))
+    learner = algorithm.build(family.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    found = evaluate(learner, params, family, tasks=3, steps=2)
+    assert len(fitted) == 2
+    assert found.queries[-1].advantages.isnan().all()
+    whole = adapt(learner, params, sample_tasks(family, 3), steps=2)
+    assert len(fitted) == 5
+    for step, one in enumerate(whole):
+        assert one.rollout.advantages.isfinite().all()
+        assert torch.equal(one.rollout.rewards, found.queries[step].rewards)
+        assert found.scores["return"][step].tolist() == one.rollout.rewards.sum(2).mean(1).tolist()
 
 
 def test_a_family_that_draws_something_else_is_refused() -> None:

@@ -87,6 +87,13 @@ def tied(spec: Spec) -> nn.Module:
     return nn.Sequential(twice, activation, twice, activation, first, activation, second, nn.Linear(3, 4))
 
 
+def constant(spec: Spec) -> nn.Module:
+    """Buffers that stay as they are: in a part of the network, and drawn when it was made."""
+    frequencies = Scaled()
+    frequencies.register_buffer("scale", torch.randn(3))
+    return nn.Sequential(Scaled(), nn.Tanh(), nn.Linear(4, 3), frequencies)
+
+
 def convolutional(spec: Spec) -> nn.Module:
     block = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2))
     return nn.Sequential(block, nn.Flatten(), nn.Linear(36, 5))
@@ -113,7 +120,8 @@ NETWORKS: dict[str, tuple[Spec, Callable[[Spec], nn.Module]]] = {
     "one activation": (CHOICE, one_activation),
     "tied": (CHOICE, tied),
     "convolutional": (IMAGE, convolutional),
-    "batch-normalised": (CHOICE, batch_normalised),
+    "constant buffers, whole": (CHOICE, lambda spec: Scaled()),
+    "batch-normalised": (Spec((3,), 4, "classification"), batch_normalised),
 }
 
 
@@ -144,6 +152,16 @@ def test_stacked_networks_equal_a_loop_over_tasks(name: str) -> None:
     ]
     for curvature, expected_curvature in zip(*curvatures, strict=True):
         torch.testing.assert_close(curvature, expected_curvature, rtol=1e-8, atol=1e-9)
+
+
+def test_constant_buffers_are_the_same_for_all_tasks_and_initialisations() -> None:
+    model = models.build(constant, CHOICE)
+    params, inputs = stacked(model, 3), torch.randn(3, 4, 3, generator=generator())
+    assert not any("scale" in name for name in params)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = constant(CHOICE)
+    torch.testing.assert_close(model.apply(params, inputs), loop(module, params, inputs, lead=2))
 
 
 @pytest.mark.parametrize("name", ["gaussian, relu", "custom", "convolutional"])
@@ -250,16 +268,30 @@ class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3, 4)
-        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("scale", torch.tensor([1.0, 2.0, -3.0]))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs * self.scale)
 
 
+class Counting(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(inputs)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda spec: Scaled(), r"keeps buffers \(scale\), which tasks would share; .*track_running_stats=False"),
+        (lambda spec: Counting(), r"keeps buffers \(calls\), which tasks would share .*track_running_stats=False"),
+        (
+            lambda spec: nn.Sequential(Counting(), nn.Linear(4, 4)),
+            r"keeps buffers \(0.calls\), which tasks would",
+        ),
         (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), r"keeps buffers \(1.running_mean, "),
         (lambda spec: nn.Linear(3, 5), r"outputs of shape \(2, 5\) where Spec.* asks for 4 outputs for each"),
         (lambda spec: nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), r"gives outputs of shape \(8,\)"),

@@ -195,6 +195,27 @@ def test_convolutional_policies_say_of_each_image_what_they_say_of_it_alone(netw
     assert whole[0, 0].std(0)[:3].min() > 1e-4, "images are told apart"
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"filters": 32}, "filters=32: mlp does not read that; of a network's options it reads hidden, activation,"),
+        ({"downsample": "pool"}, "downsample='pool': mlp does not read that"),
+        ({"architecture": "conv4", "hidden": (8,)}, r"hidden=\(8,\): conv4 does not read that; .* filters, downsample"),
+        (
+            {"architecture": "conv4", "normalise": True, "activation": "tanh"},
+            "activation='tanh', normalise=True: co",
+        ),
+        ({"architecture": "resnet12", "downsample": "pool"}, "downsample='pool': resnet12 does not read that"),
+        ({"architecture": Hidden, "std": 0.5}, "std=0.5: a network of one's own does not read that; .* batch_norm"),
+        ({"architecture": "somewhere:made", "hidden": (8,)}, "a network of one's own does not read that"),
+    ],
+)
+def test_options_that_the_architecture_does_not_read_are_refused(options, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        Network(**options)
+    assert "\n" not in str(caught.value)
+
+
 def test_statistics_of_support_items_by_hand(float64):
     """One feature: support 1 and 3 have the mean 2 and the variance 1; query 4 and 8 the mean 6 and the variance 4."""
     spec, rows = Spec((1,), 2, "classification"), (torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[4.0], [8.0]]]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,11 @@ from metarl.environments.mdp import MDPVectorEnv
 from metarl.fewshot import NWayKShot, Regression
 from metarl.networks.options import Network
 from metarl.outer import adapted
+from metarl.outer.gradient import Adam
 from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.speed import resolve_device
+from metarl.speed import each_group, resolve_device
+from metarl.training.callbacks import StopAtScore
 from metarl.training.iteration import gather
 from metarl.training.loop import Run, TrainingError
 from metarl.training.settings import Settings
@@ -490,10 +494,65 @@ def test_the_best_checkpoint_holds_the_parameters_that_earned_the_best_score(tmp
         ({"return/step_0": 9.0, "return/step_1": 2.0, "time/x": 7.0}, 2.0),
         ({"loss/step_3": 0.5, "accuracy/step_3": 0.9}, -0.5),
         ({f"return/step_{step}": float(step) for step in range(12)}, 11.0),
+        ({"outer/loss": 3.0, "time/x": 7.0}, -3.0),
     ],
 )
 def test_the_training_score_is_that_of_the_last_adaptation(row: dict[str, float], score: float) -> None:
     assert training.training_score(row) == score
+
+
+def test_where_nothing_tells_a_score_there_is_none() -> None:
+    assert math.isnan(training.training_score({"time/x": 7.0}))
+    told: Any = SimpleNamespace(row={"time/x": 7.0})
+    assert StopAtScore(0.0)(told)
+
+
+def test_a_learner_of_examples_without_metrics_trains(tmp_path: Path) -> None:
+    """It died of an IndexError. Its best parameters are those of the smallest meta-loss."""
+
+    class Silent:
+        def build(self, spec: Spec) -> Learner:
+            learner = MAML(network=Network(hidden=(4,))).build(spec)
+            return learner._replace(meta_loss=lambda *given: (learner.meta_loss(*given)[0], {}))
+
+    lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
+    run = Run(Silent(), lines, Adam(), Settings(iterations=5, meta_batch_size=2, device="cpu"), tmp_path)
+    rows = run.train(run.first()).rows
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert best["best"] == -min(row["outer/loss"] for row in rows)
+
+
+@pytest.mark.parametrize("lacking", ["params", "outer", "iteration", "refused"])
+def test_a_checkpoint_that_lacks_a_field_is_told(lacking: str, tmp_path: Path) -> None:
+    lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
+    run = Run(MAML(network=Network(hidden=(4,))), lines, Adam(), Settings(1, 2, device="cpu"), tmp_path)
+    run.train(run.first())
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del saved[lacking]
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    with pytest.raises(runs.RunError, match=f"checkpoint.pt is no whole checkpoint: it lacks {lacking}; train anew"):
+        run.restore(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused_in_a_line(dtype: torch.dtype) -> None:
+    """It raised 'Bad in-place call', and worker threads did not follow it."""
+    lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
+    algorithm = MAML(network=Network(hidden=(4,)))
+    run, learner = Run(algorithm, lines, Adam(), Settings(1, 2, device="cpu")), algorithm.build(lines.spec)
+    first = run.first()
+    state = learner.begin(first.params, torch.zeros(2, 1))
+    support = lines.sample(2, "train", torch.Generator()).draw(learner, state, "support", torch.Generator())
+    with torch.autocast("cpu", dtype=dtype):
+        for refused in (
+            lambda: run.iterate(first),
+            lambda: learner.adapt(state, support),
+            lambda: each_group(lambda group: group, [1, 2]),
+        ):
+            with pytest.raises(ValueError, match=r"torch\.autocast is on, which adaptation and outer updates do not"):
+                refused()
+        with torch.autocast("cpu", enabled=False):
+            run.iterate(first)
 
 
 @pytest.mark.parametrize("scores", [[float("nan"), -2.0, -3.0], [-2.0, float("nan"), -3.0]])
