@@ -306,11 +306,11 @@ class TestHelp:
         told = " ".join(printed(capsys, "train", "maml", "bandit", "--help").replace("│", " ").split())
         for text in (
             "Inner step size (the paper's alpha)",
-            "Number of arms; RL^2 has 5, 10 and 50.",
-            "Meta-iterations: outer updates. (default: 500)",
+            "Number of arms; RL^2 uses 5, 10 and 50.",
+            "Meta-iterations. Each makes one outer update. (default: 500)",
             "Bound on the mean KL divergence",
-            "Episodes of each task in one draw",
-            "Replace the run that the folder holds.",
+            "Episodes per task, sampled before every inner step",
+            "Replace an existing run in that folder.",
             "--algorithm.architecture NAME",
         ):
             assert text in told
