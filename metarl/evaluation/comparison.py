@@ -14,7 +14,7 @@ from metarl import runs
 Metrics = Mapping[str, Mapping[str, Any]]
 SAME = ("tasks", "split", "seed", "episodes")
 """What two evaluations must have in common, beside the family, to be compared."""
-TRAINING_ONLY = ("train_shots", "train_ways", "queries")
+TRAINING_ONLY = ("train_shots", "train_ways", "queries", "copies")
 """Options of few-shot families that test tasks do not depend on."""
 RESAMPLES = 1000
 
