@@ -14,7 +14,7 @@ from metarl import runs
 Metrics = Mapping[str, Mapping[str, Any]]
 SAME = ("tasks", "split", "seed", "episodes")
 """Two evaluations can be compared if these, and the family, are equal."""
-TRAINING_ONLY = ("train_shots", "train_ways", "queries")
+TRAINING_ONLY = ("train_shots", "train_ways", "queries", "copies")
 """Options of few-shot families that do not affect test tasks."""
 RESAMPLES = 1000
 

@@ -45,18 +45,27 @@ def listed(root: Path) -> Listing:
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}; {LAYOUT}")
-    lists = _lists(root, ".csv")
+    holder = _holder(root)
+    lists = _lists(holder, ".csv")
     if lists:
-        return _joined({split: tables.read(root, table) for split, table in lists.items()})
+        return _joined({split: tables.read(holder, table) for split, table in lists.items()})
     passed = trees.Passed()
     whole = trees.look(root, passed)
     place = trees.unwrapped(whole)
     splits = trees.splits(whole) or trees.splits(place)
-    if not splits and (lists := _lists(root, ".txt")):
-        return _joined({split: tables.read(root, table) for split, table in lists.items()})
+    if not splits and (lists := _lists(holder, ".txt")):
+        return _joined({split: tables.read(holder, table) for split, table in lists.items()})
     found = _of_splits(splits, passed) if splits else _joined({"train": _in_folders(place, passed)})
     passed.tell(root)
     return found if splits else found._replace(classes=None)
+
+
+def _holder(root: Path) -> Path:
+    """Return the folder with the lists of the splits: where one holds but a folder that has them, that one."""
+    if any(_lists(root, suffix) for suffix in (".csv", ".txt")):
+        return root
+    inner = [path for path in root.iterdir() if path.is_dir() and not trees.left_out(path.name)]
+    return _holder(inner[0]) if len(inner) == 1 else root
 
 
 def _lists(root: Path, suffix: str) -> dict[Split, Path]:

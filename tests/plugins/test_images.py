@@ -573,6 +573,14 @@ def test_wnid_folders_and_text_lists(root: Path, lines: tuple[str, ...], place: 
     assert len(listed(root).files) == 24
 
 
+def test_lists_one_folder_too_deep(root: Path, tmp_path: Path) -> None:
+    (root / "train.csv").write_text(ROWS)
+    shutil.copytree(root, tmp_path / "deep" / "mini-imagenet")
+    inner = tmp_path / "deep" / "mini-imagenet"
+    assert listed(tmp_path / "deep").files == (inner / "ant" / "0.png", inner / "bee" / "0.png")
+    assert torch.equal(load(tmp_path / "deep", 8, "RGB")[1], load(root, 8, "RGB")[1])
+
+
 def test_wrong_lines_are_told(root: Path) -> None:
     with pytest.raises(ValueError, match=r"train.txt, row 2: there is no folder gnu that holds images"):
         listing_of(root, "ant\ngnu\n", "train.txt")
