@@ -41,12 +41,15 @@ def prepare(arguments: list[str]) -> Execute:
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     algorithm, tasks = experiment.algorithm, experiment.family
-    chosen = parse(
-        _options(experiment),
-        options,
-        f"train {algorithm_name} {tasks_name}",
-        f"{_first_line(algorithm)}\n\n{_first_line(tasks)}",
-    )
+    help_text = f"{_first_line(algorithm)}\n\n{_first_line(tasks)}"
+    try:
+        chosen = parse(_options(experiment), options, f"train {algorithm_name} {tasks_name}", help_text)
+    except ValueError as error:
+        if experiment.recipe is None or "Unrecognized" in str(error):
+            raise
+        raise ValueError(
+            f"{error}; other options are those of the recipe {experiment.recipe}, unless --recipe none"
+        ) from None
     out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
     actor = None

@@ -12,7 +12,7 @@ from metarl.numerics import flatten
 from metarl.outer import TRPO
 from metarl.training import Progress
 from metarl.training.loop import Run
-from metarl.types import Batch, Examples, Experience, Learner, Params
+from metarl.types import Batch, Examples, Experience, Learner, Params, each_tensor
 
 TOLERANCES = {
     "outputs": 1e-5,
@@ -118,7 +118,7 @@ def cast(params: Params, experience: Experience, chosen: torch.dtype, device: st
         return tensor.to(device, chosen if tensor.is_floating_point() else tensor.dtype)
 
     def batch(given: Batch) -> Batch:
-        return type(given)(*map(there, given))
+        return each_tensor(there, given)
 
     supports = tuple(map(batch, experience.supports))
     moved = experience._replace(

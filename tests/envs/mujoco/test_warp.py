@@ -551,9 +551,9 @@ def test_the_device_and_the_backend_choose_the_simulator(monkeypatch):
     assert chosen("threads", "cuda") is RobotVectorEnv
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mujoco_warp" else find_spec(name))
-    with pytest.warns(UserWarning, match=r'MuJoCo runs on the CPU.*pip install "metarl\[gpu\]"'):
+    with pytest.warns(UserWarning, match=r'MuJoCo runs on the CPU.*pip install "metarl-toolkit\[gpu\]"'):
         assert chosen("auto", "cuda") is RobotVectorEnv
-    with pytest.raises(ValueError, match=r'the backend .warp. needs MuJoCo Warp.*pip install "metarl\[gpu\]"'):
+    with pytest.raises(ValueError, match=r'the backend .warp. needs MuJoCo Warp.*pip install "metarl-toolkit\[gpu\]"'):
         chosen("warp", "cpu")
     with pytest.raises(ValueError, match="expected backend auto, native or threads, not warp"):
         RobotVectorEnv(HalfCheetahVelocity(simulation=Simulation("warp")), 1)

@@ -107,6 +107,8 @@ def test_a_run_killed_at_its_start_knows_what_it_started_from(model: Path, tmp_p
     whole = training.train(ALGORITHM, FAMILY, Adam(), settings, tmp_path / "whole", start_from=given)
     sources = training.Source(ALGORITHM), training.Source(FAMILY)
     killed = training.start(*sources, Adam(), settings, tmp_path / "killed", start_from=given)
+    assert killed.claim is not None
+    killed.claim.release()  # as the death of its process does
     first = killed.first().params
     drawn = ALGORITHM.build(FAMILY.spec).init(stream(settings.seed, "initialisation"))
     assert all(torch.equal(first[name], given.get(name, drawn[name])) for name in drawn)

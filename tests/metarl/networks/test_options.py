@@ -259,7 +259,7 @@ import torch
 
 from metarl import NWayKShot
 
-images = NWayKShot(torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 6, ways=2)
+images = NWayKShot(torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 12, ways=2)
 """
 
 

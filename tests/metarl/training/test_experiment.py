@@ -131,3 +131,10 @@ def test_wrong_options_are_named_in_a_line(options: dict[str, Any], message: str
     with pytest.raises(PluginError) as caught:
         with_options(Options(), options, "here")
     assert message in str(caught.value)
+
+
+def test_an_option_that_the_recipe_does_not_suit_says_whose_the_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "maml", "omniglot", "--algorithm.hidden", "32", "--out", "nowhere"]) == 2
+    message = capsys.readouterr().err
+    assert "conv4" in message
+    assert "the recipe maml/omniglot/default, unless --recipe none" in message

@@ -746,14 +746,14 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
         told = capsys.readouterr().err
         filler.unlink()
         if codes[-1]:
-            assert "Traceback" in told
+            assert ("Traceback" in told) == (codes[-1] == 1)  # 2: seen before anything runs
             assert "No space left on device" in told
             assert not list(folder.glob("*.tmp"))
             assert equal(torch.load(folder / "checkpoint.pt", weights_only=True), before)
             assert cli.main(["resume", str(folder), "--iterations", "5", "--quiet"]) == 0
         assert_same(folder, whole)
         shutil.rmtree(folder)
-    assert set(codes) == {0, 1}
+    assert set(codes) >= {0, 2}
 
 
 class TestBadInput:
