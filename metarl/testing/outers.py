@@ -1,5 +1,6 @@
 """What is asked of an outer update, shown a learner that has something to learn and what it learns from."""
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Mapping
@@ -187,7 +188,8 @@ def _finite(subject: OuterSubject) -> Found:
 
 def _chunks(subject: OuterSubject) -> Found:
     outer: Any = subject.outer
-    if not isinstance(outer, Chunked) or "chunks" not in getattr(outer, "__dataclass_fields__", {}):
+    fields = dataclasses.fields(outer) if dataclasses.is_dataclass(outer) else ()
+    if not isinstance(outer, Chunked) or "chunks" not in {field.name for field in fields}:
         raise NotChecked("it has no field called chunks")
     if type(outer.chunks) not in (int, type(None)):
         yield Fault(f"chunks is {outer.chunks!r}: expected a number of groups, or None", type(outer))
