@@ -66,6 +66,18 @@ def prepare(arguments: list[str]) -> Execute:
     return execute
 
 
+def _chosen(experiment: Experiment, options: list[str]) -> Any:
+    """Read the options of a run. Raises ValueError, which names the recipe that the other options come from."""
+    description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.family)}"
+    try:
+        return parse(_options(experiment), options, f"train {' '.join(experiment.names[:2])}", description)
+    except ValueError as error:
+        if experiment.recipe is None or "Unrecognized" in str(error):
+            raise
+        others = f"the other options are those of the recipe {experiment.recipe}, unless --recipe none"
+        raise ValueError(f"{error}; {others}") from None
+
+
 def _first_line(target: Any) -> str:
     return (type(target).__doc__ or "").strip().split("\n")[0]
 

@@ -259,7 +259,8 @@ import torch
 
 from metarl import NWayKShot
 
-images = NWayKShot(torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 12, ways=2)
+pixels = torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+images = NWayKShot(pixels, torch.arange(120) % 12, ways=2)
 """
 
 

@@ -137,4 +137,4 @@ def test_an_option_that_the_recipe_does_not_suit_says_whose_the_others_are(capsy
     assert main(["train", "maml", "omniglot", "--algorithm.hidden", "32", "--out", "nowhere"]) == 2
     message = capsys.readouterr().err
     assert "conv4" in message
-    assert "the recipe maml/omniglot/default, unless --recipe none" in message
+    assert "those of the recipe maml/omniglot/default, unless --recipe none" in message
