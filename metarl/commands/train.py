@@ -40,16 +40,7 @@ def prepare(arguments: list[str]) -> Execute:
     experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"])
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
-    algorithm, tasks = experiment.algorithm, experiment.family
-    help_text = f"{_first_line(algorithm)}\n\n{_first_line(tasks)}"
-    try:
-        chosen = parse(_options(experiment), options, f"train {algorithm_name} {tasks_name}", help_text)
-    except ValueError as error:
-        if experiment.recipe is None or "Unrecognized" in str(error):
-            raise
-        raise ValueError(
-            f"{error}; other options are those of the recipe {experiment.recipe}, unless --recipe none"
-        ) from None
+    chosen = _chosen(experiment, options)
     out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
     actor = None
