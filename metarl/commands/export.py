@@ -23,7 +23,8 @@ class ExportOptions:
     to: Literal["sb3"] = "sb3"
     """What to make: sb3, a PPO model of Stable-Baselines3."""
     checkpoint: runs.Checkpoint = "last"
-    """The last parameters, or those of the best score in training or in validation."""
+    """last; best, of the best training score (the MAML paper's protocol); validated, of the best validation; previous,
+    the checkpoint before the last; or one that was kept: checkpoint-100."""
     task: tuple[str, ...] = ()
     """Task to adapt to, by its parameters: velocity=1.3, or goal=0.3,0.4."""
     steps: int = 0

@@ -36,7 +36,8 @@ class RenderOptions:
     seed: int = 0
     """Decides the tasks, and the random numbers of adaptation and of what is filmed."""
     checkpoint: runs.Checkpoint = "last"
-    """The last parameters, or those of the best score in training or in validation."""
+    """last; best, of the best training score (the MAML paper's protocol); validated, of the best validation; previous,
+    the checkpoint before the last; or one that was kept: checkpoint-100."""
     mean: bool = False
     """Film the most likely action at every step, instead of actions that are sampled as in evaluation."""
     height: int = 240

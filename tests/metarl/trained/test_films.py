@@ -22,7 +22,7 @@ from metarl.control.rollouts import collect
 from metarl.control.tasks import Sampling
 from metarl.pictures import video
 from metarl.pictures.video import Clip
-from metarl.runs import folder
+from metarl.runs import layout
 from metarl.seeding import stream
 from metarl.trained import films
 from metarl.types import Family
@@ -266,7 +266,7 @@ def test_the_command_writes_a_film_into_the_run(run: Path, capsys: pytest.Captur
     assert main(["render", str(run), "--steps", "1", "--height", "60", "--tasks", "2"]) == 0
     assert capsys.readouterr().out == f"wrote {run}/render.gif\n"
     assert frames_of(run / "render.gif")[0].height == 2 * (2 * video.STRIP + 60)
-    assert "render.gif" in folder.PICTURES
+    assert "render.gif" in layout.PICTURES
 
 
 def test_the_same_request_gives_the_same_film(run: Path, tmp_path: Path) -> None:
