@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import evaluation, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
-from metarl.files import write_bytes, write_json
+from metarl.files import write_bytes
 from metarl.pictures import plotting
 from metarl.seeding import stream
 
@@ -121,7 +121,7 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
     kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}
     record = {"metrics": metrics, **asked, **kept}
-    write_json(out / runs.EVALUATION, record)
+    runs.write_record(out / runs.EVALUATION, record)
     print(evaluation.table(metrics))
     print(f"wrote {plotting.adaptation_curve({out.resolve().name: record}, out / 'adaptation.png')}")
     print(f"done: {out}. Next: metarl plot {out} OTHER_RUN")

@@ -11,7 +11,6 @@ from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import resampled
 from metarl.evaluation import comparison
-from metarl.files import write_json
 from metarl.pictures import plotting
 from metarl.runs import logger
 from metarl.speed import Device
@@ -38,7 +37,8 @@ class EvaluateOptions:
     seed: int = 0
     """Decides the tasks, and the random numbers of adaptation."""
     checkpoint: runs.Checkpoint = "last"
-    """The last parameters, those of the best training score (the MAML paper's protocol), or of the best validation."""
+    """last; best, of the best training score (the MAML paper's protocol); validated, of the best validation; previous,
+    the checkpoint before the last; or one that was kept: checkpoint-100."""
     schedule: tuple[float, ...] | None = None
     """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
     episodes: int | None = None
@@ -107,7 +107,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
             gap = comparison.gap_closed(found.metrics, *compared)
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
-        write_json(chosen.run / runs.EVALUATION, record)
+        runs.write_record(chosen.run / runs.EVALUATION, record)
         pictures = _pictures(chosen.run, run.family, found, record)
         logger.write_adaptation(chosen.run, found.metrics, pictures[0])
         for picture in pictures:

@@ -23,7 +23,8 @@ class ExportOptions:
     to: Literal["sb3"] = "sb3"
     """Format of the file: sb3, a PPO model of Stable-Baselines3."""
     checkpoint: runs.Checkpoint = "last"
-    """Parameters to use: the last ones, or those with the best score in training or in validation."""
+    """Parameters to use: last; best, of the best training score (the MAML paper's protocol); validated, of the best
+    validation; previous, of the checkpoint before the last; or one that was kept, such as checkpoint-100."""
     task: tuple[str, ...] = ()
     """Parameters of the task to adapt to: velocity=1.3, or goal=0.3,0.4."""
     steps: int = 0

@@ -36,7 +36,8 @@ class RenderOptions:
     seed: int = 0
     """Seed of the tasks, of adaptation, and of the filmed episodes."""
     checkpoint: runs.Checkpoint = "last"
-    """Parameters to use: the last ones, or those with the best score in training or in validation."""
+    """Parameters to use: last; best, of the best training score (the MAML paper's protocol); validated, of the best
+    validation; previous, of the checkpoint before the last; or one that was kept, such as checkpoint-100."""
     mean: bool = False
     """Film the most likely action at every step, instead of sampling actions as in evaluation."""
     height: int = 240

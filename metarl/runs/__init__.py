@@ -1,22 +1,22 @@
 """A run folder: what is kept on disk, and only that.
 
 Plain data, tensors and frozen dataclasses come in; how they were made is not known here. Start reading in ``folder``;
-``layout`` names its files, ``lock`` keeps a second writer out, ``replacing`` sets aside a run that another one
-replaces, ``options`` turns frozen dataclasses into JSON and back, ``logger`` writes rows while training.
+``layout`` names its files, ``checkpoints`` and ``records`` write and read them, ``lock`` keeps a second writer out,
+``replacing`` sets aside a run that another one replaces, ``options`` turns frozen dataclasses into JSON and back,
+``logger`` writes rows while training.
 """
 
-from metarl.runs.errors import RunError
-from metarl.runs.folder import (
+from metarl.runs.checkpoints import (
     Checkpoint,
     check_architecture,
+    check_state,
     checkpoint,
-    create,
     load_checkpoint,
-    read_config,
-    read_evaluation,
+    load_progress,
     save_checkpoint,
-    versions,
 )
+from metarl.runs.errors import RunError
+from metarl.runs.folder import create, read_config, read_evaluation, versions
 from metarl.runs.layout import (
     BEST,
     BEST_EVALUATION,
@@ -27,10 +27,12 @@ from metarl.runs.layout import (
     GROUPS,
     KEPT,
     MODEL,
+    PREVIOUS,
     PROGRESS,
 )
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.options import describe, rebuild
+from metarl.runs.records import write_record
 from metarl.runs.replacing import put_back, settle, told, unfinished
 
 __all__ = [
@@ -44,16 +46,19 @@ __all__ = [
     "GROUPS",
     "KEPT",
     "MODEL",
+    "PREVIOUS",
     "PROGRESS",
     "Checkpoint",
     "Claim",
     "RunError",
     "check_architecture",
+    "check_state",
     "checkpoint",
     "claim",
     "create",
     "describe",
     "load_checkpoint",
+    "load_progress",
     "logger",
     "put_back",
     "read_config",
@@ -64,4 +69,5 @@ __all__ = [
     "told",
     "unfinished",
     "versions",
+    "write_record",
 ]

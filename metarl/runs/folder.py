@@ -5,34 +5,19 @@ that a crash or a full disk leaves the last good one as it was.
 """
 
 import contextlib
-import io
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
-from metarl.files import write_bytes, write_json
 from metarl.runs import replacing
+from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.errors import RunError
-from metarl.runs.layout import (
-    BEST,
-    BEST_EVALUATION,
-    CHECKPOINT,
-    CONFIG,
-    EVALUATION,
-    FORMAT,
-    GROUPS,
-    RECORDED_PACKAGES,
-)
+from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, RECORDED_PACKAGES
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
-from metarl.types import Params
-
-Checkpoint = Literal["last", "best", "validated"]
-"""The last parameters, those of the best training score, or those of the best score on validation tasks."""
+from metarl.runs.records import read_record, write_record
 
 
 def create(
@@ -74,7 +59,7 @@ def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapp
             _check_replaced(folder, overwrite)
             stack.enter_context(claim(folder, "replacing the run", EVALUATION_LOCK))
         stack.enter_context(replacing.replaced(folder))
-        write_json(folder / CONFIG, record)
+        write_record(folder / CONFIG, record)
         if first is not None:
             save_checkpoint(folder / CHECKPOINT, first)
 
@@ -112,11 +97,9 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's configuration. Raises RunError where there is none."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_record(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: {CONFIG} is missing{replacing.told(folder)}") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise RunError(f"{folder / CONFIG} has format {found}; this version reads {FORMAT}")
@@ -128,62 +111,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """Read a run's evaluation. Raises RunError where there is none, or none that can be read."""
+    path = folder / EVALUATION
     try:
-        contents = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / EVALUATION} cannot be read: {error}") from error
+        contents = read_record(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(contents, dict) or "metrics" not in contents:
-        raise RunError(f"{folder / EVALUATION} is not an evaluation: it holds no metrics")
+        raise RunError(f"{path} is not an evaluation: it holds no metrics")
     return contents
-
-
-def checkpoint(folder: Path, which: Checkpoint) -> Path:
-    """Return a checkpoint's file. Raises RunError for an unknown one, or where no validation has kept any."""
-    names = {"last": CHECKPOINT, "best": BEST, "validated": BEST_EVALUATION}
-    if which not in names:
-        raise RunError(f"checkpoint={which!r}: expected one of {', '.join(names)}")
-    if which == "validated" and not (folder / BEST_EVALUATION).exists():
-        raise RunError(f"{folder} has no {BEST_EVALUATION}: none is kept without --validate-every in training")
-    return folder / names[which]
-
-
-def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, loadable with ``torch.load(weights_only=True)``."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **contents}, buffer)
-    write_bytes(path, buffer.getbuffer())
-
-
-def load_checkpoint(
-    path: Path, device: torch.device | str = "cpu", fields: Sequence[str] = ("iteration", "params")
-) -> dict[str, Any]:
-    """Read a checkpoint. Raises RunError where it is missing, cut short, not one of metarl's, or lacks a field."""
-    try:
-        contents = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        missing = f"{path} does not exist: the run has not saved a checkpoint yet{replacing.told(path.parent)}"
-        raise RunError(missing) from None
-    except Exception as error:  # bytes that are no checkpoint make torch raise anything, KeyError for one
-        cause = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
-        raise RunError(f"{path} cannot be read; it may be cut short or no checkpoint at all ({cause})") from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise RunError(f"{path} is not a checkpoint of this version of metarl")
-    if lacking := [name for name in fields if name not in contents]:
-        raise RunError(f"{path} is no whole checkpoint: it lacks {', '.join(lacking)}; train anew, or take another one")
-    return contents
-
-
-def check_architecture(expected: Params, found: Params, path: Path) -> None:
-    """Raise RunError unless two sets of parameters have the same names, shapes and types."""
-    ours = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in expected.items()}
-    theirs = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in found.items()}
-    if ours != theirs:
-        names = [name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)]
-        first = names[0]
-        raise RunError(
-            f"{path} was written for another architecture: {first} is {theirs.get(first, 'absent')} there and "
-            f"{ours.get(first, 'absent')} in this configuration ({len(set(names))} parameters differ)"
-        )
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,8 @@ FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
+PREVIOUS = "previous.pt"
+"""The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
 """What evaluations during training, callbacks and baselines add."""
 PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif")
@@ -20,7 +22,7 @@ GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks",
 RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
 """Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
 
-_NAMES = (CHECKPOINT, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
+_NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
 _NUMBERED = re.compile(r"checkpoint-\d+\.pt")
 
 

@@ -149,7 +149,7 @@ def _told(token: str, doing: str) -> bytes:
         "token": token, "doing": doing, "host": os.uname().nodename if hasattr(os, "uname") else "", "process": pid,
         "machine": machine(), "started": process_start(pid), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }  # fmt: skip
-    return json.dumps(owner).encode().ljust(_PROBE) + b"\n"
+    return json.dumps(owner).encode().ljust(_PROBE - 1) + b"\n"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

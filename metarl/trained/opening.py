@@ -68,6 +68,6 @@ def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path,
     """
     device, learner = resolve_device(settings.device), algorithm.build(family.spec)
     control.check_tasks(family, split)
-    saved = runs.load_checkpoint(path, device)
+    saved = runs.load_progress(path, device)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
     return Trained(algorithm, family, learner, saved["params"], device, saved["iteration"])

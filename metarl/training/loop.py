@@ -67,8 +67,9 @@ class Run:
 
     def restore(self, path: Path) -> Progress:
         """Return where a checkpoint stands. Raises RunError when it does not fit."""
-        saved = runs.load_checkpoint(path, self.device, Progress._fields)
-        runs.check_architecture(self.first().params, saved["params"], path)
+        saved, first = runs.load_progress(path, self.device), self.first()
+        runs.check_architecture(first.params, saved["params"], path)
+        runs.check_state(first.outer, saved["outer"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Result:
@@ -160,7 +161,8 @@ class Run:
         if self.folder is not None and better:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
-            runs.save_checkpoint(self.folder / runs.CHECKPOINT, reached._asdict())
+            path = self.folder / runs.CHECKPOINT
+            runs.save_checkpoint(path, reached._asdict(), keep=path.with_name(runs.PREVIOUS))
             runs.settle(self.folder)
         return reached
 

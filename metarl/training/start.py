@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
-from metarl.files import expanded, write_json
+from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.runs import logger
 from metarl.speed import Device
@@ -194,18 +194,19 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
     path = folder / runs.CHECKPOINT
-    if not path.exists() and "start_from" in config:
+    began = path.exists() or (folder / runs.PREVIOUS).exists()
+    if not began and "start_from" in config:
         raise runs.RunError(
             f"{folder} was stopped before it had saved the parameters that it starts from: begin it again, with "
             f"--overwrite{runs.told(folder)}"
         )
     # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
-    progress = run.restore(path) if path.exists() else run.first()
+    progress = run.restore(path) if began else run.first()
     if progress.iteration >= run.settings.iterations:
         raise runs.RunError(
             f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
             "ask for more with --iterations"
         )
     if iterations is not None:
-        write_json(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
+        runs.write_record(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
     return run, progress

@@ -252,6 +252,7 @@ class TestDamagedRuns:
     def test_a_checkpoint_of_another_architecture(self, run: Path, capsys: Captured, command: str) -> None:
         config = json.loads((run / "config.json").read_text())
         config["algorithm"]["options"]["network"]["hidden"] = [8, 9]
+        del config["sha256"]  # as whoever edits it is told
         (run / "config.json").write_text(json.dumps(config))
         told = self.answer(capsys, command, run)
         assert f"{run}/checkpoint.pt was written for another architecture: hidden_1.weight is absent there" in told
@@ -273,6 +274,7 @@ class TestDamagedRuns:
     def test_a_damaged_configuration(self, run: Path, capsys: Captured, command: str, damage: Any, told: str) -> None:
         config = json.loads((run / "config.json").read_text())
         damage(config)
+        del config["sha256"]  # as whoever edits it is told
         (run / "config.json").write_text(json.dumps(config))
         assert told in self.answer(capsys, command, run)
 
@@ -627,7 +629,9 @@ class TestEvaluate:
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         config = (run / "config.json").read_text()
-        (run / "config.json").write_text(config.replace('"device": "cpu"', '"device": "cuda"'))
+        edited = json.loads(config.replace('"device": "cpu"', '"device": "cuda"'))
+        del edited["sha256"]  # as whoever edits it is told
+        (run / "config.json").write_text(json.dumps(edited))
         for options in ([], ["--device", "cpu"]):
             printed(capsys, "evaluate", run, "--tasks", "2", "--steps", "0", *options)
         assert "finds no CUDA device" in refused(capsys, "evaluate", run, "--device", "cuda")

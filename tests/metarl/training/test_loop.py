@@ -736,7 +736,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
     run = start(tmp_path / "run", 4)
     run.train(run.first())
     before, codes = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True), []
-    for pages in range(5):
+    for pages in range(8):
         folder, filler = small_disk / str(pages), small_disk / "filler"
         shutil.copytree(tmp_path / "run", folder)
         with filler.open("wb", buffering=0) as file:
@@ -746,7 +746,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
         told = capsys.readouterr().err
         filler.unlink()
         if codes[-1]:
-            assert ("Traceback" in told) == (codes[-1] == 1)  # 2: seen before anything runs
+            assert ("Traceback" in told) == (codes[-1] == 1), "no room for the lock is told in one line"
             assert "No space left on device" in told
             assert not list(folder.glob("*.tmp"))
             assert equal(torch.load(folder / "checkpoint.pt", weights_only=True), before)
