@@ -530,7 +530,7 @@ def test_a_checkpoint_that_lacks_a_field_is_told(lacking: str, tmp_path: Path) -
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del saved[lacking]
     torch.save(saved, tmp_path / "checkpoint.pt")
-    with pytest.raises(runs.RunError, match=f"checkpoint.pt is no whole checkpoint: it lacks {lacking}; train anew"):
+    with pytest.raises(runs.RunError, match=f"checkpoint.pt is damaged: {lacking} is missing"):
         run.restore(tmp_path / "checkpoint.pt")
 
 
