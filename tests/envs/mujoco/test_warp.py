@@ -151,8 +151,9 @@ def test_a_fixed_policy_earns_the_same_returns_on_both_backends(device, family):
         generator = torch.Generator(on).manual_seed(seed)
         told = collect(env, learner, state, 1, 40, generator, {"velocity": torch.ones(96)})
         returns.append((told.rewards * told.mask).sum(2)[0].cpu().numpy())
-    assert stats.ks_2samp(*returns).pvalue > 1e-3
-    assert stats.ttest_ind(*returns, equal_var=False).pvalue > 1e-3
+    # Trajectories are chaotic, so that every machine draws anew: of a million, one may fail.
+    assert stats.ks_2samp(*returns).pvalue > 1e-6
+    assert stats.ttest_ind(*returns, equal_var=False).pvalue > 1e-6
     assert min(values.std() for values in returns) > 0.1
 
 

@@ -198,10 +198,10 @@ def patterns():
 def test_it_learns_to_bind_labels_to_items():
     torch.set_default_dtype(torch.float32)
     algorithm = MANN(slots=16, width=8, controller=32, heads=1)
-    settings = Settings(iterations=300, meta_batch_size=32, device="cpu")
+    settings = Settings(iterations=450, meta_batch_size=32, device="cpu")
     result = train(algorithm, patterns(), Adam(learning_rate=0.003), settings)
     found = evaluate(result.learner, result.params, patterns(), tasks=200, steps=1)
     accuracy, instances = found.scores["accuracy"].mean(1), found.instances.mean(1)
-    assert abs(accuracy[0] - 0.5) < 0.08
+    assert abs(accuracy[0] - 0.5) < 0.15  # four standard errors: a task is all right or all wrong
     assert accuracy[1] > 0.8
     assert instances[2] > 0.78  # of the first items of two classes, the second's can be told from the first's: 3/4

@@ -305,5 +305,5 @@ def test_it_learns_from_what_it_was_told():
     settings = Settings(iterations=100, meta_batch_size=32, device="cpu")
     result = train(algorithm, family, Adam(learning_rate=0.003), settings)
     accuracy = evaluate(result.learner, result.params, family, tasks=200, steps=1).scores["accuracy"].mean(1)
-    assert abs(accuracy[0] - 0.5) < 0.08
+    assert abs(accuracy[0] - 0.5) < 0.15  # four standard errors: a task is all right or all wrong
     assert accuracy[1] > 0.9
