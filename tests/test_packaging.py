@@ -49,7 +49,7 @@ def test_every_entry_point_leads_into_the_wheel(wheel: zipfile.ZipFile) -> None:
     parser = ConfigParser(delimiters="=")
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     parser.read_string(wheel.read(name).decode())
-    assert set(parser.sections()) == {"console_scripts", "metarl.algorithms", "metarl.tasks"}
+    assert set(parser.sections()) == {"console_scripts", "metarl.algorithms", "metarl.outers", "metarl.tasks"}
     modules = {value.partition(":")[0].replace(".", "/") for group in parser for value in parser[group].values()}
     files = {name.removesuffix(".py").removesuffix("/__init__") for name in wheel.namelist()}
     assert modules <= files

@@ -201,7 +201,7 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ValueError, match="Sinusoid is no control family"):
         TaskVecEnv(metarl.load("tasks", "sinusoid")())
     env = TaskVecEnv(NAVIGATION, 2)
-    with pytest.raises(ValueError, match="give tasks="):
+    with pytest.raises(ValueError, match="pass tasks="):
         env.set_options({"goal": (0.1, 0.1)})
     with pytest.raises(NotImplementedError, match="attribute goal cannot be set"):
         env.set_attr("goal", (0.1, 0.1))

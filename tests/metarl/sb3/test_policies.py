@@ -235,7 +235,7 @@ def test_what_is_no_actor_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_a_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="learns a task from its rewards as it acts"):
+    with pytest.raises(ValueError, match="learns from rewards while it acts"):
         sb3.policy(learnt(RL2(hidden=4), BANDIT))
     trained = learnt(MAML(network=SMALL), NAVIGATION)
     with pytest.raises(ValueError, match="2 adaptation steps need a task"):
