@@ -42,7 +42,7 @@ def no_key() -> None:
 
 
 def hang() -> None:
-    print("hangs", flush=True)
+    print("hangs\n", end="", flush=True)  # in one piece: several workers print
     time.sleep(LONG)
 
 

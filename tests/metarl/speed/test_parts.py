@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from gymnasium.vector import VectorWrapper
-from precision import assert_alike
+from support.precision import assert_alike
 
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
