@@ -5,7 +5,6 @@ variant: ``[maml.default]`` is used unless another variant is chosen. An algorit
 families of other packages in the same way. Files are read without importing the package.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,6 +68,8 @@ def _files(package: str) -> Iterator[Path]:
 
 
 def _read(file: Path) -> Iterator[Recipe]:
+    import tomllib  # a tenth of the time of `metarl list`, which reads no recipe
+
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
