@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metarl.plugins.registry import PluginError, available
+from metarl.plugins.registry import PluginError, offering
 
 DEFAULT, NONE = "default", "none"
 """The variant that is used by default, and the name for "no recipe"."""
@@ -39,8 +39,7 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Return the recipes of all installed packages, sorted by name. Raises PluginError for an invalid file."""
-    plugins = *available("tasks"), *available("algorithms")
-    packages = {plugin.value.partition(":")[0].partition(".")[0] for plugin in plugins}
+    packages = offering("tasks") | offering("algorithms")
     unsorted = [recipe for package in packages for file in _files(package) for recipe in _read(file)]
     return sorted(unsorted, key=lambda recipe: recipe.name)
 

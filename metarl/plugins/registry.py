@@ -63,6 +63,11 @@ def available(group: Group) -> list[Plugin]:
     return [_described(plugin, [other for other in plugins if other.name == plugin.name]) for plugin in plugins]
 
 
+def offering(group: Group) -> set[str]:
+    """Return the top-level packages that offer plugins of a group. Their sources are not read."""
+    return {plugin.value.partition(":")[0].partition(".")[0] for plugin in _installed(group)}
+
+
 def load(group: Group, name: str) -> Any:
     """Import and return a plugin by its installed name or ``module:attribute``.
 
