@@ -1,64 +1,111 @@
-"""From trajectories to rollouts: the linear feature baseline, and generalised advantages."""
+"""From rewards to advantages: linear baselines, and generalised advantage estimation.
 
-from typing import NamedTuple
+A learner chooses how its episodes are judged; see ``Learner.estimate``. ``Advantages`` holds the usual choices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from metarl.objectives import masked_mean
-from metarl.types import Rollout
+from metarl.types import Rollout, State, joined
+
+Baseline = Literal["auto", "linear", "time", "none"]
+LARGEST_OBSERVATION = 512
+"""Numbers in an observation above which ``auto`` fits a baseline of time only: the cost grows with their cube."""
 
 
-class Trajectory(NamedTuple):
-    """What the environments and the policy produced, before advantages are estimated."""
+@dataclass(frozen=True)
+class Advantages:
+    """Options for estimating advantages."""
 
-    observations: Tensor  # [task, episode, time, *input_shape]
-    actions: Tensor  # [task, episode, time(, output_size)]
-    log_probs: Tensor  # [task, episode, time]
-    rewards: Tensor  # [task, episode, time]
-    mask: Tensor  # [task, episode, time]
-    last_observations: Tensor  # [task, episode, *input_shape] after the last step
-    truncated: Tensor  # [task, episode] 1 where the environment cut the episode before the horizon
+    discount: float = 0.99
+    """Discount factor gamma."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation (GAE). With 1, the advantage is reward-to-go minus the baseline."""
+    baseline: Baseline = "auto"
+    """What is subtracted. linear: a least-squares fit, for each task, of observations, their squares and powers of
+    time. time: of powers of time only. none: nothing. auto: linear, but time for pictures and other observations of
+    more than 512 numbers."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError(f"discount and gae_lambda must be in [0, 1], not {self.discount} and {self.gae_lambda}")
+        if self.baseline not in get_args(Baseline):
+            raise ValueError(f"baseline={self.baseline!r}: expected one of {', '.join(get_args(Baseline))}")
+
+    def of_episodes(self, state: State, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Add advantages to rollouts, each judged by itself; a ``Learner.estimate``.
+
+        The baseline is fitted to each task's episodes, and advantages are normalised per task. The horizon ends the
+        task: there is no value beyond it, as in the MAML paper. An episode that its environment truncated earlier
+        bootstraps from the baseline.
+        """
+        return [replace(rollout, advantages=self._estimate(rollout)) for rollout in rollouts]
+
+    def of_trials(self, state: State, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Add advantages over whole trials: early episodes get credit for later rewards. A ``Learner.estimate``.
+
+        A trial is one lane of all rollouts, in order. Steps after the end of an episode take no time: the value after
+        an episode's last step, however it ended, is that of the next episode's first step.
+        """
+        trial = joined(rollouts)
+        # A stable sort moves the valid steps to the front, in order; the scatter below moves them back.
+        order = trial.mask.argsort(dim=2, descending=True, stable=True)
+
+        def without_gaps(values: Tensor) -> Tensor:
+            index = order.reshape(*order.shape, *[1] * (values.ndim - 3))
+            return values.gather(2, index.expand_as(values))
+
+        moved = ("observations", "rewards", "truncated", "mask")
+        whole = replace(trial, **{name: without_gaps(getattr(trial, name)) for name in moved})
+        # Only the last episode can be cut before its horizon with nothing after it.
+        cut = _cut_short(rollouts[-1])
+        advantages = self._estimate(whole, cut)
+        advantages = torch.zeros_like(advantages).scatter(2, order, advantages)
+        parts = torch.split(advantages, [rollout.mask.shape[2] for rollout in rollouts], dim=2)
+        return [replace(rollout, advantages=part) for rollout, part in zip(rollouts, parts, strict=True)]
+
+    def _estimate(self, rollout: Rollout, cut: Tensor | None = None) -> Tensor:
+        """Return normalised advantages ``[task, episode, time]``. By default, ``cut`` is that of the rollout."""
+        cut = _cut_short(rollout) if cut is None else cut
+        rewards, mask = rollout.rewards, rollout.mask
+        values = self._values(rollout)
+        last_values = values[:, :, -1] * cut
+        advantages = gae(rewards, values[:, :, :-1], last_values, mask, self.discount, self.gae_lambda)
+        return normalise(advantages, mask).to(rewards.dtype)
+
+    def _values(self, rollout: Rollout) -> Tensor:
+        """Fit the baseline. Return its values before each step and after the last, ``[task, episode, time + 1]``."""
+        features = self._features(rollout)
+        if features is None:
+            return torch.zeros_like(torch.nn.functional.pad(rollout.rewards, (0, 1)), dtype=torch.float64)
+        returns = discounted_sums((rollout.rewards * rollout.mask).double(), self.discount)
+        weights = fit_baseline(features[:, :, :-1], returns, rollout.mask)
+        return torch.einsum("teif,tf->tei", features, weights)
+
+    def _features(self, rollout: Rollout) -> Tensor | None:
+        if self.baseline == "none":
+            return None
+        observations, last = rollout.observations, rollout.last_observations
+        small = prod(last.shape[2:]) <= LARGEST_OBSERVATION
+        if self.baseline == "time" or (self.baseline == "auto" and not small):
+            nothing = rollout.rewards.unsqueeze(-1)[..., :0]
+            observations, last = nothing, nothing[:, :, 0]
+        # Time stops at the end of an episode, so that the state after its last step has the right time feature.
+        time = torch.arange(observations.shape[2] + 1, device=last.device, dtype=last.dtype)
+        seen = torch.cat([observations, last.unsqueeze(2)], dim=2)
+        return baseline_features(seen, torch.minimum(time, rollout.mask.sum(2, keepdim=True)))
 
 
-def with_advantages(trajectory: Trajectory, discount: float, gae_lambda: float) -> Rollout:
-    """Fit the baseline to each task, estimate advantages, and normalise them per task.
-
-    The horizon ends the task: there is no value beyond it, as in the MAML paper. An episode that its environment
-    truncated earlier bootstraps from the baseline.
-    """
-    returns = discounted_sums((trajectory.rewards * trajectory.mask).double(), discount)
-    final_step = trajectory.mask.sum(2, keepdim=True)
-    observations = torch.cat([trajectory.observations, trajectory.last_observations.unsqueeze(2)], dim=2)
-    # Time stops at the end of an episode, so that the state after its last step has the right time feature.
-    time = torch.arange(observations.shape[2], device=observations.device, dtype=observations.dtype)
-    features = baseline_features(observations, torch.minimum(time, final_step))
-    weights = fit_baseline(features[:, :, :-1], returns, trajectory.mask)
-    values = torch.einsum("teif,tf->tei", features, weights)
-    last_values = values[:, :, -1] * trajectory.truncated
-    advantages = gae(trajectory.rewards, values[:, :, :-1], last_values, trajectory.mask, discount, gae_lambda)
-    return Rollout(*trajectory[:5], advantages=normalise(advantages, trajectory.mask).to(trajectory.rewards.dtype))
-
-
-def trial_advantages(trial: Rollout, discount: float, gae_lambda: float) -> Tensor:
-    """Return advantages over the episodes of a trial, joined along time: early episodes get credit for later rewards.
-
-    Steps after the end of an episode are skipped and take no time: the value after an episode's last step, however it
-    ended, is that of the next episode's first step. After the trial's last step there is none, as in
-    ``with_advantages`` after the horizon.
-    """
-    # A stable sort moves the valid steps to the front, in order; the scatter below moves them back.
-    order = trial.mask.argsort(dim=2, descending=True, stable=True)
-
-    def without_gaps(values: Tensor) -> Tensor:
-        index = order.reshape(*order.shape, *[1] * (values.ndim - 3))
-        return values.gather(2, index.expand_as(values))
-
-    whole = Rollout(*map(without_gaps, trial[:6]))
-    never = torch.zeros_like(whole.rewards[:, :, 0])
-    trajectory = Trajectory(*whole[:5], whole.observations[:, :, -1], never)
-    advantages = with_advantages(trajectory, discount, gae_lambda).advantages
-    return torch.zeros_like(advantages).scatter(2, order, advantages)
+def _cut_short(rollout: Rollout) -> Tensor:
+    """Return where the environment truncated an episode before the horizon, ``[task, episode]``, 0 or 1."""
+    # The horizon itself ends the task.
+    return rollout.truncated[:, :, :-1].any(2).to(rollout.rewards.dtype)
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Kind, Rollout
+from metarl.types import Batch, Examples, Kind, Rollout, advantages_of
 
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -105,7 +105,7 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
         weights = _log_ratios(log_probs, rollout).exp()
     else:
         weights = _dice_weights(log_probs, rollout)
-    return -masked_mean(weights * rollout.advantages, rollout.mask)
+    return -masked_mean(weights * advantages_of(rollout), rollout.mask)
 
 
 def _dice_weights(log_probs: Tensor, rollout: Rollout) -> Tensor:
@@ -125,7 +125,8 @@ def clipped_surrogate(kind: Kind, outputs: Tensor, rollout: Rollout, clip: float
     """Return PPO's clipped surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
     ratio = _log_ratios(log_prob(kind, outputs, rollout.actions), rollout).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    pessimistic = torch.minimum(ratio * rollout.advantages, clipped * rollout.advantages)
+    advantages = advantages_of(rollout)
+    pessimistic = torch.minimum(ratio * advantages, clipped * advantages)
     return -masked_mean(pessimistic, rollout.mask)
 
 
@@ -170,9 +171,10 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     return named
 
 
-def mean_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
-    """Return the mean of each score over the tasks, under the name that is logged: ``return/step_0``."""
-    return {f"{name}/step_{step}": value.detach().mean() for name, value in scores(kind, batch, outputs).items()}
+def step_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
+    """Return each score ``[task]`` under the name that is logged, such as ``return/step_0``. No gradients."""
+    outputs = None if outputs is None else outputs.detach()
+    return {f"{name}/step_{step}": value for name, value in scores(kind, batch, outputs).items()}
 
 
 def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:

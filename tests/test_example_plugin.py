@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from metarl import testing
+from metarl.control import policy_of
 from metarl.types import Experience, Rollout, Spec
 
 ROOT = Path(__file__).parents[1]
@@ -76,11 +77,11 @@ def test_the_learner_acts_and_learns(reach: ModuleType, unadapted: ModuleType) -
     learner = unadapted.Unadapted().build(family.spec)
     params = learner.init(generator())
     tasks = family.sample(3, "train", generator())
-    rollout = tasks.draw(learner, learner.begin(params, tasks.descriptors), "query", generator())
+    rollout = tasks.rollout(policy_of(learner, learner.begin(params, tasks.descriptors)), generator())
     assert isinstance(rollout, Rollout)
     assert rollout.observations.shape == (3, 10, 20, 1)
     leaves = {name: value.requires_grad_() for name, value in params.items()}
-    loss, _ = learner.meta_loss(leaves, Experience(tasks.descriptors, (), rollout))
+    loss, _ = learner.meta_loss(leaves, Experience(descriptors=tasks.descriptors, supports=(), query=rollout))
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
@@ -117,7 +118,7 @@ family, algorithm = load("tasks", "reach")(), load("algorithms", "unadapted")()
 assert sys.modules["metarl"].__file__.startswith(sys.argv[1])
 learner, rng = algorithm.build(family.spec), torch.Generator().manual_seed(0)
 tasks = family.sample(2, "test", rng)
-print(tuple(tasks.draw(learner, learner.begin(learner.init(rng), tasks.descriptors), "support", rng).actions.shape))
+print(tuple(tasks.rollout(policy_of(learner, learner.begin(learner.init(rng), tasks.descriptors)), rng).actions.shape))
 """
 
 

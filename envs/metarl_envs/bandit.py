@@ -88,7 +88,7 @@ class Bandit:
 
     arms: int = 5
     """Number of arms; RL^2 uses 5, 10 and 50."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=100, horizon=1, discount=0.95))
+    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=100, horizon=1))
     """How episodes are sampled; a draw has ``episodes`` times ``horizon`` pulls."""
 
     def __post_init__(self) -> None:

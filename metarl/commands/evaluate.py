@@ -136,7 +136,7 @@ def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> tuple[Eval
 
 def _steps(learner: Learner) -> int:
     """Return how many steps to evaluate: a memory is made for one look at the support items, not for more."""
-    return 1 if learner.replay is not None and not learner.spec.control else 3
+    return 1 if learner.memory is not None and not learner.spec.control else 3
 
 
 def _with_option(target: Any, name: str, value: Any) -> Any:

@@ -17,11 +17,10 @@ from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.advantages import Trajectory
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.environments import LaneError
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
-from metarl.types import Learner, Spec, State
+from metarl.types import Policy, Rollout, Spec, State
 
 COMPILED_STEPS = 10
 """Steps in one graph. More steps bring little speed and take longer to compile."""
@@ -36,31 +35,29 @@ class RolloutError(RuntimeError):
 
 def collect(
     env: VectorEnv,
-    learner: Learner,
-    state: State,
+    spec: Spec,
+    policy: Policy,
     tasks: int,
     horizon: int,
     generator: Generator,
     parameters: Mapping[str, Tensor] | None = None,
-) -> Trajectory:
-    """Run one episode in every lane, of at most ``horizon`` steps, with the policies of ``state``.
+) -> Rollout:
+    """Run one episode in every lane, of at most ``horizon`` steps.
 
     ``parameters`` hold one row per lane. Actions and the environments' seed are drawn from the generator, and the
     policy acts on its device. No gradients are recorded.
     """
     seed = _environment_seed(generator)
     with torch.no_grad(), _threads(env), float32(generator.device):
-        observation = _reset(env, seed, parameters, learner.spec, tasks, generator.device)
+        observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
-        now, steps = _episodes(env, learner, _Now(state, observation, running), horizon, generator)
-        log_probs = objectives.log_prob(learner.spec.kind, steps.outputs, steps.actions)
-        # A truncation at the horizon itself does not bootstrap: the horizon ends the task.
-        truncated = steps.cut[:, :, :-1].any(2).to(running.dtype)
-        trajectory = Trajectory(
-            steps.observations, steps.actions, log_probs, steps.rewards, steps.mask, now.observation, truncated
-        )
-        _check_finite(trajectory, env)
-    return trajectory
+        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), horizon, generator)
+        log_probs = objectives.log_prob(policy.kind, steps.outputs, steps.actions)
+        happened = steps._asdict()
+        del happened["outputs"]
+        rollout = Rollout(**happened, log_probs=log_probs, last_observations=now.observation)
+        _check_finite(rollout, env)
+    return rollout
 
 
 class _Now(NamedTuple):
@@ -72,19 +69,20 @@ class _Now(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The results of some steps, ``[task, episode, time, ...]``; see Trajectory."""
+    """The results of some steps, ``[task, episode, time, ...]``; see Rollout."""
 
     observations: Tensor
     actions: Tensor
     outputs: Tensor
     rewards: Tensor
     mask: Tensor
-    cut: Tensor  # truncated in this very step
+    terminated: Tensor
+    truncated: Tensor
 
 
-def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Steps]:
+def _episodes(env: VectorEnv, policy: Policy, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Steps]:
     """Run all steps: in compiled blocks where the run is compiled and the environment allows it, else one by one."""
-    act = _policies(learner, generator)
+    act = _policies(policy, generator)
     done = 0
     parts: list[_Steps] = []
     if run_is_compiled():
@@ -93,13 +91,13 @@ def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generat
         if can_be_compiled(env):
             size = min(COMPILED_STEPS, horizon)
             for done in range(size, horizon + 1, size):
-                last = done == horizon and learner.observe is not None
-                now, steps = _compiled_steps(env, learner, now, generator, done - size, size, last)
+                last = done == horizon and policy.observe is not None
+                now, steps = _compiled_steps(env, policy, now, generator, done - size, size, last)
                 parts.append(steps)
         elif _on_gpu(generator):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
             act = _compiled(act, generator)
     if done < horizon:
-        now, steps = _steps(env, learner, act, now, done, horizon - done, last=True)
+        now, steps = _steps(env, policy, act, now, done, horizon - done, last=True)
         parts.append(steps)
     if len(parts) == 1:
         return now, parts[0]
@@ -114,10 +112,10 @@ Act = Callable[[State, Tensor], tuple[Tensor, Tensor, State]]
 """``(state, observation) -> (outputs, action, state)``"""
 
 
-def _policies(learner: Learner, generator: Generator) -> Act:
+def _policies(policy: Policy, generator: Generator) -> Act:
     def act(state: State, observation: Tensor) -> tuple[Tensor, Tensor, State]:
-        outputs, state = learner.predict(state, observation)
-        return outputs, objectives.sample(learner.spec.kind, outputs, generator), state
+        outputs, state = policy.predict(state, observation)
+        return outputs, objectives.sample(policy.kind, outputs, generator), state
 
     return act
 
@@ -132,12 +130,12 @@ def can_be_compiled(env: VectorEnv) -> bool:
 
 
 def _compiled_steps(
-    env: Any, learner: Learner, now: _Now, generator: Generator, done: int, count: int, last: bool
+    env: Any, policy: Policy, now: _Now, generator: Generator, done: int, count: int, last: bool
 ) -> tuple[_Now, _Steps]:
     # The snapshot makes the environment's state an input and an output, so that the steps are a pure function.
     def take(snapshot: Any, now: _Now, count: int, last: bool) -> tuple[Any, _Now, _Steps]:
         env.restore(snapshot)
-        now, steps = _steps(env, learner, _policies(learner, generator), now, done, count, last)
+        now, steps = _steps(env, policy, _policies(policy, generator), now, done, count, last)
         return env.snapshot(), now, steps
 
     streams = generator, env.generator
@@ -147,18 +145,20 @@ def _compiled_steps(
 
 
 def _steps(
-    env: VectorEnv, learner: Learner, act: Act, now: _Now, done: int, count: int, last: bool
+    env: VectorEnv, policy: Policy, act: Act, now: _Now, done: int, count: int, last: bool
 ) -> tuple[_Now, _Steps]:
     """Take ``count`` steps after the ``done`` first ones; ``last`` if the episodes end with them."""
     state, observation, running = now
     results: list[tuple[Tensor, ...]] = []
     for step in range(done, done + count):
         outputs, action, state = act(state, observation)
-        following, reward, ended, cut = _step(env, action, learner.spec, len(observation), step + 1)
-        if learner.observe is not None:
+        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1)
+        if policy.observe is not None:
             ends = last and step + 1 == done + count
-            state = learner.observe(state, action, reward, ended | cut | ends)
-        results.append((observation, action, outputs, reward * running, running, (running > 0) & cut & ~ended))
+            state = policy.observe(state, action, reward, ended | cut | ends)
+        alive = running > 0
+        marks = alive & ended, alive & cut & ~ended
+        results.append((observation, action, outputs, reward * running, running, *marks))
         running = running * (~(ended | cut)).to(running.dtype)
         observation = following
     stacked = (torch.stack(values, dim=2) for values in zip(*results, strict=True))
@@ -193,15 +193,15 @@ def _reset(
     return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape))
 
 
-def _step(env: VectorEnv, action: Tensor, spec: Spec, tasks: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    device, lanes = action.device, action.flatten(0, 1)
-    shape = (tasks, len(lanes) // tasks)
-    with _blamed(step, shape[1], lanes):
+def _step(env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Step all lanes; ``shape`` is that of their observations, ``[task, episode, *input_shape]``."""
+    device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
+    with _blamed(step, lead[1], lanes):
         observation, reward, ended, cut, _ = env.step(lanes if on_torch(env) else lanes.cpu().numpy())
-    rewards = _received(reward, device, f"rewards at step {step}", shape)
-    terminations = _received(ended, device, f"terminations at step {step}", shape)
-    truncations = _received(cut, device, f"truncations at step {step}", shape)
-    following = _observed(observation, device, step, (*shape, *spec.input_shape))
+    rewards = _received(reward, device, f"rewards at step {step}", lead)
+    terminations = _received(ended, device, f"terminations at step {step}", lead)
+    truncations = _received(cut, device, f"truncations at step {step}", lead)
+    following = _observed(observation, device, step, shape)
     return following, rewards.to(following.dtype), terminations.bool(), truncations.bool()
 
 
@@ -251,16 +251,16 @@ def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...
     return send(array, device).reshape(shape)
 
 
-def _check_finite(trajectory: Trajectory, env: VectorEnv) -> None:
+def _check_finite(rollout: Rollout, env: VectorEnv) -> None:
     """Raise RolloutError for numbers that are not finite. If all are finite, this waits for the device only once."""
-    last, horizon = trajectory.last_observations.unsqueeze(2), trajectory.rewards.shape[2]
+    last, horizon = rollout.last_observations.unsqueeze(2), rollout.rewards.shape[2]
     # Name, values, step of the first ones. In the order of cause and effect within a step, because an action that is
     # not finite spoils the observation and the reward.
     checked = (
-        ("actions", trajectory.actions, 1),
-        ("observations", trajectory.observations, 0),
+        ("actions", rollout.actions, 1),
+        ("observations", rollout.observations, 0),
         ("observations", last, horizon),
-        ("rewards", trajectory.rewards, 1),
+        ("rewards", rollout.rewards, 1),
     )
     if torch.stack([values.isfinite().all() for _, values, _ in checked]).all():
         return

@@ -1,5 +1,6 @@
 """Success, which some environments report in their infos, collected along with a rollout."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         """Return a rollout that was collected from this environment, with the success of each episode if reported."""
         if self.succeeded is None:
             return rollout
-        return rollout._replace(success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
+        return replace(rollout, success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
 
 
 def _flags(values: Any) -> Tensor:

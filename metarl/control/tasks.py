@@ -10,7 +10,7 @@ one row per lane.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,18 +18,17 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
-from metarl.advantages import Trajectory, with_advantages
 from metarl.control.protocols import Parametrised
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.seeding import stream
-from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
+from metarl.types import Family, Policy, Rollout, Spec, Split
 
 
 @dataclass(frozen=True, eq=False)
 class ControlTasks:
-    """A fixed batch of control tasks; implements ``metarl.types.Tasks``. Equal to itself alone, as tensors are."""
+    """A fixed batch of control tasks; implements ``metarl.types.Environments``. Equal to itself only."""
 
     spec: Spec
     parameters: Mapping[str, Tensor]
@@ -41,31 +40,22 @@ class ControlTasks:
     sampling: Sampling
     _made: list[VectorEnv] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Rollout:
-        """Run ``sampling.episodes`` fresh episodes of every task under ``state``'s policies.
+    def rollout(self, policy: Policy, generator: Generator) -> Rollout:
+        """Run ``sampling.episodes`` fresh episodes of every task.
 
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
                 policy's action was not finite.
             ValueError: the environment fails ``check_environment``.
         """
-        trajectory, watched = self._collect(learner, state, generator)
-        return watched.scored(with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda))
-
-    def watch(self, learner: Learner, state: State, generator: Generator) -> Rollout:
-        """Run the same episodes to be scored, not learned from: no baseline is fitted, and advantages are nan."""
-        trajectory, watched = self._collect(learner, state, generator)
-        return watched.scored(Rollout(*trajectory[:5], torch.full_like(trajectory.rewards, torch.nan)))
-
-    def _collect(self, learner: Learner, state: State, generator: Generator) -> tuple[Trajectory, SuccessWatch]:
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         if not self._made:
             env = self.environment(tasks * episodes, generator.device)
             check_environment(env, tasks * episodes, self.spec)
             self._made.append(env)
         lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        watched = SuccessWatch(self._made[0])
-        return collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes), watched
+        watch = SuccessWatch(self._made[0])
+        return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, lanes))
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -124,32 +114,6 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
         raise ValueError(
             f"the environment observes {observations} and acts in {actions}, which is not what {spec} says"
         )
-
-
-def check_discount(family: Family, algorithm: object, learner: Learner) -> None:
-    """Raise ValueError for a discount or a lambda of the tasks where a learner estimates advantages by its own."""
-    sampling = getattr(family, "sampling", None)
-    if learner.prepare is None or not isinstance(sampling, Sampling):
-        return
-    usual = Sampling(), _usual_sampling(family)
-    for name in ("discount", "gae_lambda"):
-        if getattr(sampling, name) not in {getattr(one, name) for one in usual}:
-            option, value = name.replace("_", "-"), getattr(sampling, name)
-            acts = f"--algorithm.{option}" if hasattr(algorithm, name) else "its own"
-            raise ValueError(
-                f"--tasks.sampling.{option} {value} would change nothing: {type(algorithm).__name__} estimates "
-                f"advantages itself; the option that acts is {acts}"
-            )
-
-
-def _usual_sampling(family: Family) -> Sampling:
-    """Return what a family samples by where nothing is chosen."""
-    declared: tuple[Field[Any], ...] = fields(family) if is_dataclass(family) else ()
-    for one in declared:
-        usual: Any = one.default if one.default_factory is MISSING else one.default_factory()
-        if one.name == "sampling" and isinstance(usual, Sampling):
-            return usual
-    return Sampling()
 
 
 def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:

@@ -3,17 +3,33 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, NamedTuple, cast, get_args
+from operator import itemgetter
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import ControlTasks
+from metarl.control import learned, policy_of
 from metarl.seeding import stream
 from metarl.speed import float32, send
-from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
+from metarl.types import (
+    Batch,
+    Examples,
+    Family,
+    Learner,
+    Params,
+    Role,
+    Rollout,
+    Spec,
+    Split,
+    State,
+    Tasks,
+    each_tensor,
+    environments_of,
+    labelled_tasks,
+)
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
@@ -27,8 +43,7 @@ class Evaluation:
     """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: Sequence[Batch]
-    """What the scores of each step were measured on. Examples drawn in groups are drawn again when asked for; the last
-    episodes' advantages, which nobody needs, are nan."""
+    """What the scores of each step were measured on. Examples drawn in groups are drawn again when asked for."""
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
@@ -100,7 +115,7 @@ class Adapted(NamedTuple):
     """A learner's state after some adaptation steps, and episodes of its policies in that state."""
 
     state: State
-    rollout: Batch
+    rollout: Rollout
 
 
 def adapt(
@@ -113,32 +128,19 @@ def adapt(
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
-    return _adapted(learner, params, tasks, steps, seed, torch.device(device))
-
-
-def _adapted(
-    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device, judged: bool = False
-) -> list[Adapted]:
-    """See ``adapt``; where they are only ``judged``, nothing is estimated of the last episodes for one more step."""
+    environments, device = environments_of(tasks), torch.device(device)
     with torch.no_grad(), float32(device):
         state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
-            state = learner.adapt(*adapted[-1]) if adapted else state
+            state = learned(learner, *adapted[-1]) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
-            watched = judged and step == steps
-            adapted.append(Adapted(state, _episodes(tasks, learner, state, generator, watched)))
+            adapted.append(Adapted(state, environments.rollout(policy_of(learner, state), generator)))
     return adapted
 
 
-def _episodes(tasks: Tasks, learner: Learner, state: State, generator: Generator, watched: bool) -> Batch:
-    if watched and isinstance(tasks, ControlTasks) and type(tasks).draw is ControlTasks.draw:
-        return tasks.watch(learner, state, generator)
-    return tasks.draw(learner, state, "support", generator)
-
-
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [adapted.rollout for adapted in _adapted(learner, params, tasks, steps, seed, device, judged=True)]
+    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
@@ -165,13 +167,12 @@ def _in_groups(tasks: Tasks) -> bool:
 def _drawn_at_once(
     learner: Learner, params: Params, tasks: Tasks, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
-    descriptors = send(tasks.descriptors, device)
-    state = learner.begin(params, descriptors)
-    support = _checked(learner, tasks.draw(learner, state, "support", _stream(seed, "support", device)))
-    query = _checked(learner, tasks.draw(learner, state, "query", _stream(seed, "query", device)))
+    descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
+    support = _checked(learner, labelled.draw("support", _stream(seed, "support", device)))
+    query = _checked(learner, labelled.draw("query", _stream(seed, "query", device)))
     size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
-    split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
-    parts = [[Examples(*fields) for fields in zip(*batch, strict=True)] for batch in split]
+    groups = [slice(first, first + size) for first in range(0, len(descriptors), size)]
+    parts = [[each_tensor(itemgetter(group), batch) for group in groups] for batch in (support, query)]
     return zip(torch.split(descriptors, size), *parts, strict=True), (query,)
 
 
@@ -199,7 +200,7 @@ class Redrawn(Sequence[Batch]):
         if isinstance(index, slice):
             return tuple(self[one] for one in range(len(self))[index])
         range(len(self))[index]  # raises IndexError
-        return self.tasks.draw(cast(Learner, None), None, "query", _stream(self.seed, "query", self.device))
+        return labelled_tasks(self.tasks).draw("query", _stream(self.seed, "query", self.device))
 
 
 def _stream(seed: int, role: Role, device: torch.device) -> Generator:
@@ -214,7 +215,7 @@ def _checked(learner: Learner, batch: Batch) -> Examples:
 
 def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
-        for name, values in batch._asdict().items():
+        for name, values in vars(batch).items():
             # A GPU would have to be waited for; there, such numbers show in the scores.
             if values.device.type == "cpu" and not values.isfinite().all():
                 raise ValueError(f"the {role} {name} that the family drew hold numbers that are not finite")
@@ -229,8 +230,8 @@ def _scores(
     learner: Learner, state: State, support: Examples, query: Examples, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
     scores, instances = [], None
-    if learner.replay is not None and learner.spec.kind == "classification":
-        instances = objectives.instance_accuracies(learner.replay(state, support)[0], support)
+    if learner.memory is not None and learner.spec.kind == "classification":
+        instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)

@@ -14,7 +14,7 @@ from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
 from metarl.fewshot.numbers import check_numbers, image_scale, numbers
 from metarl.seeding import stream
 from metarl.speed import send
-from metarl.types import Batch, Examples, Learner, Role, Spec, Split, State
+from metarl.types import Batch, Examples, Role, Spec, Split
 
 Rotations = Literal["none", "train", "all"]
 """In which splits images turned by 90, 180 and 270 degrees count as new classes."""
@@ -139,7 +139,7 @@ class EpisodeTasks:
         """How many items a task has, support and query."""
         return self.support[0].numel() + self.query[0].numel()
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Return all items of a role, in random order; every draw returns the same ones."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
@@ -157,7 +157,7 @@ class EpisodeTasks:
             inputs = gather(self.inputs, items[group])
             if quarters is not None:
                 inputs = rotated(inputs, quarters[group])
-            yield Examples(numbers(inputs, self.scale), targets[group])
+            yield Examples(inputs=numbers(inputs, self.scale), targets=targets[group])
 
     def first(self, count: int) -> "EpisodeTasks":
         """Return the first tasks."""
@@ -226,8 +226,8 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
     from metarl.pictures.plotting import episodes
 
     shown = tasks.first(SHOWN)
-    support, query = (shown.draw(None, None, role, stream(0, "picture")) for role in get_args(Role))
-    return episodes(*support, *query, path, SHOWN)
+    support, query = (shown.draw(role, stream(0, "picture")) for role in get_args(Role))
+    return episodes(support.inputs, support.targets, query.inputs, query.targets, path, SHOWN)
 
 
 def gather(inputs: Tensor, items: Tensor) -> Tensor:

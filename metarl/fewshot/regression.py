@@ -12,7 +12,7 @@ from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
 from metarl.fewshot.numbers import numbers
 from metarl.seeding import stream
 from metarl.speed import send
-from metarl.types import Examples, Learner, Role, Spec, Split, State
+from metarl.types import Examples, Role, Spec, Split
 
 LOOKED_AT = 64
 """Tasks, and points of each, at which a function is tried."""
@@ -74,7 +74,8 @@ class Regression:
 
     def _check_values(self) -> None:
         tasks = self._tasks(LOOKED_AT, (LOOKED_AT, LOOKED_AT), stream(0, "function"))
-        inputs, targets = tasks.draw(None, None, "query", stream(1, "function"))
+        drawn = tasks.draw("query", stream(1, "function"))
+        inputs, targets = drawn.inputs, drawn.targets
         wrong = (~targets.isfinite()).nonzero()
         if len(wrong):
             task, item, output = wrong[0].tolist()
@@ -123,7 +124,7 @@ class FunctionTasks:
         """The parameters, ``[task, parameter]``."""
         return torch.stack(list(self.parameters.values()), dim=1)
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Draw fresh points of every task."""
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
@@ -131,7 +132,7 @@ class FunctionTasks:
         inputs = low + (high - low) * torch.rand(len(ends), items, self.input_size, generator=generator, device=device)
         # Copies: a function that writes into what it is given would change inputs, and the task itself.
         parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
-        return Examples(inputs, self.function(inputs.clone(), **parameters))
+        return Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +236,7 @@ class TableTasks:
         """How many rows a task has, support and query."""
         return self.support.shape[1] + self.query.shape[1]
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Return all rows of a role, in random order; every draw returns the same ones."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
@@ -245,4 +246,5 @@ class TableTasks:
         chosen = send(self.support if role == "support" else self.query, device)
         rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
         for some in torch.split(rows, size):
-            yield Examples(numbers(gather(self.inputs, some), 1), numbers(gather(self.targets, some), 1))
+            inputs, targets = (numbers(gather(values, some), 1) for values in (self.inputs, self.targets))
+            yield Examples(inputs=inputs, targets=targets)

@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl.files import temporary_beside, write_bytes
 from metarl.runs import replacing
 from metarl.runs.errors import RunError
-from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, FORMAT, PREVIOUS
+from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS
 from metarl.types import Params
 
 _MARK = b"metarl sha256 "
@@ -53,7 +53,7 @@ def checkpoint(folder: Path, which: Checkpoint) -> Path:
 def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None = None) -> None:
     """Write tensors and plain values; what the file held before is kept as ``keep``, if it is whole."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **contents}, buffer)
+    torch.save({"format": CHECKPOINT_FORMAT, **contents}, buffer)
     with buffer.getbuffer() as view:
         comment = _MARK + hashlib.sha256(view).hexdigest().encode()
     buffer.seek(-2, io.SEEK_END)
@@ -111,7 +111,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise RunError(
             f"{path} cannot be read; it may be cut short, damaged or no checkpoint at all ({cause}){_offer(path)}"
         ) from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
     return contents
 

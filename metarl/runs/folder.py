@@ -17,6 +17,7 @@ from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.errors import RunError
 from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, RECORDED_PACKAGES
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
+from metarl.runs.migration import migrated
 from metarl.runs.records import read_record, write_record
 
 
@@ -100,13 +101,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_record(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: {CONFIG} is missing{replacing.told(folder)}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise RunError(f"{folder / CONFIG} has format {found}; this version reads {FORMAT}")
+    found = config.get("format") if isinstance(config, dict) else None
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise RunError(f"{folder / CONFIG} has format {found}; this version reads 1 to {FORMAT}")
     absent = [name for name in (*GROUPS, "settings") if not isinstance(config.get(name), dict)]
     if absent:
         raise RunError(f"{folder / CONFIG} is damaged: it does not tell the {' and the '.join(absent)} of the run")
-    return config
+    return migrated(config)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from metarl import plugins
 
-FORMAT = 1
+FORMAT = 2
+"""Of config.json; ``migration`` reads earlier ones."""
+CHECKPOINT_FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip

@@ -83,7 +83,7 @@ def check_learner(learner: Learner) -> None:
     """Raise ValueError for a learner whose policies do not work with ``predict``."""
     if not learner.spec.control:
         raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
-    if learner.observe is not None:
+    if learner.memory is not None:
         raise ValueError(
             "this policy learns from rewards while it acts, but Stable-Baselines3's predict does not pass rewards; "
             "use a learner without memory, such as maml"

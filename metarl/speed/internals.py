@@ -10,6 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
+from metarl.types import Examples, Experience, Rollout
+
 Form = pytree.TreeSpec
 """The structure of nested tuples, lists and dicts, without the leaves."""
 leaves_of = pytree.tree_leaves
@@ -18,6 +20,8 @@ take_apart = pytree.tree_flatten
 """``values -> ([leaf], form)``"""
 put_together = pytree.tree_unflatten
 """``([leaf], form) -> values``"""
+for batch in (Examples, Rollout, Experience):
+    pytree.register_dataclass(batch)
 on_leaves = pytree.tree_map
 """``(function, values) -> values``, each leaf replaced by what the function returns."""
 

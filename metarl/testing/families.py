@@ -203,7 +203,7 @@ def _device(subject: Subject) -> Found:
     for role in ROLES:
         batch = subject.draw(tasks, role, device=subject.device)
         yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
-        for name, values in batch._asdict().items():
+        for name, values in vars(batch).items():
             if values is not None and values.device.type != subject.device.type:
                 told = f"{name} are on {values.device}, drawn by a generator on {subject.device}"
                 yield Fault(told, drawing(tasks))

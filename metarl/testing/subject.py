@@ -6,9 +6,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from metarl.control import ControlTasks
+from metarl.control import ControlTasks, policy_of
 from metarl.seeding import stream
-from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks
+from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks, environments_of, labelled_tasks
 
 ROLES = get_args(Role)
 EPISODES = 2
@@ -51,13 +51,18 @@ class Subject:
 
     def draw(self, tasks: Tasks, role: Role = "support", seed: int = 0, device: torch.device | str = "cpu") -> Batch:
         """Draw a batch with a learner that knows nothing, the same for the same seed."""
+        generator = stream(seed, role, device=device)
+        if not self.spec.control:
+            return labelled_tasks(tasks).draw(role, generator)
         learner = indifferent(self.spec)
-        return tasks.draw(learner, learner.begin({}, tasks.descriptors), role, stream(seed, role, device=device))
+        return environments_of(tasks).rollout(policy_of(learner, learner.begin({}, tasks.descriptors)), generator)
 
 
 def drawing(tasks: Tasks) -> Any:
     """Return whose code decides what is drawn."""
-    return tasks.environment if isinstance(tasks, ControlTasks) else tasks.draw
+    if isinstance(tasks, ControlTasks):
+        return tasks.environment
+    return getattr(tasks, "draw", None) or getattr(tasks, "rollout", None)
 
 
 def indifferent(spec: Spec) -> Learner:
@@ -73,5 +78,5 @@ def indifferent(spec: Spec) -> Learner:
         begin=lambda params, descriptors: len(descriptors),
         adapt=lambda state, batch: state,
         predict=predict,
-        meta_loss=lambda params, experience: (torch.zeros(()), {}),
+        meta_loss=lambda params, experience: (torch.zeros(len(experience.descriptors)), {}),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl import objectives
-from metarl.control import ControlTasks, Single, check_environment, collect
+from metarl.control import ControlTasks, Single, check_environment, collect, policy_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip, Frame
 from metarl.seeding import stream
@@ -124,8 +124,8 @@ def film(
 
 
 def _clip(recorder: Recorder, learner: Learner, state: State, task: ControlTasks, step: int, generator: Any) -> Clip:
-    trajectory = collect(recorder, learner, state, 1, task.sampling.horizon, generator)
-    total = float((trajectory.rewards * trajectory.mask).sum())
+    rollout = collect(recorder, learner.spec, policy_of(learner, state), 1, task.sampling.horizon, generator)
+    total = float(rollout.rewards.sum())
     return Clip(f"{after(step)}, return {total:.1f}", recorder.frames)
 
 
@@ -133,7 +133,7 @@ def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
     """Return one of the tasks. A policy with memory acts in one lane, so it gets one episode at a time."""
     row = slice(number, number + 1)
     parameters = {name: values[row] for name, values in tasks.parameters.items()}
-    sampling = tasks.sampling if learner.observe is None else replace(tasks.sampling, episodes=1)
+    sampling = tasks.sampling if learner.memory is None else replace(tasks.sampling, episodes=1)
     return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import runs
-from metarl.control import check_discount, check_tasks
+from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
@@ -22,7 +22,7 @@ from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
 from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective
+from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
@@ -50,7 +50,6 @@ class Run:
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        check_discount(family, algorithm, self.learner)
         with float32(self.device):
             _check_outer(outer, self.learner, settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
@@ -132,10 +131,9 @@ class Run:
         """Tell what to do about a meta-gradient that is not finite: labelled examples can be drawn again."""
         if not self.family.spec.control:
             streams = self._streams(number)
-            tasks = self.family.sample(self.settings.meta_batch_size, "train", next(streams))
-            state = self.learner.begin(self.first().params, send(tasks.descriptors, self.device))
+            tasks = labelled_tasks(self.family.sample(self.settings.meta_batch_size, "train", next(streams)))
             for role in get_args(Role):
-                for name, values in tasks.draw(self.learner, state, role, next(streams))._asdict().items():
+                for name, values in vars(tasks.draw(role, next(streams))).items():
                     if not values.isfinite().all():
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
         return "try a smaller step size"

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.control import policy_of
 from metarl.types import Learner, Spec
 from metarl_envs.bandit import Bandit, make_env, make_vector_env, optimal_returns, pull, uniform_returns
 
@@ -64,7 +65,7 @@ def test_a_uniform_policy_earns_the_uniform_return() -> None:
     family = Bandit()
     tasks = family.sample(8, "test", torch.Generator().manual_seed(0))
     learner = Learner(family.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (seen.repeat(1, 1, 5), state), None)
-    rollout = tasks.draw(learner, None, "query", torch.Generator().manual_seed(1))
+    rollout = tasks.rollout(policy_of(learner, None), torch.Generator().manual_seed(1))
     assert rollout.rewards.shape == (8, 100, 1)
     expected = uniform_returns(tasks.parameters["probabilities"], 1).mean()
     assert rollout.rewards.mean() == pytest.approx(expected.item(), abs=0.06)

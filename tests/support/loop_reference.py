@@ -164,7 +164,19 @@ def sample_task(goal: np.ndarray, params: Params, episodes: int, horizon: int, a
         tensors = (torch.as_tensor(rewards, dtype=dtype), torch.as_tensor(mask, dtype=dtype))
         steps.append((before, action, log_prob, *tensors))
     fields = [torch.stack(values, dim=1) for values in zip(*steps, strict=True)]
-    return Rollout(*fields, advantages=advantages(fields[0], fields[3], fields[4]))
+    seen, actions, log_probs, rewards, mask = fields
+    ends = torch.zeros_like(mask, dtype=torch.bool)
+    return Rollout(
+        observations=seen,
+        last_observations=torch.as_tensor(observation, dtype=dtype),
+        actions=actions,
+        log_probs=log_probs,
+        rewards=rewards,
+        terminated=ends,
+        truncated=ends,
+        mask=mask,
+        advantages=advantages(seen, rewards, mask),
+    )
 
 
 def advantages(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float = 0.99) -> Tensor:
@@ -190,7 +202,8 @@ def advantages(observations: Tensor, rewards: Tensor, mask: Tensor, discount: fl
 
 def stack(rollouts: list[Rollout]) -> Rollout:
     """Join the rollouts of several tasks along a new first axis."""
-    return Rollout(*(torch.stack(fields) for fields in zip(*(rollout[:6] for rollout in rollouts), strict=True)))
+    names = [name for name in vars(rollouts[0]) if name != "success"]
+    return Rollout(**{name: torch.stack([getattr(rollout, name) for rollout in rollouts]) for name in names})
 
 
 def iteration(params: Params, goals: np.ndarray, episodes: int, horizon: int, step_size: float) -> Params:

@@ -5,7 +5,7 @@ import torch
 
 import metarl_envs  # noqa: F401  # registers the environments
 from metarl.algorithms.maml import MAML
-from metarl.control import Sampling
+from metarl.control import Sampling, policy_of
 from metarl.networks import Network
 from metarl_envs.mujoco import Dynamics, Motion
 from metarl_envs.robots.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
@@ -83,9 +83,9 @@ def test_tasks_draw_rollouts(dynamics):
     tasks = family.sample(3, "train", generator())
     learner = MAML(network=Network(hidden=(8,))).build(family.spec)
     state = learner.begin(learner.init(generator()), tasks.descriptors)
-    rollout = tasks.draw(learner, state, "support", generator())
+    rollout = tasks.rollout(policy_of(learner, state), generator())
     assert rollout.observations.shape == (3, 2, 5, 17) and rollout.mask.all()
-    again = tasks.draw(learner, state, "support", generator())
+    again = tasks.rollout(policy_of(learner, state), generator())
     assert torch.equal(rollout.observations, again.observations)
 
 

@@ -36,7 +36,7 @@ class Drawn:
 
     def draw(self, *arguments):
         batch = self.tasks.draw(*arguments)
-        return batch._replace(inputs=batch.inputs.double().bouble())
+        return replace(batch, inputs=batch.inputs.double().bouble())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def test_the_counts_come_last(capsys: Captured) -> None:
 
 def test_a_broken_family_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:
     found = lines(capsys, 1, "checked_tasks:Doubled")
-    line = MODULE.splitlines().index("        return batch._replace(inputs=batch.inputs.double().bouble())") + 1
+    line = MODULE.splitlines().index("        return replace(batch, inputs=batch.inputs.double().bouble())") + 1
     place = f"({modules / 'checked_tasks.py'}:{line}, Drawn.draw)"
     assert found["draws"] == ("FAILED", f"AttributeError: 'Tensor' object has no attribute 'bouble' {place}")
     assert found["refusal"][0] == "FAILED"

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
@@ -252,7 +253,7 @@ def test_draws() -> None:
     family = counters(sampling=Sampling(episodes=2, horizon=4), apply="attribute")
     tasks = family.sample(3, "train", generator())
     certain = learner(family.spec, lambda seen: torch.tensor([0.0, 100.0]).expand(*seen.shape[:-1], 2))
-    rollout = tasks.draw(certain, None, "support", generator())
+    rollout = tasks.rollout(policy_of(certain, None), generator())
     assert rollout.observations.shape == (3, 2, 4, 1)
     lengths = tasks.parameters["length"].clamp(max=4)
     assert rollout.rewards.sum(2).tolist() == [[2 * length] * 2 for length in lengths.tolist()]
@@ -263,7 +264,7 @@ def test_a_broken_draw_names_lane_and_step() -> None:
     family = counters(env=lambda length: Counter(length, "raise"), sampling=Sampling(episodes=2, horizon=4))
     any_action = learner(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
     with pytest.raises(RolloutError, match="lane 0, step 2: KeyError: 'no key'"):
-        family.sample(3, "train", generator()).draw(any_action, None, "support", generator())
+        family.sample(3, "train", generator()).rollout(policy_of(any_action, None), generator())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import with_advantages
+from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError, collect
 from metarl.control.sampling import Sampling
@@ -259,7 +260,7 @@ def test_tasks_can_be_compared() -> None:
 class TestDraw:
     def test_a_rollout(self) -> None:
         tasks = track_tasks(sampling=Sampling(2, 3, 0.9), length=[2.0, 9.0])
-        rollout = tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+        rollout = tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         assert isinstance(rollout, Rollout)
         assert rollout.rewards.tolist() == [[[11, 12, 0]] * 2, [[21, 22, 23]] * 2]
         assert rollout.advantages.shape == (2, 2, 3)
@@ -276,8 +277,8 @@ class TestDraw:
 
         tasks = track_tasks(make)
         assert not made
-        first, second = (tasks.draw(policy(CONTINUOUS), 0, "support", generator(seed)) for seed in (1, 2))
-        again = tasks.draw(policy(CONTINUOUS), 0, "query", generator(1))
+        first, second = (tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator(seed)) for seed in (1, 2))
+        again = tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator(1))
         assert [env.num_envs for env in made] == [4]
         assert second.observations[:, :, 0, 1].tolist() == [[0, 0], [0, 0]]
         assert not torch.equal(first.actions, second.actions)
@@ -286,17 +287,17 @@ class TestDraw:
 
     def test_a_changed_copy_makes_its_own_environment(self) -> None:
         tasks = track_tasks()
-        tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+        tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         more = replace(tasks, sampling=Sampling(5, 3))
-        assert more.draw(policy(CONTINUOUS), 0, "support", generator()).rewards.shape == (2, 5, 3)
+        assert more.rollout(policy_of(policy(CONTINUOUS), 0), generator()).rewards.shape == (2, 5, 3)
 
     def test_environments_that_would_spoil_the_episodes_are_refused(self) -> None:
         tasks = track_tasks(lambda lanes: Track(lanes + 1))
         with pytest.raises(ValueError, match=r"5 lanes .* expected 4, one for each episode of each task"):
-            tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+            tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 4)
         with pytest.raises(ValueError, match=r"AutoresetMode.NEXT_STEP: expected .* AutoresetMode.DISABLED"):
-            track_tasks(lambda lanes: env).draw(policy(CONTINUOUS), 0, "support", generator())
+            track_tasks(lambda lanes: env).rollout(policy_of(policy(CONTINUOUS), 0), generator())
 
     @pytest.mark.parametrize(
         "options",
@@ -421,7 +422,7 @@ def test_gymnasium_environments_are_told_by_task_lane_and_step() -> None:
     idle = policy(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
     message = r"task 1, lane 2 \(episode 0\), step 2: LaneError: lane 2, step 2: OverflowError: too much"
     with pytest.raises(RolloutError, match=message) as caught:
-        tasks.draw(idle, 0, "support", generator())
+        tasks.rollout(policy_of(idle, 0), generator())
     assert isinstance(caught.value.__cause__.__cause__, OverflowError)
 
 
@@ -438,7 +439,7 @@ def test_actions_of_nan_are_the_policys_fault(strict: bool) -> None:
             return super().step(actions)
 
     with pytest.raises(RolloutError, match=r"actions are not finite: task 1, lane 2 \(episode 0\).*, step 2"):
-        track_tasks(Strict).draw(policy(CONTINUOUS, outputs), 0, "support", generator())
+        track_tasks(Strict).rollout(policy_of(policy(CONTINUOUS, outputs), 0), generator())
 
 
 def test_a_bug_of_the_policy_is_not_blamed_on_the_environment() -> None:

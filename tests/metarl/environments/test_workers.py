@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from support import worker_envs
 
+from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
@@ -113,7 +114,7 @@ def test_draws_do_not_depend_on_the_workers() -> None:
         indifferent = Learner(
             chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None
         )  # mean 0, standard deviation 1
-        rollouts.append(tasks.draw(indifferent, None, "support", torch.Generator().manual_seed(1)))
+        rollouts.append(tasks.rollout(policy_of(indifferent, None), torch.Generator().manual_seed(1)))
         chosen.environment(6, CPU).close()
     for one, other in zip(*rollouts, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
@@ -234,11 +235,11 @@ def test_a_worker_that_somebody_killed() -> None:
     tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
     indifferent = Learner(chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
     with pytest.raises(RolloutError, match=r"task 0, lane 0 .*step 0: .*lanes 0 to 2 was ended by SIGKILL"):
-        tasks.draw(indifferent, None, "support", torch.Generator())
+        tasks.rollout(policy_of(indifferent, None), torch.Generator())
     wait_until_gone(pids(lanes), 0)
     # The family makes new ones for the next tasks.
     tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
-    assert tasks.draw(indifferent, None, "support", torch.Generator()).rewards.shape == (3, 2, 4)
+    assert tasks.rollout(policy_of(indifferent, None), torch.Generator()).rewards.shape == (3, 2, 4)
     chosen.environment(6, CPU).close()
 
 

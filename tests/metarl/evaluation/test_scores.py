@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.synthetic import by_hand
 from torch import Generator, Tensor
 
 from metarl import evaluation, objectives, testing
@@ -39,7 +40,7 @@ class LineTasks:
     def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
         self.drawn.append(role)
         inputs = torch.randn(len(self.slopes), 8, 1, generator=generator)
-        return Examples(inputs, self.slopes.reshape(-1, 1, 1) * inputs)
+        return Examples(inputs=inputs, targets=self.slopes.reshape(-1, 1, 1) * inputs)
 
 
 class Lines:
@@ -179,7 +180,9 @@ def test_maml_is_scored_on_examples_without_keeping_graphs() -> None:
 
 def test_classification_has_an_accuracy() -> None:
     scores = objectives.scores(
-        "classification", Examples(torch.zeros(2, 4, 1), torch.zeros(2, 4, dtype=torch.int64)), torch.zeros(2, 4, 3)
+        "classification",
+        Examples(inputs=torch.zeros(2, 4, 1), targets=torch.zeros(2, 4, dtype=torch.int64)),
+        torch.zeros(2, 4, 3),
     )
     found = Evaluation({name: value.unsqueeze(0) for name, value in scores.items()}, LineTasks(torch.ones(2), []), ())
     assert sorted(found.metrics) == ["accuracy/step_0", "loss/step_0"]
@@ -210,7 +213,7 @@ def test_evaluation_fits_no_baseline_that_nobody_reads(monkeypatch: pytest.Monke
 
 def test_a_family_that_draws_something_else_is_refused() -> None:
     learner = slope_learner()
-    rollout = Rollout(*[torch.zeros(2, 1, 1)] * 6)
+    rollout = by_hand(*[torch.zeros(2, 1, 1)] * 6)
 
     class Wrong(LineTasks):
         def draw(self, *arguments: Any) -> Any:
@@ -340,8 +343,8 @@ def test_data_that_are_not_finite_are_told() -> None:
 
     class Broken(LineTasks):
         def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
-            inputs, targets = super().draw(learner, state, role, generator)
-            return Examples(inputs, targets.log() if role == "query" else targets)
+            inputs, targets = vars(super().draw(learner, state, role, generator)).values()
+            return Examples(inputs=inputs, targets=targets.log() if role == "query" else targets)
 
     class Family(Lines):
         def sample(self, *arguments: Any) -> LineTasks:

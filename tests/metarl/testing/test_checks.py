@@ -4,12 +4,14 @@ import dataclasses
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.synthetic import by_hand
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,7 +87,7 @@ def one_descriptor(tasks: Any) -> Any:
 def resurrected(rollout: Rollout) -> Rollout:
     mask = rollout.mask.clone()
     mask[0, 0] = torch.tensor([1.0, 0.0, 1.0])
-    return rollout._replace(mask=mask)
+    return replace(rollout, mask=mask)
 
 
 def drifting_tasks() -> Callable[..., Any]:
@@ -95,7 +97,7 @@ def drifting_tasks() -> Callable[..., Any]:
 
 def noisy() -> Callable[..., Any]:
     seeds = iter(range(1000))
-    return lambda batch: batch._replace(inputs=batch.inputs + next(seeds))
+    return lambda batch: replace(batch, inputs=batch.inputs + next(seeds))
 
 
 class Lenient(Broken):
@@ -129,7 +131,7 @@ class Centred:
 
     def draw(self, learner: Any, state: Any, role: Any, generator: torch.Generator) -> Examples:
         drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(learner, state, role, generator)
-        return drawn._replace(targets=drawn.targets - drawn.targets.mean(0))
+        return replace(drawn, targets=drawn.targets - drawn.targets.mean(0))
 
 
 def test_whole_plugins_pass() -> None:
@@ -166,23 +168,23 @@ def test_whole_plugins_pass() -> None:
         (Broken(spec=Spec((3,), 3, "regression")), "draws", "targets: found"),
         (Broken(spec=Spec((3,), 3, "discrete")), "draws", "a discrete family drew Examples: expected a Rollout"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.double())),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.double())),
             "draws",
             "inputs: found torch.float64",
         ),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs / 0)),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs / 0)),
             "draws",
             "inputs: found numbers",
         ),
-        (Broken(draw=lambda batch: batch._replace(targets=batch.targets.int())), "draws", "targets: found"),
-        (Broken(draw=lambda batch: Rollout(*[batch.inputs] * 6)), "draws", "drew Rollout: expected Examples"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(actions=batch.actions / 1)), "draws", "actions: found"),
+        (Broken(draw=lambda batch: replace(batch, targets=batch.targets.int())), "draws", "targets: found"),
+        (Broken(draw=lambda batch: by_hand(*[batch.inputs] * 6)), "draws", "drew Rollout: expected Examples"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, actions=batch.actions / 1)), "draws", "actions: found"),
         (Broken(draw=other_globals), "determinism", "drawing data drew from a global generator"),
         (Broken(draw=numpy_globals), "determinism", "drawing data drew from a global generator"),
         (Broken(draw=noisy()), "determinism", "two draws of support data by one seed differ"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=0 * batch.inputs)),
+            Broken(draw=lambda batch: replace(batch, inputs=0 * batch.inputs)),
             "splits",
             "tasks are among",
         ),
@@ -193,18 +195,18 @@ def test_whole_plugins_pass() -> None:
         ),
         (Leaking(), "splits", "train and validation tasks are among the test tasks: hold some out"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.float())),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.float())),
             "dtypes",
             "with torch.float64 as",
         ),
         (Broken(BANDIT, draw=resurrected), "mask", "mask rises within an episode"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=batch.mask / 2)), "mask", "other numbers than 0 and 1"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=batch.mask / 2)), "mask", "other numbers than 0 and 1"),
         (
-            Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)),
+            Broken(BANDIT, draw=lambda batch: replace(batch, mask=0 * batch.mask)),
             "mask",
             "there are rewards",
         ),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)), "mask", "mask begins with 0"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=0 * batch.mask)), "mask", "mask begins with 0"),
     ],
 )
 def test_broken_families_are_found_by_one_check(family: Any, check: str, message: str) -> None:
@@ -216,7 +218,7 @@ def test_broken_families_are_found_by_one_check(family: Any, check: str, message
 
 
 def test_all_that_fails_is_told_at_once() -> None:
-    family = Lenient(draw=lambda batch: batch._replace(inputs=batch.inputs.double(), targets=batch.targets.int()))
+    family = Lenient(draw=lambda batch: replace(batch, inputs=batch.inputs.double(), targets=batch.targets.int()))
     with pytest.raises(ContractError) as caught:
         testing.check_family(family)
     told = str(caught.value).splitlines()
@@ -255,7 +257,7 @@ def test_tasks_that_all_draw_the_same_are_noted() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_data_on_another_device_than_the_generators_are_found() -> None:
-    family = Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.cpu()))
+    family = Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.cpu()))
     assert set(failures(testing.family_outcomes(family))) == {"device"}
 
 

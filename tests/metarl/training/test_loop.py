@@ -24,6 +24,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from metarl import cli, outer, runs, training
 from metarl.algorithms.maml import MAML
+from metarl.control import policy_of
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
@@ -513,7 +514,7 @@ def test_a_learner_of_examples_without_metrics_trains(tmp_path: Path) -> None:
     class Silent:
         def build(self, spec: Spec) -> Learner:
             learner = MAML(network=Network(hidden=(4,))).build(spec)
-            return learner._replace(meta_loss=lambda *given: (learner.meta_loss(*given)[0], {}))
+            return learner._replace(meta_loss=lambda *given: (learner.meta_loss(*given)[0].mean(), {}))
 
     lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
     run = Run(Silent(), lines, Adam(), Settings(iterations=5, meta_batch_size=2, device="cpu"), tmp_path)
@@ -542,7 +543,7 @@ def test_half_precision_is_refused_in_a_line(dtype: torch.dtype) -> None:
     run, learner = Run(algorithm, lines, Adam(), Settings(1, 2, device="cpu")), algorithm.build(lines.spec)
     first = run.first()
     state = learner.begin(first.params, torch.zeros(2, 1))
-    support = lines.sample(2, "train", torch.Generator()).draw(learner, state, "support", torch.Generator())
+    support = lines.sample(2, "train", torch.Generator()).rollout(policy_of(learner, state), torch.Generator())
     with torch.autocast("cpu", dtype=dtype):
         for refused in (
             lambda: run.iterate(first),
