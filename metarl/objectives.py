@@ -177,6 +177,15 @@ def step_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> 
     return {f"{name}/step_{step}": value for name, value in scores(kind, batch, outputs).items()}
 
 
+def query_losses(kind: Kind, outputs: Tensor, query: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what a ``Learner.meta_loss`` returns: losses ``[task]`` on the query data, and for examples their scores.
+
+    ``outputs`` are those after adaptation number ``step``. Returns of control are measured where episodes are run.
+    """
+    metrics = step_scores(kind, query, outputs, step) if isinstance(query, Examples) else {}
+    return task_loss(kind, outputs, query), metrics
+
+
 def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:
     """Return the accuracy on the k-th instance of each class, ``[instance, task]`` (MANN, arXiv 1605.06065).
 

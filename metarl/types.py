@@ -359,3 +359,9 @@ def environments_of(tasks: Tasks) -> Environments:
             f"{type(tasks).__name__} has no rollout(policy, generator): its family's spec promises control"
         )
     return tasks
+
+
+def policy_of(learner: Learner, state: State) -> Policy:
+    """Return the policies of a learner in a state."""
+    observe = None if learner.memory is None else learner.memory.observe
+    return Policy(learner.spec.kind, state, learner.predict, observe)

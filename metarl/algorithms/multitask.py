@@ -96,7 +96,4 @@ class _Functions:
         """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs, _ = self.predict(state, inputs_of(query))
-        loss = objectives.task_loss(self.spec.kind, outputs, query)
-        if not isinstance(query, Examples):
-            return loss, {}
-        return loss, objectives.step_scores(self.spec.kind, query, outputs, 0)
+        return objectives.query_losses(self.spec.kind, outputs, query, step=0)

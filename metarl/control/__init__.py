@@ -1,12 +1,11 @@
-"""Families of environments: sampled tasks, episodes of policies in them, and what learners do with these.
+"""Families of environments: sampled tasks, and episodes of policies in them.
 
-Start reading in ``tasks``. ``rollouts`` runs the episodes, and ``practice`` lets a learner adapt to them.
+This package does not know how policies learn. Start reading in ``tasks``. ``rollouts`` runs the episodes.
 ``protocols`` defines the optional abilities of families and lanes. ``gymnasium_family`` turns any Gymnasium environment
 into a family.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.practice import judged, learned, policy_of, practised
 from metarl.control.protocols import (
     ControlFamily,
     Parametrised,
@@ -37,11 +36,7 @@ __all__ = [
     "check_environment",
     "check_tasks",
     "collect",
-    "judged",
-    "learned",
     "on_torch",
-    "policy_of",
-    "practised",
     "resampled",
     "tasks_with",
 ]

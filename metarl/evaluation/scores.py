@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import learned, policy_of
+from metarl.advantages import learned
 from metarl.seeding import stream
 from metarl.speed import float32, send
 from metarl.types import (
@@ -29,6 +29,7 @@ from metarl.types import (
     each_tensor,
     environments_of,
     labelled_tasks,
+    policy_of,
 )
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import practised
+from metarl.advantages import practised
 from metarl.numerics import near
 from metarl.outer import adapted
 from metarl.types import Experience, Learner, Params, Policy, Rollout

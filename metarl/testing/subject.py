@@ -6,9 +6,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from metarl.control import ControlTasks, policy_of
+from metarl.control import ControlTasks
 from metarl.seeding import stream
-from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks, environments_of, labelled_tasks
+from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks, environments_of, labelled_tasks, policy_of
 
 ROLES = get_args(Role)
 EPISODES = 2

@@ -17,12 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl import objectives
-from metarl.control import ControlTasks, Single, check_environment, collect, policy_of
+from metarl.control import ControlTasks, Single, check_environment, collect
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip, Frame
 from metarl.seeding import stream
 from metarl.trained.opening import Trained
-from metarl.types import Family, Learner, State, Tasks
+from metarl.types import Family, Learner, State, Tasks, policy_of
 
 SHOWN_NUMBERS = 6
 """A film's title shows the task parameters if they are at most this many numbers."""

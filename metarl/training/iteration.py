@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import practised
+from metarl.advantages import practised
 from metarl.numerics import sum_of
 from metarl.seeding import stream
 from metarl.speed import send

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.control import policy_of
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Spec, policy_of
 from metarl_envs.tabular import (
     TabularMDP,
     make_env,

@@ -597,9 +597,7 @@ class TestEvaluate:
         plain, same, other = (record["metrics"]["return/step_1"]["per_task"] for record in found)
         assert plain == same != other
         assert found[2]["algorithm"]["options"]["step_size"] == 100
-        assert found[2]["family"]["options"]["sampling"] == {
-            "episodes": 3, "horizon": 5, "discount": 0.95, "gae_lambda": 1.0
-        }  # fmt: skip
+        assert found[2]["family"]["options"]["sampling"] == {"episodes": 3, "horizon": 5}
         assert training.load(run).algorithm.step_size == 0.1, "the run itself is as it was"
 
     def test_the_gap_to_an_oracle_is_told_and_kept(self, run: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -1,13 +1,16 @@
 """Made-up data for tests of the mathematics: rollouts and examples of any shape, without an environment."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.control import collect
 from metarl.fewshot.classification import NWayKShot
-from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State, select
+from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State, policy_of, select
 
 CONTINUOUS = Spec((3,), 2, "continuous")
 DISCRETE = Spec((3,), 4, "discrete")
@@ -54,6 +57,11 @@ def by_hand(
         mask=mask,
         advantages=advantages,
     )
+
+
+def collected(env: VectorEnv, learner: Learner, state: State, *arguments: Any) -> Rollout:
+    """Collect episodes of a learner's policies; ``arguments`` are those of ``collect``."""
+    return collect(env, learner.spec, policy_of(learner, state), *arguments)
 
 
 def acted(learner: Learner, params: Params, experience: Experience, generator: Generator) -> Experience:

@@ -15,9 +15,10 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.algorithms.maml import MAML
-from metarl.control import RolloutError, Sampling, collect, policy_of
+from metarl.control import RolloutError, Sampling, collect
 from metarl.environments.lanes import LaneError
 from metarl.networks import Network
+from metarl.types import policy_of
 from metarl_envs.bandit import Bandit
 from metarl_envs.mujoco import Dynamics, RobotVectorEnv, Simulation, make_lanes
 from metarl_envs.mujoco.robots import starting_state

@@ -14,7 +14,6 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.rl2 import RL2
-from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.evaluation.scores import evaluate
@@ -27,7 +26,7 @@ from metarl.testing.batches import tensors
 from metarl.training.iteration import gather
 from metarl.training.settings import Settings
 from metarl.training.start import train
-from metarl.types import Examples, Spec, select
+from metarl.types import Examples, Spec, policy_of, select
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.tabular import TabularMDP

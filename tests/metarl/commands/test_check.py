@@ -36,7 +36,7 @@ class Drawn:
 
     def draw(self, *arguments):
         batch = self.tasks.draw(*arguments)
-        return replace(batch, inputs=batch.inputs.double().bouble())
+        return dataclasses.replace(batch, inputs=batch.inputs.double().bouble())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Lazy:
 
     def update(self, learner, params, state, experience):
         _, metrics = learner.meta_loss(params, experience)
-        return Update(params, state, {name: value.detach() for name, value in metrics.items()}, self.rate < 1)
+        return Update(params, state, {name: value.detach().mean() for name, value in metrics.items()}, self.rate < 1)
 
 
 class Both:
@@ -132,7 +132,10 @@ def test_the_counts_come_last(capsys: Captured) -> None:
 
 def test_a_broken_family_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:
     found = lines(capsys, 1, "checked_tasks:Doubled")
-    line = MODULE.splitlines().index("        return replace(batch, inputs=batch.inputs.double().bouble())") + 1
+    line = (
+        MODULE.splitlines().index("        return dataclasses.replace(batch, inputs=batch.inputs.double().bouble())")
+        + 1
+    )
     place = f"({modules / 'checked_tasks.py'}:{line}, Drawn.draw)"
     assert found["draws"] == ("FAILED", f"AttributeError: 'Tensor' object has no attribute 'bouble' {place}")
     assert found["refusal"][0] == "FAILED"

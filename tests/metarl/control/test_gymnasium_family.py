@@ -8,12 +8,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments.lanes import lane_seeds
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Spec, policy_of
 
 CPU = torch.device("cpu")
 GRAVITY = spaces.Dict(g=spaces.Box(5.0, 15.0, ()))

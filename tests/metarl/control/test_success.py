@@ -11,15 +11,14 @@ from support import worker_envs
 from support.synthetic import by_hand
 from torch.utils import _pytree as pytree
 
-from metarl import MAML, Settings, evaluate, objectives, train
+from metarl import MAML, Settings, advantages, evaluate, objectives, train
 from metarl.algorithms.rl2 import RL2
-from metarl.control import policy_of
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.speed.parts import Graphs, run_compiled
 from metarl.testing.checks import ContractError, check_batch, check_family
-from metarl.types import Experience, Learner, Rollout, each_tensor, joined, select
+from metarl.types import Experience, Learner, Rollout, each_tensor, joined, policy_of, select
 
 SAMPLING = Sampling(episodes=2, horizon=6)
 
@@ -56,7 +55,7 @@ def test_success_is_a_part_of_the_rollout_like_any_other() -> None:
     def told(changed: Rollout) -> Any:
         return None if changed.success is None else changed.success.tolist()
 
-    assert told(replace(found, advantages=0 * found.advantages)) == expected
+    assert told(replace(found, advantages=0 * found.rewards)) == expected
     assert told(pytree.tree_map(torch.clone, found)) == expected
     leaves, form = pytree.tree_flatten(found)
     assert told(pytree.tree_unflatten(leaves, form)) == expected
@@ -77,10 +76,8 @@ def test_success_is_a_part_of_the_rollout_like_any_other() -> None:
 def test_a_memory_keeps_success_when_it_prepares_what_it_learns_from() -> None:
     chosen = family(2, 9)
     learner, found = RL2(hidden=3).build(chosen.spec), rollout(chosen, [2, 3, 4, 7])
-    assert learner.prepare is not None
-    prepared = learner.prepare(Experience(descriptors=torch.zeros(4, 0), supports=(found,), query=found))
-    assert isinstance(prepared.query, Rollout) and prepared.query.success is not None
-    assert prepared.query.success.tolist() == [[0, 0], [1, 1], [0, 0], [1, 1]]
+    for judged in advantages.judged(learner, None, [found, found]):
+        assert judged.success is found.success and judged.advantages is not None
 
 
 def test_graphs_pass_success_and_its_absence_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -9,13 +9,13 @@ from torch import Generator, Tensor
 from metarl import evaluation, objectives, testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
-from metarl.control import tasks as control_tasks
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression
 from metarl.networks.options import Network
+from metarl.testing.batches import tensors
 from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
@@ -37,7 +37,7 @@ class LineTasks:
     def descriptors(self) -> Tensor:
         return self.slopes.unsqueeze(1)
 
-    def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
+    def draw(self, role: str, generator: Generator) -> Examples:
         self.drawn.append(role)
         inputs = torch.randn(len(self.slopes), 8, 1, generator=generator)
         return Examples(inputs=inputs, targets=self.slopes.reshape(-1, 1, 1) * inputs)
@@ -194,19 +194,21 @@ def test_requests_without_sense_are_refused(options: dict[str, int]) -> None:
         evaluate(slope_learner(), {}, Lines(), **options)
 
 
-def test_evaluation_fits_no_baseline_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted, estimate = [], control_tasks.with_advantages
-    monkeypatch.setattr(control_tasks, "with_advantages", lambda *given: fitted.append(1) or estimate(*given))
+def test_evaluation_fits_no_baseline_that_nobody_reads() -> None:
     family, algorithm = testing.small_family("continuous"), MAML(network=Network(hidden=(4,)))
     learner = algorithm.build(family.spec)
+    judged: list[int] = []
+
+    def estimate(state: Any, rollouts: Any) -> Any:
+        judged.append(len(rollouts))
+        return algorithm.advantages.of_episodes(state, rollouts)
+
+    watched = learner._replace(estimate=estimate)
     params = learner.init(torch.Generator().manual_seed(0))
-    found = evaluate(learner, params, family, tasks=3, steps=2)
-    assert len(fitted) == 2
-    assert found.queries[-1].advantages.isnan().all()
-    whole = adapt(learner, params, sample_tasks(family, 3), steps=2)
-    assert len(fitted) == 5
-    for step, one in enumerate(whole):
-        assert one.rollout.advantages.isfinite().all()
+    found = evaluate(watched, params, family, tasks=3, steps=2)
+    assert judged == [1, 1]  # before each step, and not after the last
+    assert [query.advantages for query in found.queries] == [None] * 3
+    for step, one in enumerate(adapt(learner, params, sample_tasks(family, 3), steps=2)):
         assert torch.equal(one.rollout.rewards, found.queries[step].rewards)
         assert found.scores["return"][step].tolist() == one.rollout.rewards.sum(2).mean(1).tolist()
 
@@ -285,7 +287,7 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
     (asked,), (again,), (held,) = found.queries, found.queries, whole.queries
     assert len(found.queries) == 1
     assert found.queries[:1][0].targets.shape == found.queries[-1].targets.shape == (7, 6)
-    for one, other, kept in zip(asked, again, held, strict=True):
+    for one, other, kept in zip(*map(tensors, (asked, again, held)), strict=True):
         assert torch.equal(one, other)
         assert torch.equal(one, kept)
     with pytest.raises(IndexError):
@@ -306,7 +308,7 @@ def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
     class Dark(EpisodeTasks):
         def draw(self, *arguments: Any) -> Examples:
-            return super().draw(*arguments)._replace(inputs=torch.zeros(3, 6, 1, 6, 6))
+            return replace(super().draw(*arguments), inputs=torch.zeros(3, 6, 1, 6, 6))
 
     class Family(NWayKShot):
         def sample(self, *arguments: Any) -> EpisodeTasks:
@@ -342,8 +344,8 @@ def test_data_that_are_not_finite_are_told() -> None:
     learner = slope_learner()
 
     class Broken(LineTasks):
-        def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
-            inputs, targets = vars(super().draw(learner, state, role, generator)).values()
+        def draw(self, role: str, generator: Generator) -> Examples:
+            inputs, targets = vars(super().draw(role, generator)).values()
             return Examples(inputs=inputs, targets=targets.log() if role == "query" else targets)
 
     class Family(Lines):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.cli import main
 from metarl.fewshot.classification import NWayKShot, on_device, rotated
+from metarl.testing.batches import tensors
 from metarl.types import Examples, Spec, Split
 
 CLASSES = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 7, 8]}
@@ -41,7 +42,7 @@ def test_the_labels_are_those_of_the_items() -> None:
         classes, *batches = draws(numbered(shots=3), split=split)
         assert set(classes.flatten().tolist()) == set(allowed)
         assert (classes[:, 0] != classes[:, 1]).all()
-        for inputs, targets in batches:
+        for inputs, targets in map(tensors, batches):
             assert (inputs.shape, targets.shape) == ((50, 6, 1), (50, 6))
             assert torch.equal(LABELS[inputs.squeeze(-1).long()], classes.gather(1, targets))
             assert (targets.sum(1) == 3).all()

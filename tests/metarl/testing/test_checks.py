@@ -54,7 +54,10 @@ class Broken:
     def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
         tasks = self.changed_tasks(self.family.sample(num_tasks, split, generator))
         told = SimpleNamespace(parameters=tasks.parameters, descriptors=tasks.descriptors)
-        told.draw = lambda *arguments: self.changed_batch(tasks.draw(*arguments))
+        draw = tasks.rollout if self.family.spec.control else tasks.draw
+        setattr(
+            told, "rollout" if self.family.spec.control else "draw", lambda *given: self.changed_batch(draw(*given))
+        )
         return told
 
 
@@ -129,8 +132,8 @@ class Centred:
     def descriptors(self) -> Tensor:
         return self.parameters["slope"].unsqueeze(-1)
 
-    def draw(self, learner: Any, state: Any, role: Any, generator: torch.Generator) -> Examples:
-        drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(learner, state, role, generator)
+    def draw(self, role: Any, generator: torch.Generator) -> Examples:
+        drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(role, generator)
         return replace(drawn, targets=drawn.targets - drawn.targets.mean(0))
 
 
@@ -166,7 +169,7 @@ def test_whole_plugins_pass() -> None:
         ),
         (Broken(spec=Spec((3,), 2, "classification")), "draws", r"there are targets \[2\]: expected 0 to 1"),
         (Broken(spec=Spec((3,), 3, "regression")), "draws", "targets: found"),
-        (Broken(spec=Spec((3,), 3, "discrete")), "draws", "a discrete family drew Examples: expected a Rollout"),
+        (Broken(spec=Spec((3,), 3, "discrete")), "draws", r"has no rollout\(policy, generator\)"),
         (
             Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.double())),
             "draws",
@@ -349,7 +352,7 @@ def drifting() -> Callable[[Tensor], Tensor]:
         ),
         (changed(writing), "purity", "the learner wrote into its parameters or its data"),
         (with_loss(lambda loss, params: 0 * loss), "meta-loss", "the meta-gradient is zero"),
-        (with_loss(lambda loss, params: loss.reshape(1)), "meta-loss", "the meta-loss: found"),
+        (with_loss(lambda loss, params: loss.mean()), "meta-loss", "the meta-loss: found"),
         (with_loss(lambda loss, params: (loss - loss).sqrt()), "meta-loss", "the meta-gradient of .* is not finite"),
         (
             with_loss(lambda loss, params: loss, told=False),

@@ -13,12 +13,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from PIL import Image
+from support.synthetic import collected
 
 import metarl
 from metarl import objectives
 from metarl.cli import main
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.rollouts import collect
 from metarl.control.sampling import Sampling
 from metarl.pictures import video
 from metarl.pictures.video import Clip
@@ -144,7 +144,7 @@ def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
     state = opened.adapt(task, steps=1, seed=4)[1].state
     learner = films._acting_by_the_mean(opened.learner) if mean else opened.learner
     env = NAVIGATION.environment(1, torch.device("cpu"))
-    again = collect(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
+    again = collected(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
     assert clips[1][1].caption == f"after 1 step, return {again.rewards.sum():.1f}"
     assert clips[1][0].caption.startswith("before adaptation, return -")
 

@@ -24,7 +24,6 @@ from tensorboard.summary.writer import event_file_writer
 
 from metarl import cli, outer, runs, training
 from metarl.algorithms.maml import MAML
-from metarl.control import policy_of
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
@@ -35,6 +34,7 @@ from metarl.outer.gradient import Adam
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import each_group, resolve_device
+from metarl.testing.batches import tensors
 from metarl.training.callbacks import StopAtScore
 from metarl.training.iteration import gather
 from metarl.training.loop import Run, TrainingError
@@ -543,7 +543,7 @@ def test_half_precision_is_refused_in_a_line(dtype: torch.dtype) -> None:
     run, learner = Run(algorithm, lines, Adam(), Settings(1, 2, device="cpu")), algorithm.build(lines.spec)
     first = run.first()
     state = learner.begin(first.params, torch.zeros(2, 1))
-    support = lines.sample(2, "train", torch.Generator()).rollout(policy_of(learner, state), torch.Generator())
+    support = lines.sample(2, "train", torch.Generator()).draw("support", torch.Generator())
     with torch.autocast("cpu", dtype=dtype):
         for refused in (
             lambda: run.iterate(first),
@@ -862,7 +862,7 @@ def test_gathering_keeps_no_graph_and_draws_fresh_episodes_for_every_step() -> N
     experience, scores = gather(learner, params, tasks, draws)
     batches = [*experience.supports, experience.query]
     assert len(batches) == 3
-    assert not any(tensor.requires_grad for batch in batches for tensor in batch[:6])
+    assert not any(tensor.requires_grad for batch in batches for tensor in tensors(batch))
     assert not torch.equal(batches[0].actions, batches[1].actions)  # type: ignore[union-attr]
     assert list(scores) == ["return/step_0", "return/step_1", "return/step_2"]
     returns = [float(batch.rewards.sum(2).mean()) for batch in batches]  # type: ignore[union-attr]
