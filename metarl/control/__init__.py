@@ -6,6 +6,7 @@ any Gymnasium environment into a family.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import (
     ControlFamily,
     Parametrised,
@@ -24,7 +25,9 @@ __all__ = [
     "ControlFamily",
     "ControlTasks",
     "GymnasiumFamily",
+    "Lends",
     "Parametrised",
+    "Pool",
     "RolloutError",
     "Sampled",
     "Sampling",

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
+from metarl.control.lending import Pool
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.environments import (
@@ -104,25 +106,25 @@ class GymnasiumFamily:
         named = self.parameters.spaces.items()
         parameters = {name: _sample(space, num_tasks, generator) for name, space in named}
         numbers = [values.reshape(num_tasks, -1).to(torch.get_default_dtype()) for values in parameters.values()]
-        return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self.environment, self.sampling)
+        return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self._pool, self.sampling)
 
-    def environment(self, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
-        """Return lanes on the CPU, whatever the device. They are kept and reused for all tasks of this family."""
-        if num_envs not in self._kept or self._kept[num_envs].closed:
-            horizon = self.sampling.horizon
-            dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
-            options = LaneOptions(self.env, self.parameters, self.apply, self.spec, num_envs, horizon, dtype)
-            self._kept[num_envs] = on_workers(self.workers, options)
-        return self._kept[num_envs]
+    def environment(self, num_envs: int, device: torch.device) -> VectorEnv[Any, Any, Any]:
+        """Return new lanes on the CPU, whatever the device. They belong to the caller, who closes them."""
+        return self._pool(num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
         """Return one environment of one task, with the lanes' observations and actions."""
         return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
 
     @cached_property
-    def _kept(self) -> dict[int, Lanes | WorkerLanes]:
-        # Building hundreds of environments takes longer than an iteration. Each draw sets all parameters anew.
-        return {}
+    def _pool(self) -> Pool:
+        options = LaneOptions(self.env, self.parameters, self.apply, self.spec, 1, self.sampling.horizon)
+        return Pool(partial(_lanes, options, self.workers))
+
+
+def _lanes(options: LaneOptions, workers: int | None, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
+    dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
+    return on_workers(workers, options._replace(num_envs=num_envs, dtype=dtype))
 
 
 def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -> Tensor:

@@ -9,7 +9,8 @@ one row per lane.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -19,10 +20,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
 from metarl.advantages import Trajectory, with_advantages
+from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import Parametrised
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
+from metarl.environments import elements
 from metarl.seeding import stream
 from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
 
@@ -37,9 +40,12 @@ class ControlTasks:
     descriptors: Tensor
     """``[task, descriptor_size]``"""
     environment: Callable[[int, torch.device], VectorEnv]
-    """``(num_envs, device) -> env``; called once, at the first draw."""
+    """``(num_envs, device) -> env``; called once, at the first draw. Draws borrow from a ``Pool``."""
     sampling: Sampling
-    _made: list[VectorEnv] = field(default_factory=list, init=False, repr=False, compare=False)
+    _own: Pool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", Pool(self.environment))
 
     def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Rollout:
         """Run ``sampling.episodes`` fresh episodes of every task under ``state``'s policies.
@@ -59,13 +65,18 @@ class ControlTasks:
 
     def _collect(self, learner: Learner, state: State, generator: Generator) -> tuple[Trajectory, SuccessWatch]:
         tasks, episodes = len(self.descriptors), self.sampling.episodes
-        if not self._made:
-            env = self.environment(tasks * episodes, generator.device)
-            check_environment(env, tasks * episodes, self.spec)
-            self._made.append(env)
-        lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        watched = SuccessWatch(self._made[0])
-        return collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes), watched
+        rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
+        with self._lanes(tasks * episodes, generator.device) as env:
+            watched = SuccessWatch(env)
+            return collect(watched, learner, state, tasks, self.sampling.horizon, generator, rows), watched
+
+    @contextmanager
+    def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
+        """Give lanes to one draw: no other uses them meanwhile, in whatever thread."""
+        pool = self.environment if isinstance(self.environment, Lends) else self._own
+        with pool.lent(number, device) as env:
+            check_environment(env, number, self.spec)
+            yield env
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -85,28 +96,14 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
     space = family.parameter_space
     if set(parameters) != set(space.spaces):
         raise ValueError(f"task parameters {sorted(parameters)} were given: expected {', '.join(space.spaces)}")
-    rows = {name: _rows(name, parameters[name], one, sampled.parameters[name]) for name, one in space.spaces.items()}
+    rows = {
+        name: torch.from_numpy(elements(name, parameters[name], one)).to(sampled.parameters[name].dtype)
+        for name, one in space.spaces.items()
+    }
     if len({len(values) for values in rows.values()}) > 1:
         raise ValueError("task parameters differ in their number of tasks")
     flat = [values.reshape(len(values), -1).to(sampled.descriptors.dtype) for values in rows.values()]
     return replace(sampled, parameters=rows, descriptors=torch.cat(flat, dim=1))
-
-
-def _rows(name: str, given: Any, space: spaces.Space[Any], like: Tensor) -> Tensor:
-    """Return one task parameter ``[task, ...]``. Raises ValueError for values outside its space."""
-    rows = torch.as_tensor(given, dtype=like.dtype)
-    low, high = _ends(space)
-    inside = rows.shape[1:] == space.shape and bool(((rows >= low) & (rows <= high)).all())
-    if rows.ndim == 0 or not inside:
-        raise ValueError(f"the task parameter {name} is {given}: expected, for each task, an element of {space}")
-    return rows
-
-
-def _ends(space: spaces.Space[Any]) -> tuple[Tensor, Tensor]:
-    if isinstance(space, spaces.Box):
-        return torch.as_tensor(space.low), torch.as_tensor(space.high)
-    assert isinstance(space, spaces.Discrete)
-    return torch.tensor(int(space.start)), torch.tensor(int(space.start + space.n - 1))
 
 
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:

@@ -7,12 +7,15 @@ and ``bookkeeping`` records which lanes have finished.
 """
 
 from metarl.environments.bookkeeping import Book, describe, opened
-from metarl.environments.lanes import Apply, LaneError, LaneOptions, Lanes, Maker, apply_parameters, make_env
+from metarl.environments.lanes import LaneError, LaneOptions, Lanes
+from metarl.environments.making import Apply, Maker, apply_parameters, make_env, quiet_mujoco
+from metarl.environments.outcomes import SUCCESS, flag, flags
 from metarl.environments.single import SingleEnv
-from metarl.environments.spaces import Array, as_array, is_bounded_box, middle, plain, spec_of
+from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
+    "SUCCESS",
     "Apply",
     "Array",
     "Book",
@@ -25,6 +28,9 @@ __all__ = [
     "apply_parameters",
     "as_array",
     "describe",
+    "elements",
+    "flag",
+    "flags",
     "is_bounded_box",
     "make_env",
     "mdp",
@@ -32,6 +38,7 @@ __all__ = [
     "on_workers",
     "opened",
     "plain",
+    "quiet_mujoco",
     "spec_of",
     "usable_cpus",
 ]

@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from metarl.environments import lanes
+from metarl.environments import lanes, making
+from metarl.environments.observations import named
 from metarl.environments.spaces import Env
 from metarl.spec import Spec
 
@@ -31,24 +32,25 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     def __init__(
         self,
-        env: lanes.Maker,
+        env: making.Maker,
         space: spaces.Dict,
-        apply: lanes.Apply,
+        apply: making.Apply,
         spec: Spec,
         parameters: Mapping[str, Any],
         render_mode: str | None = None,
     ):
         self.render_mode, self._maker = render_mode, env
         self._made: Env | None = None
-        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1))
+        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1, name=named(env)))
         self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode. Options are task parameters, which hold until they are set again."""
         super().reset(seed=seed)
-        self._rows |= {name: np.asarray(value)[None] for name, value in (options or {}).items()}
-        observations, _ = self._lane.reset(seed=seed, options=dict(self._rows))
+        rows = self._rows | {name: np.asarray(value)[None] for name, value in (options or {}).items()}
+        observations, _ = self._lane.reset(seed=seed, options=dict(rows))
+        self._rows = rows
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -69,9 +71,6 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     def _make(self, **keywords: Any) -> Env:
         if self.render_mode is not None:
             keywords["render_mode"] = self.render_mode
-        if isinstance(self._maker, str):
-            self._made = gymnasium.make(self._maker, disable_env_checker=True, **keywords)
-        else:
-            self._made = self._maker(**keywords)
+        self._made = making.make_env(self._maker, "keyword", keywords)
         self.metadata = self._made.metadata
         return self._made
