@@ -9,6 +9,7 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import (
     ControlFamily,
+    OwnSpaces,
     Parametrised,
     Sampled,
     SelfChecking,
@@ -26,6 +27,7 @@ __all__ = [
     "ControlTasks",
     "GymnasiumFamily",
     "Lends",
+    "OwnSpaces",
     "Parametrised",
     "Pool",
     "RolloutError",

@@ -18,9 +18,12 @@ from metarl.environments import (
     LaneOptions,
     Lanes,
     Maker,
+    OwnEnv,
     SingleEnv,
     WorkerLanes,
     apply_parameters,
+    as_array,
+    elements,
     is_bounded_box,
     make_env,
     middle,
@@ -115,6 +118,17 @@ class GymnasiumFamily:
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
         """Return one environment of one task, with the lanes' observations and actions."""
         return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
+
+    def own(self, parameters: Mapping[str, Any]) -> OwnEnv:
+        """Return the environment of one task with its own observations and actions, not the lanes'.
+
+        Raises ValueError for parameters that are no task.
+        """
+        given = {
+            name: elements(name, as_array(value)[None], self.parameters[name]) for name, value in parameters.items()
+        }
+        values = {name: plain(self.parameters[name], rows[0]) for name, rows in given.items()}
+        return OwnEnv(self.env, self.apply, values)
 
     @cached_property
     def _pool(self) -> Pool:

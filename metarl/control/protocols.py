@@ -56,6 +56,14 @@ class Single(Protocol):
 
 
 @runtime_checkable
+class OwnSpaces(Parametrised, Protocol):
+    """A family whose policies read and act in other spaces than its environments, such as actions in [-1, 1]."""
+
+    def own(self, parameters: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Return the environment of a task with its own observations and actions."""
+
+
+@runtime_checkable
 class TorchLanes(Protocol):
     """Lanes whose arrays are torch tensors instead of NumPy arrays."""
 

@@ -25,7 +25,7 @@ from metarl.control.protocols import Parametrised
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import elements
+from metarl.environments import elements, refuse_statistics
 from metarl.seeding import stream
 from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
 
@@ -108,6 +108,7 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
 
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
     """Raise ValueError unless a vector environment has this many lanes, no automatic resets, and matches spec."""
+    refuse_statistics(env)
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(

@@ -6,11 +6,12 @@ processes, each of which runs ``worker``. ``spaces`` converts an environment's o
 and ``bookkeeping`` records which lanes have finished.
 """
 
-from metarl.environments.bookkeeping import Book, describe, opened
+from metarl.environments.bookkeeping import Book, describe, opened, plain_seed
 from metarl.environments.lanes import LaneError, LaneOptions, Lanes
-from metarl.environments.making import Apply, Maker, apply_parameters, make_env, quiet_mujoco
+from metarl.environments.making import Apply, Maker, apply_parameters, make_env, quiet_mujoco, refuse_statistics
+from metarl.environments.observations import Eye, layout
 from metarl.environments.outcomes import SUCCESS, flag, flags
-from metarl.environments.single import SingleEnv
+from metarl.environments.single import OwnEnv, SingleEnv
 from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
 
@@ -19,10 +20,12 @@ __all__ = [
     "Apply",
     "Array",
     "Book",
+    "Eye",
     "LaneError",
     "LaneOptions",
     "Lanes",
     "Maker",
+    "OwnEnv",
     "SingleEnv",
     "WorkerLanes",
     "apply_parameters",
@@ -32,13 +35,16 @@ __all__ = [
     "flag",
     "flags",
     "is_bounded_box",
+    "layout",
     "make_env",
     "mdp",
     "middle",
     "on_workers",
     "opened",
     "plain",
+    "plain_seed",
     "quiet_mujoco",
+    "refuse_statistics",
     "spec_of",
     "usable_cpus",
 ]

@@ -3,7 +3,6 @@
 Nothing here imports torch, so worker processes start in half a second and need only tens of megabytes.
 """
 
-import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 
-from metarl.environments.bookkeeping import describe, opened
+from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.environments.making import Apply, Env, Maker, apply_parameters, make_env
 from metarl.environments.observations import Array, Eye, Layout, layout, named
 from metarl.environments.outcomes import flag, reward_of, success_of
@@ -55,28 +54,12 @@ def lanes_seeds(seed: Any, num_envs: int) -> list[int | None]:
 
     Integers may be NumPy's. Raises ValueError for anything else.
     """
-    if seed is None:
-        return [None] * num_envs
-    try:
-        if hasattr(seed, "__len__"):
-            given = [None if one is None else _integer(one) for one in seed]
-            if len(given) == num_envs:
-                return given
-        else:
-            return [*lane_seeds(_integer(seed), num_envs)]
-    except TypeError:
-        pass
-    raise ValueError(
-        f"the seed is {seed!r}: expected an integer of at least 0, or one for each of the {num_envs} lanes"
-    )
-
-
-def _integer(seed: Any) -> int:
-    """Return a seed as Python's integer. Raises TypeError for anything else than an integer of at least 0."""
-    number = operator.index(seed)
-    if number < 0 or isinstance(seed, bool):
-        raise TypeError
-    return number
+    if not hasattr(seed, "__len__"):
+        one = plain_seed(seed)
+        return [None] * num_envs if one is None else [*lane_seeds(one, num_envs)]
+    if isinstance(seed, str) or len(seed) != num_envs:
+        raise ValueError(f"the seed is {seed!r}: expected an integer, or one for each of the {num_envs} lanes")
+    return [plain_seed(one) for one in seed]
 
 
 class LaneOptions(NamedTuple):

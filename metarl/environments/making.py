@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import gymnasium
 from gymnasium import wrappers
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.wrappers import vector
 
 Env = gymnasium.Env[Any, Any]
 Maker = str | Callable[..., Env]
@@ -22,6 +24,8 @@ Apply = Literal["keyword", "options", "attribute"] | Callable[..., object]
 """How an environment receives task parameters; see ``metarl.control.GymnasiumFamily.apply``."""
 RUNNING = (wrappers.NormalizeObservation, wrappers.NormalizeReward)
 """Wrappers whose statistics run on from episode to episode."""
+OVER_LANES = (vector.NormalizeObservation, vector.NormalizeReward, vector.RecordEpisodeStatistics)
+"""Wrappers of lanes that count steps in which lanes idle, or keep statistics from episode to episode."""
 
 
 def make_env(env: Maker, apply: Apply, values: Mapping[str, Any], **keywords: Any) -> Env:
@@ -61,6 +65,17 @@ def _refuse_running_statistics(env: Env) -> None:
                 "its update_running_mean = False and give it statistics, or scale by fixed numbers in "
                 f"gymnasium.wrappers.Transform{name.removeprefix('Normalize')}"
             )
+
+
+def refuse_statistics(lanes: VectorEnv[Any, Any, Any]) -> None:
+    """Raise ValueError for lanes with a wrapper that keeps statistics."""
+    while isinstance(lanes, VectorWrapper):
+        if isinstance(lanes, OVER_LANES):
+            raise ValueError(
+                f"the lanes have the wrapper {type(lanes).__name__}, whose statistics are no part of a run and count "
+                "lanes that idle: leave it out (metarl records returns and success by itself)"
+            )
+        lanes = lanes.env
 
 
 def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:

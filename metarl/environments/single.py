@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from metarl.environments import lanes, making
+from metarl.environments.bookkeeping import plain_seed
 from metarl.environments.observations import named
 from metarl.environments.spaces import Env
 from metarl.spec import Spec
@@ -47,6 +48,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode. Options are task parameters, which hold until they are set again."""
+        seed = plain_seed(seed)
         super().reset(seed=seed)
         rows = self._rows | {name: np.asarray(value)[None] for name, value in (options or {}).items()}
         observations, _ = self._lane.reset(seed=seed, options=dict(rows))
@@ -74,3 +76,21 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self._made = making.make_env(self._maker, "keyword", keywords)
         self.metadata = self._made.metadata
         return self._made
+
+
+class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The environment itself, with its own observations and actions, of one task.
+
+    Args: as of ``SingleEnv``; ``values`` are the task's parameters as the environment gets them.
+    """
+
+    def __init__(self, env: making.Maker, apply: making.Apply, values: Mapping[str, Any]):
+        super().__init__(making.make_env(env, apply, values))
+        self._apply, self._values = apply, dict(values)
+        making.apply_parameters(self.env, apply, self._values)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the task."""
+        making.apply_parameters(self.env, self._apply, self._values)
+        given = {**self._values, **(options or {})} if self._apply == "options" else options
+        return self.env.reset(seed=seed, options=given)

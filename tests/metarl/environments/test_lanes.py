@@ -108,9 +108,7 @@ def test_a_seed_for_some_lanes() -> None:
 
 @pytest.mark.parametrize("seed", [1.5, -1, True, "3", [1], [1, 2.5], np.array([1, 2, 3]), np.float64(2)])
 def test_other_seeds_are_refused(seed: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"the seed is .*: expected an integer of at least 0, or one for each of the 2"
-    ):
+    with pytest.raises(ValueError, match=r"the seed is .*: expected an integer"):
         pendulums().environment(2, CPU).reset(seed=seed)
 
 
