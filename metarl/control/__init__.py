@@ -9,6 +9,7 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import (
     ControlFamily,
+    Noted,
     OwnSpaces,
     Parametrised,
     Sampled,
@@ -27,6 +28,7 @@ __all__ = [
     "ControlTasks",
     "GymnasiumFamily",
     "Lends",
+    "Noted",
     "OwnSpaces",
     "Parametrised",
     "Pool",

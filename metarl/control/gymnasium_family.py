@@ -1,15 +1,18 @@
 """A control family from any Gymnasium environment, which makes a task plugin short."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
+from metarl.control.effects import without_effect
 from metarl.control.lending import Pool
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
@@ -27,10 +30,12 @@ from metarl.environments import (
     is_bounded_box,
     make_env,
     middle,
+    named,
     on_workers,
     plain,
     spec_of,
 )
+from metarl.seeding import global_generators_kept
 from metarl.types import Spec, Split
 
 
@@ -90,17 +95,34 @@ class GymnasiumFamily:
 
     @cached_property
     def spec(self) -> Spec:
-        """The policy's inputs and outputs, read from an environment with parameters in the middle of their ranges."""
-        values = {name: plain(space, middle(space)) for name, space in self.parameters.spaces.items()}
-        try:
-            env = make_env(self.env, self.apply, values)
-        except Exception as error:
-            raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
-        try:
-            apply_parameters(env, self.apply, values)
-            return spec_of(env, self.parameters)
-        finally:
-            env.close()
+        """The policy's inputs and outputs, read from an environment with parameters in the middle of their ranges.
+
+        Warns of parameters that reach nothing, or only a part of what the environment computes from them.
+        """
+        spec, notes = self._examined
+        for note in notes:
+            warnings.warn(f"{named(self.env)}: {note}", stacklevel=2)
+        return spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each parameter that reaches nothing, or only a part of what the environment computes from it."""
+        return self._examined[1]
+
+    @cached_property
+    def _examined(self) -> tuple[Spec, tuple[str, ...]]:
+        values, low, high = ({name: plain(space, _at(space, end)) for name, space in self.parameters.spaces.items()}
+                             for end in (0.5, 0.0, 1.0))  # fmt: skip
+        with global_generators_kept():
+            try:
+                env = make_env(self.env, self.apply, values)
+            except Exception as error:
+                raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
+            try:
+                apply_parameters(env, self.apply, values)
+                return spec_of(env, self.parameters), tuple(without_effect(env, self.apply, low, high))
+            finally:
+                env.close()
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample tasks; the splits share one distribution. Raises ValueError for fewer than one task."""
@@ -139,6 +161,16 @@ class GymnasiumFamily:
 def _lanes(options: LaneOptions, workers: int | None, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
     dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
     return on_workers(workers, options._replace(num_envs=num_envs, dtype=dtype))
+
+
+def _at(space: spaces.Space[Any], share: float) -> np.ndarray[Any, Any]:
+    """Return the element of a space that lies at a share of its range; a Discrete one has its first in the middle."""
+    if share == 0.5:
+        return middle(space)
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start + round(share * (space.n - 1)))
+    assert isinstance(space, spaces.Box)
+    return np.asarray((space.high if share else space.low).astype(float))
 
 
 def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -> Tensor:

@@ -36,6 +36,15 @@ class Parametrised(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """A family that has looked at whether its tasks' parameters take effect."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each parameter that does not, or not as a whole."""
+
+
+@runtime_checkable
 class Sampled(Protocol):
     """A family, a frozen dataclass, with a field ``sampling``: its options for sampling episodes."""
 

@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from metarl.advantages import Trajectory, with_advantages
 from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import Parametrised
+from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
@@ -159,6 +160,7 @@ def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
     if isinstance(tasks, ControlTasks):
         env = tasks.environment(1, torch.device("cpu"))
         check_environment(env, 1, family.spec)
+        warn_of_other_generators(env, {name: rows[:1] for name, rows in tasks.parameters.items()}, family)
         refused = compiled and not can_be_compiled(env)
         env.close()
         if refused:

@@ -280,6 +280,7 @@ def test_tasks_fill_their_ranges_and_depend_on_the_seed_only() -> None:
     assert not torch.equal(family.sample(1000, "train", generator(1)).descriptors, tasks.descriptors)
 
 
+@pytest.mark.filterwarnings("ignore:.*changes nothing in the environment")
 def test_a_box_of_one_number_reaches_the_environment_as_a_float() -> None:
     seen = []
     family = counters(

@@ -52,6 +52,11 @@ def lanes_of(env: Any, number: int = 1, spec: Spec | None = None, **options: Any
     return Lanes(LaneOptions(env, told["parameters"], told["apply"], spec, number))
 
 
+def kept(env: Any, k: Any) -> None:
+    """Keep a parameter that nothing reads, which a function may do."""
+    env.unwrapped.k = k
+
+
 def outcome(observation: Any = None, reward: Any = 0.0, ended: Any = False, cut: Any = False, **info: Any) -> Any:
     return np.zeros(2) if observation is None else observation, reward, ended, cut, info
 
@@ -338,7 +343,7 @@ def test_images_are_scaled_with_their_channels_first(space: spaces.Box, seen: np
     pixels = PIXELS.reshape(space.shape).astype(space.dtype)
     lanes = lanes_of(Told.of(observation_space=space, start=pixels), spec=Spec(seen.shape, 1, "continuous", 1))
     np.testing.assert_allclose(lanes.reset()[0][0], seen, rtol=1e-6)
-    family = GymnasiumFamily(Told.of(observation_space=space), spaces.Dict(k=spaces.Discrete(5)), apply="attribute")
+    family = GymnasiumFamily(Told.of(observation_space=space), spaces.Dict(k=spaces.Discrete(5)), kept)
     assert family.spec.input_shape == seen.shape
 
 

@@ -134,6 +134,9 @@ class Spaces(gymnasium.Env[Any, Any]):
         self.observation_space, self.action_space = sees, acts
         self.action: Any = None
 
+    def heed(self, g: float) -> None:
+        self.g = g
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.observation_space.seed(seed)
@@ -142,6 +145,10 @@ class Spaces(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.action = action
         return self.observation_space.sample(), 0.0, False, True, {}
+
+
+def heeding(make: Any) -> GymnasiumFamily:
+    return GymnasiumFamily(make, spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: env.unwrapped.heed(g))
 
 
 SEEN, ODD = spaces.Box(-2, 2, (3,)), spaces.Box(np.array([-1.0, 5.0]), np.array([3.0, 6.0]), dtype=np.float64)
@@ -165,7 +172,9 @@ PIXELS = spaces.Box(0, 255, (4, 5, 3), np.uint8)
     ],
 )
 def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes(sees: Any, acts: Any) -> None:
-    family = GymnasiumFamily(lambda: Spaces(sees, acts), spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: None)
+    family = GymnasiumFamily(
+        lambda: Spaces(sees, acts), spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: env.unwrapped.heed(g)
+    )
     trained, real = learnt(MAML(network=SMALL), family), Spaces(sees, acts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "metarl.sb3.shifted", None)
@@ -217,14 +226,9 @@ def test_bounds_that_depend_on_the_task_need_a_task() -> None:
 
 def test_actors_of_other_actions_are_refused() -> None:
     model = PPO("MlpPolicy", gymnasium.make("Pendulum-v1"), policy_kwargs={"net_arch": [8, 6]}, device="cpu")
+    other = heeding(lambda: Spaces(SEEN, spaces.Box(-4, 4, (1,))))
     with pytest.raises(ValueError, match=r"the model acts in Box\(-2.0, 2.0, .* environments act in Box\(-4.0, 4.0"):
-        sb3.import_actor(
-            model,
-            MAML(network=SMALL),
-            GymnasiumFamily(
-                lambda: Spaces(SEEN, spaces.Box(-4, 4, (1,))), spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: None
-            ),
-        )
+        sb3.import_actor(model, MAML(network=SMALL), other)
 
 
 def test_an_exported_model_learns_without_metarl(tmp_path: Path) -> None:
