@@ -8,6 +8,9 @@ from torch import Tensor
 from metarl.objectives import masked_mean
 from metarl.types import Rollout
 
+MOST_READ = 1000
+"""Numbers of an observation that the linear baseline reads at most."""
+
 
 class Trajectory(NamedTuple):
     """What the environments and the policy produced, before advantages are estimated."""
@@ -75,11 +78,19 @@ def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
     """Return the features of the linear baseline, ``[task, episode, time, 2 * size + 4]`` in float64.
 
     They are observations clipped to [-10, 10], their squares, powers of time / 100, and 1 (Duan et al., arXiv
-    1604.06778).
+    1604.06778). Of observations that are too large for a matrix of their features, such as images, only time is left.
     """
-    states = observations.flatten(3).double().clamp(-10, 10)
+    states = readable(observations.flatten(3)).double().clamp(-10, 10)
     step = (time.double() / 100).expand(states.shape[:3]).unsqueeze(-1)
     return torch.cat([states, states.square(), step, step.square(), step**3, torch.ones_like(step)], dim=-1)
+
+
+def readable(states: Tensor) -> Tensor:
+    """Return what the linear baseline reads of states ``[..., size]``: nothing, where there are more than 1000 numbers.
+
+    Its normal equations hold (2 size + 4)^2 numbers for each task: 24 GB for an image of 96 x 96 x 3.
+    """
+    return states if states.shape[-1] <= MOST_READ else states[..., :0]
 
 
 def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:

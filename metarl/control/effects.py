@@ -97,6 +97,8 @@ class _Watched(dict[str, Any]):
 def _check_function(env: Env, apply: Callable[..., object], values: Any, others: Any) -> None:
     """Raise ValueError for a function that scales, or adds to, what it should set."""
     found: list[dict[str, Any]] = []
+    if _size(values) < _size(others):  # what was scaled by 0 would show nothing any more
+        values, others = others, values
     for given in (values, others, values, values):
         apply_parameters(env, apply, given)
         if given is values:
@@ -145,6 +147,10 @@ def _array(value: Any) -> Any:
 
 def _equal(one: Any, other: Any) -> bool:
     return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-6, atol=0, equal_nan=True))
+
+
+def _size(values: Mapping[str, Any]) -> float:
+    return sum(float(np.abs(value).sum()) for value in values.values())
 
 
 def _first_difference(one: Any, other: Any) -> tuple[Any, Any]:

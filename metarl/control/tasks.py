@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from metarl.advantages import Trajectory, with_advantages
 from metarl.control.lending import Lends, Pool
+from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
 from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import can_be_compiled, collect
@@ -74,6 +75,7 @@ class ControlTasks:
     @contextmanager
     def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
         """Give lanes to one draw: no other uses them meanwhile, in whatever thread."""
+        check_memory(self.spec, number, self.sampling.horizon)
         pool = self.environment if isinstance(self.environment, Lends) else self._own
         with pool.lent(number, device) as env:
             check_environment(env, number, self.spec)
