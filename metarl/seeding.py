@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ def stream(seed: int, name: str, *indices: int, device: torch.device | str = "cp
 def global_generators_kept() -> Iterator[list[str]]:
     """Put the global generators back afterwards; the list then holds the names of those that were drawn from."""
     drawn = list[str]()
-    python, numbers, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    python, tensors = random.getstate(), torch.get_rng_state()
+    numbers: Any = np.random.get_state()  # noqa: NPY002
     try:
         yield drawn
     finally:
-        now = np.random.get_state()  # noqa: NPY002
+        now: Any = np.random.get_state()  # noqa: NPY002
         if random.getstate() != python:
             drawn.append("Python's random")
             random.setstate(python)

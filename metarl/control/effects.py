@@ -217,7 +217,8 @@ def _episode(env: Env) -> Trace | None:
 @contextmanager
 def _watched(env: Any) -> Iterator[Trace]:
     """Record which attributes of an environment are read and written."""
-    trace, kind = Trace(set(), set()), type(env)
+    trace = Trace(set(), set())
+    kind: Any = type(env)
 
     def read(self: Any, name: str) -> Any:
         trace.read.add(name)

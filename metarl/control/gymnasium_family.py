@@ -101,7 +101,7 @@ class GymnasiumFamily:
         """
         spec, notes = self._examined
         for note in notes:
-            warnings.warn(f"{named(self.env)}: {note}", stacklevel=2)
+            warnings.warn(f"{named(self.env)}: {note}", stacklevel=3)
         return spec
 
     @property

@@ -244,9 +244,10 @@ def _flags(value: Any, device: torch.device, what: str, shape: tuple[int, int]) 
     if received.dtype == torch.bool:
         return received
     try:
-        return flags(what, received.flatten()).reshape(shape)
+        checked: Tensor = flags(what, received.flatten())
     except ValueError as error:
         raise RolloutError(str(error)) from error
+    return checked.reshape(shape)
 
 
 def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:

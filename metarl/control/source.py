@@ -4,7 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 
@@ -30,7 +30,7 @@ def attributes_of(kind: type) -> Attributes | None:
                 if function.name == "__init__":
                     _follow(function, made_from)
                 else:
-                    read |= {node.attr for node in ast.walk(function) if _loads(node)}
+                    read |= {name for node in ast.walk(function) if (name := _loaded(node))}
     except (OSError, TypeError, SyntaxError):
         return None
     return Attributes(frozenset(read), {name: frozenset(_closure(name, made_from)) for name in made_from})
@@ -41,8 +41,8 @@ def _functions(kind: type) -> Iterator[ast.FunctionDef]:
     yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-def _loads(node: ast.AST) -> Any:
-    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+def _loaded(node: ast.AST) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) else None
 
 
 def _follow(constructor: ast.FunctionDef, made_from: dict[str, set[str]]) -> None:

@@ -44,7 +44,7 @@ def flags(name: str, values: Any) -> Any:
 
 def reward_of(value: Any, largest: float) -> float:
     """Return a reward as a float. Raises ValueError for anything else than one number up to the ``largest``."""
-    plain = value if isinstance(value, NUMBERS) else _plain(value)
+    plain: Any = value if isinstance(value, NUMBERS) else _plain(value)
     if not isinstance(plain, NUMBERS):
         kind = f"an array of shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
         raise ValueError(f"the reward is {value!r}, {kind}: expected one finite number")

@@ -109,11 +109,11 @@ def elements(name: str, given: Any, space: spaces.Space[Any], number: int | None
 
 def _inside(array: Array, space: spaces.Space[Any]) -> Array:
     if isinstance(space, spaces.Discrete):
-        return (array >= space.start) & (array < space.start + space.n) & (array == np.floor(array))
+        return np.asarray((array >= space.start) & (array < space.start + space.n) & (array == np.floor(array)))
     assert isinstance(space, spaces.Box)
     low, high = space.low.astype(float), space.high.astype(float)
     rounding = float(np.finfo(np.float32).eps) * np.maximum(np.abs(low), np.abs(high))
-    return (array >= low - rounding) & (array <= high + rounding)
+    return np.asarray((array >= low - rounding) & (array <= high + rounding))
 
 
 def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:

@@ -48,4 +48,4 @@ def _bytes(array: Frame) -> Frame:
     if not (low >= 0 and high <= 255):
         raise ValueError(f"render() returned pixels from {low} to {high}: expected 0 to 255, or 0 to 1")
     shares = array.dtype.kind == "b" or (array.dtype.kind == "f" and high <= 1)
-    return np.rint(array.astype(float) * (255 if shares else 1)).astype(np.uint8)
+    return np.asarray(np.rint(array.astype(float) * (255 if shares else 1)), dtype=np.uint8)

@@ -115,7 +115,7 @@ def body_mass(env: Any) -> Any:
     ("env", "scale", "told"),
     [
         ("CartPole-v1", lambda env: vars(env).update(tau=env.tau * 2), "tau from 0.08 to 0.32"),
-        ("HalfCheetah-v5", lambda env: env.model.body_mass.__imul__(2), r"model.body_mass from \d+\.\d+ to \d+\.\d+ when"),
+        ("HalfCheetah-v5", lambda env: env.model.body_mass.__imul__(2), r"model.body_mass from \d+\.\d+ to \d+"),
     ],
 )
 def test_functions_that_scale_are_named(env: str, scale: Any, told: str) -> None:
@@ -163,8 +163,6 @@ def test_check_tells_of_both() -> None:
     assert outcomes[0].verdict == "FAILED"
     told = outcomes[0].told[0]
     assert "test_check_tells_of_both.scaled" in told and told.count(".py:") == 1
-        0
-    ].replace("test_effects.py", "")
     with pytest.warns(UserWarning, match="masscart"):
         outcomes = family_outcomes(family("CartPole-v1", "attribute", "masscart"), device="cpu")
     found = next(outcome for outcome in outcomes if outcome.check == "parameters")
