@@ -106,6 +106,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec, self._name = env, apply, spec, name or named(env)
         self._envs: dict[int, Env] = {}
+        self._spaces: dict[int, tuple[Any, Any, int]] = {}
         self._layouts: dict[int, Layout] = {}
         self._eyes = [Eye(dtype, self._name) for _ in range(num_envs)]
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
@@ -186,6 +187,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _drop(self, lane: int) -> None:
         self._layouts.pop(lane, None)
+        self._spaces.pop(lane, None)
         if lane in self._envs:
             self._envs.pop(lane).close()
 
@@ -204,12 +206,16 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _fit(self, lane: int, env: Env, values: Mapping[str, Any]) -> None:
         """Read the spaces of a lane's task. Raises ValueError where a policy of the family does not fit them."""
-        if (spec := spec_of(env, self.parameter_space)) != self._policy_spec:
-            self._drop(lane)
-            raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
-        self._layouts[lane] = layout(env.observation_space)  # type: ignore[arg-type]  # as spec_of has checked
-        self._low[lane], self._high[lane] = bounds(env.action_space)
-        self._actions[lane] = env.action_space.shape or (), env.action_space.dtype
+        observations, actions = env.observation_space, env.action_space
+        known = self._spaces.get(lane)
+        if known is None or known[0] is not observations or known[1] is not actions or _number(actions) != known[2]:
+            if (spec := spec_of(env, self.parameter_space)) != self._policy_spec:
+                self._drop(lane)
+                raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
+            self._spaces[lane] = observations, actions, _number(actions)
+            self._layouts[lane] = layout(observations)  # type: ignore[arg-type]  # as spec_of has checked
+            self._actions[lane] = actions.shape or (), actions.dtype
+        self._low[lane], self._high[lane] = bounds(actions)
 
     def _scaled(self, actions: Array) -> Any:
         """Convert the policy's actions to the environments' actions, one row per lane."""
@@ -232,17 +238,23 @@ class Lanes(VectorEnv[Any, Any, Any]):
             observation, reward, terminated, truncated, info = env.step(action)
             self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
             number = reward_of(reward, self._largest)
-            ended, cut, succeeded = flag("terminated", terminated), flag("truncated", truncated), success_of(info)
+            if not (type(terminated) is bool and type(truncated) is bool):
+                terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
+            succeeded = success_of(info) if info else None
         except Exception as error:
             raise self._blamed(lane, step, error) from error
-        self._book.elapsed[lane], self._book.terminated[lane] = step, ended
-        self._book.truncated[lane] = cut or step == self.horizon
+        self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
+        self._book.truncated[lane] = truncated or step == self.horizon
         return number, succeeded
 
     def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:
         where = f"{self._name}, task {_short(self._values(lane))}"
         lane += self._first
         return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error} ({where})", [lane])
+
+
+def _number(actions: spaces.Space[Any]) -> int:
+    return int(actions.n) if isinstance(actions, spaces.Discrete) else 0
 
 
 def infos(reported: Array, successes: Array) -> dict[str, Any]:

@@ -20,6 +20,8 @@ class Layout(NamedTuple):
     """How observations of a space are laid out for a policy."""
 
     space: Observed
+    given: tuple[int, ...]
+    """The shape of the environment's observations."""
     shape: tuple[int, ...]
     """The shape that the policy sees."""
     image: bool = False
@@ -36,17 +38,17 @@ def layout(space: Observed) -> Layout:
     last one is the shortest are laid out as images too. All others stay as they are.
     """
     if isinstance(space, spaces.Discrete):
-        return Layout(space, (int(space.n),))
+        return Layout(space, (), (int(space.n),))
     shape = space.shape
     image = len(shape) in (2, 3, 4) and bool((space.low == 0).all() and (space.high == PIXEL).all())
     last = len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
     axes = (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2) if last else None
     ordered = shape if axes is None else tuple(shape[axis] for axis in axes)
     if len(shape) == 3:
-        return Layout(space, ordered, image, axes)
+        return Layout(space, shape, ordered, image, axes)
     if image:  # grey, or several frames
-        return Layout(space, (math.prod(ordered[:-2]), *ordered[-2:]), image, axes)
-    return Layout(space, shape)
+        return Layout(space, shape, (math.prod(ordered[:-2]), *ordered[-2:]), image, axes)
+    return Layout(space, shape, shape)
 
 
 class Eye:
@@ -69,19 +71,23 @@ class Eye:
         Warns once where observations that differ become equal in the policy's dtype.
         """
         array = np.asarray(observation)
-        if array.shape != seen.space.shape:
-            raise ValueError(f"an observation has shape {array.shape} where {seen.space.shape} was expected")
-        if isinstance(seen.space, spaces.Discrete):
-            if observation not in seen.space:
-                raise ValueError(f"the observation {observation!r} is not in {seen.space}")
-            return np.asarray(np.arange(seen.space.start, seen.space.start + seen.space.n) == array)
-        if array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
+        space, given, shape, image, axes = seen
+        if array.shape != given:
+            raise ValueError(f"an observation has shape {array.shape} where {given} was expected")
+        if isinstance(space, spaces.Discrete):
+            if observation not in space:
+                raise ValueError(f"the observation {observation!r} is not in {space}")
+            return np.asarray(np.arange(space.start, space.start + space.n) == array)
+        if array.dtype == self._dtype:
+            if not np.isfinite(array).all():
+                self._check_large(array, observation)
+        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
             self._check_large(array, observation)
-        if seen.axes is not None:
-            array = array.transpose(seen.axes)
-        if seen.image:
+        if axes is not None:
+            array = array.transpose(axes)
+        if image:
             array = array / self._dtype.type(PIXEL)
-        return array.reshape(seen.shape)
+        return array if array.shape == shape else array.reshape(shape)
 
     def _check_large(self, array: Array, observation: Any) -> None:
         """Raise ValueError for numbers that the dtype does not hold; warn where it does not tell them apart."""

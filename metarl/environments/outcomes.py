@@ -48,9 +48,10 @@ def reward_of(value: Any, largest: float) -> float:
     if not isinstance(plain, NUMBERS):
         kind = f"an array of shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
         raise ValueError(f"the reward is {value!r}, {kind}: expected one finite number")
-    if not abs(plain) <= largest:  # also where it is nan
+    number = float(plain)
+    if not abs(number) <= largest:  # also where it is nan
         raise ValueError(f"the reward is {value!r}, not a finite number that the dtype of rewards holds")
-    return float(plain)
+    return number
 
 
 def success_of(info: Mapping[str, Any]) -> bool | None:
