@@ -2,7 +2,8 @@
 
 This package uses learners as policies only and does not know how they learn. Start reading in ``tasks``. ``rollouts``
 runs the episodes, ``protocols`` defines the optional abilities of families and lanes, and ``gymnasium_family`` turns
-any Gymnasium environment into a family.
+any Gymnasium environment into a family. ``lending`` keeps lanes for the next draw. ``effects`` looks at whether task
+parameters reach what an environment reads, and ``repeating`` at whether episodes follow from their seed.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily

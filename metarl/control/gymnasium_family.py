@@ -46,14 +46,19 @@ class GymnasiumFamily:
     ``GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)))`` is a family of pendulums with gravities
     from 5 to 15 m/s^2. Box and Discrete spaces are sampled uniformly. The environment receives a Box of one number as a
     float, a larger Box as an array, and a Discrete parameter as an int. The descriptor is the parameters, flattened, in
-    the order of ``parameters``.
+    the order of ``parameters`` (which Gymnasium sorts by name where it is made from a dict).
 
-    The policy reads Box observations unchanged and Discrete observations one-hot. Continuous actions in [-1, 1] are
-    scaled to the bounds of the Box action space (0 is the middle) and clipped; Discrete actions are chosen by number.
+    The policy reads Box observations unchanged and Discrete observations one-hot. Images, Boxes from 0 to 255, are
+    divided by 255 and have their channels first. Continuous actions in [-1, 1] are scaled to the bounds of the Box
+    action space of the task (0 is the middle) and clipped; Discrete actions are chosen by number.
+
+    Lanes and ``single`` derive the seeds of environments from the seed that they are given, so ``single(...).reset(
+    seed=3)`` starts elsewhere than the environment itself would.
 
     Raises:
         ValueError: parameters that cannot be sampled, or an unknown ``apply``. From ``spec``: an environment that
-            cannot be made, or spaces that are not supported.
+            cannot be made or normalises by running statistics, spaces that are not supported, or a function for
+            ``apply`` that scales instead of setting, or sets what a wrapper holds.
     """
 
     env: Maker
@@ -64,8 +69,8 @@ class GymnasiumFamily:
     apply: Apply = "keyword"
     """How the environment receives its parameters: as a "keyword" of its constructor (slow: a new environment for every
     task), as "options" of reset, as an "attribute" of ``env.unwrapped``, or through a function ``(env, **parameters)``
-    that is called before every reset. The function must set values, not scale them: the environment may still hold
-    those of another task."""
+    that is called before every reset. The function gets the environment with its wrappers: set attributes on
+    ``env.unwrapped``. It must set values, not scale them: the environment may still hold those of another task."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled."""
     workers: int | None = 1

@@ -372,3 +372,23 @@ def test_wrong_requests_are_refused() -> None:
         lanes.step(np.zeros(3))
     with pytest.raises(ValueError, match="expected finite numbers"):
         lanes.step(np.array([0, np.nan]))
+
+
+def test_descriptors_are_in_the_order_of_the_space() -> None:
+    box, pair = spaces.Box(0.0, 1.0), spaces.Box(2.0, 3.0)
+    for parameters, names in (
+        (spaces.Dict(length=box, bonus=pair), ["length", "bonus"]),
+        (spaces.Dict({"length": box, "bonus": pair}), ["bonus", "length"]),
+    ):
+        tasks = counters(parameters=parameters).sample(4, "train", generator())
+        assert list(tasks.parameters) == names
+        assert torch.equal(tasks.descriptors, torch.cat([tasks.parameters[name] for name in names], dim=1))
+
+
+def test_a_lane_starts_where_the_environment_does_by_the_same_seed_of_its_own() -> None:
+    family = GymnasiumFamily("Pendulum-v1", GRAVITY)
+    bare = gymnasium.make("Pendulum-v1", g=10.0).reset(seed=3)[0]
+    assert (family.environment(1, CPU).reset(seed=[3])[0][0] == bare).all()
+    single = family.single({"g": 10.0}).reset(seed=3)[0]
+    np.testing.assert_array_equal(single, gymnasium.make("Pendulum-v1", g=10.0).reset(seed=lane_seeds(3, 1)[0])[0])
+    assert (single != bare).any()
