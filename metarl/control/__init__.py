@@ -2,12 +2,16 @@
 
 This package does not know how policies learn. Start reading in ``tasks``. ``rollouts`` runs the episodes.
 ``protocols`` defines the optional abilities of families and lanes. ``gymnasium_family`` turns any Gymnasium environment
-into a family.
+into a family. ``lending`` keeps lanes for the next draw. ``effects`` looks at whether task parameters reach what an
+environment reads, and ``repeating`` at whether episodes follow from their seed.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import (
     ControlFamily,
+    Noted,
+    OwnSpaces,
     Parametrised,
     Sampled,
     SelfChecking,
@@ -24,7 +28,11 @@ __all__ = [
     "ControlFamily",
     "ControlTasks",
     "GymnasiumFamily",
+    "Lends",
+    "Noted",
+    "OwnSpaces",
     "Parametrised",
+    "Pool",
     "RolloutError",
     "Sampled",
     "Sampling",

@@ -36,6 +36,15 @@ class Parametrised(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """A family that has looked at whether its tasks' parameters take effect."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each parameter that does not, or not as a whole."""
+
+
+@runtime_checkable
 class Sampled(Protocol):
     """A family, a frozen dataclass, with a field ``sampling``: its options for sampling episodes."""
 
@@ -53,6 +62,14 @@ class Single(Protocol):
 
         ``parameters`` are the task's parameters by name, as arrays.
         """
+
+
+@runtime_checkable
+class OwnSpaces(Parametrised, Protocol):
+    """A family whose policies read and act in other spaces than its environments, such as actions in [-1, 1]."""
+
+    def own(self, parameters: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Return the environment of a task with its own observations and actions."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
-from metarl.environments import LaneError
+from metarl.environments import LaneError, flags
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
 from metarl.types import Policy, Rollout, Spec, State
 
@@ -199,10 +199,10 @@ def _step(env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int) -> 
     with _blamed(step, lead[1], lanes):
         observation, reward, ended, cut, _ = env.step(lanes if on_torch(env) else lanes.cpu().numpy())
     rewards = _received(reward, device, f"rewards at step {step}", lead)
-    terminations = _received(ended, device, f"terminations at step {step}", lead)
-    truncations = _received(cut, device, f"truncations at step {step}", lead)
+    terminations = _flags(ended, device, f"terminations at step {step}", lead)
+    truncations = _flags(cut, device, f"truncations at step {step}", lead)
     following = _observed(observation, device, step, shape)
-    return following, rewards.to(following.dtype), terminations.bool(), truncations.bool()
+    return following, rewards.to(following.dtype), terminations, truncations
 
 
 @contextmanager
@@ -236,6 +236,18 @@ def _observed(observation: Any, device: torch.device, step: int, shape: tuple[in
     # A copy: the environment may write its next observation into the array that it returned.
     received = _received(observation, device, f"observations at step {step}", shape)
     return received.to(torch.get_default_dtype(), copy=True)
+
+
+def _flags(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
+    """Return an environment's flags ``[task, episode]``. Raises RolloutError for other values than True and False."""
+    received = _received(value, device, what, shape)
+    if received.dtype == torch.bool:
+        return received
+    try:
+        checked: Tensor = flags(what, received.flatten())
+    except ValueError as error:
+        raise RolloutError(str(error)) from error
+    return checked.reshape(shape)
 
 
 def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,8 @@ one row per lane.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,10 +19,14 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
+from metarl.control.lending import Lends, Pool
+from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
+from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
+from metarl.environments import elements, refuse_statistics
 from metarl.seeding import stream
 from metarl.types import Family, Policy, Rollout, Spec, Split
 
@@ -36,9 +41,12 @@ class ControlTasks:
     descriptors: Tensor
     """``[task, descriptor_size]``"""
     environment: Callable[[int, torch.device], VectorEnv]
-    """``(num_envs, device) -> env``; called once, at the first draw."""
+    """``(num_envs, device) -> env``; called once, at the first draw. Draws borrow from a ``Pool``."""
     sampling: Sampling
-    _made: list[VectorEnv] = field(default_factory=list, init=False, repr=False, compare=False)
+    _own: Pool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", Pool(self.environment))
 
     def rollout(self, policy: Policy, generator: Generator) -> Rollout:
         """Run ``sampling.episodes`` fresh episodes of every task.
@@ -49,13 +57,19 @@ class ControlTasks:
             ValueError: the environment fails ``check_environment``.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
-        if not self._made:
-            env = self.environment(tasks * episodes, generator.device)
-            check_environment(env, tasks * episodes, self.spec)
-            self._made.append(env)
-        lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        watch = SuccessWatch(self._made[0])
-        return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, lanes))
+        rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
+        with self._lanes(tasks * episodes, generator.device) as env:
+            watch = SuccessWatch(env)
+            return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+    @contextmanager
+    def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
+        """Give lanes to one draw: no other uses them meanwhile, in whatever thread."""
+        check_memory(self.spec, number, self.sampling.horizon)
+        pool = self.environment if isinstance(self.environment, Lends) else self._own
+        with pool.lent(number, device) as env:
+            check_environment(env, number, self.spec)
+            yield env
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -75,32 +89,19 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
     space = family.parameter_space
     if set(parameters) != set(space.spaces):
         raise ValueError(f"task parameters {sorted(parameters)} were given: expected {', '.join(space.spaces)}")
-    rows = {name: _rows(name, parameters[name], one, sampled.parameters[name]) for name, one in space.spaces.items()}
+    rows = {
+        name: torch.from_numpy(elements(name, parameters[name], one)).to(sampled.parameters[name].dtype)
+        for name, one in space.spaces.items()
+    }
     if len({len(values) for values in rows.values()}) > 1:
         raise ValueError("task parameters differ in their number of tasks")
     flat = [values.reshape(len(values), -1).to(sampled.descriptors.dtype) for values in rows.values()]
     return replace(sampled, parameters=rows, descriptors=torch.cat(flat, dim=1))
 
 
-def _rows(name: str, given: Any, space: spaces.Space[Any], like: Tensor) -> Tensor:
-    """Return one task parameter ``[task, ...]``. Raises ValueError for values outside its space."""
-    rows = torch.as_tensor(given, dtype=like.dtype)
-    low, high = _ends(space)
-    inside = rows.shape[1:] == space.shape and bool(((rows >= low) & (rows <= high)).all())
-    if rows.ndim == 0 or not inside:
-        raise ValueError(f"the task parameter {name} is {given}: expected, for each task, an element of {space}")
-    return rows
-
-
-def _ends(space: spaces.Space[Any]) -> tuple[Tensor, Tensor]:
-    if isinstance(space, spaces.Box):
-        return torch.as_tensor(space.low), torch.as_tensor(space.high)
-    assert isinstance(space, spaces.Discrete)
-    return torch.tensor(int(space.start)), torch.tensor(int(space.start + space.n - 1))
-
-
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
     """Raise ValueError unless a vector environment has this many lanes, no automatic resets, and matches spec."""
+    refuse_statistics(env)
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(
@@ -125,6 +126,7 @@ def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
     if isinstance(tasks, ControlTasks):
         env = tasks.environment(1, torch.device("cpu"))
         check_environment(env, 1, family.spec)
+        warn_of_other_generators(env, {name: rows[:1] for name, rows in tasks.parameters.items()}, family)
         refused = compiled and not can_be_compiled(env)
         env.close()
         if refused:

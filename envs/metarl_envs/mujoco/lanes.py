@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from metarl.environments import as_array, describe, opened
+from metarl.environments import as_array, describe, opened, plain_seed
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array
 from metarl_envs.mujoco.robots import (
     Motion,
@@ -78,7 +78,7 @@ class RobotVectorEnv(RobotLanes):
         The other options are task parameters and factors on the dynamics, one row per lane; only rows of reset lanes
         take effect. Raises ValueError for options that are unknown, of the wrong shape or not finite.
         """
-        super().reset(seed=seed)
+        super().reset(seed=plain_seed(seed))
         given = dict(options or {})
         lanes = as_array(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         if lanes.shape != (self.num_envs,) or lanes.dtype != np.bool_:

@@ -24,7 +24,7 @@ from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs.mujoco.dynamics import Dynamics, Values
 from metarl_envs.mujoco.lanes import RobotLanes
-from metarl_envs.mujoco.making import sampling_lanes
+from metarl_envs.mujoco.making import SamplingLanes
 from metarl_envs.mujoco.rendering import Camera, Marker
 from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, observation_size
 from metarl_envs.mujoco.simulator import Simulation
@@ -108,11 +108,11 @@ class RobotTasks(ABC):
         varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in self.dynamics.varied.items()}
         parameters = {**drawn, **varied}
         descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
-        return ControlTasks(self.spec, parameters, descriptors, self.environment, self.sampling)
+        return ControlTasks(self.spec, parameters, descriptors, SamplingLanes(self), self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
-        """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return sampling_lanes(self, num_envs, device)
+        """Return new lanes such as episodes are sampled from: see ``Simulation``. They belong to the caller."""
+        return SamplingLanes(self)(num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""

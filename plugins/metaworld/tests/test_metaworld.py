@@ -118,8 +118,7 @@ def test_training_on_workers_logs_success(tmp_path: Path) -> None:
     assert sorted(rows[0][0]) == ["return/step_0", "return/step_1", "success/step_0", "success/step_1"]
     evaluation = evaluate(result.learner, result.params, family, tasks=2, steps=1)
     assert evaluation.scores["success"].shape == (2, 2)
-    for lanes in family._kept.values():
-        lanes.close()
+    family._pools.clear()
     trained = open_run(tmp_path / "2")
     protocol(MetaLearningAgent(trained))
 

@@ -1,6 +1,11 @@
+import copy
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -50,7 +55,7 @@ class Counter(gymnasium.Env):
 
 
 def counters(**options: Any) -> GymnasiumFamily:
-    defaults: dict[str, Any] = {"env": Counter, "parameters": spaces.Dict(length=spaces.Discrete(5, start=2))}
+    defaults: dict[str, Any] = {"env": Counter, "parameters": spaces.Dict(length=spaces.Discrete(9, start=2))}
     return GymnasiumFamily(**{**defaults, **options})
 
 
@@ -124,7 +129,7 @@ def test_finished_lanes_idle_and_the_horizon_truncates() -> None:
 
 def test_an_environments_own_time_limit_is_a_truncation() -> None:
     family = GymnasiumFamily(
-        lambda length: gymnasium.wrappers.TimeLimit(Counter(length), 3), spaces.Dict(length=spaces.Discrete(3, start=2))
+        lambda length: gymnasium.wrappers.TimeLimit(Counter(length), 3), spaces.Dict(length=spaces.Discrete(9, start=2))
     )
     lanes = family.environment(2, CPU)
     lanes.reset(options={"length": [2, 9]})
@@ -166,8 +171,8 @@ def test_discrete_observations_are_one_hot() -> None:
         ("shape", r"ValueError: an observation has shape \(2,\) where \(1,\) was expected"),
         ("observation", "ValueError: an observation holds numbers that are not finite"),
         ("reward", "ValueError: the reward is nan, not a finite number"),
-        ("text", "ValueError: the reward is '3', not a finite number"),
-        ("none", "ValueError: the reward is None, not a finite number"),
+        ("text", "ValueError: the reward is '3', str: expected one finite number"),
+        ("none", "ValueError: the reward is None, NoneType: expected one finite number"),
     ],
 )
 def test_a_broken_environment_is_named(fault: str, cause: str) -> None:
@@ -193,7 +198,7 @@ def test_spaces_that_depend_on_the_task_are_refused() -> None:
     lanes.reset(options={"wide": [1, 1]})
 
 
-def test_environments_are_kept_and_made_anew_only_where_they_must() -> None:
+def test_environments_are_made_anew_only_where_they_must() -> None:
     made = []
 
     def make(**keywords: Any) -> gymnasium.Env:
@@ -207,11 +212,53 @@ def test_environments_are_kept_and_made_anew_only_where_they_must() -> None:
         lanes.reset(options={"length": [3, 4, 5]})
         lanes.reset(options={"length": [3, 4, 5]})
         lanes.reset(options={"length": [3, 6, 5]})
-        assert family.environment(3, CPU) is lanes
         assert len(made) == expected
-        assert family.environment(2, CPU).num_envs == 2
-        lanes.close()
-        assert family.environment(3, CPU) is not lanes
+
+
+def test_lanes_belong_to_who_asked_for_them() -> None:
+    family = counters()
+    mine, theirs = family.environment(1, CPU), family.environment(1, CPU)
+    for lanes in (mine, theirs):
+        lanes.reset(seed=0, options={"length": [9]})
+    theirs.step(np.zeros(1))
+    theirs.close()
+    assert mine.step(np.zeros(1))[0].tolist() == [[1]]
+
+
+def test_draws_borrow_lanes_that_no_other_draw_uses_meanwhile() -> None:
+    family = counters(sampling=Sampling(episodes=1, horizon=3))
+    some, others = family.sample(2, "train", generator()), family.sample(2, "train", generator(1))
+    with some._lanes(2, CPU) as one, others._lanes(2, CPU) as other, some._lanes(2, CPU) as third:
+        assert len({id(one), id(other), id(third)}) == 3
+    with others._lanes(2, CPU) as again:
+        assert again is one  # the one given back last
+    # A copy has lanes of its own, and so has another default dtype.
+    for copied in (copy.copy, copy.deepcopy, lambda it: replace(it), lambda it: pickle.loads(cloudpickle.dumps(it))):
+        with copied(family)._pool.lent(2, CPU) as lanes:
+            assert lanes is not again or copied is copy.copy
+
+
+def test_float64_lanes_after_float32(float64: None) -> None:
+    family = counters(sampling=Sampling(episodes=1, horizon=3))
+    torch.set_default_dtype(torch.float32)
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        with family.sample(2, "train", generator())._lanes(2, CPU) as lanes:
+            assert str(lanes.single_observation_space.dtype) == str(dtype).removeprefix("torch.")
+
+
+def test_threads_of_one_family_draw_as_they_do_alone() -> None:
+    family = GymnasiumFamily("Pendulum-v1", GRAVITY, apply="attribute", sampling=Sampling(episodes=2, horizon=20))
+    idle = learner(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
+
+    def draw(seed: int) -> torch.Tensor:
+        tasks = family.sample(3, "train", generator(seed))
+        return torch.stack([tasks.rollout(policy_of(idle, None), generator(seed)).observations for _ in range(3)])
+
+    alone = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for one, other in zip(alone, threads.map(draw, range(4)), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_tasks_fill_their_ranges_and_depend_on_the_seed_only() -> None:
@@ -233,6 +280,7 @@ def test_tasks_fill_their_ranges_and_depend_on_the_seed_only() -> None:
     assert not torch.equal(family.sample(1000, "train", generator(1)).descriptors, tasks.descriptors)
 
 
+@pytest.mark.filterwarnings("ignore:.*changes nothing in the environment")
 def test_a_box_of_one_number_reaches_the_environment_as_a_float() -> None:
     seen = []
     family = counters(
@@ -315,12 +363,32 @@ def test_wrong_requests_are_refused() -> None:
         lanes.reset(options={"x": 1})
     with pytest.raises(ValueError, match=r"length is int64 \(3,\) where int64 \(2,\) was expected"):
         lanes.reset(options={"length": [1, 2, 3]})
-    with pytest.raises(ValueError, match=r"length is float64 \(2,\) where int64 \(2,\) was expected"):
+    with pytest.raises(ValueError, match=r"length is 1.5: expected an element of Discrete\(9, start=2\)"):
         lanes.reset(options={"length": [1.5, 2]})
-    with pytest.raises(ValueError, match=r"reset_mask has shape \(1,\) where \(2,\) was expected"):
+    with pytest.raises(ValueError, match=r"reset_mask is bool \(1,\) where bool \(2,\) was expected"):
         lanes.reset(options={"reset_mask": [True]})
     lanes.reset()
     with pytest.raises(ValueError, match=r"actions of shape \(3,\): expected finite numbers of \(2,\)"):
         lanes.step(np.zeros(3))
     with pytest.raises(ValueError, match="expected finite numbers"):
         lanes.step(np.array([0, np.nan]))
+
+
+def test_descriptors_are_in_the_order_of_the_space() -> None:
+    box, pair = spaces.Box(0.0, 1.0), spaces.Box(2.0, 3.0)
+    for parameters, names in (
+        (spaces.Dict(length=box, bonus=pair), ["length", "bonus"]),
+        (spaces.Dict({"length": box, "bonus": pair}), ["bonus", "length"]),
+    ):
+        tasks = counters(parameters=parameters).sample(4, "train", generator())
+        assert list(tasks.parameters) == names
+        assert torch.equal(tasks.descriptors, torch.cat([tasks.parameters[name] for name in names], dim=1))
+
+
+def test_a_lane_starts_where_the_environment_does_by_the_same_seed_of_its_own() -> None:
+    family = GymnasiumFamily("Pendulum-v1", GRAVITY)
+    bare = gymnasium.make("Pendulum-v1", g=10.0).reset(seed=3)[0]
+    assert (family.environment(1, CPU).reset(seed=[3])[0][0] == bare).all()
+    single = family.single({"g": 10.0}).reset(seed=3)[0]
+    np.testing.assert_array_equal(single, gymnasium.make("Pendulum-v1", g=10.0).reset(seed=lane_seeds(3, 1)[0])[0])
+    assert (single != bare).any()

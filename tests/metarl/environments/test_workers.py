@@ -194,7 +194,9 @@ def broken(lanes: WorkerLanes, lane: int, fault: int) -> None:
 def test_a_broken_environment_is_named(lanes: WorkerLanes) -> None:
     before = pids(lanes)
     broken(lanes, 3, worker_envs.RAISES)
-    with pytest.raises(LaneError, match=r"^lane 3, step 2: KeyError: 'no key'$") as caught:
+    with pytest.raises(
+        LaneError, match=r"^lane 3, step 2: KeyError: 'no key' \(family.<lambda>, task \{'fault': 1\}\)$"
+    ) as caught:
         lanes.step(np.zeros((5, 1)))
     assert caught.value.lanes == [3]
     assert isinstance(caught.value.__cause__, WorkerError)
@@ -230,7 +232,8 @@ def test_a_simulator_that_takes_its_process_along(lanes: WorkerLanes, fault: int
 
 def test_a_worker_that_somebody_killed() -> None:
     chosen = family(parameters=LENGTH, sampling=Sampling(episodes=2, horizon=4))
-    lanes = chosen.environment(6, CPU)
+    with chosen._pool.lent(6, CPU) as lanes:  # the next draw borrows the same
+        pass
     os.kill(pids(lanes)[0], signal.SIGKILL)
     tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
     indifferent = Learner(chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
@@ -357,7 +360,8 @@ def test_a_script_that_ends_leaves_no_process(end: str) -> None:
 def test_an_error_leaves_no_process() -> None:
     script, found = started("lanes.reset(options={'fault': [0, 0, 0, 1]})\nfor _ in '12': lanes.step(np.zeros((4, 1)))")
     said = ended(script, found)
-    assert said.splitlines()[-1] == "metarl.environments.lanes.LaneError: lane 3, step 2: KeyError: 'no key'"
+    last = "lane 3, step 2: KeyError: 'no key' (make, task {'fault': 1})"
+    assert said.splitlines()[-1] == f"metarl.environments.lanes.LaneError: {last}"
     assert script.returncode == 1
 
 
