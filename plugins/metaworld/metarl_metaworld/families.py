@@ -9,13 +9,14 @@ from torch import Generator
 
 import metaworld
 from metarl.control import ControlTasks, Sampling
-from metarl.environments import LaneOptions, Lanes, WorkerLanes, on_workers
+from metarl.environments import LaneOptions, on_workers
 from metarl.types import Spec, Split
+from metarl_metaworld.kinds import KindLanes
 from metarl_metaworld.manipulation import ACTION_SIZE, HORIZON, OBSERVATION_SIZE, Manipulation
 from metarl_metaworld.tasks import POSITIONS, Suite, suite
 
 SAMPLING = Sampling(episodes=10, horizon=HORIZON)
-Kept = dict[int, Lanes | WorkerLanes]
+Kept = dict[int, KindLanes]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class ML1:
 class ML10:
     """Meta-World ML10: 10 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 15) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 10 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 15) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 10 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -83,8 +84,8 @@ class ML10:
 class ML45:
     """Meta-World ML45: 45 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 50) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 45 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 50) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 45 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -120,14 +121,15 @@ def _sample(
         raise ValueError(f"at least one task is needed, not {num_tasks}")
     chosen = suite.sample(num_tasks, split, generator)
 
-    def environment(num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
+    def environment(num_envs: int, device: torch.device) -> KindLanes:
         """Return lanes on the CPU, whatever the device; they are kept, because simulations take long to build."""
         if num_envs not in family._kept or family._kept[num_envs].closed:
             tasks = spaces.Dict(task=spaces.Discrete(len(suite.tasks)))
             make, dtype = partial(Manipulation, suite.tasks), torch.empty(0).numpy().dtype.name
             asked = _lane_spec(family.spec)
             options = LaneOptions(make, tasks, "options", asked, num_envs, family.sampling.horizon, dtype)
-            family._kept[num_envs] = on_workers(family.workers, options)
+            kinds = [suite.kinds.index(task.env_name) for task in suite.tasks]
+            family._kept[num_envs] = KindLanes(on_workers(family.workers, options), kinds)
         return family._kept[num_envs]
 
     return ControlTasks(family.spec, {"task": chosen}, suite.descriptors(chosen), environment, family.sampling)
