@@ -75,7 +75,7 @@ def _placed(key: Tensor, tasks: int, shape: torch.Size, dtype: torch.dtype) -> T
     places = _mixed(of_tasks + _STEP * torch.arange(count, device=key.device))
     # Mixed again with the second number of the key: two keys share no row unless all of their bits are equal.
     bits = 1 - round(math.log2(torch.finfo(dtype).eps))  # as many as the dtype holds: no number is rounded to 1
-    numbers = _mixed(places ^ key[1]) >> 64 - bits & 2**bits - 1
+    numbers: Tensor = _mixed(places ^ key[1]) >> 64 - bits & 2**bits - 1
     return numbers.to(dtype).mul(2.0**-bits).reshape(tasks, *shape)
 
 
