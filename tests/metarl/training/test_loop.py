@@ -31,7 +31,7 @@ from metarl.fewshot import NWayKShot, Regression
 from metarl.networks.options import Network
 from metarl.outer import adapted
 from metarl.outer.gradient import Adam
-from metarl.runs import logger
+from metarl.runs import logger, writers
 from metarl.seeding import stream
 from metarl.speed import each_group, resolve_device
 from metarl.training.callbacks import StopAtScore
@@ -218,7 +218,7 @@ def _killed_at(patch: pytest.MonkeyPatch, place: int, run: Run) -> bool:
 
         return write
 
-    for target, name in ((os, "fsync"), (Path, "replace"), (logger.ProgressCSV, "write")):
+    for target, name in ((os, "fsync"), (Path, "replace"), (writers.ProgressCSV, "write")):
         patch.setattr(target, name, counted(getattr(target, name)))
     try:
         run.train(run.first())
@@ -707,7 +707,7 @@ class TestFailures:
     ) -> None:
         run = start(tmp_path, 5)
         with monkeypatch.context() as patch:
-            when(patch, logger.csv.DictWriter, "writerow", 4, full)
+            when(patch, writers.csv.DictWriter, "writerow", 4, full)
             with pytest.raises(OSError, match=f"could not write {tmp_path}/progress.csv: No space left"):
                 run.train(run.first())
         training.resume(tmp_path)
