@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-WORDS = 624
+_WORDS = 624
 """Words of 32 bits in a state of mt19937, the generator on the CPU (Matsumoto and Nishimura, 1998)."""
-FIRST_WORD = 3
+_FIRST_WORD = 3
 """Where they begin in torch's layout of that state, in 64-bit integers. The seed is number 0."""
 
 
@@ -58,8 +58,8 @@ def _generator(name: bytes, device: torch.device | str = "cpu") -> Generator:
         # On a CPU, torch makes a state of the seed's lower 32 bits: two of 10^5 streams would likely be the same.
         # So the name is hashed into the whole state. CUDA's generator uses all bits of its seed.
         state = generator.get_state()
-        words = np.frombuffer(hashlib.shake_256(name).digest(4 * WORDS), dtype="<u4")
-        state.numpy().view(np.uint64)[FIRST_WORD : FIRST_WORD + WORDS] = words
+        words = np.frombuffer(hashlib.shake_256(name).digest(4 * _WORDS), dtype="<u4")
+        state.numpy().view(np.uint64)[_FIRST_WORD : _FIRST_WORD + _WORDS] = words
         generator.set_state(state)
     return generator
 
