@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     _warn_of_namesakes()
     try:
         execute = _prepare(arguments)
-    except (ValueError, plugins.PluginError) as error:
+    except (ValueError, ImportError, plugins.PluginError) as error:
         print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
     except SystemExit as stop:  # --help was printed

@@ -26,6 +26,7 @@ from tyro.constructors import (
 from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
+from metarl.speed import Device, check_device
 
 registry = ConstructorRegistry()
 
@@ -40,6 +41,27 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
         metavar="NAME",
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@registry.primitive_rule
+def _device(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Device | None] | None:
+    """Take a device by its name; whether it is there is told where it is used."""
+    if info.type not in (Device, Device | None):
+        return None
+
+    def read(words: list[str]) -> Device | None:
+        if words == ["None"] and info.type == Device | None:
+            return None
+        check_device(words[0])
+        return words[0]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{auto,cpu,cuda,cuda:N}",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, str | None),
         str_from_instance=lambda value: [str(value)],
     )
 

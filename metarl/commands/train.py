@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import plugins, runs, sb3, training
+from metarl import plugins, runs, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.outer import default_outer
@@ -45,6 +45,8 @@ def prepare(arguments: list[str]) -> Execute:
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
     actor = None
     if chosen.start_from is not None:
+        from metarl import sb3  # which may be missing
+
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
     outer = Source(chosen.update, experiment.names[2])
     run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)

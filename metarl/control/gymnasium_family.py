@@ -35,7 +35,7 @@ from metarl.environments import (
     plain,
     spec_of,
 )
-from metarl.seeding import global_generators_kept
+from metarl.seeding import global_generators_kept, spawn, uniform
 from metarl.types import Spec, Split
 
 
@@ -133,8 +133,8 @@ class GymnasiumFamily:
         """Sample tasks; the splits share one distribution. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        named = self.parameters.spaces.items()
-        parameters = {name: _sample(space, num_tasks, generator) for name, space in named}
+        streams = zip(self.parameters.spaces.items(), spawn(generator, len(self.parameters.spaces)), strict=True)
+        parameters = {name: _sample(space, num_tasks, own) for (name, space), own in streams}
         numbers = [values.reshape(num_tasks, -1).to(torch.get_default_dtype()) for values in parameters.values()]
         return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self._pool, self.sampling)
 
@@ -181,8 +181,9 @@ def _at(space: spaces.Space[Any], share: float) -> np.ndarray[Any, Any]:
 def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -> Tensor:
     """Sample ``[task, *space.shape]`` uniformly."""
     if isinstance(space, spaces.Discrete):
-        return int(space.start) + torch.randint(int(space.n), (num_tasks,), generator=generator)
+        # In double precision, whatever the default: the values of a seed do not depend on it.
+        return int(space.start) + (int(space.n) * uniform(generator, num_tasks, dtype=torch.float64)).long()
     assert isinstance(space, spaces.Box)
     dtype = torch.get_default_dtype()
     low, high = torch.tensor(space.low.tolist(), dtype=dtype), torch.tensor(space.high.tolist(), dtype=dtype)
-    return low + (high - low) * torch.rand(num_tasks, *space.shape, generator=generator)
+    return low + (high - low) * uniform(generator, num_tasks, *space.shape)

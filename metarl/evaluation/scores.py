@@ -62,7 +62,7 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks."""
+    """Sample the tasks of an evaluation. Task k depends on the family, the split and the seed alone."""
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
@@ -78,7 +78,7 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to ``tasks`` tasks of a split, and score every step.
 
-    The tasks depend only on family, number, split and seed, so every algorithm gets the same ones. Control: each
+    Task k depends only on family, split and seed, so every algorithm gets the same ones. Control: each
     adaptation uses fresh episodes, and their mean return is the score before it. Examples: each adaptation uses the
     same support set, and scores are measured on the query set.
 

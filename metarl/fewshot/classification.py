@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
 from metarl.fewshot.numbers import check_numbers, image_scale, numbers
-from metarl.seeding import stream
+from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Batch, Examples, Role, Spec, Split
 
@@ -88,12 +88,14 @@ class NWayKShot:
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         (support, query), ways = self._sizes(split), self._ways(split)
-        groups = self._groups.choose_groups(self._pool(split), num_tasks, ways, generator)
-        items = self._groups.choose(groups, support + query, generator)
+        # Doubles, whatever the default: the tasks of a seed do not depend on it.
+        size = row_size(ways, support + query)
+        numbers = uniform(generator, num_tasks, size + ways, dtype=torch.float64)
+        groups, items = self._groups.choose(self._pool(split), ways, support + query, numbers[:, :size])
         parameters = {"classes": self._groups.labels[groups]}
         if self.rotations != "none":
             turned = self.rotations in ("all", split)
-            parameters["quarter_turns"] = torch.randint(4 if turned else 1, groups.shape, generator=generator)
+            parameters["quarter_turns"] = ((4 if turned else 1) * numbers[:, size:]).long()
         return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
 
     def check_split(self, split: Split) -> None:
@@ -148,7 +150,7 @@ class EpisodeTasks:
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
-        order = torch.rand(tasks, ways * count, generator=generator, device=device).argsort(1)
+        order = uniform(generator, tasks, ways * count).argsort(1)
         targets, items = order // count, chosen.flatten(1).gather(1, order)
         turns = self.parameters.get("quarter_turns")
         quarters = None if turns is None else send(turns, device).gather(1, targets)

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.fewshot.classification import check_counts, check_items, episode_items, gather
-from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
 from metarl.fewshot.numbers import numbers
-from metarl.seeding import stream
+from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Examples, Role, Spec, Split
 
@@ -96,16 +96,15 @@ class Regression:
         return self._tasks(num_tasks, sizes, generator)
 
     def _tasks(self, num_tasks: int, sizes: tuple[int, int], generator: Generator) -> "FunctionTasks":
-        parameters = {
-            name: low + (high - low) * torch.rand(num_tasks, generator=generator)
-            for name, (low, high) in self.parameters.items()
-        }
-        # Drawn last, and in any case: the parameters are the same with and without the half range.
-        upper = torch.randint(2, (num_tasks, 1), generator=generator)
+        # The last number says which half, and is drawn in any case: parameters are the same without the half range.
+        *numbers, half = uniform(generator, num_tasks, len(self.parameters) + 1).unbind(1)
+        ranges = zip(self.parameters.items(), numbers, strict=True)
+        parameters = {name: low + (high - low) * number for (name, (low, high)), number in ranges}
         ends = torch.tensor([self.inputs] * num_tasks, dtype=torch.get_default_dtype())
         middle = ends.mean(1, keepdim=True)
-        half = torch.where(upper == 1, torch.cat([middle, ends[:, 1:]], 1), torch.cat([ends[:, :1], middle], 1))
-        return FunctionTasks(self.function, parameters, half if self.half_range else ends, ends, sizes, self.input_size)
+        lower, upper = torch.cat([ends[:, :1], middle], 1), torch.cat([middle, ends[:, 1:]], 1)
+        support = torch.where(half.unsqueeze(1) < 0.5, lower, upper) if self.half_range else ends
+        return FunctionTasks(self.function, parameters, support, ends, sizes, self.input_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +128,7 @@ class FunctionTasks:
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
-        inputs = low + (high - low) * torch.rand(len(ends), items, self.input_size, generator=generator, device=device)
+        inputs = low + (high - low) * uniform(generator, len(ends), items, self.input_size)
         # Copies: a function that writes into what it is given would change inputs, and the task itself.
         parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
         return Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
@@ -190,8 +189,10 @@ class TableRegression:
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         support, query = self._sizes(split)
-        groups = self._groups.choose_groups(self._pool(split), num_tasks, 1, generator).squeeze(1)
-        rows = self._groups.choose(groups, support + query, generator)
+        # Doubles, whatever the default: the tasks of a seed do not depend on it.
+        numbers = uniform(generator, num_tasks, row_size(1, support + query), dtype=torch.float64)
+        chosen = self._groups.choose(self._pool(split), 1, support + query, numbers)
+        groups, rows = (of_one.squeeze(1) for of_one in chosen)
         parameters = {"group": self._groups.labels[groups]}
         return TableTasks(self.inputs, self._targets, rows[:, :support], rows[:, support:], parameters)
 
@@ -244,7 +245,7 @@ class TableTasks:
         """Yield what ``draw`` returns, ``size`` tasks at a time, so that the rows of all need not be held at once."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
-        rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
+        rows = chosen.gather(1, uniform(generator, *chosen.shape).argsort(1))
         for some in torch.split(rows, size):
             inputs, targets = (numbers(gather(values, some), 1) for values in (self.inputs, self.targets))
             yield Examples(inputs=inputs, targets=targets)

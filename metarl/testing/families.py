@@ -77,6 +77,36 @@ def _seeding(subject: Subject) -> Found:
         yield Fault("the tasks of 5 seeds are the same: use the generator given", blamed)
 
 
+def _number(subject: Subject) -> Found:
+    few = subject.count
+    many = 2 * few + 1
+    for split in subject.splits():
+        tasks = subject.sample(split)
+        try:
+            more = subject.sample(split, count=many)
+        except ValueError as refusal:
+            raise NotChecked(f"there are no {many} {split} tasks: {refusal}") from refusal
+        told = f"of {few} tasks and of {many}, the first {few} should be the same, but"
+        ours, theirs = (dict(found.parameters) | {"descriptors": found.descriptors} for found in (tasks, more))
+        differ = [name for name, values in ours.items() if not torch.equal(values, theirs[name][:few])]
+        if differ:
+            yield Fault(f"{told} {' and '.join(map(repr, differ))} differ: {ROWS}", subject.family.sample)
+            return
+        if subject.spec.control:
+            continue
+        for role in ROLES:
+            drawn, others = tensors(subject.draw(tasks, role)), tensors(subject.draw(more, role))
+            if not equal(drawn, [values[:few] for values in others]):
+                yield Fault(f"{told} their {role} data differ: {ROWS}", drawing(tasks))
+                return
+
+
+ROWS = (
+    "draw all random numbers of a task in one row, by metarl.seeding.uniform(generator, num_tasks, how_many), or each "
+    "task's from a generator of its own, by metarl.seeding.spawn(generator, num_tasks)"
+)
+
+
 def _descriptors(subject: Subject) -> Found:
     blamed, tasks = subject.family.sample, subject.sample()
     if isinstance(tasks, ControlTasks) and isinstance(subject.family, Parametrised):
@@ -225,6 +255,7 @@ CHECKS = (
     Check("draws", "shapes, dtypes and ranges fit the spec, in every split and role", _draws, ("tasks",)),
     Check("determinism", "data follow from the generator given, and from no other", _determinism, ("draws", "seeding")),
     Check("independence", "a task's data do not depend on other tasks", _independence, ("draws", "determinism")),
+    Check("number", "task k does not depend on how many tasks there are", _number, ("independence",)),
     Check("splits", "test tasks are not met in training", _splits, ("draws", "seeding")),
     Check("dtypes", "torch's default dtype is followed", _dtypes, ("draws",)),
     Check("device", "data are drawn on the generator's device", _device, ("draws",)),

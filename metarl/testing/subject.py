@@ -29,9 +29,9 @@ class Subject:
         """What the family asks of a model."""
         return self.family.spec
 
-    def sample(self, split: Split = "train", seed: int = 0) -> Tasks:
+    def sample(self, split: Split = "train", seed: int = 0, count: int | None = None) -> Tasks:
         """Sample tasks, the same for the same seed; of control tasks, few episodes are drawn."""
-        tasks = self.family.sample(self.count, split, stream(seed, split))
+        tasks = self.family.sample(count or self.count, split, stream(seed, split))
         if not isinstance(tasks, ControlTasks):
             return tasks
         sampling = dataclasses.replace(tasks.sampling, episodes=min(tasks.sampling.episodes, EPISODES))

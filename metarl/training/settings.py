@@ -1,10 +1,9 @@
 """Options common to every training run."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 from metarl.spec import Spec
-from metarl.speed import Device
+from metarl.speed import Device, check_device
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Settings:
     seed: int = 0
     """Seed of all random numbers."""
     device: Device = "auto"
-    """Device for networks and data; auto uses cuda if it is available."""
+    """Device for networks and data: auto, cpu, cuda, or one GPU of several, such as cuda:1. Auto uses cuda if it is
+    available."""
     compile: bool = False
     """Compile iterations with torch.compile. Compiling takes up to a minute at the start. With labelled examples, the
     whole iteration is compiled, which makes small networks several times faster. For control, the steps of
@@ -42,11 +42,7 @@ class Settings:
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
     def __post_init__(self) -> None:
-        if self.device not in get_args(Device):
-            raise ValueError(
-                f"device={self.device!r}: expected one of {', '.join(get_args(Device))}; one GPU of several is chosen "
-                "by the environment variable CUDA_VISIBLE_DEVICES, which hides the others"
-            )
+        check_device(self.device)
         for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

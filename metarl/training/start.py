@@ -99,7 +99,7 @@ def start(
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
-    _check_wandb(settings, folder)
+    _check_logs(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     _check_splits(family.target, run.settings)
     run.start_from = start_from or {}
@@ -132,7 +132,10 @@ def _check_splits(family: Family, settings: Settings) -> None:
         warnings.warn(f"{error}: no validation will be possible", stacklevel=4)
 
 
-def _check_wandb(settings: Settings | None, folder: Path | None) -> None:
+def _check_logs(settings: Settings | None, folder: Path | None) -> None:
+    """Raise ValueError where a package that logs need is missing."""
+    if folder is not None:
+        logger.import_writers()
     if settings is not None and settings.wandb is not None:
         if folder is None:
             raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
@@ -189,7 +192,7 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
 
 def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
     run = load(folder, device)
-    _check_wandb(run.settings, folder)
+    _check_logs(run.settings, folder)
     config = runs.read_config(folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)

@@ -291,7 +291,7 @@ def test_the_vinyals_split_is_the_published_one(drawings: omniglot.Drawings) -> 
 def test_splits_share_no_character(drawings: omniglot.Drawings, split: Any) -> None:
     family = Omniglot(ways=20, shots=1, queries=1, split=split)
     seen = [
-        set(family.sample(400, part, generator()).parameters["classes"].flatten().tolist())
+        set(family.sample(1000, part, generator()).parameters["classes"].flatten().tolist())
         for part in ("train", "validation", "test")
     ]
     sizes = (1100, 100, 423) if split == "random" else (1028, 172, 423)

@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from metarl import seeding
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs.mujoco.dynamics import Dynamics, Values
@@ -69,7 +70,7 @@ class RobotTasks(ABC):
 
     @abstractmethod
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Sample the task's parameters, ``[task, ...]`` by name."""
+        """Sample the task's parameters, ``[task, ...]`` by name; task k's may not depend on the number of tasks."""
 
     @abstractmethod
     def progress(self, motion: Motion, parameters: Parameters) -> Values:
@@ -104,9 +105,13 @@ class RobotTasks(ABC):
         """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        drawn = self.draw_goals(num_tasks, generator)
-        varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in self.dynamics.varied.items()}
-        parameters = {**drawn, **varied}
+        of_goals, of_dynamics = seeding.spawn(generator, 2)
+        factors = seeding.uniform(of_dynamics, num_tasks, len(self.dynamics.varied)).unbind(1)
+        varied = {
+            name: low + (high - low) * factor
+            for (name, (low, high)), factor in zip(self.dynamics.varied.items(), factors, strict=True)
+        }
+        parameters = {**self.draw_goals(num_tasks, of_goals), **varied}
         descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
         return ControlTasks(self.spec, parameters, descriptors, SamplingLanes(self), self.sampling)
 
@@ -119,7 +124,7 @@ class RobotTasks(ABC):
         return RobotEnv(self, parameters, render_mode)
 
 
-def uniform(bounds: tuple[float, float], generator: Generator, *shape: int) -> Tensor:
-    """Sample uniformly from ``[low, high)``, in torch's default dtype."""
+def uniform(bounds: tuple[float, float], generator: Generator, num_tasks: int, *shape: int) -> Tensor:
+    """Sample ``[task, *shape]`` uniformly from ``[low, high)``, in torch's default dtype: see ``seeding.uniform``."""
     low, high = bounds
-    return low + (high - low) * torch.rand(*shape, generator=generator)
+    return low + (high - low) * seeding.uniform(generator, num_tasks, *shape)

@@ -9,8 +9,9 @@ from torch import Generator
 
 import metaworld
 from metarl.control import ControlTasks, Pool, Sampling
-from metarl.environments import LaneOptions, Lanes, WorkerLanes, on_workers
+from metarl.environments import LaneOptions, on_workers
 from metarl.types import Spec, Split
+from metarl_metaworld.kinds import KindLanes
 from metarl_metaworld.manipulation import ACTION_SIZE, HORIZON, OBSERVATION_SIZE, Manipulation
 from metarl_metaworld.tasks import POSITIONS, Suite, suite
 
@@ -53,8 +54,8 @@ class ML1:
 class ML10:
     """Meta-World ML10: 10 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 15) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 10 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 15) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 10 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -82,8 +83,8 @@ class ML10:
 class ML45:
     """Meta-World ML45: 45 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 50) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 45 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 50) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 45 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -126,11 +127,13 @@ def _sample(
 
 def _lanes(
     suite: Suite, spec: Spec, horizon: int, workers: int | None, num_envs: int, device: torch.device
-) -> Lanes | WorkerLanes:
+) -> KindLanes:
     """Return lanes on the CPU, whatever the device."""
     tasks = spaces.Dict(task=spaces.Discrete(len(suite.tasks)))
     make, dtype = partial(Manipulation, suite.tasks), torch.empty(0).numpy().dtype.name
-    return on_workers(workers, LaneOptions(make, tasks, "options", spec, num_envs, horizon, dtype))
+    kinds = [suite.kinds.index(task.env_name) for task in suite.tasks]
+    lanes = on_workers(workers, LaneOptions(make, tasks, "options", spec, num_envs, horizon, dtype))
+    return KindLanes(lanes, kinds)
 
 
 def _lane_spec(spec: Spec) -> Spec:

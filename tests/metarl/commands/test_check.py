@@ -127,7 +127,7 @@ def test_a_sound_family_passes(capsys: Captured) -> None:
 
 def test_the_counts_come_last(capsys: Captured) -> None:
     assert main(["check", "tasks", "sinusoid", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "11 ok, 1 skipped"
+    assert capsys.readouterr().out.splitlines()[-1] == "12 ok, 1 skipped"
 
 
 def test_a_broken_family_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:

@@ -16,7 +16,8 @@ from metarl import runs
 from metarl.control.sampling import Sampling
 from metarl.files import write_json
 from metarl.runs import layout, logger
-from metarl.runs.logger import ProgressCSV, read_progress
+from metarl.runs.logger import read_progress
+from metarl.runs.writers import ProgressCSV
 from metarl.training.settings import Settings
 from metarl.training.start import train
 from metarl_envs.bandit import Bandit

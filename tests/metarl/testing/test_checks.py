@@ -108,6 +108,46 @@ class Lenient(Broken):
         return super().sample(max(num_tasks, 1), split, generator)
 
 
+class Column(Broken):
+    """A family whose tasks depend on their number: what is drawn for the second parameter begins after the first."""
+
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        tasks = self.family.sample(num_tasks, split, generator)
+        slopes = torch.rand(num_tasks, generator=generator)
+        return dataclasses.replace(tasks, parameters={"slope": slopes})
+
+
+class Limited(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        if num_tasks > 5:
+            raise ValueError("there are 5 tasks")
+        return super().sample(num_tasks, split, generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """Tasks whose points are drawn for all of them, item by item."""
+
+    tasks: Any
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return self.tasks.parameters
+
+    @property
+    def descriptors(self) -> Tensor:
+        return self.tasks.descriptors
+
+    def draw(self, role: Any, generator: torch.Generator) -> Examples:
+        inputs = torch.rand(2, len(self.descriptors), 1, generator=generator).movedim(0, 1)
+        return Examples(inputs=inputs, targets=self.parameters["slope"][:, None, None] * inputs)
+
+
+class Interleaved(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        return Shared(self.family.sample(num_tasks, split, generator))
+
+
 class Leaking(Broken):
     """A family whose splits are one."""
 
@@ -161,6 +201,18 @@ def test_whole_plugins_pass() -> None:
         (Broken(sample=unseeded), "seeding", "sampling tasks drew from a global generator"),
         (Broken(sample=fixed), "seeding", "the tasks of 5 seeds are the same"),
         (Broken(sample=drifting_tasks()), "seeding", "'classes' of two samples by one seed differ"),
+        (
+            Column(LINES),
+            "number",
+            r"of 3 tasks and of 7, the first 3 should be the same, but 'slope' and 'descriptors' differ: draw all "
+            r"random numbers of a task in one row, by metarl.seeding.uniform\(generator, num_tasks, how_many\), or "
+            r"each task's from a generator of its own, by metarl.seeding.spawn\(generator, num_tasks\)",
+        ),
+        (
+            Interleaved(LINES),
+            "number",
+            "the first 3 should be the same, but their support data differ: draw all random",
+        ),
         (Broken(LINES, sample=one_descriptor), "descriptors", "tasks of different parameters all have the same"),
         (
             Broken(spec=Spec((4,), 3, "classification")),
@@ -249,6 +301,12 @@ def test_a_family_without_test_tasks_is_told_of() -> None:
     assert outcomes["tasks"].verdict == "note"
     assert outcomes["tasks"].told[1].startswith("there are no test tasks: ")
     assert outcomes["splits"].verdict == "skipped"
+
+
+def test_a_family_of_few_tasks_cannot_be_asked_for_more() -> None:
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Limited(LINES))}
+    assert outcomes["number"].verdict == "skipped"
+    assert outcomes["number"].told == ("there are no 7 train tasks: there are 5 tasks",)
 
 
 def test_tasks_that_all_draw_the_same_are_noted() -> None:

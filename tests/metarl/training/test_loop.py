@@ -31,7 +31,7 @@ from metarl.fewshot import NWayKShot, Regression
 from metarl.networks.options import Network
 from metarl.outer import adapted
 from metarl.outer.gradient import Adam
-from metarl.runs import logger
+from metarl.runs import logger, writers
 from metarl.seeding import stream
 from metarl.speed import each_group, resolve_device
 from metarl.testing.batches import tensors
@@ -219,7 +219,7 @@ def _killed_at(patch: pytest.MonkeyPatch, place: int, run: Run) -> bool:
 
         return write
 
-    for target, name in ((os, "fsync"), (Path, "replace"), (logger.ProgressCSV, "write")):
+    for target, name in ((os, "fsync"), (Path, "replace"), (writers.ProgressCSV, "write")):
         patch.setattr(target, name, counted(getattr(target, name)))
     try:
         run.train(run.first())
@@ -514,7 +514,7 @@ def test_a_learner_of_examples_without_metrics_trains(tmp_path: Path) -> None:
     class Silent:
         def build(self, spec: Spec) -> Learner:
             learner = MAML(network=Network(hidden=(4,))).build(spec)
-            return learner._replace(meta_loss=lambda *given: (learner.meta_loss(*given)[0].mean(), {}))
+            return learner._replace(meta_loss=lambda *given: (learner.meta_loss(*given)[0], {}))
 
     lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
     run = Run(Silent(), lines, Adam(), Settings(iterations=5, meta_batch_size=2, device="cpu"), tmp_path)
@@ -708,7 +708,7 @@ class TestFailures:
     ) -> None:
         run = start(tmp_path, 5)
         with monkeypatch.context() as patch:
-            when(patch, logger.csv.DictWriter, "writerow", 4, full)
+            when(patch, writers.csv.DictWriter, "writerow", 4, full)
             with pytest.raises(OSError, match=f"could not write {tmp_path}/progress.csv: No space left"):
                 run.train(run.first())
         training.resume(tmp_path)
