@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import evaluation, runs, sb3, training
+from metarl import evaluation, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
 from metarl.files import write_bytes
@@ -57,6 +57,8 @@ def prepare(arguments: list[str]) -> Execute:
     family = training.source("tasks", tasks_name).target
     kind = _options(sb3.BASELINES[name], family)
     chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
+    tasks = plugins.absolute_paths(plugins.checked_options(chosen.tasks))
+    chosen = dataclasses.replace(chosen, tasks=tasks)
     out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     out = out.absolute()  # families may change the working folder
     model = _model(chosen)

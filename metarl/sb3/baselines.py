@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from metarl import plugins
 from metarl.control import ControlFamily, ControlTasks
 from metarl.networks import ACTIVATIONS, Activation
 from metarl.runs import logger
@@ -90,6 +91,8 @@ class SACBaseline:
 
 
 def _check(options: PPOBaseline | SACBaseline) -> None:
+    for name, value in plugins.checked_fields(options).items():
+        object.__setattr__(options, name, value)  # NumPy's numbers, as Python's
     if options.activation not in get_args(Activation):
         raise ValueError(f"activation={options.activation!r}: expected one of {', '.join(get_args(Activation))}")
     if not options.learning_rate > 0:

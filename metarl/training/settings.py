@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
+from metarl import plugins
 from metarl.spec import Spec
 from metarl.speed import Device
 
@@ -42,6 +43,8 @@ class Settings:
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
     def __post_init__(self) -> None:
+        for name, value in plugins.checked_fields(self).items():
+            object.__setattr__(self, name, value)  # NumPy's numbers, as Python's
         if self.device not in get_args(Device):
             raise ValueError(
                 f"device={self.device!r}: expected one of {', '.join(get_args(Device))}; one GPU of several is chosen "

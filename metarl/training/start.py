@@ -96,9 +96,11 @@ def start(
 ) -> Run:
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     folder = None if out is None else expanded(out).absolute()  # families may change the working folder
+    algorithm, family = _settled(algorithm), _settled(family)
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
+    update = _settled(update)
     _check_wandb(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     _check_splits(family.target, run.settings)
@@ -117,6 +119,11 @@ def start(
             record["start_from"] = sorted(start_from)
         run.claim = runs.create(folder, record, overwrite, first)
     return run
+
+
+def _settled(source: Source) -> Source:
+    """Return what was asked for with options that mean the same elsewhere. Raises ValueError for one of a wrong type."""
+    return source._replace(target=plugins.absolute_paths(plugins.checked_options(source.target)))
 
 
 def _check_splits(family: Family, settings: Settings) -> None:
@@ -162,7 +169,7 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
     algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
     try:
         settings = Settings(**config["settings"])
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
 
@@ -208,5 +215,5 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
             "ask for more with --iterations"
         )
     if iterations is not None:
-        runs.write_record(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
+        runs.write_record(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}})
     return run, progress
