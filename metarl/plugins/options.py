@@ -109,7 +109,7 @@ def _checked(hint: Any, value: Any, prefix: str, default: Any) -> Any:
 def _is_default(value: Any, default: Any) -> bool:
     if type(value) is not type(default) or not isinstance(value, int | float | str):
         return value is default
-    return bool(value == default or (value != value and default != default))  # noqa: PLR0124  # nan is nan
+    return value == default or (value != value and default != default)  # nan is not equal to itself
 
 
 def _simple(hint: Any, value: Any) -> Any:
@@ -152,7 +152,9 @@ def _tuple(parts: tuple[Any, ...], value: Any, prefix: str) -> Any:
     if len(hints) != len(value):
         raise _Misfit(f"a tuple of {len(hints)}")
     try:
-        plain = tuple(_checked(hint, part, prefix, dataclasses.MISSING) for hint, part in zip(hints, value, strict=True))
+        plain = tuple(
+            _checked(hint, part, prefix, dataclasses.MISSING) for hint, part in zip(hints, value, strict=True)
+        )
     except _Misfit as misfit:
         raise _Misfit(f"a tuple, each of it {misfit}") from None
     if isinstance(value, list) or any(one is not other for one, other in zip(plain, value, strict=True)):

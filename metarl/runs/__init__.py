@@ -16,7 +16,7 @@ from metarl.runs.checkpoints import (
     save_checkpoint,
 )
 from metarl.runs.errors import RunError
-from metarl.runs.folder import create, read_config, read_evaluation, versions
+from metarl.runs.folder import create, read_config, read_evaluation, versions, write_evaluation
 from metarl.runs.layout import (
     BEST,
     BEST_EVALUATION,
@@ -69,5 +69,6 @@ __all__ = [
     "told",
     "unfinished",
     "versions",
+    "write_evaluation",
     "write_record",
 ]

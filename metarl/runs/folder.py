@@ -6,16 +6,18 @@ that a crash or a full disk leaves the last good one as it was.
 
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metarl.files import write_bytes
 from metarl.runs import replacing
 from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.errors import RunError
-from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, RECORDED_PACKAGES
+from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, PAST, RECORDED_PACKAGES
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.records import read_record, write_record
 
@@ -119,6 +121,25 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "metrics" not in contents:
         raise RunError(f"{path} is not an evaluation: it holds no metrics")
     return contents
+
+
+def write_evaluation(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """Write a run's evaluation. Keep the one before it under a number, unless it is the same; return where."""
+    path, kept = folder / EVALUATION, None
+    if path.exists() and not _holds(path, record):
+        number = 1
+        while os.path.lexists(kept := folder / PAST.format(number)):
+            number += 1
+        write_bytes(kept, path.read_bytes())
+    write_record(path, record)
+    return kept
+
+
+def _holds(path: Path, record: Mapping[str, Any]) -> bool:
+    try:
+        return bool(read_record(path) == json.loads(json.dumps(record)))
+    except RunError:
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,8 @@ FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
+PAST = "evaluation-{}.json"
+"""Evaluations before the last one, by number."""
 PREVIOUS = "previous.pt"
 """The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
@@ -23,7 +25,7 @@ RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "st
 """Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
 
 _NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
-_NUMBERED = re.compile(r"checkpoint-\d+\.pt")
+_NUMBERED = re.compile(r"checkpoint-\d+\.pt|evaluation-\d+\.json")
 
 
 def written(folder: Path, baseline: bool) -> list[Path]:

@@ -12,7 +12,7 @@ from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.files import expanded
 from metarl.seeding import stream
 from metarl.speed import Device, resolve_device
-from metarl.training import Settings, recorded
+from metarl.training import Settings, check_data, recorded
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
 
@@ -55,6 +55,7 @@ def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: D
     """
     folder = expanded(folder)
     algorithm, family, _, settings = recorded(folder, device)
+    check_data(runs.read_config(folder), family, folder)
     return opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
 
 

@@ -11,6 +11,7 @@ from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.runs import logger
 from metarl.speed import Device
+from metarl.training.data import check_data, recorded_data
 from metarl.training.loop import Run
 from metarl.training.progress import Callback, Progress, Result
 from metarl.training.settings import Settings, default_settings
@@ -112,6 +113,7 @@ def start(
             "tasks": runs.describe(*family),
             "outer": runs.describe(*update),
             "settings": asdict(run.settings),
+            **recorded_data(family.target),
         }
         if recipe is not None:
             record["recipe"] = recipe
@@ -122,7 +124,7 @@ def start(
 
 
 def _settled(source: Source) -> Source:
-    """Return what was asked for with options that mean the same elsewhere. Raises ValueError for one of a wrong type."""
+    """Return what was asked for with options that mean the same elsewhere. Raises ValueError for a wrong type."""
     return source._replace(target=plugins.absolute_paths(plugins.checked_options(source.target)))
 
 
@@ -176,7 +178,9 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
 
 def load(folder: Path, device: Device | None = None) -> Run:
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    return Run(*recorded(folder, device), folder)
+    parts = recorded(folder, device)
+    check_data(runs.read_config(folder), parts.family, folder)
+    return Run(*parts, folder)
 
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
@@ -215,5 +219,7 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
             "ask for more with --iterations"
         )
     if iterations is not None:
-        runs.write_record(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}})
+        runs.write_record(
+            folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}}
+        )
     return run, progress

@@ -18,6 +18,8 @@ from metarl.sb3.baselines import PPOBaseline
 from metarl.training.callbacks import Evaluate, KeepCheckpoints, StopAtScore
 from metarl.training.settings import Settings
 
+SAMPLING = Sampling()
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -35,7 +37,7 @@ class Options:
     pair: tuple[float, float] = (0.0, 1.0)
     folder: Path | None = None
     anything: Any = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = SAMPLING
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from enum import Enum, Flag, IntEnum
+from enum import Enum, Flag, IntEnum, StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class Kind(IntEnum):
     FAR = 2
 
 
-class Word(str, Enum):
+class Word(StrEnum):
     YES = "no"
     NO = "yes"
 
@@ -44,6 +44,9 @@ class Range(NamedTuple):
     low: float = 0.0
     high: float = 1.0
     kind: Kind = Kind.NEAR
+
+
+RANGE = Range()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Typed:
     listed: list[Layer] = dataclasses.field(default_factory=list)
     named: dict[str, Layer] = dataclasses.field(default_factory=dict)
     several: Layer | Block | None = None
-    span: Range = Range()
+    span: Range = RANGE
     kinds: frozenset[Kind] = frozenset()
     rate: float = math.nan
     limit: float = math.inf
@@ -136,7 +139,7 @@ def test_a_class_of_the_running_script_is_refused_before_anything_is_trained(tmp
         """Defined where no other process finds it."""
 
     Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
-    with pytest.raises(ValueError, match="^Mine is defined in the script or notebook that is running.*without a run"):
+    with pytest.raises(ValueError, match=r"^Mine is defined in the script or notebook that is running.*without a run"):
         train(Mine(), "sinusoid", settings=Settings(iterations=1, meta_batch_size=2), out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     settings = Settings(iterations=1, meta_batch_size=2, device="cpu")
@@ -147,8 +150,12 @@ def test_a_table_is_refused_in_one_short_line_with_the_name_that_it_has(monkeypa
     module: Any = ModuleType("my_tables")
     monkeypatch.setitem(sys.modules, "my_tables", module)
     table = NWayKShot(torch.randn(40, 3), torch.arange(40) % 10, ways=2)
-    expected = "^NWayKShot cannot be recorded in a run folder: its option inputs holds a Tensor, which is not plain data; "
-    with pytest.raises(ValueError, match=f"{expected}bind it to a name in an importable module, and pass 'module:name'"):
+    expected = (
+        "^NWayKShot cannot be recorded in a run folder: its option inputs holds a Tensor, which is not plain data; "
+    )
+    with pytest.raises(
+        ValueError, match=f"{expected}bind it to a name in an importable module, and pass 'module:name'"
+    ):
         runs.describe(table)
     module.table = table
     with pytest.raises(ValueError, match=f"{expected}pass 'my_tables:table' instead of the object$") as caught:
