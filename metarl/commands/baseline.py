@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import evaluation, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
-from metarl.files import write_bytes
+from metarl.files import typed, write_bytes
 from metarl.pictures import plotting
 from metarl.seeding import stream
 
@@ -126,4 +126,4 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     runs.write_record(out / runs.EVALUATION, record)
     print(evaluation.table(metrics))
     print(f"wrote {plotting.adaptation_curve({out.resolve().name: record}, out / 'adaptation.png')}")
-    print(f"done: {out}. Next: metarl plot {out} OTHER_RUN")
+    print(f"done: {out}. Next: metarl plot {typed(out)} OTHER_RUN")

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import parse
+from metarl.files import typed
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
@@ -132,11 +133,11 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 def finish(result: Result, out: Path, quiet: bool) -> int:
     """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
-        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
+        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")
         return INTERRUPTED
     refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
     if refused:
         print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")
     if not quiet:
-        print(f"done: {out}. Next: metarl evaluate {out}")
+        print(f"done: {out}. Next: metarl evaluate {typed(out)}")
     return DONE

@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from metarl.files import write_bytes
+from metarl.files import typed, write_bytes
 from metarl.runs import replacing
 from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.errors import RunError
 from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, PAST, RECORDED_PACKAGES
-from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
+from metarl.runs.lock import EVALUATION_LOCK, Claim, check_text, claim
 from metarl.runs.records import read_record, write_record
 
 
@@ -36,6 +36,7 @@ def create(
     """
     record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
     replacing.check_free(folder)
+    check_text(folder.absolute())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,8 +92,8 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
         ) from error
     if not overwrite:
         raise RunError(
-            f"{folder} already holds a run; choose another folder with --out, go on with it by "
-            f"'metarl resume {folder}', or replace it with --overwrite"
+            f"{folder} already holds a run; choose another folder with --out, go on with it (metarl "
+            f"resume {typed(folder)}), or replace it with --overwrite"
         )
 
 
