@@ -118,8 +118,8 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     """Score the model on the tasks that ``metarl evaluate`` takes, and write it as that does."""
     settings = chosen.settings
     tasks = chosen.tasks.sample(settings.tasks, SPLIT, stream(settings.seed, f"tasks/{SPLIT}"))
-    scores = sb3.returns(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
-    metrics = {"return/step_0": evaluation.summary(scores)}
+    scores = sb3.scores(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
+    metrics = {f"{name}/step_0": evaluation.summary(values) for name, values in scores.items()}
     asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
     kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}
     record = {"metrics": metrics, **asked, **kept}

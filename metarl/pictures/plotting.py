@@ -41,7 +41,8 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
     names = _scores(keys)
     figure, panels = _panels(names, "meta-iteration")
     window = max(1, max(map(len, runs.values())) // SMOOTHING)
-    last = max(step for name in names for step in _steps(name, keys))
+    steps = sorted({step for name in names for step in _steps(name, keys)})
+    last = steps[-1]
     for name, axes in zip(names, panels, strict=True):
         for index, rows in enumerate(runs.values()):
             for step in _steps(name, keys):
@@ -50,7 +51,7 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
     if window > 1:
         figure.suptitle(f"mean over {window} iterations; faint: every iteration", fontsize="small", color="0.35")
     lines = [(label, {"color": COLOURS[index % len(COLOURS)]} | _marks(index)) for index, label in enumerate(runs)]
-    lines += [(after(step), _line(0, step, last) | {"color": "0.3"}) for step in range(last + 1)]
+    lines += [(after(step), _line(0, step, last) | {"color": "0.3"}) for step in steps]
     _legend(figure, [(label, Line2D([], [], **line)) for label, line in lines])
     return _save(figure, path)
 

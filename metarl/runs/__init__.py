@@ -16,7 +16,7 @@ from metarl.runs.checkpoints import (
     save_checkpoint,
 )
 from metarl.runs.errors import RunError
-from metarl.runs.folder import create, read_config, read_evaluation, versions, write_evaluation
+from metarl.runs.folder import create, read_config, read_curve, read_evaluation, versions, write_evaluation
 from metarl.runs.layout import (
     BEST,
     BEST_EVALUATION,
@@ -62,6 +62,7 @@ __all__ = [
     "logger",
     "put_back",
     "read_config",
+    "read_curve",
     "read_evaluation",
     "rebuild",
     "save_checkpoint",

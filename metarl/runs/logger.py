@@ -9,7 +9,7 @@ import io
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from metarl.files import write_bytes
 from metarl.runs import layout as files
+from metarl.runs.errors import RunError
 from metarl.runs.folder import read_config
 
 TABLE_EVERY = 10
@@ -56,7 +57,7 @@ class ProgressCSV(KVWriter):
 class ContinuedTensorBoard(TensorBoardOutputFormat):
     """Hides the events of steps from ``purge_step`` on that an interrupted run left behind.
 
-    The first row says which scores are the metrics of these hyper-parameters.
+    The first row that has scores says which are the metrics of these hyper-parameters.
     """
 
     def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
@@ -66,8 +67,8 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write the scalars of one row."""
-        if self._hyperparameters:
-            metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+        metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+        if self._hyperparameters and metrics:  # a baseline has no score before its first episode ends
             super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
             self._hyperparameters = {}
         super().write(key_values, key_excluded, step)
@@ -214,9 +215,35 @@ def _order(name: str) -> tuple[str, int]:
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:
-    """Rows of a progress.csv; a last line that was cut short is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    """Rows of a progress.csv; a last line that was cut short is left out. Raises RunError for what is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+        rows = list(reader)
+        _check_rows(reader.fieldnames or (), rows)
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read; it may be damaged: {error}") from error
+    return rows
+
+
+def _check_rows(columns: Sequence[str], rows: list[dict[str, str]]) -> None:
+    """Raise ValueError for columns without a name or of the same one, and for cells that are no numbers."""
+    if columns and ("" in columns or len(set(columns)) < len(columns) or "iteration" not in columns):
+        raise ValueError("its first line does not name the columns, one of them iteration")
+    for number, row in enumerate(rows, start=2):
+        if None in row or not row["iteration"].isdecimal():
+            raise ValueError(f"line {number} is no row of an iteration")
+        for name, cell in row.items():
+            if cell and not _is_number(cell):
+                raise ValueError(f"{name} in line {number} is {cell[:40]!r}: expected a number")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:

@@ -4,7 +4,6 @@ A callback depends only on its argument and on its own files in the run folder. 
 same callbacks continues as if it had never stopped.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class Evaluate:
 def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
     """Append the scores to the curve, and save the parameters if they are the best so far."""
     path = folder / runs.CURVE
-    curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    curve = runs.read_curve(folder)
     # A resumed run repeats the iterations after its last checkpoint: drop their old points.
     curve = [point for point in curve if point["iteration"] < progress.iteration]
     if not math.isnan(score) and not any(point["score"] >= score for point in curve):

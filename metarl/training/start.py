@@ -204,6 +204,8 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
     config = runs.read_config(folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
+    logger.read_progress(folder / runs.PROGRESS)  # raises RunError where training could not go on with it
+    runs.read_curve(folder)
     path = folder / runs.CHECKPOINT
     began = path.exists() or (folder / runs.PREVIOUS).exists()
     if not began and "start_from" in config:

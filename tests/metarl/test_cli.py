@@ -662,7 +662,7 @@ class TestPlot:
         other = Path(shutil.copytree(run, tmp_path / "other"))
         (other / "progress.csv").unlink()
         told = printed(capsys, "plot", other, run)
-        assert told.splitlines()[0] == "without an iteration, so not in learning.png: other"
+        assert told.splitlines()[0] == "without a score so far, so not in learning.png: other"
         assert f"wrote {other}/learning.png" in told
 
     def test_evaluations_that_training_went_beyond_tell_their_iteration(
@@ -696,8 +696,9 @@ class TestPlot:
     def test_runs_that_hold_nothing_to_draw_are_refused(self, run: Path, capsys: Captured) -> None:
         (run / "evaluation.json").write_text("{")
         assert "evaluation.json cannot be read" in refused(capsys, "plot", run)
+        (run / "evaluation.json").unlink()
         (run / "progress.csv").write_text("iteration,return/step_0\n1")
-        assert f"nothing to draw yet: progress.csv holds no iteration in {run}" in refused(capsys, "plot", run, run)
+        assert f"nothing to draw yet: progress.csv holds no score in {run}" in refused(capsys, "plot", run, run)
 
 
 def test_exit_codes_are_those_of_the_contract() -> None:
