@@ -32,6 +32,10 @@ COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+STOPPED_BY = 128
+"""Plus the number of the signal that stopped training: 130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
+
+_EXITED = "a plugin has ended the program instead of raising an error: sys.exit"
 
 Execute = Callable[[], int]
 """A valid request, ready to run. Returns the exit code."""
@@ -41,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0: done. 2: the request was invalid; one line on standard error says why. 1: it failed while running, with a
-    traceback; the last checkpoint is intact. 130: stopped by Ctrl-C.
+    traceback; the last checkpoint is intact. 130: stopped by Ctrl-C; 128 + number: by another signal.
     """
     if arguments is None:
         _make_usual_process()
@@ -83,9 +87,14 @@ def _run(arguments: list[str]) -> int:
     except (ValueError, plugins.PluginError) as error:
         print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
-    except SystemExit as stop:  # --help was printed
+    except SystemExit as stop:
+        if {"-h", "--help"}.isdisjoint(arguments):
+            raise RuntimeError(f"{_EXITED}({stop.code})") from stop
         return int(stop.code or DONE)
-    return execute()
+    try:
+        return execute()
+    except SystemExit as stop:
+        raise RuntimeError(f"{_EXITED}({stop.code})") from stop
 
 
 def _warn_of_namesakes() -> None:

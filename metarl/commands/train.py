@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import plugins, runs, sb3, training
-from metarl.cli import DONE, INTERRUPTED, Execute
+from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
 from metarl.commands.parsing import parse
 from metarl.files import typed
 from metarl.outer import default_outer
@@ -134,7 +134,7 @@ def finish(result: Result, out: Path, quiet: bool) -> int:
     """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")
-        return INTERRUPTED
+        return INTERRUPTED if result.signal is None else STOPPED_BY + result.signal
     refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
     if refused:
         print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.control import ControlTasks
 from metarl.seeding import stream
-from metarl.speed import float32, send
+from metarl.speed import float32, send, usual_modes
 from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
@@ -50,6 +50,7 @@ def sample_tasks(family: Family, number: int, split: Split = "test", seed: int =
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
+@usual_modes()
 def evaluate(
     learner: Learner,
     params: Params,
@@ -103,6 +104,7 @@ class Adapted(NamedTuple):
     rollout: Batch
 
 
+@usual_modes()
 def adapt(
     learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[Adapted]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
+from metarl.speed import usual_modes
 from metarl.training.progress import Callback, Result
 from metarl.training.settings import Settings, default_settings
 from metarl.training.start import Source, source, start
@@ -27,6 +28,7 @@ class Experiment(NamedTuple):
     recipe: str | None = None
     """Name of the recipe, if any."""
 
+    @usual_modes()
     def train(
         self,
         out: Path | str | None = None,

@@ -10,7 +10,7 @@ from metarl import plugins, runs
 from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.runs import logger
-from metarl.speed import Device
+from metarl.speed import Device, usual_modes
 from metarl.training.data import check_data, recorded_data
 from metarl.training.loop import Run
 from metarl.training.progress import Callback, Progress, Result
@@ -18,6 +18,7 @@ from metarl.training.settings import Settings, default_settings
 from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
 
 
+@usual_modes()
 def train(
     algorithm: Algorithm | str,
     family: Family | str,
@@ -45,6 +46,7 @@ def train(
     return run.train(run.first(), quiet, callbacks)
 
 
+@usual_modes()
 def resume(
     folder: Path | str,
     iterations: int | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl.cli import main
+from metarl_envs.navigation import PointNavigation
 
 TINY = [
     "train", "maml", "point-navigation", "--iterations", "1", "--meta-batch-size", "2", "--device", "cpu",
@@ -63,3 +64,17 @@ def test_what_is_to_be_typed_next_can_be_typed(tmp_path: Path, capsys: pytest.Ca
     assert f"Next: metarl evaluate '{out}'\n" in capsys.readouterr().out
     assert main([*TINY, "--out", str(out)]) == 2
     assert f"go on with it (metarl resume '{out}')" in capsys.readouterr().err
+
+
+def test_a_plugin_that_ends_the_program_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*arguments: object) -> None:
+        sys.exit(0)
+
+    for name in ("spec", "environment"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PointNavigation, name, property(leave) if name == "spec" else leave)
+            assert main([*TINY, "--quiet", "--out", str(tmp_path / name)]) == 1
+            assert "a plugin has ended the program instead of raising an error: sys.exit(0)" in capsys.readouterr().err
+    assert main(["train", "--help"]) == 0
