@@ -13,7 +13,7 @@ from metarl.files import typed
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
-from metarl.types import PrefersOuter
+from metarl.types import PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
@@ -31,7 +31,8 @@ tasks and the outer update."""
 def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
     if arguments in (["-h"], ["--help"]):
-        parse(_joined(_common(Settings())), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
+        control = training.default_settings(Spec((1,), 1, "continuous"))
+        parse(_joined(_common(control)), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise ValueError(
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"

@@ -43,7 +43,7 @@ class Run:
         settings: Settings,
         folder: Path | None = None,
     ) -> None:
-        self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
+        self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings.filled(family.spec)
         self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
         self.claim: runs.Claim | None = None
@@ -52,7 +52,7 @@ class Run:
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         check_discount(family, algorithm, self.learner)
         with float32(self.device):
-            _check_outer(outer, self.learner, settings.meta_batch_size)
+            _check_outer(outer, self.learner, self.settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None

@@ -120,7 +120,7 @@ def test_numbers_of_numpy_are_recorded_as_pythons(tmp_path: Path) -> None:
     config = runs.read_config(tmp_path)
     assert config["outer"]["options"]["learning_rate"] == 0.5
     assert (config["settings"]["iterations"], config["settings"]["seed"]) == (1, 3)
-    assert training.recorded(tmp_path).settings == settings
+    assert training.recorded(tmp_path).settings == settings.filled(FAMILY.spec)
 
 
 class Killed(BaseException):

@@ -35,7 +35,7 @@ def test_a_recipe_is_what_its_file_says() -> None:
     made = recipe("maml", "half-cheetah-direction")
     assert made.algorithm == MAML(learn_step_sizes=True, network=Network(hidden=(64, 64), activation="tanh"))
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=400, meta_batch_size=20)
+    assert made.settings == Settings(iterations=400, meta_batch_size=20).filled(made.family.spec)
     family: Any = made.family
     assert (family.sampling.horizon, family.sampling.gae_lambda, family.robot.action_scale) == (100, 0.95, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
@@ -45,7 +45,7 @@ def test_without_a_recipe_there_are_defaults() -> None:
     for made in (recipe("maml", "point-navigation", "none"), recipe("reptile", "point-navigation")):
         assert made.recipe is None
         assert made.family == PointNavigation()
-        assert made.settings == Settings()
+        assert made.settings == Settings().filled(made.family.spec)
     assert recipe("maml", "point-navigation", outer="adam").outer == Adam()
     assert recipe("maml", "point-navigation", outer="adam").algorithm == recipe("maml", "point-navigation").algorithm
 
