@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import evaluation, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
-from metarl.commands.parsing import parse
+from metarl.commands.parsing import made_with, parse
 from metarl.files import typed, write_bytes
 from metarl.pictures import plotting
 from metarl.seeding import stream
@@ -54,7 +54,8 @@ def prepare(arguments: list[str]) -> Execute:
             f"baseline needs {' or '.join(sb3.BASELINES)}, and tasks, e.g. 'metarl baseline ppo point-navigation'"
         )
     name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    family = training.source("tasks", tasks_name).target
+    make = made_with("tasks", options, f"baseline {name} {tasks_name}")
+    family = training.source("tasks", tasks_name, make).target
     kind = _options(sb3.BASELINES[name], family)
     chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
     tasks = plugins.absolute_paths(plugins.checked_options(chosen.tasks))

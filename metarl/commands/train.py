@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
-from metarl.commands.parsing import parse
+from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
@@ -21,6 +21,9 @@ RECIPE = (
     "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
     "none: use no recipe."
 )
+
+REQUIRED: dict[plugins.Group, str] = {"algorithms": "algorithm", "tasks": "tasks"}
+"""Where options that have no default stand on the command line."""
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks. 'metarl list' shows both.
 
@@ -39,7 +42,9 @@ def prepare(arguments: list[str]) -> Execute:
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     named = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
-    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"])
+    command = f"train {algorithm_name} {tasks_name}"
+    make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
+    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make)
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)

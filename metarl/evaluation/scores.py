@@ -46,7 +46,12 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks."""
+    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks.
+
+    Raises ValueError for an unknown split.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r}: expected one of {', '.join(get_args(Split))}")
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 

@@ -28,8 +28,10 @@ def check_data(config: Mapping[str, Any], family: Family, folder: Path) -> None:
     """Raise RunError where a family now holds other data than the run in a folder was trained on."""
     if DATA in config and isinstance(family, Fingerprinted) and family.fingerprint() != config[DATA]:
         root = getattr(family, "root", None)
-        where = f" in {root}" if root is not None else ""
+        told = f"{folder} was trained on other data than there are now"
+        if root is None:
+            raise runs.RunError(f"{told}: does the family hold the same numbers in every process? Put those back")
         raise runs.RunError(
-            f"{folder} was trained on other data than there are now{where}: put those back, or train anew; to score "
-            "the run on other data, name their folder: metarl evaluate --tasks.root FOLDER"
+            f"{told} in {root}: put those back, or train anew; to score the run on other data, name their folder: "
+            "metarl evaluate --tasks.root FOLDER"
         )

@@ -100,7 +100,7 @@ class Watch:
                 f"the loss is {max(losses.values()):.2g} in iteration {number}: targets seem to be far from 1; scale "
                 "inputs and targets, to a mean of 0 and a standard deviation of 1, say"
             )
-        elif bad := [name for name, value in losses.items() if not abs(value) < HUGE]:
+        elif bad := [name for name, value in losses.items() if abs(value) > HUGE]:  # nan is refused
             self._warn(
                 f"{bad[0]} is {row[bad[0]]:.2g} in iteration {number}: training diverges; try a smaller step size"
             )

@@ -1,7 +1,7 @@
 """Starting a run and going on with one."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,13 +73,16 @@ class Source(NamedTuple):
     reference: str | None = None
 
 
-def source(group: plugins.Group, target: Any) -> Source:
-    """Return an object as it is, or load a name with its default options. Raises PluginError."""
+Make = Callable[[type], Any]
+
+
+def source(group: plugins.Group, target: Any, make: Make = lambda kind: kind()) -> Source:
+    """Return an object as it is, or load a name, of which ``make`` makes an object. Raises PluginError."""
     if not isinstance(target, str):
         return Source(target)
     loaded = plugins.load(group, target)
     try:
-        return Source(loaded() if isinstance(loaded, type) else loaded, target)
+        return Source(make(loaded) if isinstance(loaded, type) else loaded, target)
     except TypeError as error:
         raise plugins.PluginError(
             f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "

@@ -109,7 +109,9 @@ def test_a_table_of_a_module_that_has_changed_is_refused(tmp_path: Path, module:
     changed = inputs.clone()
     changed[3, 1] += 1
     module.table = NWayKShot(changed, torch.arange(40) % 10, ways=2)
-    with pytest.raises(runs.RunError, match="was trained on other data than there are now: put those back"):
+    with pytest.raises(
+        runs.RunError, match="was trained on other data than there are now: does the family hold the same"
+    ):
         open_run(tmp_path / "run", device="cpu")
 
 
