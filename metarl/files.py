@@ -7,7 +7,9 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def typed(path: Path) -> str:
+    """Return a path as it is typed in a shell, in a command that users are told."""
+    words = f"./{path}" if str(path).startswith("-") else str(path)
+    return subprocess.list2cmdline([words]) if os.name == "nt" else shlex.quote(words)
 
 
 def check_place(path: Path) -> None:

@@ -11,7 +11,6 @@ import io
 import keyword
 import os
 import re
-import shlex
 import shutil
 import sys
 import tokenize
@@ -22,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from metarl import plugins
 from metarl.cli import DONE, Execute
-from metarl.files import check_folder, expanded
+from metarl.files import check_folder, expanded, typed
 
 KINDS = {
     "control": "an environment of your own, as functions of torch tensors",
@@ -66,7 +65,7 @@ def prepare(arguments: list[str]) -> Execute:
     def execute() -> int:
         write(folder, files)
         print(f"wrote {folder}: {', '.join(sorted(files))}")
-        print(f"pip install -e {shlex.quote(str(folder))}")
+        print(f"pip install -e {typed(folder)}")
         print(f"metarl check {chosen.name}")
         print(f"metarl train {TRAINED[chosen.what].format(chosen.name)}")
         return DONE

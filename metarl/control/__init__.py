@@ -22,6 +22,7 @@ from metarl.control.protocols import (
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
 from metarl.control.sampling import Sampling
+from metarl.control.success import SuccessWatch
 from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "SelfChecking",
     "Single",
     "Snapshots",
+    "SuccessWatch",
     "TorchLanes",
     "can_be_compiled",
     "check_environment",

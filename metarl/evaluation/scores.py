@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import learned
 from metarl.seeding import stream
-from metarl.speed import float32, send
+from metarl.speed import float32, send, usual_modes
 from metarl.types import (
     Batch,
     Examples,
@@ -62,10 +62,16 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks of an evaluation. Task k depends on the family, the split and the seed alone."""
+    """Sample the tasks of an evaluation. Task k depends on the family, the split and the seed alone.
+
+    Raises ValueError for an unknown split.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r}: expected one of {', '.join(get_args(Split))}")
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
+@usual_modes()
 def evaluate(
     learner: Learner,
     params: Params,
@@ -119,6 +125,7 @@ class Adapted(NamedTuple):
     rollout: Rollout
 
 
+@usual_modes()
 def adapt(
     learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[Adapted]:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
-from metarl.fewshot.numbers import check_numbers, image_scale, numbers
+from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numbers
 from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Batch, Examples, Role, Spec, Split
@@ -102,6 +102,10 @@ class NWayKShot:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the items and their labels: a run is not used on other data than it was trained on."""
+        return fingerprint(self.inputs, self.labels)
 
     def _sizes(self, split: Split) -> tuple[int, int]:
         return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)

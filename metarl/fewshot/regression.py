@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from metarl.fewshot.classification import check_counts, check_items, episode_items, gather
 from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
-from metarl.fewshot.numbers import numbers
+from metarl.fewshot.numbers import fingerprint, numbers
 from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Examples, Role, Spec, Split
@@ -200,6 +200,10 @@ class TableRegression:
         """Raise ValueError for a split that has groups, but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the rows and their groups: a run is not used on other data than it was trained on."""
+        return fingerprint(self.inputs, self.targets, self.groups)
 
     def _sizes(self, split: Split) -> tuple[int, int]:
         return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)

@@ -7,10 +7,12 @@ are ``metarl.algorithms``, ``metarl.tasks`` and ``metarl.outers``. Standard libr
 import difflib
 import importlib
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 from metarl.plugins.sources import summary
@@ -142,10 +144,42 @@ def _installed(group: Group) -> list[Plugin]:
         raise ValueError(f"unknown plugin group {group!r}: expected {' or '.join(map(repr, _KIND))}")
     plugins = set()
     # If sys.path has several copies of a distribution, entry_points() keeps the one that would be imported.
-    for package, entries in groupby(metadata.entry_points(group=f"metarl.{group}"), key=lambda entry: entry.dist):
-        title = (package.name, package.version) if package else ("an unknown package", "")
+    for package, entries in groupby(_entries(f"metarl.{group}"), key=lambda entry: entry.dist):
+        title = _title(package)
         plugins |= {Plugin(entry.name, group, re.sub(r"\s|\[.*", "", entry.value), *title) for entry in entries}
     return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package, plugin.value))
+
+
+def _entries(group: str) -> list[metadata.EntryPoint]:
+    """Return the entry points of a group. Damaged installations are left out with a warning."""
+    try:
+        return list(metadata.entry_points(group=group))
+    except (OSError, TypeError, ValueError):
+        pass  # one of them spoils all: look at each by itself
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for package in metadata.distributions():
+        folder = _folder(package)
+        try:
+            found.setdefault(folder.partition("-")[0].lower(), list(package.entry_points.select(group=group)))
+        except (OSError, TypeError, ValueError) as error:
+            warnings.warn(f"{folder} is damaged, and its plugins are left out: {error}", stacklevel=2)
+    return [entry for entries in found.values() for entry in entries]
+
+
+def _folder(package: metadata.Distribution) -> str:
+    path = getattr(package, "_path", None)
+    return path.name if isinstance(path, Path) else "an unknown package"
+
+
+def _title(package: metadata.Distribution | None) -> tuple[str, str]:
+    """Return the name and the version of a distribution, as far as its metadata can be read."""
+    try:
+        name, version = (package.metadata["Name"], package.metadata["Version"]) if package else (None, None)
+    except (OSError, ValueError):  # it is not text
+        name, version = None, None
+    if package is not None and name is None:
+        return f"a damaged {_folder(package)}", version or "of unknown version"
+    return name or "an unknown package", version or ""
 
 
 def _described(plugin: Plugin, namesakes: list[Plugin]) -> Plugin:

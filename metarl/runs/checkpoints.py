@@ -10,6 +10,8 @@ import hashlib
 import io
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,18 @@ from torch import Tensor
 
 from metarl.files import temporary_beside, write_bytes
 from metarl.runs import replacing
-from metarl.runs.errors import RunError
-from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS
+from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, RunError
 from metarl.types import Params
 
 _MARK = b"metarl sha256 "
 _COMMENT = len(_MARK) + 64
 _END, _END_SIZE = b"PK\x05\x06", 22
 """How the last record of a zip archive begins, and its bytes; the last two tell the length of the comment after it."""
+
+_whole: deque[tuple[int, ...]] = deque(maxlen=16)
+"""Files that this process has written, or read and found to be whole."""
+_SETTLED = 5_000_000_000
+"""Nanoseconds after which another writer of a file shows in its time, on any file system."""
 
 Checkpoint = str
 """``last``, ``best`` or ``validated``: the last parameters, those of the best training score, or those of the best
@@ -61,13 +67,17 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None =
     if keep is not None:
         _keep(path, keep)
     write_bytes(path, buffer.getbuffer())
+    now = time.time_ns()  # finer than the clock of file systems, so that no later writer leaves the same time
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(now, now))
+        _remember(path.stat())
 
 
 def _keep(path: Path, kept: Path) -> None:
     """Give a whole file a second name, in place of the older one there; a damaged one must not take its place."""
     try:
-        contents = path.read_bytes()
-        _check_hash(contents)
+        if _identity(path.stat()) not in _whole:
+            _check_hash(path.read_bytes())
     except (OSError, ValueError):
         return
     temporary = temporary_beside(kept)
@@ -75,10 +85,19 @@ def _keep(path: Path, kept: Path) -> None:
         os.link(path, temporary)
         temporary.replace(kept)
     except OSError:  # no hard links here
-        write_bytes(kept, contents)
+        write_bytes(kept, path.read_bytes())
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _identity(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
+
+
+def _remember(file: os.stat_result) -> None:
+    """Note that a file is whole: it need not be read and hashed again while nobody has written to it."""
+    _whole.append(_identity(file))
 
 
 def _check_hash(contents: bytes) -> None:
@@ -98,8 +117,11 @@ def _check_hash(contents: bytes) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises RunError where it is missing, damaged, cut short, or not one of metarl's."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            found, data = os.fstat(file.fileno()), file.read()
         _check_hash(data)
+        if found.st_mtime_ns < time.time_ns() - _SETTLED:
+            _remember(found)
         contents = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except FileNotFoundError:
         missing = (

@@ -52,7 +52,7 @@ class ProgressCSV(KVWriter):
 class ContinuedTensorBoard(TensorBoardOutputFormat):
     """Hides the events of steps from ``purge_step`` on that an interrupted run left behind.
 
-    The first row says which scores are the metrics of these hyper-parameters.
+    The first row that has scores says which are the metrics of these hyper-parameters.
     """
 
     def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
@@ -62,8 +62,8 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write the scalars of one row."""
-        if self._hyperparameters:
-            metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+        metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+        if self._hyperparameters and metrics:  # a baseline has no score before its first episode ends
             super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
             self._hyperparameters = {}
         super().write(key_values, key_excluded, step)

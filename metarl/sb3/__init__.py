@@ -5,7 +5,7 @@ Only this package and the writers of logs import Stable-Baselines3.
 
 try:
     from metarl.sb3.actors import import_actor, saved, to_ppo
-    from metarl.sb3.baselines import BASELINES, PPOBaseline, SACBaseline, returns, train
+    from metarl.sb3.baselines import BASELINES, PPOBaseline, SACBaseline, returns, scores, train
     from metarl.sb3.environments import TaskVecEnv
     from metarl.sb3.policies import MetaPolicy, policy
 except ImportError as error:
@@ -25,6 +25,7 @@ __all__ = [
     "policy",
     "returns",
     "saved",
+    "scores",
     "to_ppo",
     "train",
 ]

@@ -138,7 +138,10 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml gone:Family --out X", "there is no module 'gone'"),
         ("train maml my_tasks:PENDULUM --out X", "no attribute 'PENDULUM'; did you mean 'PENDULUMS'"),
         ("train maml my_tasks:NOTHING --out X", "has no 'sample'"),
-        ("train maml my_tasks:Needy --out X", "my_tasks:Needy cannot be made without options"),
+        (
+            "train maml my_tasks:Needy --out X",
+            "Missing from metarl train maml my_tasks:Needy: --tasks.city STR (required)",
+        ),
         (
             "train maml half-cheetah-velocity --compile --device cpu --out X",
             "the steps of this environment are no graph",
@@ -199,7 +202,10 @@ def test_a_wrong_request_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("train maml bandit --out RUN", "already holds a run; choose another folder with --out, go on with it by"),
+        (
+            "train maml bandit --out RUN",
+            "already holds a run; choose another folder with --out, go on with it (metarl resume ",
+        ),
         ("train maml bandit --out RUN/config.json", "cannot make the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
         ("resume RUN --iterations 1", "stands at iteration 2 of 1"),
@@ -660,7 +666,7 @@ class TestPlot:
         other = Path(shutil.copytree(run, tmp_path / "other"))
         (other / "progress.csv").unlink()
         told = printed(capsys, "plot", other, run)
-        assert told.splitlines()[0] == "without an iteration, so not in learning.png: other"
+        assert told.splitlines()[0] == "without a score so far, so not in learning.png: other"
         assert f"wrote {other}/learning.png" in told
 
     def test_evaluations_that_training_went_beyond_tell_their_iteration(
@@ -694,8 +700,9 @@ class TestPlot:
     def test_runs_that_hold_nothing_to_draw_are_refused(self, run: Path, capsys: Captured) -> None:
         (run / "evaluation.json").write_text("{")
         assert "evaluation.json cannot be read" in refused(capsys, "plot", run)
+        (run / "evaluation.json").unlink()
         (run / "progress.csv").write_text("iteration,return/step_0\n1")
-        assert f"nothing to draw yet: progress.csv holds no iteration in {run}" in refused(capsys, "plot", run, run)
+        assert f"nothing to draw yet: progress.csv holds no score in {run}" in refused(capsys, "plot", run, run)
 
 
 def test_exit_codes_are_those_of_the_contract() -> None:

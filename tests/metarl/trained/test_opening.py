@@ -1,5 +1,6 @@
 """A run, opened: the parameters of its checkpoints, tasks of one's own, and adapted policies."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,11 @@ def test_given_tasks_are_described_as_sampled_ones_are(name: str) -> None:
     sampled = family.sample(3, "train", torch.Generator().manual_seed(1))
     again = tasks_with(family, sampled.parameters)
     assert torch.equal(again.descriptors, sampled.descriptors)
+
+
+def test_an_opened_run_is_pickled(folder: Path) -> None:
+    opened = metarl.open_run(folder, device="cpu")
+    again = pickle.loads(pickle.dumps(opened))
+    ours, theirs = (one.adapt(one.tasks(2))[1].rollout for one in (opened, again))
+    assert torch.equal(ours.rewards, theirs.rewards)
+    assert (again.family, again.algorithm, again.iteration) == (opened.family, opened.algorithm, 3)

@@ -177,7 +177,7 @@ def test_only_every_so_many_iterations_are_logged_and_chosen_from(tmp_path: Path
 
 
 def test_labelled_examples_get_settings_of_their_own() -> None:
-    assert training.default_settings(BANDIT.spec) == Settings()
+    assert training.default_settings(BANDIT.spec) == Settings(500, 40, checkpoint_every=10, log_every=1)
     assert training.default_settings(Spec((1,), 1, "regression")).log_every == 100
 
 
