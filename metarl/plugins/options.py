@@ -73,7 +73,7 @@ def absolute_paths(target: Options) -> Options:
             changes[field.name] = value.expanduser().absolute()
         elif field.init and (nested := absolute_paths(value)) is not value:
             changes[field.name] = nested
-    return dataclasses.replace(target, **changes) if changes else target  # type: ignore[return-value]
+    return dataclasses.replace(target, **changes) if changes else target
 
 
 def shortened(value: Any) -> str:
