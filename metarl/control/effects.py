@@ -176,9 +176,9 @@ def _changes_nothing(env: Env, apply: Callable[..., object], values: Any, others
 
 def _stale(env: Env, apply: Apply, values: Mapping[str, Any]) -> list[str]:
     """Return a line for each attribute that is set and never read, or from which the constructor made others."""
-    known = attributes_of(type(env.unwrapped))
+    known = attributes_of(type(env.unwrapped))  # type: ignore[arg-type]  # types can be hashed
     if known is None:
-        return []
+        return []  # typed at a prompt, or compiled
     with _watched(env.unwrapped) as setting:
         apply_parameters(env, apply, values)
     names = sorted(setting.written) if callable(apply) else [*values]

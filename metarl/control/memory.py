@@ -33,10 +33,10 @@ def check_memory(spec: Spec, lanes: int, horizon: int) -> None:
 def available() -> int | None:
     """Return the bytes of memory that can still be had; None where this is not known."""
     found = list[int]()
-    if LIMIT.is_file() and (limit := LIMIT.read_text().strip()).isdigit():
+    if LIMIT.is_file() and (limit := LIMIT.read_text("utf-8").strip()).isdigit():
         found.append(int(limit))
     if INFO.is_file():
-        lines = (line.split() for line in INFO.read_text().splitlines())
+        lines = (line.split() for line in INFO.read_text("utf-8").splitlines())
         found += [1024 * int(words[1]) for words in lines if words and words[0] == "MemAvailable:"]
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

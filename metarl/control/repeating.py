@@ -35,7 +35,7 @@ def warn_of_other_generators(lanes: VectorEnv[Any, Any, Any], parameters: Mappin
     if drawn:
         warnings.warn(
             f"the environments of {name} draw from {' and '.join(drawn)}, which the seed does not set: runs of one "
-            "seed will differ; draw from self.np_random, which reset(seed=...) sets",
+            "seed will differ; draw from what reset(seed=...) seeds, such as self.np_random",
             stacklevel=4,
         )
     elif not all(torch.equal(one, other) for one, other in zip(*played, strict=True)):

@@ -2,22 +2,26 @@
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import gymnasium
+
+SHOWING = ("render", "close", "__repr__", "__str__")
+"""Methods whose reading changes no step."""
 
 
 class Attributes(NamedTuple):
     """The attributes of a class, by its source."""
 
     read: frozenset[str]
-    """Those that methods other than the constructor read, of whatever object."""
+    """Those that methods other than the constructor and those that show read, of whatever object."""
     made_from: dict[str, frozenset[str]]
     """What the constructor makes from each name, one of its arguments or an attribute, directly or by others."""
 
 
+@lru_cache
 def attributes_of(kind: type) -> Attributes | None:
     """Return what the source of a class and of its bases says; None where there is no source."""
     read: set[str] = set()
@@ -29,16 +33,32 @@ def attributes_of(kind: type) -> Attributes | None:
             for function in _functions(one):
                 if function.name == "__init__":
                     _follow(function, made_from)
-                else:
+                elif function.name not in SHOWING:
                     read |= {name for node in ast.walk(function) if (name := _loaded(node))}
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, SyntaxError, KeyError):
         return None
     return Attributes(frozenset(read), {name: frozenset(_closure(name, made_from)) for name in made_from})
 
 
 def _functions(kind: type) -> Iterator[ast.FunctionDef]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    # Not inspect.getsource(kind), which takes several times as long.
+    module = inspect.getmodule(kind)
+    if module is None:
+        raise OSError
+    tree = dict(_classes(ast.parse(inspect.getsource(module)), ""))[kind.__qualname__]
     yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def _classes(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """Yield the classes of a module by their qualified names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield prefix + node.name, node
+            yield from _classes(node, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _classes(node, f"{prefix}{node.name}.<locals>.")
+        elif isinstance(node, ast.stmt):
+            yield from _classes(node, prefix)
 
 
 def _loaded(node: ast.AST) -> str | None:

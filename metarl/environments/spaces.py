@@ -87,24 +87,22 @@ def elements(name: str, given: Any, space: spaces.Space[Any], number: int | None
         ValueError: another number of rows, another shape, or an element that the space does not hold, such as 4.9 or 9
             for ``Discrete(5)``. The ends of a Box may be passed by the rounding of float32.
     """
-    one = middle(space)
+    shape, dtype = space.shape or (), np.dtype(np.int64 if isinstance(space, spaces.Discrete) else np.float64)
     try:
         array = as_array(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the task parameter {name} is no array of numbers: {error}") from error
     lead = (number,) if number is not None else array.shape[:1]
-    if one.size == 1 and array.shape in (lead, (*lead, 1)):
-        array = array.reshape(*lead, *one.shape)
-    if array.dtype.kind not in "biuf" or not lead or array.shape != (*lead, *one.shape):
-        found = f"{array.dtype} {array.shape}"
-        rows = "row" if number is None else number
-        expected = f"{one.dtype} {str((rows, *one.shape)).replace(repr('row'), 'row')}"
-        raise ValueError(f"the task parameter {name} is {found} where {expected} was expected")
+    if math.prod(shape) == 1 and array.shape in (lead, (*lead, 1)):
+        array = array.reshape(*lead, *shape)
+    if array.dtype.kind not in "biuf" or not lead or array.shape != (*lead, *shape):
+        expected = f"{dtype} {(number, *shape)}" if number is not None else f"for each task, an element of {space}"
+        raise ValueError(f"the task parameter {name} is {array.dtype} {array.shape} where {expected} was expected")
     inside = _inside(array, space).reshape(len(array), -1).all(1)
     if not inside.all():
         wrong = array[np.flatnonzero(~inside)[0]].tolist()
         raise ValueError(f"the task parameter {name} is {wrong}: expected an element of {space}")
-    return array.astype(one.dtype)
+    return array.astype(dtype)
 
 
 def _inside(array: Array, space: spaces.Space[Any]) -> Array:
@@ -112,8 +110,8 @@ def _inside(array: Array, space: spaces.Space[Any]) -> Array:
         return np.asarray((array >= space.start) & (array < space.start + space.n) & (array == np.floor(array)))
     assert isinstance(space, spaces.Box)
     low, high = space.low.astype(float), space.high.astype(float)
-    rounding = float(np.finfo(np.float32).eps) * np.maximum(np.abs(low), np.abs(high))
-    return np.asarray((array >= low - rounding) & (array <= high + rounding))
+    rounding = float(np.finfo(np.float32).eps)
+    return np.asarray((array >= low - rounding * np.abs(low)) & (array <= high + rounding * np.abs(high)))
 
 
 def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:

@@ -29,6 +29,13 @@ class Native(NamedTuple):
         dtype = torch.empty(0).numpy().dtype
         return Eye(dtype, "the environment").read(layout(self.observations), observation).astype(dtype)
 
+    def acted(self, actions: Tensor) -> Tensor:
+        """Return the environment's actions ``[item, ...]`` for a policy's ``[item(, output_size)]``."""
+        if isinstance(self.actions, spaces.Discrete):
+            return actions + int(self.actions.start)
+        middle, half = (end.to(actions) for end in self.ends)
+        return (middle + half * actions).reshape(-1, *self.actions.shape)
+
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """The middle of the actions and half their range, one number for each dimension."""

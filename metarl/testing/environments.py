@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import control
-from metarl.control import ControlTasks, Single, resampled
+from metarl.control import ControlTasks, Noted, Single, resampled
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.playing import Lanes, Played, random_actions, told
@@ -56,6 +56,13 @@ def _mask(subject: ControlSubject) -> Found:
         drawn = subject.draw(tasks, role)
         if isinstance(drawn, Rollout):
             yield from mask_faults(drawn, drawing(tasks))
+
+
+def _parameters(subject: ControlSubject) -> Found:
+    if not isinstance(subject.family, Noted):
+        raise NotChecked("the family does not say what its environments read (it has no notes)")
+    for note in subject.family.notes:
+        yield Note(note)
 
 
 def _environment(subject: ControlSubject) -> Found:
@@ -199,6 +206,7 @@ def _differences(subject: ControlSubject, lane: int, other: Played, where: str, 
 
 CHECKS = (
     Check("mask", "1 while an episode runs, then 0, and nothing is earned after the end", _mask, ("draws",)),
+    Check("parameters", "what is set reaches what the environment reads", _parameters),
     Check("environment", "it has a lane for each episode, and fits the spec", _environment, ("tasks",)),
     Check("resets", "episodes follow from the seed of the reset", _resets, ("environment",)),
     Check("space", "observations lie in their space", _space, ("environment",)),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl import control
-from metarl.control import ControlTasks, Noted, Parametrised
+from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
 from metarl.testing.batches import batch_faults, default_dtype, equal, global_states, shape_faults, tensors
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
@@ -26,12 +26,6 @@ def _spec(subject: Subject) -> Found:
         yield Fault(f"{spec} has a size below 1", blamed)
     if spec.descriptor_size < 0:
         yield Fault(f"{spec} has a negative descriptor_size", blamed)
-
-
-def _reach(subject: Subject) -> Found:
-    if isinstance(subject.family, Noted):
-        for note in subject.family.notes:
-            yield Note(note)
 
 
 def _member(target: Any, name: str) -> Any:
@@ -247,7 +241,6 @@ def _device(subject: Subject) -> Found:
 
 CHECKS = (
     Check("spec", "its kind and its sizes make sense", _spec),
-    Check("parameters", "what is set reaches what the environment reads", _reach, ("spec",)),
     Check("tasks", "parameters and descriptors have a row for each task, in every split", _tasks, ("spec",)),
     Check("refusal", "fewer than one task is a ValueError", _refusal, ("spec",)),
     Check("seeding", "tasks follow from the generator given, and from no other", _seeding, ("tasks",)),

@@ -85,6 +85,9 @@ class Sprung(gymnasium.Env[Any, Any]):
     def describe(self) -> float:
         return self.shown
 
+    def render(self) -> Any:
+        return self.unused
+
 
 def test_what_each_reset_makes_anew_is_not_told() -> None:
     assert family(Sprung, "attribute", "stiffness").notes == (

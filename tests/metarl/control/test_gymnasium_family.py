@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks, tasks_with
 from metarl.environments.lanes import lane_seeds
 from metarl.types import Learner, Spec, policy_of
 
@@ -380,7 +381,7 @@ def test_descriptors_are_in_the_order_of_the_space() -> None:
         (spaces.Dict(length=box, bonus=pair), ["length", "bonus"]),
         (spaces.Dict({"length": box, "bonus": pair}), ["bonus", "length"]),
     ):
-        tasks = counters(parameters=parameters).sample(4, "train", generator())
+        tasks = counters(parameters=parameters, apply="attribute").sample(4, "train", generator())
         assert list(tasks.parameters) == names
         assert torch.equal(tasks.descriptors, torch.cat([tasks.parameters[name] for name in names], dim=1))
 
@@ -392,3 +393,83 @@ def test_a_lane_starts_where_the_environment_does_by_the_same_seed_of_its_own() 
     single = family.single({"g": 10.0}).reset(seed=3)[0]
     np.testing.assert_array_equal(single, gymnasium.make("Pendulum-v1", g=10.0).reset(seed=lane_seeds(3, 1)[0])[0])
     assert (single != bare).any()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_tasks_are_given_by_plain_numbers(shape: tuple[int, ...]) -> None:
+    family = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0, shape)))
+    for given in ([9.8, 7.0], [[9.8], [7.0]], np.array([9.8, 7.0]), torch.tensor([9.8, 7.0])):
+        tasks = tasks_with(family, {"g": given})
+        assert tasks.parameters["g"].shape == (2, *shape)
+        torch.testing.assert_close(tasks.descriptors, torch.tensor([[9.8], [7.0]]))
+    with pytest.raises(ValueError, match="the task parameter g is"):
+        tasks_with(family, {"g": [[9.8, 7.0]]})
+
+
+@pytest.mark.parametrize("value", [4.9, np.nan, 9, -7, 2, "4", None])
+def test_tasks_that_a_discrete_space_does_not_hold_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="the task parameter length is"):
+        tasks_with(counters(parameters=spaces.Dict(length=spaces.Discrete(5, start=3))), {"length": [value]})
+
+
+def test_whole_numbers_of_a_discrete_space_may_be_floats() -> None:
+    tasks = tasks_with(counters(), {"length": [4.0]})
+    assert tasks.parameters["length"].tolist() == [4]
+
+
+def test_ends_of_float64_ranges_are_tasks() -> None:
+    family = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(0.7, 0.9, dtype=np.float64)))
+    assert tasks_with(family, {"g": [0.7, 0.9]}).parameters["g"].shape == (2, 1)
+    with pytest.raises(ValueError, match="expected an element of Box"):
+        tasks_with(family, {"g": [0.69]})
+
+
+class Lanes(VectorEnv):
+    """Two lanes of one's own, that return what they are told to."""
+
+    def __init__(self, num_envs: int, told: dict[str, Any]) -> None:
+        self.num_envs, self.told = num_envs, told
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = self.single_action_space = spaces.Box(-1, 1, (1,))
+        self.observation_space = self.action_space = spaces.Box(-1, 1, (num_envs, 1))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return np.zeros((self.num_envs, 1)), {}
+
+    def step(self, actions: Any) -> Any:
+        no = np.zeros(self.num_envs, dtype=bool)
+        ended, cut, info = self.told.get("ended", no), self.told.get("cut", no), self.told.get("info", {})
+        return np.zeros((self.num_envs, 1)), np.zeros(self.num_envs), ended, cut, info
+
+
+def drawn(**told: Any) -> Any:
+    tasks = ControlTasks(
+        Spec((1,), 1, "continuous", 0), {}, torch.zeros(2, 0), lambda lanes, device: Lanes(lanes, told), Sampling(1, 3)
+    )
+    idle = learner(tasks.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
+    return tasks.draw(idle, None, "support", generator())
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"ended": np.array([0.0, 0.3])}, "terminations at step 1 of lane 1 is 0.3"),
+        ({"cut": np.array([0, np.nan])}, "truncations at step 1 of lane 1 is nan"),
+        ({"ended": np.array([None, False])}, "terminations at step 1 are not an array of numbers"),
+        ({"info": {"success": np.array([0.0, np.nan])}}, r"step 1: .*info\['success'\] of lane 1 is nan"),
+        ({"info": {"success": np.array([1, -1])}}, r"info\['success'\] of lane 1 is -1"),
+        ({"info": {"is_success": np.array(["False", True], dtype=object)}}, r"info\['is_success'\] of lane 0 is 'Fal"),
+        ({"info": {"success": np.array([[1], [0]])}}, r"info\['success'\] has shape \(2, 1\)"),
+    ],
+)
+def test_odd_flags_of_ones_own_lanes_are_refused(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        drawn(**told)
+
+
+def test_usual_flags_of_ones_own_lanes_are_taken() -> None:
+    success = {"success": np.array([1.0, np.nan]), "_success": np.array([True, False])}
+    rollout = drawn(ended=np.array([0, 1]), info=success)
+    assert rollout.mask[:, 0].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert rollout.success.tolist() == [[1], [0]]
+    assert drawn(info={"is_success": np.array([0, 1])}).success.tolist() == [[0], [1]]

@@ -13,6 +13,7 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.environments.lanes import LaneError, LaneOptions, Lanes, lane_seeds
 from metarl.environments.making import make_env
+from metarl.environments.spaces import elements
 from metarl.spec import Spec
 
 CPU = torch.device("cpu")
@@ -403,3 +404,10 @@ def test_mujoco_is_as_quiet_as_the_robots_here(capfd: pytest.CaptureFixture[str]
         for maker in ("HalfCheetah-v5", lambda: gymnasium.make("HalfCheetah-v5")):
             make_env(maker, "attribute", {}).close()
     assert (capfd.readouterr().err, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_spaces_without_ends_hold_all_numbers() -> None:
+    some = spaces.Box(np.array([0.0, -np.inf]), np.array([np.inf, np.inf]), dtype=np.float64)
+    assert elements("p", [[1e9, -1e9]], some).tolist() == [[1e9, -1e9]]
+    with pytest.raises(ValueError, match="the task parameter p is"):
+        elements("p", [[-1e-3, 0.0]], some)

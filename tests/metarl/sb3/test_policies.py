@@ -181,11 +181,16 @@ def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes
         model = PPO.load(_file(sb3.to_ppo(trained, n_steps=4, batch_size=4)), env=real, device="cpu")
     assert model.action_space == acts
     policy, lanes = sb3.policy(trained), family.environment(1, torch.device("cpu"))
+    own = sb3.policy(trained, own_spaces=True)
     for seed in range(5):
         seen, _ = lanes.reset(seed=[seed])
         lanes.step(policy.predict(seen, deterministic=True)[0])
         observation, _ = real.reset(seed=seed)
         action, _ = model.predict(observation, deterministic=True)
+        same, _ = own.predict(observation, deterministic=True)
+        np.testing.assert_allclose(action, same, rtol=1e-5, atol=1e-5)
+        assert (same.dtype, same.shape) == (acts.dtype, acts.shape) and real.action_space.contains(same)
+        assert own.predict(np.stack([observation] * 2))[0].shape == (2, *acts.shape)
         np.testing.assert_allclose(action, lanes._envs[0].unwrapped.action, rtol=1e-5, atol=1e-5)
         assert real.action_space.contains(action.astype(acts.dtype))
         sampled, _ = model.predict(observation)

@@ -199,6 +199,7 @@ REASONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the environments of .* draw from torch's default generator")
 @pytest.mark.parametrize("how", REASONS)
 def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, float64, monkeypatch):
     monkeypatch.setattr(parts, "MAX_PARTS", 3)

@@ -58,8 +58,8 @@ def test_a_task_of_ones_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"goal": (0.1, 0.6)}, "expected, for each task, an element of Box"),
-        ({"goal": 0.1}, "expected, for each task, an element of Box"),
+        ({"goal": (0.1, 0.6)}, r"goal is \[0.1, 0.6\]: expected an element of Box"),
+        ({"goal": 0.1}, r"goal is float64 \(1,\) where for each task, an element of Box"),
         ({"target": (0.1, 0.2)}, r"\['target'\] were given: expected goal"),
         ({}, r"\[\] were given: expected goal"),
     ],
