@@ -19,15 +19,29 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 def sample(kind: Kind, outputs: Tensor, generator: Generator) -> Tensor:
     """Draw an action from each distribution: ``[..., model_outputs]`` to ``[..., action]``, or ``[...]`` ids."""
+    size = outputs.shape[-1] if kind == "discrete" else outputs.shape[-1] // 2
+    drawn = torch.empty(*outputs.shape[:-1], size, dtype=outputs.dtype, device=outputs.device)
+    return act(kind, outputs, fill_noise(kind, drawn, generator))
+
+
+def fill_noise(kind: Kind, values: Tensor, generator: Generator) -> Tensor:
+    """Return the noise that turns distributions into actions, ``[..., output_size]``, written into ``values``."""
+    if kind == "continuous":
+        return values.normal_(generator=generator)
+    # Gumbel noise is -log(-log(uniform)). Clamping avoids log(0).
+    tiny = torch.finfo(values.dtype).tiny
+    uniform = values.uniform_(generator=generator).clamp_min_(tiny)
+    return uniform.log_().neg_().clamp_min_(tiny).log_().neg_()
+
+
+def act(kind: Kind, outputs: Tensor, noise: Tensor) -> Tensor:
+    """Return the actions of distributions ``[..., model_outputs]``, given noise ``[..., output_size]``."""
     if kind == "discrete":
-        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample, with Gumbel noise = -log(-log(uniform)).
-        # It needs no round trip to the host and no reshaping, as torch.multinomial would. Clamping avoids log(0).
-        uniform = torch.rand(outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device)
-        tiny = torch.finfo(outputs.dtype).tiny
-        return (outputs - (-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()).argmax(-1)
+        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample. It needs no round trip to the host and no
+        # reshaping, as torch.multinomial would.
+        return (outputs + noise).argmax(-1)
     # Reparameterised Gaussian: mean + std * noise.
     mean, log_std = outputs.chunk(2, dim=-1)
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return torch.addcmul(mean, noise, log_std.exp())
 
 

@@ -31,13 +31,18 @@ def stream(seed: int, name: str, *indices: int, device: torch.device | str = "cp
 
 
 def spawn(generator: Generator, count: int) -> list[Generator]:
-    """Return independent CPU generators; number k is the same however many there are.
+    """Return independent generators on the generator's device; number k is the same however many there are.
 
     The given generator moves on by the same amount, whatever the count. A meta-iteration on labelled examples that
     spawns generators cannot be compiled.
     """
-    key = torch.randint(2**63 - 1, (2,), generator=generator).numpy().astype("<i8").tobytes()
-    return [_generator(b"%b/spawn/%d" % (key, number)) for number in range(count)]
+    device = generator.device
+    if device.type == "cpu":
+        key = torch.randint(2**63 - 1, (2,), generator=generator).numpy().astype("<i8").tobytes()
+    else:  # its state lies in main memory: nothing waits for the device
+        key = generator.get_state().numpy().tobytes()
+        torch.rand(1, generator=generator, device=device)  # moves it on
+    return [_generator(b"%b/spawn/%d" % (key, number), device) for number in range(count)]
 
 
 def uniform(generator: Generator, tasks: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

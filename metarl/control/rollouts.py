@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.environments import LaneError, flags
+from metarl.seeding import spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
 from metarl.types import Policy, Rollout, Spec, State
 
@@ -45,13 +46,14 @@ def collect(
     """Run one episode in every lane, of at most ``horizon`` steps.
 
     ``parameters`` hold one row per lane. Actions and the environments' seed are drawn from the generator, and the
-    policy acts on its device. No gradients are recorded.
+    policy acts on its device. The actions of task k do not depend on the number of tasks. No gradients are recorded.
     """
     seed = _environment_seed(generator)
     with torch.no_grad(), _threads(env), float32(generator.device):
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
-        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), horizon, generator)
+        noise = _noise(spec, (tasks, horizon, observation.shape[1]), generator)
+        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise)
         log_probs = objectives.log_prob(policy.kind, steps.outputs, steps.actions)
         happened = steps._asdict()
         del happened["outputs"]
@@ -80,9 +82,17 @@ class _Steps(NamedTuple):
     truncated: Tensor
 
 
-def _episodes(env: VectorEnv, policy: Policy, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Steps]:
+def _noise(spec: Spec, shape: tuple[int, int, int], generator: Generator) -> Tensor:
+    """Draw what all actions of ``[task, time, episode]`` need, by a generator for each task."""
+    noise = torch.empty(*shape, spec.output_size, device=generator.device)
+    for of_task, own in zip(noise, spawn(generator, len(noise)), strict=True):
+        objectives.fill_noise(spec.kind, of_task, own)
+    return noise
+
+
+def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor) -> tuple[_Now, _Steps]:
     """Run all steps: in compiled blocks where the run is compiled and the environment allows it, else one by one."""
-    act = _policies(policy, generator)
+    act, horizon = _policies(policy), noise.shape[1]
     done = 0
     parts: list[_Steps] = []
     if run_is_compiled():
@@ -92,36 +102,36 @@ def _episodes(env: VectorEnv, policy: Policy, now: _Now, horizon: int, generator
             size = min(COMPILED_STEPS, horizon)
             for done in range(size, horizon + 1, size):
                 last = done == horizon and policy.observe is not None
-                now, steps = _compiled_steps(env, policy, now, generator, done - size, size, last)
+                now, steps = _compiled_steps(env, policy, now, noise[:, done - size : done], done - size, last)
                 parts.append(steps)
-        elif _on_gpu(generator):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
-            act = _compiled(act, generator)
+        elif _on_gpu(noise):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
+            act = _compiled(act)
     if done < horizon:
-        now, steps = _steps(env, policy, act, now, done, horizon - done, last=True)
+        now, steps = _steps(env, policy, act, now, noise[:, done:], done, last=True)
         parts.append(steps)
     if len(parts) == 1:
         return now, parts[0]
     return now, _Steps(*(torch.cat(blocks, dim=2) for blocks in zip(*parts, strict=True)))
 
 
-def _on_gpu(generator: Generator) -> bool:
-    return generator.device.type == "cuda"
+def _on_gpu(noise: Tensor) -> bool:
+    return noise.device.type == "cuda"
 
 
-Act = Callable[[State, Tensor], tuple[Tensor, Tensor, State]]
-"""``(state, observation) -> (outputs, action, state)``"""
+Act = Callable[[State, Tensor, Tensor], tuple[Tensor, Tensor, State]]
+"""``(state, observation, noise) -> (outputs, action, state)``"""
 
 
-def _policies(policy: Policy, generator: Generator) -> Act:
-    def act(state: State, observation: Tensor) -> tuple[Tensor, Tensor, State]:
+def _policies(policy: Policy) -> Act:
+    def act(state: State, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, State]:
         outputs, state = policy.predict(state, observation)
-        return outputs, objectives.sample(policy.kind, outputs, generator), state
+        return outputs, objectives.act(policy.kind, outputs, noise.to(outputs.dtype)), state
 
     return act
 
 
-def _compiled(act: Act, generator: Generator) -> Act:
-    return lambda state, observation: run_compiled("the policies", act, (state, observation), (generator,))
+def _compiled(act: Act) -> Act:
+    return lambda state, observation, noise: run_compiled("the policies", act, (state, observation, noise), ())
 
 
 def can_be_compiled(env: VectorEnv) -> bool:
@@ -129,29 +139,28 @@ def can_be_compiled(env: VectorEnv) -> bool:
     return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
-def _compiled_steps(
-    env: Any, policy: Policy, now: _Now, generator: Generator, done: int, count: int, last: bool
-) -> tuple[_Now, _Steps]:
+def _compiled_steps(env: Any, policy: Policy, now: _Now, noise: Tensor, done: int, last: bool) -> tuple[_Now, _Steps]:
     # The snapshot makes the environment's state an input and an output, so that the steps are a pure function.
-    def take(snapshot: Any, now: _Now, count: int, last: bool) -> tuple[Any, _Now, _Steps]:
+    def take(snapshot: Any, now: _Now, noise: Tensor, last: bool) -> tuple[Any, _Now, _Steps]:
         env.restore(snapshot)
-        now, steps = _steps(env, policy, _policies(policy, generator), now, done, count, last)
+        now, steps = _steps(env, policy, _policies(policy), now, noise, done, last)
         return env.snapshot(), now, steps
 
-    streams = generator, env.generator
-    snapshot, now, steps = run_compiled("the environment's steps", take, (env.snapshot(), now, count, last), streams)
+    given = env.snapshot(), now, noise.contiguous(), last
+    snapshot, now, steps = run_compiled("the environment's steps", take, given, (env.generator,))
     env.restore(snapshot)
     return now, steps
 
 
 def _steps(
-    env: VectorEnv, policy: Policy, act: Act, now: _Now, done: int, count: int, last: bool
+    env: VectorEnv, policy: Policy, act: Act, now: _Now, noise: Tensor, done: int, last: bool
 ) -> tuple[_Now, _Steps]:
-    """Take ``count`` steps after the ``done`` first ones; ``last`` if the episodes end with them."""
+    """Take a step for each of ``noise`` ``[task, time, ...]``, after ``done``; ``last`` if the episodes end then."""
     state, observation, running = now
     results: list[tuple[Tensor, ...]] = []
-    for step in range(done, done + count):
-        outputs, action, state = act(state, observation)
+    count = noise.shape[1]
+    for step, noise_now in enumerate(noise.unbind(1), start=done):
+        outputs, action, state = act(state, observation, noise_now)
         following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1)
         if policy.observe is not None:
             ends = last and step + 1 == done + count

@@ -111,7 +111,8 @@ class RobotVectorEnv(RobotLanes):
     def _restart(self, lanes: Array) -> None:
         qpos = np.zeros((self.num_envs, self._model.nq))
         qvel = np.zeros((self.num_envs, self._model.nv))
-        qpos[lanes], qvel[lanes] = starting_state(self._robot, self._model, self.np_random, (int(lanes.sum()),))
+        for lane in np.flatnonzero(lanes):  # in turn: the start of a lane does not depend on the lanes after it
+            qpos[lane], qvel[lane] = starting_state(self._robot, self._model, self.np_random, ())
         factors = {name: self._parameters[name].copy() for name in SCALED_FIELDS}
         # Setting factors recomputes the models' constants: skip it when no factor has changed.
         differ = any((factors[name] != self._scaled[name]).any() for name in SCALED_FIELDS)

@@ -447,7 +447,7 @@ def drawn(**told: Any) -> Any:
         Spec((1,), 1, "continuous", 0), {}, torch.zeros(2, 0), lambda lanes, device: Lanes(lanes, told), Sampling(1, 3)
     )
     idle = learner(tasks.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
-    return tasks.draw(idle, None, "support", generator())
+    return tasks.rollout(policy_of(idle, None), generator())
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,19 @@ def test_a_family_without_test_tasks_is_told_of() -> None:
     assert outcomes["splits"].verdict == "skipped"
 
 
+def test_rounding_may_depend_on_the_number_of_tasks() -> None:
+    """Functions are computed several numbers at a time, the last ones otherwise."""
+
+    def rounded(batch: Examples) -> Examples:
+        last = batch.targets.flatten()[-3:]
+        return batch._replace(targets=batch.targets.flatten().index_copy(
+            0, torch.arange(batch.targets.numel())[-3:], last * (1 + torch.finfo(last.dtype).eps)
+        ).reshape(batch.targets.shape))  # fmt: skip
+
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Broken(LINES, draw=rounded))}
+    assert outcomes["number"].verdict == "ok"
+
+
 def test_a_family_of_few_tasks_cannot_be_asked_for_more() -> None:
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Limited(LINES))}
     assert outcomes["number"].verdict == "skipped"
