@@ -176,7 +176,7 @@ def _environment(env: str | None, parameters: Sequence[str], kind: str) -> Chang
 
     def change(text: str) -> str:
         for pattern, replacement in changes.items():
-            text = re.sub(pattern, lambda _, told=replacement: told, text, flags=re.DOTALL)
+            text = re.sub(pattern, replacement.replace("\\", r"\\"), text, flags=re.DOTALL)
         return text
 
     return change

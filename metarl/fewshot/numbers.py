@@ -24,7 +24,7 @@ def fingerprint(*tensors: Tensor) -> str:
         every = max(1, values.numel() * values.element_size() // HASHED)
         some = values.detach()[::every].cpu().contiguous()
         told.update(f"{values.dtype} {tuple(values.shape)}".encode())
-        told.update(some.reshape(-1).view(torch.uint8).numpy())
+        told.update(some.reshape(-1).view(torch.uint8).numpy().data)
     return told.hexdigest()
 
 

@@ -215,7 +215,7 @@ def _curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, window: int, 
     if window > 1:
         axes.plot(iterations, values, color=line["color"], alpha=0.15, linewidth=0.6)
     if len(values) == 1:
-        line = {"marker": "o"} | line  # a line through one point is invisible
+        line = {"marker": "o", **line}  # a line through one point is invisible
     axes.plot(iterations, _running_mean(values, window), **line)
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,16 @@ def read_curve(folder: Path) -> list[dict[str, Any]]:
 
 def write_evaluation(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """Write a run's evaluation. Keep the one before it under a number, unless it is the same; return where."""
-    path, kept = folder / EVALUATION, None
-    if path.exists() and not _holds(path, record):
-        number = 1
-        while os.path.lexists(kept := folder / PAST.format(number)):
-            number += 1
+    path = folder / EVALUATION
+    kept = _unused(folder, PAST) if path.exists() and not _holds(path, record) else None
+    if kept is not None:
         write_bytes(kept, path.read_bytes())
     write_record(path, record)
     return kept
+
+
+def _unused(folder: Path, pattern: str) -> Path:
+    return next(path for path in map(folder.__truediv__, map(pattern.format, count(1))) if not os.path.lexists(path))
 
 
 def _holds(path: Path, record: Mapping[str, Any]) -> bool:

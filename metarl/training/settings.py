@@ -1,7 +1,7 @@
 """Options common to every training run."""
 
 from dataclasses import dataclass, replace
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from metarl import plugins
 from metarl.spec import Spec
@@ -71,7 +71,8 @@ class Settings:
     def filled(self, spec: Spec) -> "Settings":
         """Return settings in which nothing is left open: what is None is as the kind of tasks needs it."""
         defaults = CONTROL if spec.control else EXAMPLES
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+        changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **changes)
 
 
 def default_settings(spec: Spec) -> Settings:
