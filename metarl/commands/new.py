@@ -61,7 +61,7 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = _parser().parse_args(arguments)
     kind = getattr(chosen, "kind", chosen.what)
     changed = _environment(getattr(chosen, "env", None), getattr(chosen, "parameter", ()), kind)
-    folder = Path(chosen.name) if chosen.out is None else expanded(chosen.out)
+    folder = expanded(chosen.name if chosen.out is None else chosen.out)
     check_name(chosen.name)
     check_folder(folder.parent)
     files = render(chosen.name, kind, changed)
