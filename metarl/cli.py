@@ -85,7 +85,7 @@ def _run(arguments: list[str]) -> int:
     try:
         execute = _prepare(arguments)
     except (ValueError, ImportError, plugins.PluginError) as error:
-        print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"metarl: {_harmless(' '.join(str(error).split()))}", file=sys.stderr)
         return WRONG
     except SystemExit as stop:
         if {"-h", "--help"}.isdisjoint(arguments):
@@ -133,8 +133,13 @@ def _prepare(arguments: list[str]) -> Execute:
 
 
 def _say(text: str) -> int:
-    print(text)
+    print(_harmless(text))
     return DONE
+
+
+def _harmless(text: str) -> str:
+    """Return text of other packages and files without control sequences, which a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _version() -> int:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from metarl.files import write_bytes
+from metarl.files import expanded, write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, https://jfly.uni-koeln.de/color/."""
@@ -256,7 +256,7 @@ def _square(points: np.ndarray) -> np.ndarray:
 
 
 def _save(figure: Figure, path: Path | str) -> Path:
-    path = Path(path)
+    path = expanded(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", bbox_inches="tight")
     write_bytes(path, buffer.getvalue())

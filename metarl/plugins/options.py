@@ -6,6 +6,7 @@ Python's, and lists become tuples where the type hint says tuple.
 
 import dataclasses
 import math
+import os
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -66,11 +67,12 @@ def absolute_paths(target: Options) -> Options:
     """Return options whose relative paths are absolute where something is there: they mean the same data everywhere."""
     if not dataclasses.is_dataclass(target) or isinstance(target, type):
         return target
-    changes = {}
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(target):
         value = getattr(target, field.name)
-        if field.init and isinstance(value, Path) and not value.is_absolute() and value.expanduser().exists():
-            changes[field.name] = value.expanduser().absolute()
+        if field.init and isinstance(value, Path) and not value.is_absolute():
+            found = Path(os.path.abspath(os.path.expanduser(value)))  # which raises nothing
+            changes |= {field.name: found} if found.exists() else {}
         elif field.init and (nested := absolute_paths(value)) is not value:
             changes[field.name] = nested
     return dataclasses.replace(target, **changes) if changes else target

@@ -5,12 +5,12 @@ that a crash or a full disk leaves the last good one as it was.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,15 @@ def read_curve(folder: Path) -> list[dict[str, Any]]:
 def write_evaluation(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """Write a run's evaluation. Keep the one before it under a number, unless it is the same; return where."""
     path = folder / EVALUATION
-    if not path.exists() or _holds(path, record):
-        write_record(path, record)
-        return None
-    kept = next(place for number in itertools.count(1) if not os.path.lexists(place := folder / PAST.format(number)))
-    write_bytes(kept, path.read_bytes())
+    kept = _unused(folder, PAST) if path.exists() and not _holds(path, record) else None
+    if kept is not None:
+        write_bytes(kept, path.read_bytes())
     write_record(path, record)
     return kept
+
+
+def _unused(folder: Path, pattern: str) -> Path:
+    return next(path for path in map(folder.__truediv__, map(pattern.format, count(1))) if not os.path.lexists(path))
 
 
 def _holds(path: Path, record: Mapping[str, Any]) -> bool:

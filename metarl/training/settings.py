@@ -68,8 +68,8 @@ class Settings:
     def filled(self, spec: Spec) -> "Settings":
         """Return settings in which nothing is left open: what is None is as the kind of tasks needs it."""
         defaults = CONTROL if spec.control else EXAMPLES
-        left: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return replace(self, **left)
+        changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **changes)
 
 
 def default_settings(spec: Spec) -> Settings:

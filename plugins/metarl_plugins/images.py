@@ -220,7 +220,7 @@ def read_images(
     reading.check()
     if not files:
         raise ValueError("which images? The list of files is empty")
-    full = [Path(os.path.abspath(file)) for file in files]
+    full = [Path(os.path.abspath(expanded(file))) for file in files]
     if absent := [file for file in full if not file.is_file()]:
         raise ValueError(f"there is no file {absent[0]}; {len(absent)} of {len(full)} are missing")
     root = Path(os.path.commonpath([file.parent for file in full]))

@@ -315,7 +315,7 @@ class TestHelp:
         for text in (
             "Inner step size (the paper's alpha)",
             "Number of arms; RL^2 uses 5, 10 and 50.",
-            "Meta-iterations. Each makes one outer update. (default: 500)",
+            "Meta-iterations. Each makes one outer update. By default 500 for control, and 20,000 for labelled",
             "Bound on the mean KL divergence",
             "Episodes per task, sampled before every inner step",
             "Replace an existing run in that folder.",

@@ -23,7 +23,7 @@ def test_a_signal_to_end_saves_and_stops_with_its_number(name: str, tmp_path: Pa
         if iteration.progress.iteration == 2:
             os.kill(os.getpid(), number)
 
-    settings = Settings(iterations=9, meta_batch_size=2, device="cpu")
+    settings = Settings(iterations=9, meta_batch_size=2, device="cpu", log_every=1)
     algorithm = MAML(network=Network(hidden=(4,)))
     result = train(algorithm, "sinusoid", settings=settings, out=tmp_path / "run", callbacks=[ask])
     assert (result.interrupted, result.signal, len(result.rows)) == (True, number, 2)

@@ -20,7 +20,7 @@ from metarl.types import Update
 
 def test_targets_far_from_one_are_told_once() -> None:
     family = Regression(lambda inputs, slope: 1e4 * slope * inputs, {"slope": (1.0, 2.0)}, shots=5)
-    settings = Settings(iterations=3, meta_batch_size=2, device="cpu")
+    settings = Settings(iterations=3, meta_batch_size=2, device="cpu", log_every=1)
     with pytest.warns(UserWarning, match="the loss is .* in iteration 1: targets seem to be far from 1; scale") as told:
         train(MAML(step_size=1e-6, network=Network(hidden=(4,))), family, settings=settings)
     assert len([one for one in told if "targets seem" in str(one.message)]) == 1
