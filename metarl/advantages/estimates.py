@@ -1,23 +1,26 @@
 """From rewards to advantages: linear baselines, and generalised advantage estimation.
 
-A learner chooses how its episodes are judged; see ``Learner.estimate``. ``Advantages`` holds the usual choices, and
-``judged``, ``learned`` and ``practised`` ask for them where learners adapt to episodes.
+A learner chooses how its episodes are judged; see ``Learner.estimate``. ``Advantages`` holds the usual choices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from metarl.advantages.baseline import baseline_features, discounted_sums, fitted_values, left_at_the_end
 from metarl.objectives import masked_mean
-from metarl.types import Experience, Learner, Params, Policy, Rollout, State, joined, policy_of
+from metarl.types import Rollout, State, joined
 
 Baseline = Literal["auto", "linear", "time", "none"]
 LARGEST_OBSERVATION = 512
 """Numbers in an observation above which ``auto`` fits a baseline of time only: the cost grows with their cube."""
+SMALLEST = 1e-4
+"""Standard deviation of advantages below which they count as rounding, in units of the returns' root mean square."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,8 @@ class Advantages:
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation (GAE). With 1, the advantage is reward-to-go minus the baseline."""
     baseline: Baseline = "auto"
-    """What is subtracted. linear: a least-squares fit, for each task, of observations, their squares and powers of
-    time. time: of powers of time only. none: nothing. auto: linear, but time for pictures and other observations of
-    more than 512 numbers."""
+    """What is subtracted. linear: a least-squares fit, for each task, of observations, their squares and time. time: of
+    time only. none: nothing. auto: linear, but time for pictures and other observations of more than 512 numbers."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
@@ -42,9 +44,10 @@ class Advantages:
     def of_episodes(self, state: State, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Add advantages to rollouts, each judged by itself; a ``Learner.estimate``.
 
-        The baseline is fitted to each task's episodes, and advantages are normalised per task. The horizon ends the
-        task: there is no value beyond it, as in the MAML paper. An episode that its environment truncated earlier
-        bootstraps from the baseline.
+        The baseline of an episode is fitted to the other episodes of its task, so that it does not swallow what the
+        episode's own actions earned. Advantages are normalised per task. The horizon ends the task: there is no value
+        beyond it, as in the MAML paper. An episode that its environment truncated earlier is worth the baseline's value
+        of its last observation beyond its end.
         """
         return [replace(rollout, advantages=self._estimate(rollout)) for rollout in rollouts]
 
@@ -74,22 +77,20 @@ class Advantages:
     def _estimate(self, rollout: Rollout, cut: Tensor | None = None) -> Tensor:
         """Return normalised advantages ``[task, episode, time]``. By default, ``cut`` is that of the rollout."""
         cut = _cut_short(rollout) if cut is None else cut
-        rewards, mask = rollout.rewards, rollout.mask
-        values = self._values(rollout)
-        last_values = values[:, :, -1] * cut
-        advantages = gae(rewards, values[:, :, :-1], last_values, mask, self.discount, self.gae_lambda)
-        return normalise(advantages, mask).to(rewards.dtype)
-
-    def _values(self, rollout: Rollout) -> Tensor:
-        """Fit the baseline. Return its values before each step and after the last, ``[task, episode, time + 1]``."""
+        rewards, mask = (values.double() for values in (rollout.rewards, rollout.mask))
+        returns = discounted_sums(rewards * mask, self.discount)
         features = self._features(rollout)
         if features is None:
-            return torch.zeros_like(torch.nn.functional.pad(rollout.rewards, (0, 1)), dtype=torch.float64)
-        returns = discounted_sums((rollout.rewards * rollout.mask).double(), self.discount)
-        weights = fit_baseline(features[:, :, :-1], returns, rollout.mask)
-        return torch.einsum("teif,tf->tei", features, weights)
+            values = torch.zeros_like(functional.pad(returns, (0, 1)))
+        else:
+            values = fitted_values(features, returns, mask, left_at_the_end(cut, mask, self.discount))
+        last_values = values[:, :, -1] * cut
+        advantages = gae(rewards, values[:, :, :-1], last_values, mask, self.discount, self.gae_lambda)
+        size = masked_mean(returns.square(), mask).sqrt()
+        return normalise(advantages, mask, SMALLEST * size).to(rollout.rewards.dtype)
 
     def _features(self, rollout: Rollout) -> Tensor | None:
+        """Return what the baseline reads, before each step and after the last one; None where there is none."""
         if self.baseline == "none":
             return None
         observations, last = rollout.observations, rollout.last_observations
@@ -100,88 +101,13 @@ class Advantages:
         # Time stops at the end of an episode, so that the state after its last step has the right time feature.
         time = torch.arange(observations.shape[2] + 1, device=last.device, dtype=last.dtype)
         seen = torch.cat([observations, last.unsqueeze(2)], dim=2)
-        return baseline_features(seen, torch.minimum(time, rollout.mask.sum(2, keepdim=True)))
-
-
-def judged(learner: Learner, state: State, rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Return rollouts with the learner's advantages, see ``Learner.estimate``. Raises ValueError if it has none."""
-    if learner.estimate is None:
-        raise ValueError(
-            "this learner cannot learn from rollouts, because it estimates no advantages: build it with "
-            "estimate=Advantages().of_episodes, of metarl.advantages"
-        )
-    return list(learner.estimate(state, rollouts))
-
-
-def learned(learner: Learner, state: State, rollout: Rollout) -> State:
-    """Return the state after adaptation to episodes that policies of ``state`` played."""
-    return learner.adapt(state, rollout if learner.memory is not None else judged(learner, state, [rollout])[0])
-
-
-def practised(
-    learner: Learner, params: Params, descriptors: Tensor, act: Callable[[Policy], Rollout], progress: float = 0.0
-) -> Experience:
-    """Return the experience of one meta-iteration: ``act`` runs episodes before and after each adaptation."""
-    start = state = learner.begin(params, descriptors)
-    rollouts: list[Rollout] = []
-    for number in range(learner.adaptations + 1):
-        rollouts.append(act(policy_of(learner, state)))
-        if learner.memory is None:
-            rollouts[-1:] = judged(learner, state, rollouts[-1:])
-        if number < learner.adaptations:
-            state = learner.adapt(state, rollouts[-1])
-    if learner.memory is not None:
-        rollouts = judged(learner, start, rollouts)
-    *supports, query = rollouts
-    return Experience(descriptors=descriptors, supports=tuple(supports), query=query, progress=progress)
+        return baseline_features(seen, torch.minimum(time, rollout.mask.sum(2, keepdim=True)), self.discount)
 
 
 def _cut_short(rollout: Rollout) -> Tensor:
     """Return where the environment truncated an episode before the horizon, ``[task, episode]``, 0 or 1."""
     # The horizon itself ends the task.
     return rollout.truncated[:, :, :-1].any(2).to(rollout.rewards.dtype)
-
-
-def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
-    """Return the discounted reward-to-go along the last axis, which is time."""
-    sums = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[..., 0])
-    for step in reversed(range(rewards.shape[-1])):
-        following = rewards[..., step] + discount * following
-        sums[..., step] = following
-    return sums
-
-
-def baseline_features(observations: Tensor, time: Tensor) -> Tensor:
-    """Return the features of the linear baseline, ``[task, episode, time, 2 * size + 4]`` in float64.
-
-    They are observations clipped to [-10, 10], their squares, powers of time / 100, and 1 (Duan et al., arXiv
-    1604.06778).
-    """
-    states = observations.flatten(3).double().clamp(-10, 10)
-    step = (time.double() / 100).expand(states.shape[:3]).unsqueeze(-1)
-    return torch.cat([states, states.square(), step, step.square(), step**3, torch.ones_like(step)], dim=-1)
-
-
-def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
-    """Return the least-squares weights of each task, ``[task, feature]``, over its valid steps.
-
-    The ridge of a task grows tenfold until its normal equations can be solved. So every batch works, even if all
-    episodes end at their first step, or every observation is the same.
-    """
-    # Normal equations: (X'X + ridge I) w = X'y, with X the valid rows of features and y their returns.
-    valid = features * mask.double().unsqueeze(-1)
-    rows = valid.flatten(1, 2)
-    gram = rows.mT @ rows
-    target = rows.mT @ (returns.double() * mask).flatten(1).unsqueeze(-1)
-    penalty = ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    for _ in range(12):
-        factor, failed = torch.linalg.cholesky_ex(gram + penalty)
-        # On a GPU, checking for success would wait for the device. Solving again gives the same result, and is faster.
-        if gram.device.type == "cpu" and not failed.any():
-            break
-        penalty = torch.where(failed.reshape(-1, 1, 1) > 0, 10 * penalty, penalty)
-    return torch.cholesky_solve(target, factor).squeeze(-1)
 
 
 def gae(
@@ -201,9 +127,13 @@ def gae(
     return discounted_sums(errors, discount * gae_lambda)
 
 
-def normalise(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale each task's valid advantages to mean 0 and standard deviation 1: ``[task, episode, time]``."""
+def normalise(advantages: Tensor, mask: Tensor, smallest: Tensor) -> Tensor:
+    """Shift and scale each task's valid advantages to mean 0 and standard deviation 1: ``[task, episode, time]``.
+
+    A standard deviation below ``smallest`` ``[task]`` is taken for that: where all that was done earned the same, what
+    is left is rounding, and stays small.
+    """
     mean = masked_mean(advantages, mask).reshape(-1, 1, 1)
     centred = (advantages - mean) * mask
-    std = masked_mean(centred.square(), mask).sqrt().reshape(-1, 1, 1)
-    return centred / (std + 1e-8)
+    std = masked_mean(centred.square(), mask).sqrt().maximum(smallest).reshape(-1, 1, 1)
+    return centred / std.clamp_min(torch.finfo(std.dtype).tiny)
