@@ -14,7 +14,7 @@ import torch
 from support import pretended
 
 from metarl import seeding
-from metarl.advantages import fit_baseline
+from metarl.advantages.baseline import fitted_values
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -190,17 +190,17 @@ def test_a_pretended_device_gives_what_the_cpu_gives(
 def test_baselines_are_fitted_as_on_the_cpu_without_a_wait() -> None:
     """Ridges rise as often as they ever need to, where nobody asks whether they did enough."""
     generator = torch.Generator().manual_seed(0)
-    features, returns = torch.rand(3, 4, 5, 6, generator=generator).double(), torch.rand(3, 4, 5, generator=generator)
+    features, returns = (torch.rand(3, 4, *shape, generator=generator).double() for shape in ((6, 9), (5,)))
     features[1] = 1e6 * features[1, :1, :1]  # one and the same observation
-    mask = torch.ones(3, 4, 5)
+    mask, cut = torch.ones(3, 4, 5).double(), torch.zeros(3, 4, 5).double()
     mask[2, :, 1:] = 0
     with pretended.Waits():
-        there = [value.to(pretended.DEVICE) for value in (features, returns, mask)]
+        there = [value.to(pretended.DEVICE) for value in (features, returns, mask, cut)]
     with pretended.Waits() as waits:
-        found = fit_baseline(*there)
+        found = fitted_values(*there)
     assert waits.counts == {}
     with pretended.Waits():
-        assert torch.equal(found.cpu(), fit_baseline(features, returns, mask))
+        assert torch.equal(found.cpu(), fitted_values(features, returns, mask, cut))
 
 
 READS: list[tuple[str, Any]] = [

@@ -5,11 +5,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 
 import metarl
-from metarl.advantages import baseline_features
 from metarl.control import memory
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
@@ -57,9 +55,3 @@ def test_pictures_train_by_default(architecture: str) -> None:
     settings = metarl.Settings(iterations=1, meta_batch_size=2)
     row = metarl.train(metarl.MAML(network=network), family, settings=settings).rows[0]
     assert np.isfinite(row["return/step_1"])
-
-
-def test_the_baseline_of_pictures_reads_time_alone() -> None:
-    small, large = torch.zeros(1, 1, 3, 1000), torch.zeros(1, 1, 3, 3, 32, 32)
-    assert baseline_features(small, torch.arange(3.0)).shape == (1, 1, 3, 2004)
-    assert baseline_features(large, torch.arange(3.0)).shape == (1, 1, 3, 4)
