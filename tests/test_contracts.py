@@ -96,7 +96,7 @@ def test_outer_updates_keep_their_contract(name: str, dtype: torch.dtype, float6
 
 
 def train_and_evaluate(algorithm: Any, family: Any) -> None:
-    result = training.train(algorithm, family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
+    result = training.train(algorithm, family, settings=Settings(2, 2, log_every=1, device="cpu"))
     assert [row["iteration"] for row in result.rows] == [1, 2]
     found = evaluate(result.learner, result.params, family, tasks=2, steps=2)
     scores = {"regression": ("loss",), "classification": ("loss", "accuracy")}.get(family.spec.kind, ("return",))
