@@ -131,6 +131,8 @@ def _is_held(kind: Any) -> bool:
     return bool(kind == Classes | None) or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor))
 
 
+_hidden: set[str] = set()
+"""Names of options that the help leaves out, as nobody can give them."""
 _read: set[type] = set()
 """Dataclasses that tyro's own rule is reading at the moment."""
 
@@ -153,7 +155,10 @@ def _flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 def _shown(field: StructFieldSpec) -> StructFieldSpec:
     """Return an option as the help shows it: data that it holds are left out there, and long lists are counted."""
-    kind: Any = Annotated[field.type, tyro.conf.Suppress] if _is_held(field.type) else field.type
+    kind: Any = field.type
+    if _is_held(kind):
+        _hidden.add(field.name.replace("_", "-"))
+        kind = Annotated[kind, tyro.conf.Suppress]
     if isinstance(field.default, tuple | list) and len(field.default) > _LONG:
         kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=f"(default: {len(field.default)} values)")]
     if dataclasses.is_dataclass(field.default) and not _paragraphs(field.helptext):
@@ -248,6 +253,8 @@ def _suggestion(message: str, box: str) -> str:
     unknown = re.match(r"Unrecognized options: (--[\w.-]+)", message)
     if not unknown:
         return ""
+    if unknown[1].rpartition(".")[2] in _hidden:
+        return f"; {unknown[1]}: this cannot be given on the command line; bind a family to a name, pass 'module:name'"
     similar = {option.rpartition(".")[2].removeprefix("--"): option for option in re.findall(r"^--[\w.-]+", box, re.M)}
     nearest = difflib.get_close_matches(unknown[1].rpartition(".")[2].removeprefix("--"), similar, n=1, cutoff=0.0)
     return f"; did you mean {similar[nearest[0]]}?" if nearest else ""
