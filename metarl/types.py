@@ -197,7 +197,10 @@ class Family(Protocol):
         """The shapes and kind of data that a model must handle."""
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> Tasks:
-        """Sample tasks. The generator lives on the CPU, so that tasks do not depend on the device."""
+        """Sample tasks. Task k depends on the generator and on k, not on how many tasks there are.
+
+        The generator lives on the CPU, so that tasks do not depend on the device.
+        """
 
 
 @runtime_checkable
@@ -348,7 +351,9 @@ def select(experience: Experience, tasks: slice | Tensor) -> Experience:
 def labelled_tasks(tasks: Tasks) -> LabelledTasks:
     """Return the tasks. Raises ValueError unless labelled examples can be drawn from them."""
     if not isinstance(tasks, LabelledTasks):
-        raise ValueError(f"{type(tasks).__name__} has no draw(role, generator): its spec says examples")
+        raise ValueError(
+            f"{type(tasks).__name__} has no draw(role, generator), but its family's spec is one of examples"
+        )
     return tasks
 
 
@@ -356,7 +361,7 @@ def environments_of(tasks: Tasks) -> Environments:
     """Return the tasks. Raises ValueError unless policies can act in them."""
     if not isinstance(tasks, Environments):
         raise ValueError(
-            f"{type(tasks).__name__} has no rollout(policy, generator): its family's spec promises control"
+            f"{type(tasks).__name__} has no rollout(policy, generator), but its family's spec is one of control"
         )
     return tasks
 
