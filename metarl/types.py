@@ -4,7 +4,7 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -102,12 +102,7 @@ class Algorithm(Protocol):
 
 
 class Tasks(Protocol):
-    """A fixed batch of sampled tasks.
-
-    Labelled examples that need much memory may be drawn some tasks at a time, too: by ``draw_groups(role, generator,
-    size)``, which yields what ``draw`` returns by that generator, ``size`` tasks at a time, and ``items``, how many
-    examples a task has, support and query.
-    """
+    """A fixed batch of sampled tasks. It may have one more ability, that of ``DrawsGroups``."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -119,6 +114,21 @@ class Tasks(Protocol):
 
     def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Batch:
         """Draw a fresh batch on the generator's device. Control families act with the policies of ``state``."""
+
+
+@runtime_checkable
+class DrawsGroups(Tasks, Protocol):
+    """Tasks that can draw their examples for a few tasks at a time, so that not all are held in memory at once.
+
+    ``draw_groups`` and ``draw`` must return the same examples: a subclass that overrides one must override both.
+    """
+
+    @property
+    def items(self) -> int:
+        """Examples per task, support and query together."""
+
+    def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
+        """Yield what ``draw`` would return with this generator, ``size`` tasks at a time."""
 
 
 class Family(Protocol):

@@ -65,7 +65,7 @@ def _group(name: str) -> plugins.Group:
             "updates do"
         )
     else:
-        names = {group: [plugin.name for plugin in plugins.available(group)] for group in plugins.GROUPS}
+        names = {group: [plugin.name for plugin in plugins.installed(group)] for group in plugins.GROUPS}
         groups = [group for group in plugins.GROUPS if name in names[group]]
         near = difflib.get_close_matches(name, [one for group in plugins.GROUPS for one in names[group]])
         asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -101,7 +101,7 @@ def check_name(name: str) -> None:
     if not plugins.NAME.fullmatch(name):
         raise ValueError(f"the name {name!r} is not lower-case words joined by hyphens{_corrected(name)}")
     names = Names.of(name)
-    if found := [plugin for group in plugins.GROUPS for plugin in plugins.available(group) if plugin.name == name]:
+    if found := [plugin for plugin in plugins.installed(*plugins.GROUPS) if plugin.name == name]:
         raise ValueError(f"the {found[0]} has that name; choose another, or uninstall {found[0].package}")
     if keyword.iskeyword(names.module) or keyword.iskeyword(names.cls) or names.cls in dir(builtins):
         raise ValueError(f"the module {names.module} or the class {names.cls} is a word of Python's own{_advice(name)}")
@@ -109,7 +109,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"{names.module!r} is a module of Python's standard library{_advice(name)}")
     if importlib.util.find_spec(names.module) is not None:
         raise ValueError(f"a module {names.module!r} is installed, or lies in this folder{_advice(name)}")
-    if _installed(name):
+    if _is_distribution(name):
         raise ValueError(f"a package {name!r} is installed{_advice(name)}")
 
 
@@ -125,7 +125,7 @@ def _advice(name: str) -> str:
     return f"; choose another, such as 'my-{name}'"
 
 
-def _installed(name: str) -> bool:
+def _is_distribution(name: str) -> bool:
     try:
         return bool(metadata.version(name))
     except metadata.PackageNotFoundError:

@@ -110,7 +110,7 @@ def _options(experiment: Experiment) -> type[Any]:
 
 def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
     """Return the options of every run. ``outer`` and the recipe's ``variant`` are defaults."""
-    names = ", ".join(plugin.name for plugin in plugins.available("outers"))
+    names = ", ".join(plugin.name for plugin in plugins.installed("outers"))
     help_outer = f"Outer update of the meta-parameters: {names}, or module:attribute." + (
         " Default: the algorithm's choice." if outer is None else ""
     )

@@ -14,6 +14,7 @@ from metarl.control.protocols import (
     Single,
     Snapshots,
     TorchLanes,
+    Watched,
     resampled,
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
@@ -32,6 +33,7 @@ __all__ = [
     "Single",
     "Snapshots",
     "TorchLanes",
+    "Watched",
     "can_be_compiled",
     "check_discount",
     "check_environment",

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from torch import Generator
 
 from metarl.control.sampling import Sampling
-from metarl.types import Family
+from metarl.types import Family, Learner, Rollout, State
 
 
 @runtime_checkable
@@ -42,6 +42,17 @@ class Sampled(Protocol):
     @property
     def sampling(self) -> Sampling:
         """How many episodes to sample, and how long they are."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """Tasks that can run episodes to be scored only: ``draw`` also fits a baseline and estimates advantages.
+
+    Both must run the same episodes: a subclass that overrides one must override both.
+    """
+
+    def watch(self, learner: Learner, state: State, generator: Generator) -> Rollout:
+        """Return what ``draw`` would return with this generator, but with advantages of nan."""
 
 
 @runtime_checkable

@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import ControlTasks
+from metarl.control import Watched
 from metarl.seeding import stream
 from metarl.speed import float32, send
-from metarl.types import Batch, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
+from metarl.types import Batch, DrawsGroups, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
@@ -27,8 +27,8 @@ class Evaluation:
     """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: Sequence[Batch]
-    """What the scores of each step were measured on. Examples drawn in groups are drawn again when asked for; the last
-    episodes' advantages, which nobody needs, are nan."""
+    """What the scores of each step were measured on. Examples that were drawn in groups are drawn again when they are
+    read. The last episodes' advantages are nan, because nothing uses them."""
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
@@ -117,28 +117,25 @@ def adapt(
 
 
 def _adapted(
-    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device, judged: bool = False
+    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device, scored: bool = False
 ) -> list[Adapted]:
-    """See ``adapt``; where they are only ``judged``, nothing is estimated of the last episodes for one more step."""
+    """See ``adapt``. If they are only ``scored``, the last episodes need no advantages, because no step follows."""
     with torch.no_grad(), float32(device):
         state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
             state = learner.adapt(*adapted[-1]) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
-            watched = judged and step == steps
-            adapted.append(Adapted(state, _episodes(tasks, learner, state, generator, watched)))
+            if scored and step == steps and isinstance(tasks, Watched):
+                rollout: Batch = tasks.watch(learner, state, generator)
+            else:
+                rollout = tasks.draw(learner, state, "support", generator)
+            adapted.append(Adapted(state, rollout))
     return adapted
 
 
-def _episodes(tasks: Tasks, learner: Learner, state: State, generator: Generator, watched: bool) -> Batch:
-    if watched and isinstance(tasks, ControlTasks) and type(tasks).draw is ControlTasks.draw:
-        return tasks.watch(learner, state, generator)
-    return tasks.draw(learner, state, "support", generator)
-
-
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [adapted.rollout for adapted in _adapted(learner, params, tasks, steps, seed, device, judged=True)]
+    rollouts = [adapted.rollout for adapted in _adapted(learner, params, tasks, steps, seed, device, scored=True)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
@@ -146,20 +143,21 @@ def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: i
 
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    draw = _drawn_in_groups if _in_groups(tasks) else _drawn_at_once
-    groups, queries = draw(learner, params, tasks, seed, device)
-    told = [_scores(learner, learner.begin(params, known), support, query, steps) for known, support, query in groups]
-    scores = [{name: torch.cat([group[step][name] for group, _ in told]) for name in told[0][0][0]}
-              for step in range(steps + 1)]  # fmt: skip
-    found = [instances for _, instances in told if instances is not None]
-    return scores, queries, torch.cat(found, dim=1).cpu() if found else None
-
-
-def _in_groups(tasks: Tasks) -> bool:
-    """Whether tasks can be drawn in groups: not where a subclass has changed ``draw`` alone."""
-    lineage = type(tasks).__mro__
-    places = [[name in vars(kind) for kind in lineage] for name in ("draw_groups", "draw")]
-    return any(places[0]) and places[0].index(True) <= places[1].index(True)
+    if isinstance(tasks, DrawsGroups):
+        groups, queries = _drawn_in_groups(learner, tasks, seed, device)
+    else:
+        groups, queries = _drawn_at_once(learner, params, tasks, seed, device)
+    results = [
+        _scores(learner, learner.begin(params, descriptors), support, query, steps)
+        for descriptors, support, query in groups
+    ]
+    first, _ = results[0]
+    scores = [
+        {name: torch.cat([group_scores[step][name] for group_scores, _ in results]) for name in first[step]}
+        for step in range(steps + 1)
+    ]
+    instances = [group_instances for _, group_instances in results if group_instances is not None]
+    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None
 
 
 def _drawn_at_once(
@@ -176,9 +174,9 @@ def _drawn_at_once(
 
 
 def _drawn_in_groups(
-    learner: Learner, params: Params, tasks: Any, seed: int, device: torch.device
+    learner: Learner, tasks: DrawsGroups, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
-    """Draw the tasks' examples as they are needed, from the same streams: images of many tasks fill the memory."""
+    """Draw each group's examples when it is scored, from the same streams: images of many tasks fill the memory."""
     size = _group_size(tasks.items * prod(learner.spec.input_shape), device)
     parts = (tasks.draw_groups(role, _stream(seed, role, device), size) for role in get_args(Role))
     return zip(torch.split(send(tasks.descriptors, device), size), *parts, strict=True), Redrawn(tasks, seed, device)
@@ -186,9 +184,9 @@ def _drawn_in_groups(
 
 @dataclass(frozen=True)
 class Redrawn(Sequence[Batch]):
-    """The query examples of an evaluation, drawn again whenever they are asked for."""
+    """The query examples of an evaluation. They are drawn again each time they are read, not kept in memory."""
 
-    tasks: Tasks
+    tasks: DrawsGroups
     seed: int
     device: torch.device
 
@@ -199,7 +197,8 @@ class Redrawn(Sequence[Batch]):
         if isinstance(index, slice):
             return tuple(self[one] for one in range(len(self))[index])
         range(len(self))[index]  # raises IndexError
-        return self.tasks.draw(cast(Learner, None), None, "query", _stream(self.seed, "query", self.device))
+        generator = _stream(self.seed, "query", self.device)
+        return next(iter(self.tasks.draw_groups("query", generator, len(self.tasks.descriptors))))
 
 
 def _stream(seed: int, role: Role, device: torch.device) -> Generator:
@@ -215,13 +214,16 @@ def _checked(learner: Learner, batch: Batch) -> Examples:
 def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
         for name, values in batch._asdict().items():
-            # A GPU would have to be waited for; there, such numbers show in the scores.
+            # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
             if values.device.type == "cpu" and not values.isfinite().all():
-                raise ValueError(f"the {role} {name} that the family drew hold numbers that are not finite")
+                raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
 
 
 def _group_size(numbers: int, device: torch.device) -> int:
-    """How many tasks of so many numbers go together: a network's activations take a hundred times their memory."""
+    """Return how many tasks to process at once, given the input numbers of one.
+
+    A network's activations take about a hundred times the memory of its inputs.
+    """
     return max(1, NUMBERS_PER_GROUP["cpu" if device.type == "cpu" else "gpu"] // max(1, numbers))
 
 

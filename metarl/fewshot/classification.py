@@ -129,6 +129,9 @@ class EpisodeTasks:
     parameters: dict[str, Tensor]
     scale: float | None = None  # what inputs are divided by; None: 255 for uint8, 1 for others
 
+    def __init_subclass__(cls) -> None:
+        refuse_draw_alone(cls)
+
     @property
     def descriptors(self) -> Tensor:
         """``[task, 0]``: nothing describes a task."""
@@ -163,6 +166,15 @@ class EpisodeTasks:
         """Return the first tasks."""
         parameters = {name: values[:count] for name, values in self.parameters.items()}
         return replace(self, support=self.support[:count], query=self.query[:count], parameters=parameters)
+
+
+def refuse_draw_alone(tasks: type) -> None:
+    """Raise TypeError for a subclass that overrides ``draw`` alone: evaluation uses ``draw_groups`` instead."""
+    if "draw" in vars(tasks) and "draw_groups" not in vars(tasks):
+        raise TypeError(
+            f"{tasks.__name__} overrides draw, and evaluation would not use it: override draw_groups instead, which "
+            "draw calls"
+        )
 
 
 def episode_items(

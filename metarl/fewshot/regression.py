@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot.classification import check_counts, check_items, episode_items, gather
+from metarl.fewshot.classification import check_counts, check_items, episode_items, gather, refuse_draw_alone
 from metarl.fewshot.grouping import SPLITS, Classes, Groups, group
 from metarl.fewshot.numbers import numbers
 from metarl.seeding import stream
@@ -224,6 +224,9 @@ class TableTasks:
     support: Tensor  # [task, row] positions in the table
     query: Tensor  # [task, row]
     parameters: dict[str, Tensor]
+
+    def __init_subclass__(cls) -> None:
+        refuse_draw_alone(cls)
 
     @property
     def descriptors(self) -> Tensor:

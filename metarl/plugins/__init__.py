@@ -15,6 +15,7 @@ from metarl.plugins.registry import (
     find_again,
     group_of,
     import_attribute,
+    installed,
     load,
     name_of,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "find_recipe",
     "group_of",
     "import_attribute",
+    "installed",
     "load",
     "name_of",
     "recipes",

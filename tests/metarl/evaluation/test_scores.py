@@ -1,4 +1,5 @@
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,14 +9,15 @@ from torch import Generator, Tensor
 from metarl import evaluation, objectives, testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
+from metarl.control import Watched
 from metarl.control import tasks as control_tasks
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
-from metarl.fewshot.regression import TableRegression
+from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
-from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
+from metarl.types import DrawsGroups, Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=5, horizon=2))
@@ -255,6 +257,12 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
     assert found[0].queries[0].inputs.shape == (7, 6, 2)
 
 
+def all_at_once(monkeypatch: pytest.MonkeyPatch, learner: Learner, params: Params) -> None:
+    """Draw the examples of all tasks together, as of tasks that cannot be drawn in groups."""
+    draw = partial(evaluation.scores._drawn_at_once, learner, params)
+    monkeypatch.setattr(evaluation.scores, "_drawn_in_groups", lambda _, *arguments: draw(*arguments))
+
+
 def pictures(**options: Any) -> NWayKShot:
     pixels = torch.randint(256, (60, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return NWayKShot(pixels, torch.arange(60) % 6, **{"ways": 2, "shots": 3, "rotations": "all"} | options)
@@ -275,7 +283,7 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
     params = learner.init(torch.Generator().manual_seed(0))
     found = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert gathered == [3, 3, 3, 3, 1, 1]
-    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    all_at_once(monkeypatch, learner, params)
     whole = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert all(torch.equal(found.scores[name], whole.scores[name]) for name in ("loss", "accuracy"))
     # The queries are those that were scored, whenever they are asked for.
@@ -289,21 +297,26 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
         found.queries[1]
 
 
-def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def table() -> TableRegression:
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
-    family = TableRegression(rows, rows.sum(1), torch.arange(60) % 6, shots=4)
+    return TableRegression(rows, rows.sum(1), torch.arange(60) % 6, shots=4)
+
+
+def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = table()
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     params = learner.init(torch.Generator().manual_seed(0))
     monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 50})
     found = evaluate(learner, params, family, tasks=7, split="train")
-    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    all_at_once(monkeypatch, learner, params)
     assert torch.equal(evaluate(learner, params, family, tasks=7, split="train").scores["loss"], found.scores["loss"])
 
 
-def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
+def test_a_subclass_changes_what_is_scored() -> None:
     class Dark(EpisodeTasks):
-        def draw(self, *arguments: Any) -> Examples:
-            return super().draw(*arguments)._replace(inputs=torch.zeros(3, 6, 1, 6, 6))
+        def draw_groups(self, *arguments: Any) -> Any:
+            for examples in super().draw_groups(*arguments):
+                yield examples._replace(inputs=torch.zeros_like(examples.inputs))
 
     class Family(NWayKShot):
         def sample(self, *arguments: Any) -> EpisodeTasks:
@@ -313,6 +326,22 @@ def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), family, tasks=3, split="train")
     assert found.queries[0].inputs.max() == 0
+    assert (found.scores["accuracy"][0] == 0.5).all()  # two classes of images that all look the same
+
+
+@pytest.mark.parametrize("tasks", [EpisodeTasks, TableTasks])
+def test_a_subclass_that_overrides_draw_alone_is_refused(tasks: type) -> None:
+    """Evaluation would use the ``draw_groups`` that it inherits."""
+    with pytest.raises(TypeError, match=r"Dark overrides draw, .* override draw_groups instead, which draw calls"):
+        type("Dark", (tasks,), {"draw": lambda *_: None})
+    type("Both", (tasks,), {"draw": lambda *_: None, "draw_groups": lambda *_: None})
+
+
+def test_tasks_without_groups_are_drawn_at_once() -> None:
+    assert isinstance(pictures().sample(2, "train", torch.Generator()), DrawsGroups)
+    assert not isinstance(Lines().sample(2, "train", torch.Generator()), DrawsGroups)
+    family = testing.small_family("continuous")
+    assert isinstance(family.sample(2, "train", torch.Generator()), Watched)
 
 
 @pytest.mark.parametrize(
@@ -347,5 +376,5 @@ def test_data_that_are_not_finite_are_told() -> None:
         def sample(self, *arguments: Any) -> LineTasks:
             return Broken(torch.ones(2), [])
 
-    with pytest.raises(ValueError, match="the query targets that the family drew hold numbers that are not finite"):
+    with pytest.raises(ValueError, match="the query targets that the family drew contain numbers that are not finite"):
         evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)
