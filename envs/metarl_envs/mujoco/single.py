@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, set_scaled_fields
-from metarl_envs.mujoco.rendering import opengl
+from metarl_envs.mujoco.opengl import opengl
 from metarl_envs.mujoco.robots import (
     Motion,
     RobotFamily,
