@@ -34,7 +34,7 @@ ALGORITHM = MAML(network=Network(hidden=(4,), activation="tanh"))
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return what was told by the checks that failed."""
-    return {outcome.check: "\n".join(outcome.told) for outcome in outcomes if outcome.verdict == "FAILED"}
+    return {outcome.check: "\n".join(outcome.messages) for outcome in outcomes if outcome.verdict == "FAILED"}
 
 
 class Broken:
@@ -242,7 +242,7 @@ def test_a_family_without_test_tasks_is_told_of() -> None:
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
     assert not failures(list(outcomes.values()))
     assert outcomes["tasks"].verdict == "note"
-    assert outcomes["tasks"].told[1].startswith("there are no test tasks: ")
+    assert outcomes["tasks"].messages[1].startswith("there are no test tasks: ")
     assert outcomes["splits"].verdict == "skipped"
 
 
@@ -250,7 +250,7 @@ def test_tasks_that_all_draw_the_same_are_noted() -> None:
     family = Regression(lambda inputs, slope: inputs, {"slope": (-1.0, 1.0)}, shots=2)
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
     assert outcomes["independence"].verdict == "note"
-    assert "changing a task's parameters changed nothing that it drew" in outcomes["independence"].told[0]
+    assert "changing a task's parameters changed nothing that it drew" in outcomes["independence"].messages[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -21,7 +21,7 @@ from metarl.types import Spec
 
 def told(family: Any) -> dict[str, tuple[str, str]]:
     """What each check of a family told, and how it came out."""
-    return {outcome.check: (outcome.verdict, "\n".join(outcome.told)) for outcome in testing.family_outcomes(family)}
+    return {outcome.check: (outcome.verdict, "\n".join(outcome.messages)) for outcome in testing.family_outcomes(family)}
 
 
 class Walkers(VectorEnv):

@@ -28,7 +28,7 @@ LINES, POINTS = small_family("regression"), small_family("continuous")
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return what was told by the checks that failed."""
-    return {outcome.check: "\n".join(outcome.told) for outcome in outcomes if outcome.verdict == "FAILED"}
+    return {outcome.check: "\n".join(outcome.messages) for outcome in outcomes if outcome.verdict == "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ def test_broken_outer_updates_are_found_by_one_check(case: str) -> None:
 def test_an_outer_update_without_more_members_passes(family: Any) -> None:
     outcomes = testing.outer_outcomes(Descent(), family)
     assert failures(outcomes) == {}
-    assert {outcome.check: outcome.told for outcome in outcomes if outcome.verdict == "skipped"}["chunks"] == (
+    assert {outcome.check: outcome.messages for outcome in outcomes if outcome.verdict == "skipped"}["chunks"] == (
         "it has no field called chunks",
     )
 
@@ -328,7 +328,7 @@ def test_steps_up_the_gradient_are_noted(family: Any) -> None:
     outcomes = {outcome.check: outcome for outcome in testing.outer_outcomes(Descent(rate=-0.01), family)}
     assert failures(list(outcomes.values())) == {}
     assert outcomes["movement"].verdict == "note"
-    assert outcomes["movement"].told == ("the step goes up the meta-gradient: is its sign right?",)
+    assert outcomes["movement"].messages == ("the step goes up the meta-gradient: is its sign right?",)
 
 
 def test_what_an_update_raises_is_told_with_its_line() -> None:
