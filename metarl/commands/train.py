@@ -50,7 +50,7 @@ def prepare(arguments: list[str]) -> Execute:
     run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
 
     def execute() -> int:
-        if not chosen.quiet and (aside := runs.told(out)):
+        if not chosen.quiet and (aside := runs.aside_note(out)):
             print(f"{out} has no checkpoint yet{aside}, until there is one")
         return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 

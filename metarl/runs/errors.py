@@ -1,5 +1,5 @@
-"""What is raised where a run folder cannot be used."""
+"""The exception for run folders that cannot be used."""
 
 
 class RunError(ValueError):
-    """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
+    """A run folder cannot be used. The message says what is wrong with it and what to do."""

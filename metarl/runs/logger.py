@@ -1,7 +1,7 @@
-"""What a training run writes while it runs: a table, progress.csv, TensorBoard events and, if asked, W&B.
+"""The logs of training: a table, progress.csv, TensorBoard events and, optionally, Weights & Biases.
 
-Stable-Baselines3's logger does the writing, but for progress.csv: SB3's writer truncates the file of an interrupted run
-and orders columns differently in every process.
+Stable-Baselines3's logger writes all but progress.csv. Its CSV writer would truncate the file of an interrupted run,
+and its order of columns differs between processes.
 """
 
 import csv
@@ -29,7 +29,7 @@ TABLE_EVERY = 10
 
 
 class ProgressCSV(KVWriter):
-    """Appends rows to a CSV file, whose columns stay in the order in which they first appeared."""
+    """Appends rows to a CSV file. Columns stay in the order in which they first appeared."""
 
     def __init__(self, path: Path, rows: list[dict[str, str]]) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class ProgressCSV(KVWriter):
         _write(path, self.columns, rows)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append one row; the file is rewritten where it brings new columns."""
+        """Append one row. The file is rewritten if the row has new columns."""
         new = [key for key in key_values if key not in self.columns]
         if new:
             rows = read_progress(self.path)
@@ -50,13 +50,13 @@ class ProgressCSV(KVWriter):
             raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held open between rows."""
+        """Do nothing: the file is not kept open between rows."""
 
 
 class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """Hides the events of steps from ``purge_step`` on that an interrupted run left behind.
+    """Writes TensorBoard events, and hides those of an interrupted run from ``purge_step`` on.
 
-    The first row says which scores are the metrics of these hyper-parameters.
+    The first row also registers the hyper-parameters and the scores that belong to them (TensorBoard's HParams).
     """
 
     def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
@@ -67,16 +67,18 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write the scalars of one row."""
         if self._hyperparameters:
-            metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+            metrics: dict[str, float] = {
+                name: 0.0 for name in key_values if "/step_" in name
+            }  # HParams reads the values from the scalars
             super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
             self._hyperparameters = {}
         super().write(key_values, key_excluded, step)
 
 
 class WeightsAndBiases(KVWriter):
-    """Sends rows to a project on Weights & Biases, under an identity that the run folder keeps.
+    """Sends rows to a project on Weights & Biases, with an identifier that is stored in the run folder.
 
-    Rows that an interrupted run has sent already are not taken twice: W&B drops steps that it has.
+    After an interruption, some rows are sent again. W&B ignores steps that it has received already.
     """
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
@@ -97,12 +99,12 @@ class WeightsAndBiases(KVWriter):
         self._run.log({str(name): value for name, value in key_values.items()}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining rows."""
         self._run.finish()
 
 
 def import_wandb() -> Any:
-    """Return the package wandb. Raises ValueError where it is missing."""
+    """Return the package wandb. Raises ValueError if it is not installed."""
     try:
         import wandb
     except ImportError as error:
@@ -114,7 +116,7 @@ def import_wandb() -> Any:
 def open_all(
     folder: Path | None, start: int, last: int, quiet: bool
 ) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Open the files, the table and the bar, and yield the function that writes a row to all of them."""
+    """Open the files, the table and the progress bar; yield a function that writes a row to all of them."""
     files = open_files(folder, start) if folder else None
     table = None if quiet else open_table()
     bar = tqdm(total=last, initial=start, disable=quiet or not sys.stderr.isatty(), unit="it", dynamic_ncols=True)
@@ -138,7 +140,7 @@ def open_all(
 
 
 def open_files(folder: Path, iteration: int) -> Logger:
-    """Return the logger of what a run folder tells, from which everything after ``iteration`` is struck."""
+    """Return the logger of a run folder's files, and remove rows after ``iteration`` from progress.csv."""
     began_before = any(folder.glob("events.out.tfevents.*"))
     config = read_config(folder) if (folder / files.CONFIG).exists() else {}
     tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
@@ -152,7 +154,7 @@ def open_files(folder: Path, iteration: int) -> Logger:
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's options by dotted names, such as ``algorithm.step_size``, as TensorBoard takes them."""
+    """Return a run's options by dotted names, such as ``algorithm.step_size``, for TensorBoard."""
     parts = {name: config[name] for name in files.GROUPS if config.get(name)}  # baselines have no outer update
     named = {name: part["reference"] for name, part in parts.items()}
     for name, part in parts.items():
@@ -171,9 +173,9 @@ def _flat(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
-    """Write an evaluation's adaptation curve, over adaptation steps, as TensorBoard events in place of older ones.
+    """Write the adaptation curve of an evaluation as TensorBoard events, in place of older ones.
 
-    They are a TensorBoard run of their own, in a folder of the run's, because their steps are not iterations.
+    It is a separate TensorBoard run, in a subfolder, because its steps are adaptation steps and not iterations.
     """
     for old in folder.glob(files.ADAPTATION_EVENTS):
         old.unlink()
@@ -189,7 +191,7 @@ def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], pic
 
 
 def open_table() -> Logger:
-    """Return the logger of the table on standard output."""
+    """Return the logger that prints the table on standard output."""
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)]
     return Logger(None, formats)
 
@@ -202,7 +204,7 @@ def dump(logger: Logger, values: Mapping[str, Any], iteration: int) -> None:
 
 
 class _Name(str):
-    """A metric's name; SB3's table sorts them, and the number at the end of a name counts: step_2, then step_10."""
+    """A metric's name that sorts by the number at its end: step_2 before step_10. SB3 sorts its table by name."""
 
     def __lt__(self, other: str) -> bool:
         return _order(str(self)) < _order(str(other))
@@ -214,7 +216,7 @@ def _order(name: str) -> tuple[str, int]:
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:
-    """Rows of a progress.csv; a last line that was cut short is left out."""
+    """Return the rows of a progress.csv, without an incomplete last line."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 

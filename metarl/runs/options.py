@@ -1,4 +1,4 @@
-"""Frozen dataclasses of options as JSON and back: what config.json says of an algorithm, a family, an outer update."""
+"""Frozen dataclasses of options as JSON, and back: config.json's records of algorithms, families and outer updates."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ from metarl.runs.errors import RunError
 
 
 def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
-    """Record a frozen dataclass, such as an algorithm or a family, as JSON: where it comes from and its options.
+    """Return a JSON record of a frozen dataclass, such as an algorithm or a family: its origin and its options.
 
-    ``reference`` is the name or ``module:attribute`` that the user gave; by default that of its class, by name where
-    it is installed under one.
+    ``reference`` is the name or ``module:attribute`` that the user gave. By default, it is that of the class: its
+    installed name if it has one.
 
     Raises:
-        ValueError: it could not be rebuilt from such a record.
+        ValueError: it could not be rebuilt from this record.
     """
     group, kind = plugins.group_of(target), type(target).__qualname__
     reference = reference or plugins.name_of(group, type(target))
@@ -26,26 +26,26 @@ def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
         rebuilt = _options(rebuild(record, group))
     except (TypeError, ValueError, plugins.PluginError) as error:
         raise ValueError(
-            f"{kind} cannot be recorded in a run folder ({error}); bind it to a name in an importable module and "
+            f"{kind} cannot be recorded in a run folder ({error}); assign it to a name in an importable module, and "
             "pass 'module:name'"
         ) from error
     lost = [name for name, value in _options(target).items() if not _same(value, rebuilt[name])]
     if lost:
         raise ValueError(
-            f"{kind} cannot be recorded in a run folder: {lost[0]} would come back as {rebuilt[lost[0]]!r}; "
+            f"{kind} cannot be recorded in a run folder: {lost[0]} would be read back as {rebuilt[lost[0]]!r}; "
             "use numbers, strings, tuples and frozen dataclasses of them"
         )
     return record
 
 
 def _changed(target: Any, base: Any) -> dict[str, Any]:
-    """Return the options that make target from its class, or from the instance that its name stands for."""
+    """Return the options of target that differ from its base: a class, or the instance that its name refers to."""
     if target is base:
         return {}
     if not dataclasses.is_dataclass(target):
-        raise TypeError(f"{type(target).__name__} is not a dataclass, whose options could be read")
+        raise TypeError(f"{type(target).__name__} is not a dataclass, so its options cannot be read")
     if type(target) is not (base if isinstance(base, type) else type(base)):
-        raise TypeError(f"{base!r} did not make {target!r}")
+        raise TypeError(f"{target!r} is not of the class of {base!r}")
     if isinstance(base, type):
         return _options(target)
     return {name: value for name, value in _options(target).items() if not _same(value, getattr(base, name))}
@@ -57,7 +57,7 @@ def _options(target: Any) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    # Identity first: arrays and tensors refuse to say in one word whether they are equal.
+    # Identity first: the comparison of arrays and tensors with more than one element is no single bool.
     return one is other or bool(one == other)
 
 
@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def rebuild(record: Mapping[str, Any], group: plugins.Group) -> Any:
-    """Rebuild what ``describe`` recorded. Raises PluginError or RunError where that is impossible."""
+    """Rebuild a dataclass from a record of ``describe``. Raises PluginError or RunError if that is impossible."""
     try:
         reference, recorded = record["reference"], record["options"]
         base = _base(reference, group)
@@ -85,13 +85,13 @@ def rebuild(record: Mapping[str, Any], group: plugins.Group) -> Any:
         return base(**options) if isinstance(base, type) else dataclasses.replace(base, **options)
     except (KeyError, TypeError, NameError, AttributeError) as error:
         raise RunError(
-            f"{record.get('reference')} cannot be made with the options that this run recorded: "
+            f"{record.get('reference')} cannot be built with the options that this run recorded: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    for kind in (hint, *get_args(hint)):  # a dataclass may be one choice of several: Sampling | None
+    for kind in (hint, *get_args(hint)):  # a dataclass may be part of a union, such as Sampling | None
         if isinstance(value, dict) and dataclasses.is_dataclass(kind) and isinstance(kind, type):
             hints = get_type_hints(kind)
             return kind(**{name: _restored(hints[name], part) for name, part in value.items()})
@@ -101,7 +101,7 @@ def _restored(hint: Any, value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    # JSON has lists only, frozen dataclasses hold tuples unless their hints say otherwise.
+    # JSON has only lists; fields of frozen dataclasses are tuples unless their type hints say list.
     if isinstance(value, dict):
         return {name: _tuples(part) for name, part in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl import control
 from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
-from metarl.testing.batches import batch_faults, close, default_dtype, equal, global_states, shape_faults, tensors
+from metarl.testing.batches import batch_faults, default_dtype, equal, global_states, shape_faults, tensors
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import DrawsGroups, Examples, Kind, SharesTasks, Split, Tasks
@@ -155,7 +155,7 @@ def _groups(subject: Subject) -> Found:
         groups = list(tasks.draw_groups(role, stream(0, role), 1))
         together = [torch.cat(values) for values in zip(*groups, strict=True)]
         drawn = tensors(subject.draw(tasks, role))
-        if len(groups) != subject.count or not all(map(close, together, drawn)):
+        if len(groups) != subject.count or not equal(together, drawn):
             yield Fault(f"draw_groups gives other {role} data than draw with the same generator", tasks.draw_groups)
 
 

@@ -96,7 +96,7 @@ def _metrics(subject: OuterSubject) -> Found:
             yield Fault("the metric 'outer/refused' is reserved for the training loop: choose another name", blamed)
         elif not str(name).startswith("outer/") and name not in reported:
             yield Fault(
-                f"the metric {name!r} is not one of the meta-loss: expected a name with outer/ in front", blamed
+                f"the metric {name!r} is no metric of the meta-loss: expected a name that begins with outer/", blamed
             )
         elif name in reported and not close(torch.as_tensor(value).to(reported[name]), reported[name].detach()):
             found = f"{float(value):.6g}, but was {float(reported[name]):.6g} before the step"

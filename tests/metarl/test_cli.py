@@ -176,11 +176,11 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml bandit --tasks.arms 1 --out X", "a bandit needs at least two arms, not 1"),
         ("train maml bandit --tasks.sampling.episodes 0 --out X", "episodes=0"),
         ("resume", "Missing from metarl resume: PATH Run folder"),
-        ("resume X", "X holds no run: config.json is missing"),
-        ("evaluate X", "X holds no run: config.json is missing"),
+        ("resume X", "X contains no run: config.json is missing"),
+        ("evaluate X", "X contains no run: config.json is missing"),
         ("plot", "run"),
-        ("plot X", "X holds no run: config.json is missing"),
-        ("render X", "X holds no run: config.json is missing"),
+        ("plot X", "X contains no run: config.json is missing"),
+        ("render X", "X contains no run: config.json is missing"),
         (
             "train maml bandit --wandb mine --out X",
             '--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"',
@@ -199,13 +199,13 @@ def test_a_wrong_request_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("train maml bandit --out RUN", "already holds a run; choose another folder with --out, go on with it by"),
-        ("train maml bandit --out RUN/config.json", "cannot make the run folder"),
+        ("train maml bandit --out RUN", "already contains a run; choose another folder with --out, go on with it by"),
+        ("train maml bandit --out RUN/config.json", "cannot create the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
         ("resume RUN --iterations 1", "stands at iteration 2 of 1"),
         ("resume RUN --iterations 0", "iterations=0"),
         ("resume RUN --seed 3", "--seed"),
-        ("resume RUN/config.json", "holds no run"),
+        ("resume RUN/config.json", "contains no run"),
         ("evaluate RUN --tasks 0", "--tasks 0: expected at least 1"),
         ("plot RUN --out RUN/config.json", "config.json is a file: expected a folder for the pictures"),
         ("evaluate RUN --steps -1", "--steps -1: expected at least 0"),
@@ -247,7 +247,7 @@ class TestDamagedRuns:
     def test_a_truncated_checkpoint(self, run: Path, capsys: Captured, command: str) -> None:
         checkpoint = run / "checkpoint.pt"
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-        assert f"{checkpoint} cannot be read; it may be cut short" in self.answer(capsys, command, run)
+        assert f"{checkpoint} cannot be read; it may be truncated" in self.answer(capsys, command, run)
 
     def test_a_checkpoint_of_another_architecture(self, run: Path, capsys: Captured, command: str) -> None:
         config = json.loads((run / "config.json").read_text())
