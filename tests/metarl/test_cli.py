@@ -218,7 +218,7 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("evaluate RUN --algorithm.hidden 9", "written for another architecture"),
         ("evaluate RUN --algorithm.step-size 0", "step_size=0.0"),
         ("evaluate RUN --algorithm.size 1", "--algorithm.size"),
-        ("evaluate RUN --oracle RUN", "--oracle and --pretrained go together"),
+        ("evaluate RUN --oracle RUN", "--oracle and --pretrained must be given together"),
         ("evaluate RUN --oracle RUN --pretrained RUN", "has not been evaluated"),
         ("render RUN --out film.avi", "film.avi is neither .gif nor .mp4"),
         ("render RUN --steps -1", "--steps -1: expected at least 0"),

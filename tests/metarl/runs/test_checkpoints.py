@@ -85,7 +85,9 @@ def test_the_checkpoint_before_the_last_is_kept_and_is_one_to_go_on_from(run: Pa
     assert load_progress(run / "previous.pt")["iteration"] == 4
     assert open_run(run, "previous").iteration == 4
     flip(run / "checkpoint.pt", 8000)
-    told = f"{run}/checkpoint.pt cannot be read; .*the one before it, of iteration 4, is intact: to use it, rename {run}/"
+    told = (
+        f"{run}/checkpoint.pt cannot be read; .*the one before it, of iteration 4, is intact: to use it, rename {run}/"
+    )
     for action in (lambda: training.resume(run, iterations=8), lambda: open_run(run)):
         with pytest.raises(RunError, match=told):
             action()
@@ -173,8 +175,8 @@ def test_kept_checkpoints_are_opened(trained: Path, which: str) -> None:
 
 @pytest.mark.parametrize("which", ["checkpoint-3", "../checkpoint", "first", "", "config.json", "last.pt", 3])
 def test_others_are_refused_and_those_that_there_are_named(trained: Path, which: Any) -> None:
-    told = "expected one of last, best, validated, previous or checkpoint-ITERATION; .* also has checkpoint-2, checkpoint-4, "
-    with pytest.raises(RunError, match=told):
+    names = "last, best, validated, previous or checkpoint-ITERATION"
+    with pytest.raises(RunError, match=f"expected one of {names}; .* also has checkpoint-2, checkpoint-4, "):
         open_run(trained, which)
 
 
