@@ -199,7 +199,7 @@ def test_a_wrong_request_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("train maml bandit --out RUN", "already contains a run; choose another folder with --out, go on with it by"),
+        ("train maml bandit --out RUN", "already contains a run; choose another folder with --out, continue the run with"),
         ("train maml bandit --out RUN/config.json", "cannot create the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
         ("resume RUN --iterations 1", "stands at iteration 2 of 1"),
@@ -261,7 +261,7 @@ class TestDamagedRuns:
         ("damage", "told"),
         [
             (lambda config: config.update(format=7), "has format 7; this version reads 1"),
-            (lambda config: config.pop("tasks"), "is damaged: it does not tell the tasks"),
+            (lambda config: config.pop("tasks"), "is damaged: it lacks tasks"),
             (lambda config: config["settings"].update(bogus=1), "unexpected keyword argument 'bogus'"),
             (lambda config: config["settings"].update(iterations="2"), "settings that cannot be used"),
             (lambda config: config["settings"].update(seed=0, meta_batch_size=0), "meta_batch_size=0"),
@@ -360,7 +360,7 @@ class TestHelp:
 
     @pytest.mark.parametrize(
         ("command", "text"),
-        [("resume", "--iterations"), ("evaluate", "Adaptation steps; scores are given after 0"), ("plot", "--out")],
+        [("resume", "--iterations"), ("evaluate", "Adaptation steps. Scores are reported after 0"), ("plot", "--out")],
     )
     def test_other_commands(self, capsys: Captured, command: str, text: str) -> None:
         assert text in " ".join(printed(capsys, command, "--help").replace("│", " ").split())
