@@ -199,7 +199,10 @@ def test_a_wrong_request_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("train maml bandit --out RUN", "already contains a run; choose another folder with --out, continue the run with"),
+        (
+            "train maml bandit --out RUN",
+            "already contains a run; choose another folder with --out, continue the run with",
+        ),
         ("train maml bandit --out RUN/config.json", "cannot create the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
         ("resume RUN --iterations 1", "stands at iteration 2 of 1"),
