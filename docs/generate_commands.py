@@ -27,7 +27,7 @@ Exit codes:
 - 0: done.
 - 1: the command failed while running. It prints a traceback, and the last checkpoint is intact.
 - 2: the request was invalid. One line on standard error explains why.
-- 130: stopped by Ctrl-C.
+- 130: stopped by Ctrl-C; 128 + number: by another signal, such as 143 for SIGTERM.
 """
 TITLE = re.compile(r"^ (\w.*)\n -+\n", re.MULTILINE)
 """The title of a group of options, in output without boxes."""

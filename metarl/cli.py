@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,10 @@ COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+STOPPED_BY = 128
+"""Plus the number of the signal that stopped training: 130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
+
+_EXITED = "a plugin has ended the program instead of raising an error: sys.exit"
 
 Execute = Callable[[], int]
 """A valid request, ready to run. Returns the exit code."""
@@ -40,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0: done. 2: the request was invalid; one line on standard error says why. 1: it failed while running, with a
-    traceback; the last checkpoint is intact. 130: stopped by Ctrl-C.
+    traceback; the last checkpoint is intact. 130: stopped by Ctrl-C; 128 + number: by another signal.
     """
+    if arguments is None:
+        _make_usual_process()
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # flush here, where a closed pipe is caught, not when Python shuts down
@@ -58,16 +65,36 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+def _make_usual_process() -> None:
+    """Give this process what most have: open streams that take any text, and a plotting backend that needs no window.
+
+    A daemon may have closed its streams. A notebook names a backend of its own, which only notebooks can import.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        pass
+    os.close(descriptor)
+    sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")  # noqa: SIM115  # to the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"
+
+
 def _run(arguments: list[str]) -> int:
     _warn_of_namesakes()
     try:
         execute = _prepare(arguments)
-    except (ValueError, plugins.PluginError) as error:
-        print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, ImportError, plugins.PluginError) as error:
+        print(f"metarl: {_harmless(' '.join(str(error).split()))}", file=sys.stderr)
         return WRONG
-    except SystemExit as stop:  # --help was printed
+    except SystemExit as stop:
+        if {"-h", "--help"}.isdisjoint(arguments):
+            raise RuntimeError(f"{_EXITED}({stop.code})") from stop
         return int(stop.code or DONE)
-    return execute()
+    try:
+        return execute()
+    except SystemExit as stop:
+        raise RuntimeError(f"{_EXITED}({stop.code})") from stop
 
 
 def _warn_of_namesakes() -> None:
@@ -97,14 +124,22 @@ def _prepare(arguments: list[str]) -> Execute:
         raise ValueError(f"unknown command {name!r}{hint}; 'metarl --help' lists them")
     # OpenMP's waiting threads spin for milliseconds, which slows a shared machine down. torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    sys.path.append(os.getcwd())  # so that module:attribute finds modules in the current folder
+    try:
+        sys.path.append(os.getcwd())  # so that module:attribute finds modules in the current folder
+    except FileNotFoundError:  # torch's libraries cannot be loaded from nowhere
+        raise ValueError("the working folder was deleted; change to another one (cd) and try again") from None
     prepare: Callable[[list[str]], Execute] = importlib.import_module(f"metarl.commands.{name}").prepare
     return prepare(rest)
 
 
 def _say(text: str) -> int:
-    print(text)
+    print(_harmless(text))
     return DONE
+
+
+def _harmless(text: str) -> str:
+    """Return text of other packages and files without control sequences, which a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _version() -> int:

@@ -1,13 +1,16 @@
 """Writing a file whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import re
 import secrets
+import shlex
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,24 @@ TEMPORARY = re.compile(r"metarl-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-
 
 
 def expanded(path: Path | str) -> Path:
-    """Return a path that a user gave, ``~`` standing for a home folder. Raises ValueError for an empty one."""
+    """Return a path that a user gave, ``~`` standing for a home folder. Raises ValueError for one that cannot be."""
     if not os.fspath(path):
         raise ValueError("a path is empty; give a folder or a file ('.' is the working folder)")
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
+        found = Path(path).expanduser()
+        os.lstat(found)
+    except (RuntimeError, ValueError) as error:  # nobody's home folder; a null character
         raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"the path {str(path)[:40]}... cannot be: {error.strerror}") from error
+    return found
+
+
+def typed(path: Path) -> str:
+    """Return a path as it is typed in a shell, in a command that users are told."""
+    words = f"./{path}" if str(path).startswith("-") else str(path)
+    return subprocess.list2cmdline([words]) if os.name == "nt" else shlex.quote(words)
 
 
 def check_place(path: Path) -> None:

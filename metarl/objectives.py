@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Kind, Rollout
+from metarl.types import Batch, Examples, Kind, Rollout, advantages_of
 
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -19,15 +19,29 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 def sample(kind: Kind, outputs: Tensor, generator: Generator) -> Tensor:
     """Draw an action from each distribution: ``[..., model_outputs]`` to ``[..., action]``, or ``[...]`` ids."""
+    size = outputs.shape[-1] if kind == "discrete" else outputs.shape[-1] // 2
+    drawn = torch.empty(*outputs.shape[:-1], size, dtype=outputs.dtype, device=outputs.device)
+    return act(kind, outputs, fill_noise(kind, drawn, generator))
+
+
+def fill_noise(kind: Kind, values: Tensor, generator: Generator) -> Tensor:
+    """Return the noise that turns distributions into actions, ``[..., output_size]``, written into ``values``."""
+    if kind == "continuous":
+        return values.normal_(generator=generator)
+    # Gumbel noise is -log(-log(uniform)). Clamping avoids log(0).
+    tiny = torch.finfo(values.dtype).tiny
+    uniform = values.uniform_(generator=generator).clamp_min_(tiny)
+    return uniform.log_().neg_().clamp_min_(tiny).log_().neg_()
+
+
+def act(kind: Kind, outputs: Tensor, noise: Tensor) -> Tensor:
+    """Return the actions of distributions ``[..., model_outputs]``, given noise ``[..., output_size]``."""
     if kind == "discrete":
-        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample, with Gumbel noise = -log(-log(uniform)).
-        # It needs no round trip to the host and no reshaping, as torch.multinomial would. Clamping avoids log(0).
-        uniform = torch.rand(outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device)
-        tiny = torch.finfo(outputs.dtype).tiny
-        return (outputs - (-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()).argmax(-1)
+        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample. It needs no round trip to the host and no
+        # reshaping, as torch.multinomial would.
+        return (outputs + noise).argmax(-1)
     # Reparameterised Gaussian: mean + std * noise.
     mean, log_std = outputs.chunk(2, dim=-1)
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return torch.addcmul(mean, noise, log_std.exp())
 
 
@@ -105,7 +119,7 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
         weights = _log_ratios(log_probs, rollout).exp()
     else:
         weights = _dice_weights(log_probs, rollout)
-    return -masked_mean(weights * rollout.advantages, rollout.mask)
+    return -masked_mean(weights * advantages_of(rollout), rollout.mask)
 
 
 def _dice_weights(log_probs: Tensor, rollout: Rollout) -> Tensor:
@@ -125,7 +139,8 @@ def clipped_surrogate(kind: Kind, outputs: Tensor, rollout: Rollout, clip: float
     """Return PPO's clipped surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
     ratio = _log_ratios(log_prob(kind, outputs, rollout.actions), rollout).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    pessimistic = torch.minimum(ratio * rollout.advantages, clipped * rollout.advantages)
+    advantages = advantages_of(rollout)
+    pessimistic = torch.minimum(ratio * advantages, clipped * advantages)
     return -masked_mean(pessimistic, rollout.mask)
 
 
@@ -170,9 +185,19 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     return named
 
 
-def mean_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
-    """Return the mean of each score over the tasks, under the name that is logged: ``return/step_0``."""
-    return {f"{name}/step_{step}": value.detach().mean() for name, value in scores(kind, batch, outputs).items()}
+def step_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:
+    """Return each score ``[task]`` under the name that is logged, such as ``return/step_0``. No gradients."""
+    outputs = None if outputs is None else outputs.detach()
+    return {f"{name}/step_{step}": value for name, value in scores(kind, batch, outputs).items()}
+
+
+def query_losses(kind: Kind, outputs: Tensor, query: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what a ``Learner.meta_loss`` returns: losses ``[task]`` on the query data, and for examples their scores.
+
+    ``outputs`` are those after adaptation number ``step``. Returns of control are measured where episodes are run.
+    """
+    metrics = step_scores(kind, query, outputs, step) if isinstance(query, Examples) else {}
+    return task_loss(kind, outputs, query), metrics
 
 
 def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:

@@ -4,7 +4,8 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -23,36 +24,88 @@ State = Any
 """What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
 
 
-class Examples(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
     """Supervised data."""
 
-    inputs: Tensor  # [task, item, *input_shape]
-    targets: Tensor  # [task, item] class ids, or [task, item, output_size]
+    inputs: Tensor
+    """``[task, item, *input_shape]``"""
+    targets: Tensor
+    """``[task, item]`` class ids, or ``[task, item, output_size]``"""
 
 
-class Rollout(NamedTuple):
-    """Control data: one episode per lane, of fixed length, masked after its end."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout:
+    """Control data: one episode per lane, of fixed length, masked after its end. It holds what happened.
 
-    observations: Tensor  # [task, episode, time, *input_shape]
-    actions: Tensor  # [task, episode, time] ids (discrete), or [task, episode, time, output_size]
-    log_probs: Tensor  # [task, episode, time] under the policy that acted
-    rewards: Tensor  # [task, episode, time] 0 after the end
-    mask: Tensor  # [task, episode, time] 1 while the episode runs, then 0
-    advantages: Tensor  # [task, episode, time] 0 after the end
-    success: Tensor | None = None  # [task, episode] 1 if reported at any step; None if the environments report none
+    A learner adds its judgement: ``advantages``.
+    """
+
+    observations: Tensor
+    """``[task, episode, time, *input_shape]`` before each step"""
+    last_observations: Tensor
+    """``[task, episode, *input_shape]`` after an episode's last step"""
+    actions: Tensor
+    """``[task, episode, time]`` ids (discrete), or ``[task, episode, time, output_size]``"""
+    log_probs: Tensor
+    """``[task, episode, time]`` under the policy that acted"""
+    rewards: Tensor
+    """``[task, episode, time]``, 0 after the end"""
+    terminated: Tensor
+    """``[task, episode, time]`` bool: the episode ended in this step, in a state that has no future"""
+    truncated: Tensor
+    """``[task, episode, time]`` bool: the environment cut the episode after this step. An episode that runs into the
+    horizon has neither mark, unless its environment ends it there, too."""
+    mask: Tensor
+    """``[task, episode, time]`` 1 while the episode runs, then 0"""
+    success: Tensor | None = None
+    """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
+    advantages: Tensor | None = None
+    """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
 
 
 Batch = Examples | Rollout
 AnyBatch = TypeVar("AnyBatch", Examples, Rollout, Batch)
 
 
-class Experience(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experience:
     """What one meta-iteration learns from."""
 
-    descriptors: Tensor  # [task, descriptor_size]
-    supports: tuple[Batch, ...]  # one per adaptation, in order
-    query: Batch  # drawn after the last adaptation
-    progress: float = 0.0  # fraction of the training that is done, for annealing
+    descriptors: Tensor
+    """``[task, descriptor_size]``"""
+    supports: tuple[Batch, ...]
+    """One per adaptation, in order."""
+    query: Batch
+    """Drawn after the last adaptation."""
+    progress: float = 0.0
+    """Fraction of the training that is done, for annealing."""
+
+
+Observe = Callable[[State, Tensor, Tensor, Tensor], State]
+"""``(state, actions [task, episode(, action)], rewards [task, episode], done [task, episode]) -> state``"""
+
+
+class Memory(NamedTuple):
+    """How a learner with memory goes through an episode, or through a sequence of labelled items."""
+
+    unroll: Callable[[State, Batch], tuple[Tensor, State]]
+    """``(state, batch) -> (outputs, state)``: the output at each step or item, before the reward or the label was seen,
+    and the state after ``adapt``."""
+    observe: Observe | None = None
+    """How a policy observes the outcome of its last action. None for labelled examples."""
+
+
+class Policy(NamedTuple):
+    """The policies of a batch of tasks, one for each, and the state in which they act."""
+
+    kind: Kind
+    """The meaning of the outputs, see ``metarl.objectives``."""
+    state: State
+    predict: Callable[[State, Tensor], tuple[Tensor, State]]
+    """``(state, observations [task, episode, *input_shape]) -> (outputs [task, episode, model_outputs], state)``"""
+    observe: Observe | None = None
+    """How policies with memory observe the outcome of their last action."""
 
 
 class Learner(NamedTuple):
@@ -73,22 +126,20 @@ class Learner(NamedTuple):
     predict: Callable[[State, Tensor], tuple[Tensor, State]]
     """``(state, inputs [task, ..., *input_shape]) -> (outputs [task, ..., model_outputs], state)``."""
     meta_loss: Callable[[Params, Experience], tuple[Tensor, dict[str, Tensor]]]
-    """``(params, experience) -> (mean loss over tasks, metrics)``. For examples, the metrics hold the mean scores on
-    the query set under the names that are logged, such as ``loss/step_1``."""
+    """``(params, experience) -> (losses [task], metrics [task] by name)``. Training minimises the mean over tasks and
+    logs the metrics' means. For examples, the metrics hold the scores on the query set, such as ``loss/step_1``."""
+    estimate: Callable[[State, Sequence[Rollout]], Sequence[Rollout]] | None = None
+    """For control: ``(state, rollouts) -> rollouts`` with ``advantages``. Each rollout is judged before the adaptation
+    to it, with the state that acted. A learner with memory judges all rollouts of a meta-iteration, a whole trial, at
+    once, with the state before the first. ``metarl.advantages`` has the usual choices. None for examples."""
+    memory: "Memory | None" = None
+    """For learners whose state changes within an episode or a sequence of items."""
     batch_norm: str | None = None
     """Which statistics batch norm uses: 'transductive' (the whole batch's) or 'inductive'. None without batch norm."""
-    observe: Callable[[State, Tensor, Tensor, Tensor], State] | None = None
-    """``(state, actions [task, episode(, action)], rewards [task, episode], done [task, episode]) -> state``: how a
-    policy with memory observes the outcome of its last action. None where states do not change within an episode."""
-    replay: Callable[[State, Batch], tuple[Tensor, State]] | None = None
-    """``(state, batch) -> (outputs, state)`` of a learner with memory: its output at each step or item, before it saw
-    the reward or the label, and its state after ``adapt``. None for learners without memory."""
     averages: bool = False
     """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
-    prepare: Callable[[Experience], Experience] | None = None
-    """Called once on the whole experience before the update, for advantages that span several episodes."""
 
 
 class Algorithm(Protocol):
@@ -102,7 +153,7 @@ class Algorithm(Protocol):
 
 
 class Tasks(Protocol):
-    """A fixed batch of sampled tasks. It may have one more ability, that of ``DrawsGroups``."""
+    """A fixed batch of sampled tasks: either ``LabelledTasks`` or ``Environments``."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -112,12 +163,25 @@ class Tasks(Protocol):
     def descriptors(self) -> Tensor:
         """The parameters as a vector that a model can read, ``[task, descriptor_size]``."""
 
-    def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Batch:
-        """Draw a fresh batch on the generator's device. Control families act with the policies of ``state``."""
+
+@runtime_checkable
+class LabelledTasks(Tasks, Protocol):
+    """Tasks of labelled examples. They may have one more ability, that of ``DrawsGroups``."""
+
+    def draw(self, role: Role, generator: Generator) -> Examples:
+        """Draw a fresh support or query set of each task, on the generator's device."""
 
 
 @runtime_checkable
-class DrawsGroups(Tasks, Protocol):
+class Environments(Tasks, Protocol):
+    """Tasks in which policies act."""
+
+    def rollout(self, policy: Policy, generator: Generator) -> Rollout:
+        """Run fresh episodes of every task, on the generator's device."""
+
+
+@runtime_checkable
+class DrawsGroups(LabelledTasks, Protocol):
     """Tasks that can draw their examples for a few tasks at a time, so that not all are held in memory at once.
 
     ``draw_groups`` and ``draw`` must return the same examples: a subclass that overrides one must override both.
@@ -244,29 +308,70 @@ def rollout_of(batch: Batch) -> Rollout:
     return batch
 
 
+def advantages_of(rollout: Rollout) -> Tensor:
+    """Return the advantages ``[task, episode, time]``. Raises ValueError where the learner has estimated none."""
+    if rollout.advantages is None:
+        raise ValueError("this rollout has no advantages yet: the learner's estimate, asked first, adds them")
+    return rollout.advantages
+
+
 def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBatch:
-    """Apply a function to all tensors of a batch; what it does not tell of, such as success, stays None."""
-    make: Any = type(batch)
-    changed: AnyBatch = make(*(None if field is None else function(field) for field in batch))
-    return changed
+    """Apply a function to all tensors of a batch; what is None, such as an unreported success, stays None."""
+    changed: dict[str, Any] = {name: function(value) for name, value in vars(batch).items() if value is not None}
+    return replace(batch, **changed)
 
 
-def joined(batches: Iterable[Batch]) -> Rollout:
-    """Join the rollouts of a trial, episode after episode, along time; it succeeds by any of them, if all tell."""
-    rollouts = [rollout_of(batch) for batch in batches]
-    told = [rollout.success for rollout in rollouts if rollout.success is not None]
-    success = torch.stack(told).amax(0) if len(told) == len(rollouts) else None
-    steps = zip(*(rollout[:6] for rollout in rollouts), strict=True)
-    return Rollout(*(torch.cat(fields, dim=2) for fields in steps))._replace(success=success)
+def pooled(batches: Sequence[Examples]) -> Examples:
+    """Return one batch with the items of all."""
+    inputs, targets = (torch.cat([getattr(batch, name) for batch in batches], dim=1) for name in ("inputs", "targets"))
+    return Examples(inputs=inputs, targets=targets)
 
 
-def tasks_of(experience: Experience, tasks: slice | Tensor) -> Experience:
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Join the rollouts of a trial, episode after episode, along time. Success is that of any of them, if all report.
+
+    Advantages are joined where all rollouts have them.
+    """
+    fields: dict[str, Any] = {}
+    for name in vars(rollouts[0]):
+        values = [value for rollout in rollouts if (value := getattr(rollout, name)) is not None]
+        fields[name] = torch.cat(values, dim=2) if len(values) == len(rollouts) and values[0].ndim > 2 else None
+    reported = [rollout.success for rollout in rollouts if rollout.success is not None]
+    success = torch.stack(reported).amax(0) if len(reported) == len(rollouts) else None
+    return Rollout(**fields | {"last_observations": rollouts[-1].last_observations, "success": success})
+
+
+def select(experience: Experience, tasks: slice | Tensor) -> Experience:
     """Return an experience of some of its tasks: a slice, or the tasks at indices ``[task]``."""
 
     def cut(batch: Batch) -> Batch:
         return each_tensor(lambda values: values[tasks], batch)
 
-    supports = tuple(cut(support) for support in experience.supports)
-    return experience._replace(
-        descriptors=experience.descriptors[tasks], supports=supports, query=cut(experience.query)
+    return replace(
+        experience,
+        descriptors=experience.descriptors[tasks],
+        supports=tuple(map(cut, experience.supports)),
+        query=cut(experience.query),
     )
+
+
+def labelled_tasks(tasks: Tasks) -> LabelledTasks:
+    """Return the tasks. Raises ValueError unless labelled examples can be drawn from them."""
+    if not isinstance(tasks, LabelledTasks):
+        raise ValueError(f"{type(tasks).__name__} has no draw(role, generator): its spec says examples")
+    return tasks
+
+
+def environments_of(tasks: Tasks) -> Environments:
+    """Return the tasks. Raises ValueError unless policies can act in them."""
+    if not isinstance(tasks, Environments):
+        raise ValueError(
+            f"{type(tasks).__name__} has no rollout(policy, generator): its family's spec promises control"
+        )
+    return tasks
+
+
+def policy_of(learner: Learner, state: State) -> Policy:
+    """Return the policies of a learner in a state."""
+    observe = None if learner.memory is None else learner.memory.observe
+    return Policy(learner.spec.kind, state, learner.predict, observe)

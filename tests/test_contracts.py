@@ -63,7 +63,7 @@ def family(name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pytest.skip("omniglot needs its data: set METARL_DATA to the folder that holds omniglot/")
     if name == "images":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        return loaded("tasks", name, root=str(images), size=8)
+        return loaded("tasks", name, root=images, size=8)
     return loaded("tasks", name)
 
 

@@ -11,7 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from metarl import testing
-from metarl.types import Experience, Rollout, Spec
+from metarl.advantages import judged
+from metarl.types import Experience, Rollout, Spec, policy_of
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests" / "example_plugin"
@@ -76,12 +77,13 @@ def test_the_learner_acts_and_learns(reach: ModuleType, unadapted: ModuleType) -
     learner = unadapted.Unadapted().build(family.spec)
     params = learner.init(generator())
     tasks = family.sample(3, "train", generator())
-    rollout = tasks.draw(learner, learner.begin(params, tasks.descriptors), "query", generator())
+    state = learner.begin(params, tasks.descriptors)
+    (rollout,) = judged(learner, state, [tasks.rollout(policy_of(learner, state), generator())])
     assert isinstance(rollout, Rollout)
     assert rollout.observations.shape == (3, 10, 20, 1)
     leaves = {name: value.requires_grad_() for name, value in params.items()}
-    loss, _ = learner.meta_loss(leaves, Experience(tasks.descriptors, (), rollout))
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    loss, _ = learner.meta_loss(leaves, Experience(descriptors=tasks.descriptors, supports=(), query=rollout))
+    gradients = torch.autograd.grad(loss.mean(), list(leaves.values()))
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
@@ -108,6 +110,7 @@ CHECK = """
 import sys
 import torch
 from metarl.plugins import available, load
+from metarl.types import policy_of
 found = [plugin for group in ("tasks", "algorithms") for plugin in available(group)]
 for plugin in found:
     if plugin.package == "metarl-example-plugin":
@@ -117,7 +120,7 @@ family, algorithm = load("tasks", "reach")(), load("algorithms", "unadapted")()
 assert sys.modules["metarl"].__file__.startswith(sys.argv[1])
 learner, rng = algorithm.build(family.spec), torch.Generator().manual_seed(0)
 tasks = family.sample(2, "test", rng)
-print(tuple(tasks.draw(learner, learner.begin(learner.init(rng), tasks.descriptors), "support", rng).actions.shape))
+print(tuple(tasks.rollout(policy_of(learner, learner.begin(learner.init(rng), tasks.descriptors)), rng).actions.shape))
 """
 
 

@@ -8,7 +8,7 @@ import torch
 from support.precision import ALIKE, assert_alike
 from support.synthetic import classes
 
-from metarl.advantages import fit_baseline
+from metarl.advantages.baseline import fitted_values
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.evaluation import evaluate
@@ -49,14 +49,13 @@ def test_training_and_evaluation_run_on_a_gpu(family, outer, tmp_path):
 
 def test_baselines_are_the_cpus_even_where_the_ridge_must_rise():
     generator = torch.Generator().manual_seed(0)
-    features, returns = torch.rand(3, 4, 5, 6, generator=generator), torch.rand(3, 4, 5, generator=generator)
+    features, returns = (torch.rand(3, 4, *shape, generator=generator).double() for shape in ((6, 9), (5,)))
     features[1] = 1e6 * features[1, :1, :1]  # one and the same observation
-    mask = torch.ones(3, 4, 5)
+    mask, cut = torch.ones(3, 4, 5).double(), torch.zeros(3, 4, 5).double()
     mask[2, :, 1:] = 0
-    weights = fit_baseline(features.double(), returns, mask)
-    found = fit_baseline(features.double().to(DEVICE), returns.to(DEVICE), mask.to(DEVICE)).cpu()
-    predicted, expected = (torch.einsum("teif,tf->tei", features.double(), each) for each in (found, weights))
-    assert torch.allclose(predicted, expected, atol=1e-4)
+    expected = fitted_values(features, returns, mask, cut)
+    found = fitted_values(*(values.to(DEVICE) for values in (features, returns, mask, cut))).cpu()
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 # A warning that an iteration is not compiled is an error here; those of torch's own compiler are not.

@@ -1,6 +1,6 @@
 """Every learner's outputs and meta-gradients: float32 on the CPU against float64, and on a GPU against the CPU."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -128,9 +128,9 @@ def computed(case: Case, chosen: torch.dtype, device: str = "cpu", noise: float 
     with dtype(chosen), float32(torch.device(device)):
         outputs = adapted_outputs(learner, params, experience)
         leaves = {name: value.requires_grad_() for name, value in params.items()}
-        loss, _ = learner.meta_loss(leaves, experience._replace(supports=experience.supports[: learner.adaptations]))
+        loss, _ = learner.meta_loss(leaves, replace(experience, supports=experience.supports[: learner.adaptations]))
         compared = [value for name, value in leaves.items() if name not in immaterial(case)]
-        gradient = torch.autograd.grad(loss, compared, materialize_grads=True)
+        gradient = torch.autograd.grad(loss.mean(), compared, materialize_grads=True)
     return Found(outputs.cpu(), flatten(gradient).cpu())
 
 
@@ -150,8 +150,8 @@ def adapted_outputs(learner: Learner, params: Params, experience: Experience) ->
 
 
 def asked(learner: Learner, state: Any, query: Batch) -> Tensor:
-    if learner.spec.control and learner.replay is not None:
-        return learner.replay(state, query)[0]
+    if learner.spec.control and learner.memory is not None:
+        return learner.memory.unroll(state, query)[0]
     return learner.predict(state, inputs_of(query))[0]
 
 

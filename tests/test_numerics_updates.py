@@ -12,7 +12,7 @@ from support.synthetic import CONTINUOUS, DISCRETE
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.advantages import Trajectory, with_advantages
+from metarl.advantages import Advantages
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.rl2 import RL2
 from metarl.networks.options import Network
@@ -21,7 +21,7 @@ from metarl.outer import adapted
 from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 from metarl.speed.devices import float32
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Rollout, Spec, each_tensor
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHEETAH = Spec((17,), 6, "continuous")
@@ -109,12 +109,23 @@ def test_advantages_are_as_near_as_is_stated(device: str, reference: torch.dtype
     observations, rewards = torch.randn(*shape, 17, generator=generator), torch.randn(shape, generator=generator)
     lengths = torch.randint(1, 101, (8, 10, 1), generator=generator)
     mask = (torch.arange(100) < lengths).float()
-    trajectory = Trajectory(
-        observations, torch.zeros(shape), torch.zeros(shape), rewards - 5, mask, observations[:, :, -1], mask[:, :, -1]
+    ends = torch.arange(1, 101) == lengths
+    rollout = Rollout(
+        observations=observations,
+        last_observations=observations[:, :, -1],
+        actions=torch.zeros(shape),
+        log_probs=torch.zeros(shape),
+        rewards=rewards - 5,
+        terminated=torch.zeros_like(ends),
+        truncated=ends,
+        mask=mask,
     )
 
     def advantages(chosen: torch.dtype, device: str) -> Tensor:
-        return with_advantages(Trajectory(*(field.to(device, chosen) for field in trajectory)), 0.99, 0.97).advantages
+        moved = each_tensor(lambda values: values.to(device, chosen if values.is_floating_point() else None), rollout)
+        (found,) = Advantages(gae_lambda=0.97).of_episodes(None, [moved])
+        assert found.advantages is not None
+        return found.advantages
 
     found, expected = advantages(torch.float32, device), advantages(reference, "cpu")
     assert_near("advantages", found, expected)

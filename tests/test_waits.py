@@ -5,6 +5,7 @@ numbers are finite, each update reads what it decides by, and a row of metrics i
 """
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from support import pretended
 
 from metarl import seeding
-from metarl.advantages import fit_baseline
+from metarl.advantages.baseline import fitted_values
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -26,6 +27,7 @@ from metarl.algorithms.snail import SNAIL
 from metarl.control.sampling import Sampling
 from metarl.environments import mdp
 from metarl.evaluation.scores import evaluate
+from metarl.fewshot import classification, regression
 from metarl.fewshot.classification import NWayKShot
 from metarl.fewshot.regression import TableRegression
 from metarl.networks.options import Network
@@ -154,9 +156,26 @@ def test_an_evaluation_waits_for_draws_and_scores(case: Case, waits: int, preten
     assert sum(counted.counts.values()) == waits, "\n".join(counted.places)
 
 
+@pytest.fixture
+def drawn_alike() -> Iterator[None]:
+    """Let both devices draw the same numbers. Else streams and rows of random numbers are made differently there."""
+
+    def generator(name: bytes, device: Any = "cpu") -> torch.Generator:
+        return seeding.Generator(device=device).manual_seed(zlib.crc32(name))
+
+    def uniform(generator: torch.Generator, *shape: int, dtype: Any = None) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=dtype, device=generator.device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeding, "_generator", generator)
+        for module in (classification, regression):
+            patch.setattr(module, "uniform", uniform)
+        yield
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if not case.family.spec.control], ids=str)
 def test_a_pretended_device_gives_what_the_cpu_gives(
-    case: Case, pretend: None, monkeypatch: pytest.MonkeyPatch
+    case: Case, drawn_alike: None, pretend: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pretended.Waits():
         run = run_of(case)
@@ -171,17 +190,17 @@ def test_a_pretended_device_gives_what_the_cpu_gives(
 def test_baselines_are_fitted_as_on_the_cpu_without_a_wait() -> None:
     """Ridges rise as often as they ever need to, where nobody asks whether they did enough."""
     generator = torch.Generator().manual_seed(0)
-    features, returns = torch.rand(3, 4, 5, 6, generator=generator).double(), torch.rand(3, 4, 5, generator=generator)
+    features, returns = (torch.rand(3, 4, *shape, generator=generator).double() for shape in ((6, 9), (5,)))
     features[1] = 1e6 * features[1, :1, :1]  # one and the same observation
-    mask = torch.ones(3, 4, 5)
+    mask, cut = torch.ones(3, 4, 5).double(), torch.zeros(3, 4, 5).double()
     mask[2, :, 1:] = 0
     with pretended.Waits():
-        there = [value.to(pretended.DEVICE) for value in (features, returns, mask)]
+        there = [value.to(pretended.DEVICE) for value in (features, returns, mask, cut)]
     with pretended.Waits() as waits:
-        found = fit_baseline(*there)
+        found = fitted_values(*there)
     assert waits.counts == {}
     with pretended.Waits():
-        assert torch.equal(found.cpu(), fit_baseline(features, returns, mask))
+        assert torch.equal(found.cpu(), fitted_values(features, returns, mask, cut))
 
 
 READS: list[tuple[str, Any]] = [

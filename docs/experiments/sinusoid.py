@@ -190,7 +190,7 @@ def draw_curves(
     for row, (shots, half) in zip(grid, settings, strict=True):
         family = replace(Sinusoid(), shots=shots, half_range=half)
         tasks = family.sample(2, "test", stream(2, "tasks"))
-        support = tasks.draw(None, None, "support", stream(2, "support"))
+        support = tasks.draw("support", stream(2, "support"))
         for index, name in enumerate(("maml", "pretrained")):
             algorithm, params = trained[name, seed]
             if name == "maml":

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.pictures.canvas import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, RED, Canvas
+from metarl.seeding import uniform
 from metarl.types import Spec, Split
 
 DEFAULT_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -88,7 +89,7 @@ class Bandit:
 
     arms: int = 5
     """Number of arms; RL^2 uses 5, 10 and 50."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=100, horizon=1, discount=0.95))
+    sampling: Sampling = field(default_factory=lambda: Sampling(episodes=100, horizon=1))
     """How episodes are sampled; a draw has ``episodes`` times ``horizon`` pulls."""
 
     def __post_init__(self) -> None:
@@ -108,7 +109,7 @@ class Bandit:
         """Sample probabilities; the splits share one distribution. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        probabilities = torch.rand(num_tasks, self.arms, generator=generator)
+        probabilities = uniform(generator, num_tasks, self.arms)
         parameters = {"probabilities": probabilities}
         return ControlTasks(self.spec, parameters, probabilities, self.environment, self.sampling)
 

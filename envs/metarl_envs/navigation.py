@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
+from metarl.seeding import uniform
 from metarl.types import Batch, Rollout, Spec, Split, Tasks
 
 Array = np.ndarray[Any, Any]
@@ -120,7 +121,7 @@ class PointNavigation:
         """Sample goals; the splits share one distribution. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        goals = (2 * torch.rand(num_tasks, 2, generator=generator) - 1) * self.goal_range
+        goals = (2 * uniform(generator, num_tasks, 2) - 1) * self.goal_range
         return ControlTasks(self.spec, {"goal": goals}, goals, self.environment, self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:

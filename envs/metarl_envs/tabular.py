@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.pictures.canvas import BLACK, GREY, LIGHT_GREY, RED, WHITE, Canvas
+from metarl.seeding import spawn
 from metarl.types import Spec, Split
 
 
@@ -70,10 +71,12 @@ def _returns(transitions: Tensor, reward_means: Tensor, horizon: int, choose: Ca
 
 def sample_parameters(num_tasks: int, states: int, actions: int, generator: Generator) -> dict[str, Tensor]:
     """Sample transitions from Dirichlet(1) and reward means from Normal(1, 1); shapes as in ``TabularMDP``."""
+    weights, noise = torch.empty(num_tasks, states, actions, states), torch.empty(num_tasks, states, actions)
+    for task, own in enumerate(spawn(generator, num_tasks)):
+        weights[task].exponential_(generator=own)
+        noise[task].normal_(generator=own)
     # Exponential random numbers divided by their sum have a Dirichlet(1) distribution.
-    weights = torch.empty(num_tasks, states, actions, states).exponential_(generator=generator)
-    reward_means = 1 + torch.randn(num_tasks, states, actions, generator=generator)
-    return {"transitions": weights / weights.sum(-1, keepdim=True), "reward_means": reward_means}
+    return {"transitions": weights / weights.sum(-1, keepdim=True), "reward_means": 1 + noise}
 
 
 def make_env(transitions: Any = None, reward_means: Any = None, render_mode: str | None = None) -> MDPEnv:

@@ -1,9 +1,10 @@
 """Meta-learning algorithms, one file each. ``shared`` holds the code that several of them use.
 
-A learner is five pure functions of tensors. Algorithms do not import environments, Gymnasium or Stable-Baselines3.
-Start reading in ``maml``.
+A learner is a few pure functions of tensors. Algorithms do not import environments, Gymnasium or Stable-Baselines3.
+Start reading in ``maml``. ``gradient_learner`` makes a learner of an update rule of your own.
 """
 
+from metarl.algorithms.gradient_learner import gradient_learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -24,4 +25,5 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "Siamese",
+    "gradient_learner",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import Advantages
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
@@ -64,6 +65,8 @@ class MAML:
     paper's; its second derivatives are wrong, which makes training less stable, see docs/results.md)."""
     network: NetworkOptions = Network()
     """The network that adapts."""
+    advantages: Advantages = Advantages()
+    """How advantages are estimated, for control."""
 
     def __post_init__(self) -> None:
         if self.surrogate not in get_args(Surrogate):
@@ -88,7 +91,8 @@ class MAML:
         model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return fed(Learner(spec, self.steps, *functions, batch_norm=model.batch_norm))
+        estimate = self.advantages.of_episodes
+        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:
@@ -154,7 +158,7 @@ class _Loop:
         return models.predict(self.model, state.params, inputs, state.seen), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the adapted networks' mean query loss (the paper's eq. 2), and metrics.
+        """Return the adapted networks' query losses (the paper's eq. 2), and metrics.
 
         For control, the loss is importance-weighted.
         """
@@ -165,10 +169,10 @@ class _Loop:
             state = self.adapt(state, support)
             if weight > 0:
                 outputs, _ = self.predict(state, inputs_of(query))
-                losses.append(weight * objectives.task_loss(self.spec.kind, outputs, query).mean())
+                losses.append(weight * objectives.task_loss(self.spec.kind, outputs, query))
         metrics = {}
         if isinstance(query, Examples):
-            metrics = objectives.mean_scores(self.spec.kind, query, outputs.detach(), len(experience.supports))
+            metrics = objectives.step_scores(self.spec.kind, query, outputs, len(experience.supports))
         return sum_of(losses), metrics
 
     def step_weights(self, experience: Experience) -> list[float]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, get_args
 from torch import Tensor
 
 from metarl import objectives
+from metarl.advantages import Advantages
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Optimiser, Tuned
@@ -42,6 +43,8 @@ class MultiTask:
     """Optimiser of fine-tuning: sgd, or adam without momentum (beta1 = 0)."""
     network: NetworkOptions = Network()
     """The network."""
+    advantages: Advantages = Advantages()
+    """How advantages are estimated, for control."""
 
     def __post_init__(self) -> None:
         for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
@@ -59,7 +62,10 @@ class MultiTask:
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
         network = functions.network
         batch_norm = network.model.batch_norm
-        return fed(Learner(spec, 0, network.init, *named, batch_norm=batch_norm, differentiable=False))
+        estimate = self.advantages.of_episodes
+        return fed(
+            Learner(spec, 0, network.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,7 @@ class _Functions:
         return inner.predict(self.network.model, state.tuned, read), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss on the query data, without adaptation, and metrics."""
+        """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs, _ = self.predict(state, inputs_of(query))
-        loss = objectives.task_loss(self.spec.kind, outputs, query).mean()
-        if not isinstance(query, Examples):
-            return loss, {}
-        return loss, objectives.mean_scores(self.spec.kind, query, outputs, 0)
+        return objectives.query_losses(self.spec.kind, outputs, query, step=0)

@@ -13,13 +13,15 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import Advantages
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Moments, Optimiser, Tuned
 from metarl.networks import Model, Network, NetworkOptions, stack
+from metarl.numerics import sum_of
 from metarl.outer import SGD
 from metarl.speed import send
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, each_tensor, inputs_of
 
 MiniBatches = Literal["cycle", "replacement"]
 Combine = Literal["sum", "last"]
@@ -60,6 +62,8 @@ class Reptile:
     which has no item in common with the support set (separate)."""
     network: NetworkOptions = Network()
     """The network that adapts."""
+    advantages: Advantages = Advantages()
+    """How advantages are estimated, for control."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,7 +87,13 @@ class Reptile:
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         norm, carries = loop.model.batch_norm, loop.carries
-        return fed(Learner(spec, adaptations, *functions, batch_norm=norm, averages=carries, differentiable=False))
+        estimate = self.advantages.of_episodes
+        return fed(
+            Learner(
+                spec, adaptations, *functions, estimate=estimate, batch_norm=norm, averages=carries,
+                differentiable=False,
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,13 +140,13 @@ class _Loop:
         if size == items:
             return support
         chosen = positions(self.options.mini_batches, items, size, step, support.targets.device)
-        return Examples(support.inputs.index_select(1, chosen), support.targets.index_select(1, chosen))
+        return each_tensor(lambda values: values.index_select(1, chosen), support)
 
     def predict(self, state: Tuned, inputs: Tensor) -> tuple[Tensor, Tuned]:
         return inner.predict(self.model, state, inputs), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return half the mean squared distance from the initial to the adapted parameters, and metrics.
+        """Return half the squared distances from the initial to the adapted parameters, and metrics.
 
         The adapted parameters count as constants. So the gradient is the paper's: the initial parameters minus the mean
         of the adapted ones. Metrics are measured on the query set; with a separate tail, before the step on that set.
@@ -150,8 +160,8 @@ class _Loop:
             if self.options.tail == "separate":
                 before, after = after, self.step(after, experience.query)
             goals = self.goals(start, before, after)
-        distances = [(params[name] - goal).square().sum() for name, goal in goals.items()]
-        return torch.stack(distances).sum() / (2 * len(experience.descriptors)), metrics
+        distances = [(params[name] - goal).square().reshape(len(goal), -1).sum(1) for name, goal in goals.items()]
+        return sum_of(distances) / 2, metrics
 
     def goals(self, start: Tuned, before: Tuned, after: Tuned) -> Params:
         """Return the meta-parameters that each task moves towards, ``[task, *shape]``."""
@@ -165,10 +175,10 @@ class _Loop:
         return goals
 
     def scores(self, state: Tuned, query: Batch) -> dict[str, Tensor]:
-        """Return mean scores on the query set; empty for control, whose returns are measured during sampling."""
+        """Return the scores on the query set; empty for control, whose returns are measured during sampling."""
         if not isinstance(query, Examples):
             return {}
-        return objectives.mean_scores(self.spec.kind, query, self.predict(state, query.inputs)[0], state.step)
+        return objectives.step_scores(self.spec.kind, query, self.predict(state, query.inputs)[0], state.step)
 
 
 @lru_cache(maxsize=4096)

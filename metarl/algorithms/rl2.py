@@ -13,12 +13,12 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
-from metarl.advantages import trial_advantages
+from metarl.advantages import Advantages
 from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import log_std
 from metarl.speed import without_cudnn
-from metarl.types import Batch, Experience, Learner, Params, Spec, joined, rollout_of
+from metarl.types import Batch, Experience, Learner, Memory, Params, Spec, joined, rollout_of
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
 """Parameters of the GRU, in the order in which torch takes them."""
@@ -53,12 +53,9 @@ class RL2:
     bandits, whose episodes are single pulls)."""
     hidden: int = 256
     """Units of the GRU."""
-    discount: float = 0.99
-    """Weight of the next step's reward against this one's; the trial goes on over the ends of episodes, terminated or
-    truncated. It acts in place of that of the tasks' own sampling, which is refused."""
-    gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation over a whole trial, in place of that of the tasks' own sampling. The
-    paper's 0.3 is for a recurrent value function; a linear one of observation and time knows nothing of the past."""
+    advantages: Advantages = Advantages()
+    """How advantages are estimated, over whole trials: the discount goes on over the ends of episodes. The paper's
+    lambda of 0.3 is for a recurrent value function; a linear baseline knows nothing of the past."""
     clip: float = 0.2
     """How far the policy's probability ratio may move from 1 in the meta-loss (PPO), which adam minimises."""
     std: float = 1.0
@@ -70,8 +67,6 @@ class RL2:
         for name in ("episodes_per_trial", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(f"discount and gae_lambda lie in [0, 1], not {self.discount} and {self.gae_lambda}")
         if not (self.clip > 0 and self.std > 0):
             raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
         recurrent.check_loss_on(self.loss_on)
@@ -84,7 +79,7 @@ class RL2:
         fold = _Fold(self, spec, network)
         return Learner(
             spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
-            observe=fold.observe, replay=fold.replay, prepare=fold.prepare,
+            estimate=self.advantages.of_trials, memory=Memory(fold.unroll, fold.observe),
         )  # fmt: skip
 
 
@@ -146,7 +141,7 @@ class _Fold:
         """Act one step: observations ``[task, episode, *input_shape]`` to outputs ``[task, episode, model_outputs]``.
 
         Raises:
-            ValueError: there are steps of several times: they depend on what was done, which ``replay`` is told.
+            ValueError: there are steps of several times: they depend on what was done, which ``unroll`` is given.
         """
         if inputs.ndim != 2 + len(self.spec.input_shape):
             raise ValueError(
@@ -171,7 +166,7 @@ class _Fold:
             actions = (actions.unsqueeze(-1) == choices).to(rewards.dtype)
         return torch.cat([actions, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
 
-    def replay(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:
+    def unroll(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:
         """Go once more through one episode in each lane; the state is that of its last valid step.
 
         Outputs ``[task, episode, time, model_outputs]`` are those with which ``predict`` acted.
@@ -189,28 +184,19 @@ class _Fold:
         return self.network.say(state.params, units), Trial(state.params, *ends)
 
     def adapt(self, state: Trial, batch: Batch) -> Trial:
-        return self.replay(state, batch)[1]
-
-    def prepare(self, experience: Experience) -> Experience:
-        """Put advantages over the whole trial in place of those that end with each episode."""
-        rollouts = [rollout_of(batch) for batch in (*experience.supports, experience.query)]
-        trial = joined(rollouts)
-        advantages = trial_advantages(trial, self.options.discount, self.options.gae_lambda)
-        parts = torch.split(advantages, [rollout.rewards.shape[2] for rollout in rollouts], dim=2)
-        *supports, query = (rollout._replace(advantages=part) for rollout, part in zip(rollouts, parts, strict=True))
-        return experience._replace(supports=tuple(supports), query=query)
+        return self.unroll(state, batch)[1]
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's clipped surrogate on all steps of each task's trials, through all of which it is differentiated."""
         state, outputs = self.begin(params, experience.descriptors), []
-        trial = (*experience.supports, experience.query)
+        trial = [rollout_of(batch) for batch in (*experience.supports, experience.query)]
         for batch in trial:
-            said, state = self.replay(state, batch)
+            said, state = self.unroll(state, batch)
             outputs.append(said)
         losses = objectives.clipped_surrogate(
             self.spec.kind, torch.cat(outputs, dim=2), joined(trial), self.options.clip
         )
-        return losses.mean(), {}
+        return losses, {}
 
 
 def outcome_size(spec: Spec) -> int:

@@ -44,7 +44,7 @@ class Siamese:
 
 
 def _verification_loss(fold: Metric, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the mean binary cross-entropy, in nats, over all pairs of a query and a support item, and metrics.
+    """Return the binary cross-entropy of each task, in nats, over all pairs of a query and a support item, and metrics.
 
     Pairs of the same class together have the same weight as all other pairs. This equals drawing as many pairs of each
     kind, as in the paper.
@@ -56,7 +56,7 @@ def _verification_loss(fold: Metric, params: Params, experience: Experience) -> 
     losses = functional.binary_cross_entropy_with_logits(logits, same, weights, reduction="none").sum((1, 2))
     with torch.no_grad():
         outputs = _nearest(logits, embedded)
-    return losses.mean(), objectives.mean_scores(fold.spec.kind, query, outputs, step=1)
+    return losses, objectives.step_scores(fold.spec.kind, query, outputs, step=1)
 
 
 def _shares(pairs: Tensor) -> Tensor:

@@ -132,13 +132,12 @@ class _Fold:
         return functional.linear(items, params["output.weight"], params["output.bias"])
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss on the query items, and metrics."""
+        """Return the losses on the query items, and metrics."""
         state, query = self.begin(params, experience.descriptors), checked(experience.query)
         for support in experience.supports:
             state = self.adapt(state, support)
         outputs, _ = self.predict(state, query.inputs)
-        metrics = objectives.mean_scores(self.spec.kind, query, outputs, step=len(experience.supports))
-        return objectives.loss(self.spec.kind, outputs, query).mean(), metrics
+        return objectives.query_losses(self.spec.kind, outputs, query, step=len(experience.supports))
 
 
 def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import evaluation, runs, sb3, training
+from metarl import evaluation, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
-from metarl.commands.parsing import parse
-from metarl.files import write_bytes
+from metarl.commands.parsing import made_with, parse
+from metarl.files import typed, write_bytes
 from metarl.pictures import plotting
 from metarl.seeding import stream
 
@@ -54,9 +54,12 @@ def prepare(arguments: list[str]) -> Execute:
             f"baseline needs {' or '.join(sb3.BASELINES)}, and tasks, e.g. 'metarl baseline ppo point-navigation'"
         )
     name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    family = training.source("tasks", tasks_name).target
+    make = made_with("tasks", options, f"baseline {name} {tasks_name}")
+    family = training.source("tasks", tasks_name, make).target
     kind = _options(sb3.BASELINES[name], family)
     chosen = parse(kind, options, f"baseline {name} {tasks_name}", BASELINE_HELP)
+    tasks = plugins.absolute_paths(plugins.checked_options(chosen.tasks))
+    chosen = dataclasses.replace(chosen, tasks=tasks)
     out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     out = out.absolute()  # absolute, because families may change the working directory
     model = _model(chosen)
@@ -116,12 +119,12 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     """Score the model on the tasks of ``metarl evaluate``, and write the same files."""
     settings = chosen.settings
     tasks = chosen.tasks.sample(settings.tasks, SPLIT, stream(settings.seed, f"tasks/{SPLIT}"))
-    scores = sb3.returns(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
-    metrics = {"return/step_0": evaluation.summary(scores)}
+    scores = sb3.scores(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
+    metrics = {f"{name}/step_0": evaluation.summary(values) for name, values in scores.items()}
     asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
     kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}
     record = {"metrics": metrics, **asked, **kept}
     runs.write_record(out / runs.EVALUATION, record)
     print(evaluation.table(metrics))
     print(f"wrote {plotting.adaptation_curve({out.resolve().name: record}, out / 'adaptation.png')}")
-    print(f"done: {out}. Next: metarl plot {out} OTHER_RUN")
+    print(f"done: {out}. Next: metarl plot {typed(out)} OTHER_RUN")

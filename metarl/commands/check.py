@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import plugins, runs, testing, training
 from metarl.cli import DONE, FAILED, Execute
-from metarl.commands.parsing import parse
+from metarl.commands.parsing import made_with, parse
 from metarl.speed import Device, resolve_device
 from metarl.testing import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks, small_family
 from metarl.types import Family, Kind
@@ -45,11 +45,13 @@ def prepare(arguments: list[str]) -> Execute:
         raise ValueError("check needs a name, e.g. 'metarl check point-navigation'; 'metarl list' shows all")
     group = named[0] if named else _group(name)
     try:
-        target = training.source(group, name).target
+        prefix = {"tasks": "tasks", "algorithms": "algorithm", "outers": "outer"}[group]
+        target = training.source(group, name, made_with(prefix, options, f"check {name}")).target
     except Exception as error:  # importing or building a plugin may raise anything
         if _nothing_to_check(error, name):
             raise
-        outcome = Outcome("import", "FAILED", (f"{_message(error)}{raised_at(error)}",), error)
+        check = "import" if isinstance(error, plugins.PluginError) else "make"  # what was imported failed afterwards
+        outcome = Outcome(check, "FAILED", (f"{_message(error)}{raised_at(error)}",), error)
         return lambda: _report([("", [outcome])])
     checks = {"tasks": _families, "algorithms": _algorithms, "outers": _outers}
     return checks[group](name, target, options)
@@ -183,6 +185,8 @@ def _report(parts: Sequence[tuple[str, list[Outcome]]]) -> int:
         for outcome in part:
             for message in outcome.messages:
                 print(f"  {outcome.verdict:<7}  {outcome.check:<{width}}  {message}")
-    counts = Counter(outcome.verdict for outcome in outcomes)
+    counts = Counter({outcome.verdict: 0 for outcome in outcomes})
+    for outcome in outcomes:
+        counts[outcome.verdict] += len(outcome.messages)  # as many as lines above
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict]))
     return FAILED if counts["FAILED"] else DONE

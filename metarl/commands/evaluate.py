@@ -1,21 +1,26 @@
 """``metarl evaluate RUN``: scores after 0..k adaptation steps on held-out tasks."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from metarl import evaluation, runs, training
+from metarl import evaluation, plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import resampled
 from metarl.evaluation import comparison
+from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
 from metarl.speed import Device
 from metarl.trained import Trained, opened
 from metarl.types import Learner, Pictured, Split
+
+Metrics = Mapping[str, Mapping[str, Any]]
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
 """Options that evaluation.json records."""
@@ -50,8 +55,17 @@ class EvaluateOptions:
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
     device: Device = "auto"
     """Device for networks and data; auto uses cuda if it is available."""
+    out: Path | None = None
+    """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
+    evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ..."""
 
     def __post_init__(self) -> None:
+        if self.out is not None:
+            if self.out.suffix != ".json":
+                raise ValueError(f"--out {self.out}: expected a file that ends in .json")
+            if os.path.lexists(self.out):
+                raise ValueError(f"--out {self.out} exists: nothing is overwritten; choose another file")
+            check_place(self.out)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
         if self.tasks < 1:
@@ -69,6 +83,8 @@ def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+    if chosen.out is not None:
+        return _prepared(chosen, arguments if changes else None)
     runs.read_config(chosen.run)  # first, so that no lock is written into a folder without a run
     held = runs.claim(chosen.run, "evaluating", runs.EVALUATION_LOCK)
     try:
@@ -86,9 +102,10 @@ def prepare(arguments: list[str]) -> Execute:
 
 def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     """Load the run and those that it is compared with. ``changes``: the command line, if it changes options."""
-    chosen, run = _evaluated(chosen, changes)
+    run = _evaluated(chosen, changes)
     config = runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
+    asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
     compared = [
@@ -100,26 +117,59 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     def execute() -> int:
         sizes = chosen.tasks, asked["steps"]
         found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+        metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
+        asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         kept = {"batch_norm": run.learner.batch_norm, "iteration": run.iteration, "versions": runs.versions()}
-        record = {"metrics": found.metrics, **asked, **kept}
-        print(evaluation.table(found.metrics, run.learner.batch_norm))
+        record = {"metrics": metrics, **asked, **kept}
+        print(evaluation.table(metrics, run.learner.batch_norm))
         if compared:
-            gap = comparison.gap_closed(found.metrics, *compared)
+            gap = comparison.gap_closed(metrics, *compared)
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
-        runs.write_record(chosen.run / runs.EVALUATION, record)
-        pictures = _pictures(chosen.run, run.family, found, record)
-        logger.write_adaptation(chosen.run, found.metrics, pictures[0])
-        for picture in pictures:
-            print(f"wrote {picture}")
+        _write(chosen, run.family, found, record)
         return DONE
 
     return execute
 
 
-def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> tuple[EvaluateOptions, Trained]:
+def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
+    """Write an evaluation and its pictures, into the run folder or beside the file ``--out``."""
+    if chosen.out is None:
+        folder, prefix = chosen.run, ""
+        if (kept := runs.write_evaluation(folder, record)) is not None:
+            print(f"kept the evaluation before this one as {kept}")
+    else:
+        folder, prefix = chosen.out.parent, f"{chosen.out.stem}-"
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_record(chosen.out, record)
+        print(f"wrote {chosen.out}")
+    name = chosen.run.resolve().name
+    pictures = [plotting.adaptation_curve({name: record}, folder / f"{prefix}adaptation.png")]
+    if isinstance(family, Pictured):
+        pictures.append(family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
+    if chosen.out is None:
+        logger.write_adaptation(folder, record["metrics"], pictures[0])
+    for picture in pictures:
+        print(f"wrote {picture}")
+
+
+def _without_repetition(metrics: Metrics) -> Metrics:
+    """Leave out last steps that change no task's score: metric learners learn everything in one step."""
+    steps = sorted({int(name.rpartition("_")[2]) for name in metrics if "/step_" in name})
+    while len(steps) > 2 and all(
+        values == metrics[f"{name.rpartition('_')[0]}_{steps[-2]}"]
+        for name, values in metrics.items()
+        if name.endswith(f"/step_{steps[-1]}")
+    ):
+        metrics = {name: values for name, values in metrics.items() if not name.endswith(f"/step_{steps[-1]}")}
+        steps.pop()
+    return metrics
+
+
+def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
     algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
+    trained_on = family
     if changes is not None:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
@@ -127,16 +177,26 @@ def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> tuple[Eval
             ("family", Annotated[type(family), arg(name="tasks")], family),
         ]
         both = parse(dataclasses.make_dataclass("Evaluate", fields), changes, "evaluate", EVALUATE_HELP)
-        algorithm, family = both.algorithm, both.family
+        algorithm, family = (
+            plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
+        )
+    if not _has_other_folder(family, trained_on):
+        training.check_data(runs.read_config(chosen.run), family, chosen.run)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
-    run = opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
-    return dataclasses.replace(chosen, steps=_steps(run.learner) if chosen.steps is None else chosen.steps), run
+    return opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
+
+
+def _has_other_folder(family: Any, trained_on: Any) -> bool:
+    """Return whether the user has named a folder of other data."""
+    fields = [field.name for field in dataclasses.fields(family)] if dataclasses.is_dataclass(family) else []
+    pairs = [(getattr(family, name), getattr(trained_on, name)) for name in fields]
+    return any(one != other for one, other in pairs if isinstance(one, Path))
 
 
 def _steps(learner: Learner) -> int:
     """Return the default number of steps. A memory is trained to read the support items once."""
-    return 1 if learner.replay is not None and not learner.spec.control else 3
+    return 1 if learner.memory is not None and not learner.spec.control else 3
 
 
 def _with_option(target: Any, name: str, value: Any) -> Any:
@@ -145,11 +205,3 @@ def _with_option(target: Any, name: str, value: Any) -> Any:
     if not hasattr(target, name):
         raise ValueError(f"{type(target).__name__} has no option {name}, so --{name} cannot be given")
     return dataclasses.replace(target, **{name: value})
-
-
-def _pictures(folder: Path, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> list[Path]:
-    """Plot the adaptation curve and, if the family has one, its own picture of adaptation."""
-    curve = plotting.adaptation_curve({folder.resolve().name: record}, folder / "adaptation.png")
-    if not isinstance(family, Pictured):
-        return [curve]
-    return [curve, family.picture(found.tasks, found.queries, folder / "tasks.png")]

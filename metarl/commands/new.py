@@ -8,27 +8,29 @@ import argparse
 import builtins
 import importlib.util
 import io
+import json
 import keyword
+import math
 import os
 import re
-import shlex
 import shutil
 import sys
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from metarl import plugins
 from metarl.cli import DONE, Execute
-from metarl.files import check_folder, expanded
+from metarl.files import check_folder, expanded, typed
 
 KINDS = {
     "control": "an environment of your own, as functions of torch tensors",
     "gymnasium": "a Gymnasium environment whose parameters differ between tasks",
     "regression": "a function whose parameters differ between tasks",
     "images": "few-shot classification of labelled images",
+    "table": "few-shot regression on a table whose rows come in groups",
 }
 TRAINED = {
     "tasks": "maml {} --iterations 100",
@@ -36,6 +38,8 @@ TRAINED = {
     "outer": "maml sinusoid --outer {} --iterations 1000",
 }
 """Arguments of ``metarl train`` for each kind of plugin."""
+_TAKEN = ("sampling", "spec", "parameter_space", "sample", "environment", "single")
+"""Names that a family of Gymnasium environments has already."""
 TITLES = {"family": "task family", "algorithm": "algorithm", "outer": "outer update"}
 
 
@@ -56,17 +60,18 @@ def prepare(arguments: list[str]) -> Execute:
     """``tasks|algorithm|outer NAME``: write a small, working plugin package."""
     chosen = _parser().parse_args(arguments)
     kind = getattr(chosen, "kind", chosen.what)
-    folder = Path(chosen.name) if chosen.out is None else expanded(chosen.out)
+    changed = _environment(getattr(chosen, "env", None), getattr(chosen, "parameter", ()), kind)
+    folder = expanded(chosen.name if chosen.out is None else chosen.out)
     check_name(chosen.name)
     check_folder(folder.parent)
-    files = render(chosen.name, kind)
+    files = render(chosen.name, kind, changed)
     if os.path.lexists(folder):
         raise ValueError(f"{folder} already exists and is not overwritten; choose another folder with --out")
 
     def execute() -> int:
         write(folder, files)
         print(f"wrote {folder}: {', '.join(sorted(files))}")
-        print(f"pip install -e {shlex.quote(str(folder))}")
+        print(f"pip install -e {typed(folder)}")
         print(f"metarl check {chosen.name}")
         print(f"metarl train {TRAINED[chosen.what].format(chosen.name)}")
         return DONE
@@ -88,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     tasks = whats.add_parser("tasks", help="a task family", description="Write a package with a task family.")
     kinds = "; ".join(f"{kind}: {description}" for kind, description in KINDS.items())
     tasks.add_argument("--kind", choices=KINDS, default="control", help=f"kind of tasks (default: control). {kinds}")
+    tasks.add_argument("--env", metavar="ID", help="with --kind gymnasium: the environment's id, such as CartPole-v1")
+    tasks.add_argument(
+        "--parameter", metavar="NAME=LOW,HIGH", action="append", default=[],
+        help="with --env: an attribute of the environment that differs between tasks, and its range; may be repeated",
+    )  # fmt: skip
     algorithm = whats.add_parser("algorithm", help="an algorithm", description="Write a package with an algorithm.")
     outer = whats.add_parser("outer", help="an outer update", description="Write a package with an outer update.")
     for what in (tasks, algorithm, outer):
@@ -132,10 +142,63 @@ def _is_distribution(name: str) -> bool:
         return False
 
 
-def render(name: str, kind: str) -> dict[str, str]:
+Change = Callable[[str], str]
+
+
+def _environment(env: str | None, parameters: Sequence[str], kind: str) -> Change:
+    """Return a function that puts another environment into a family's source. Raises ValueError for wrong options."""
+    if env is None and not parameters:
+        return lambda text: text
+    if kind != "gymnasium" or env is None or not parameters:
+        raise ValueError(
+            "--env ID and --parameter NAME=LOW,HIGH must be given together, with --kind gymnasium, such as --env "
+            "CartPole-v1 --parameter length=0.3,0.8"
+        )
+    ranges = dict(map(_range, parameters))
+    names = list(ranges)
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    fields = "\n".join(
+        f'    {name}: tuple[float, float] = ({low}, {high})\n    """Range of {name}, which is uniform in it."""'
+        for name, (low, high) in ranges.items()
+    )
+    (low, high), values = ranges[names[0]], f'parameters["{names[0]}"]'
+    changes = {
+        r"    gravity: tuple.*?(?=\n    sampling:)": fields,
+        r"Gymnasium's pendulum with a different gravity and mass": f"{env} with a different {listed}",
+        r"(?<=descriptor: )``g``.*?kilograms": " and ".join(f"``{name}`` ``[task, 1]``" for name in names),
+        r"(?<=Descriptor: )gravity and mass": listed,
+        r"Sample pendulums": "Sample tasks",
+        r'"Pendulum-v1"': json.dumps(env),
+        r"(?<=spaces.Dict\().*?\)\)": ", ".join(f"{name}=spaces.Box(*self.{name})" for name in names) + ")",
+        r"(?<=MyFamily\()gravity=\(9.0, 10.0\)": "",
+        r"    assert 9 <= .*?<= 2": f"    assert {low} <= {values}.min() <= {values}.max() <= {high}",
+    }
+
+    def change(text: str) -> str:
+        for pattern, replacement in changes.items():
+            text = re.sub(pattern, replacement.replace("\\", r"\\"), text, flags=re.DOTALL)
+        return text
+
+    return change
+
+
+def _range(parameter: str) -> tuple[str, tuple[float, float]]:
+    name, _, ends = parameter.partition("=")
+    try:
+        low, high = map(float, ends.split(","))
+    except ValueError:
+        raise ValueError(f"--parameter {parameter}: expected NAME=LOW,HIGH, such as length=0.3,0.8") from None
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"--parameter {parameter}: expected two finite numbers, the lower first")
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
+        raise ValueError(f"--parameter {parameter}: {name!r} cannot be the name of a field here")
+    return name, (low, high)
+
+
+def render(name: str, kind: str, change: Change = lambda text: text) -> dict[str, str]:
     """Return the text of each file of a package, by path. ``kind``: a kind of family, 'algorithm' or 'outer'.
 
-    Raises ValueError if the name of the class is already used in a file.
+    ``change`` is applied to the templates first. Raises ValueError if the name of the class is already used in a file.
     """
     what = "family" if kind in KINDS else kind
     names, placeholders = Names.of(name), Names.of(f"my-{what}")
@@ -145,7 +208,7 @@ def render(name: str, kind: str) -> dict[str, str]:
         f"{placeholders.module}/{what}.py": f"{kind}/{what}.py",
         f"tests/test_{placeholders.module}.py": f"{kind}/test_{what}.py",
     }
-    files = {path: _template(source) for path, source in sources.items()}
+    files = {path: change(_template(source)) for path, source in sources.items()}
     for path, text in files.items():
         if path.endswith(".py") and names != placeholders and names.cls in _identifiers(text):
             raise ValueError(f"{Path(path).name} already uses the name of the class {names.cls}{_advice(name)}")

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import re
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import tyro
 from gymnasium.spaces import Space
@@ -19,15 +20,20 @@ from tyro.constructors import (
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
     StructConstructorSpec,
+    StructFieldSpec,
     StructTypeInfo,
     UnsupportedTypeAnnotationError,
 )
 
+from metarl import plugins
 from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
+from metarl.speed import Device, check_device
 
 registry = ConstructorRegistry()
+_LONG = 16
+"""How many values a default has at most that the help shows."""
 
 
 @registry.primitive_rule
@@ -40,6 +46,27 @@ def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architect
         metavar="NAME",
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@registry.primitive_rule
+def _device(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Device | None] | None:
+    """Take a device by its name; whether it is there is told where it is used."""
+    if info.type not in (Device, Device | None):
+        return None
+
+    def read(words: list[str]) -> Device | None:
+        if words == ["None"] and info.type == Device | None:
+            return None
+        check_device(words[0])
+        return words[0]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{auto,cpu,cuda,cuda:N}",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, str | None),
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -84,8 +111,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 @registry.primitive_rule
 def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Spaces, tensors and splits of classes cannot be set on the command line: they keep the family's values."""
-    kind: Any = info.type
-    if not (kind == Classes | None or (isinstance(kind, type) and issubclass(kind, Space | Tensor))):
+    if not _is_held(info.type):
         return None
 
     def refuse(words: list[str]) -> Any:
@@ -98,6 +124,11 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value) if isinstance(value, Space) else type(value).__name__],
     )
+
+
+def _is_held(kind: Any) -> bool:
+    plain_kind = get_origin(kind) or kind
+    return bool(kind == Classes | None) or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor))
 
 
 _read: set[type] = set()
@@ -117,13 +148,27 @@ def _flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
         _read.remove(info.type)
     if not isinstance(spec, StructConstructorSpec):
         return None
-    fields = (dataclasses.replace(field, helptext=partial(_paragraphs, field.helptext)) for field in spec.fields)
-    return dataclasses.replace(spec, fields=tuple(fields))
+    return dataclasses.replace(spec, fields=tuple(map(_shown, spec.fields)))
+
+
+def _shown(field: StructFieldSpec) -> StructFieldSpec:
+    """Return an option as the help shows it: data that it holds are left out there, and long lists are counted."""
+    kind: Any = Annotated[field.type, tyro.conf.Suppress] if _is_held(field.type) else field.type
+    if isinstance(field.default, tuple | list) and len(field.default) > _LONG:
+        kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=f"(default: {len(field.default)} values)")]
+    if dataclasses.is_dataclass(field.default) and not _paragraphs(field.helptext):
+        kind = Annotated[kind, tyro.conf.arg(help=_paragraphs(inspect.getdoc(field.default)))]  # above its options
+    return dataclasses.replace(field, type=kind, helptext=partial(_paragraphs, field.helptext))
 
 
 def _paragraphs(helptext: str | Callable[[], str | None] | None) -> str | None:
     text = helptext() if callable(helptext) else helptext
-    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return text and "\n\n".join(" ".join(plain(paragraph).split()) for paragraph in text.split("\n\n"))
+
+
+def plain(text: str) -> str:
+    """Return a docstring's text without the marks of code, which terminals do not render."""
+    return re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL)
 
 
 def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
@@ -132,7 +177,7 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
     Raises ValueError, with a message of one line, for an invalid command line. --help exits.
     """
     errors = io.StringIO()
-    keywords: dict[str, Any] = {"prog": f"metarl {command}", "description": description, "registry": registry}
+    keywords: dict[str, Any] = {"prog": f"metarl {command}", "description": plain(description), "registry": registry}
     try:
         with contextlib.redirect_stderr(errors):
             if partial:
@@ -142,6 +187,30 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
         if not stop.code:
             raise
         raise ValueError(f"{_message(errors.getvalue())}; 'metarl {command} --help' shows the options") from None
+
+
+def made_with(prefix: str, options: Sequence[str], command: str) -> Callable[[type], Any]:
+    """Return a function that makes an object of a class by its defaults, and options without one by the command line.
+
+    Those stand there after ``--PREFIX.``; the others are read later. The function raises PluginError where one is
+    missing.
+    """
+
+    def make(kind: type) -> Any:
+        if not (dataclasses.is_dataclass(kind) and any(map(_is_required, dataclasses.fields(kind)))):
+            return kind()
+        words = [word for word in options if word not in ("-h", "--help")]
+        joined = dataclasses.make_dataclass("Required", [(prefix, kind)])
+        try:
+            return getattr(parse(joined, words, command, "", partial=True), prefix)
+        except ValueError as error:
+            raise plugins.PluginError(f"{kind.__qualname__} cannot be made by its defaults alone: {error}") from None
+
+    return make
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 def task_parameters(words: Sequence[str], expected: str) -> dict[str, float | list[float]]:

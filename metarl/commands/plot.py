@@ -41,7 +41,8 @@ def prepare(arguments: list[str]) -> Execute:
         out.mkdir(parents=True, exist_ok=True)
         for note in notes:
             print(note)
-        print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
+        if progress:
+            print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
         if evaluated:
             print(f"wrote {plotting.adaptation_curve(evaluated, out / 'adaptation.png')}")
         return DONE
@@ -61,24 +62,35 @@ Rows = list[dict[str, str]]
 def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[str, Any]], list[str]]:
     """Return the rows and the evaluations of runs by label, and notes about runs that are left out of a plot.
 
-    Raises RunError if a folder holds no run, or no run has an iteration yet.
+    Raises RunError if no folder can be read, or no run has a score yet.
     """
-    for folder in folders.values():
-        runs.read_config(folder)
-    rows = {label: read_progress(folder / runs.PROGRESS) for label, folder in folders.items()}
-    progress = {label: run_rows for label, run_rows in rows.items() if run_rows}
-    if not progress:
-        named = ", ".join(map(str, folders.values()))
-        raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no iteration in {named}")
-    evaluations = {
-        label: runs.read_evaluation(folder) for label, folder in folders.items() if (folder / runs.EVALUATION).exists()
-    }
-    evaluated = {_dated(label, evaluation, rows[label]): evaluation for label, evaluation in evaluations.items()}
+    read, notes, problems = dict[str, tuple[Rows, dict[str, Any] | None]](), list[str](), list[runs.RunError]()
+    for label, folder in folders.items():
+        try:
+            runs.read_config(folder)
+            evaluation = runs.read_evaluation(folder) if (folder / runs.EVALUATION).exists() else None
+            read[label] = read_progress(folder / runs.PROGRESS), evaluation
+        except runs.RunError as error:
+            problems.append(error)
+            notes.append(f"left out: {error}")
+    if not read:
+        raise problems[0]
+    progress = {label: rows for label, (rows, _) in read.items() if _scored(rows)}
+    evaluations = {label: evaluation for label, (_, evaluation) in read.items() if evaluation is not None}
+    if not progress and not evaluations:
+        named = ", ".join(str(folders[label]) for label in read)
+        raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no score in {named}")
+    evaluated = {_dated(label, evaluation, read[label][0]): evaluation for label, evaluation in evaluations.items()}
     left_out = {
-        "without an iteration, so not in learning.png": [label for label in folders if label not in progress],
-        "without an evaluation, so not in adaptation.png": [label for label in folders if label not in evaluations],
+        "without a score so far, so not in learning.png": [label for label in read if label not in progress],
+        "without an evaluation, so not in adaptation.png": [label for label in read if label not in evaluations],
     }
-    return progress, evaluated, [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
+    notes += [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
+    return progress, evaluated, notes
+
+
+def _scored(rows: Rows) -> bool:
+    return any(value for row in rows for name, value in row.items() if "/step_" in name)
 
 
 def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:

@@ -69,6 +69,7 @@ def prepare(arguments: list[str]) -> Execute:
     trained = open_run(chosen.run, chosen.checkpoint, chosen.device)
     films.single_of(trained.family)
     tasks = _tasks(trained, chosen)
+    films.check_rendering(trained, tasks, chosen.height)
 
     def execute() -> int:
         shown, fps = films.film(trained, tasks, chosen.steps, chosen.seed, chosen.mean, chosen.height)

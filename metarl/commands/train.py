@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import plugins, runs, sb3, training
-from metarl.cli import DONE, INTERRUPTED, Execute
-from metarl.commands.parsing import parse
+from metarl import plugins, runs, training
+from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
+from metarl.commands.parsing import made_with, parse
+from metarl.files import typed
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.training import Experiment, Result, Settings, Source
-from metarl.types import PrefersOuter
+from metarl.types import PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
@@ -20,6 +21,9 @@ RECIPE = (
     "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
     "none: use no recipe."
 )
+
+REQUIRED: dict[plugins.Group, str] = {"algorithms": "algorithm", "tasks": "tasks"}
+"""Where options that have no default stand on the command line."""
 
 TRAIN_HELP = """Meta-train an algorithm on a family of tasks. 'metarl list' shows both.
 
@@ -30,14 +34,17 @@ tasks and the outer update."""
 def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
     if arguments in (["-h"], ["--help"]):
-        parse(_joined(_common(Settings())), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
+        control = training.default_settings(Spec((1,), 1, "continuous"))
+        parse(_joined(_common(control)), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise ValueError(
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
     named = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
-    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"])
+    command = f"train {algorithm_name} {tasks_name}"
+    make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
+    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make)
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)
@@ -45,6 +52,8 @@ def prepare(arguments: list[str]) -> Execute:
     sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
     actor = None
     if chosen.start_from is not None:
+        from metarl import sb3  # which may be missing
+
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
     outer = Source(chosen.update, experiment.names[2])
     run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
@@ -132,11 +141,11 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 def finish(result: Result, out: Path, quiet: bool) -> int:
     """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
-        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {out}")
-        return INTERRUPTED
+        print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")
+        return INTERRUPTED if result.signal is None else STOPPED_BY + result.signal
     refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
     if refused:
         print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")
     if not quiet:
-        print(f"done: {out}. Next: metarl evaluate {out}")
+        print(f"done: {out}. Next: metarl evaluate {typed(out)}")
     return DONE

@@ -1,41 +1,48 @@
-"""Families of environments: sampled tasks, episodes of policies in them, and rollouts with advantages.
+"""Families of environments: sampled tasks, and episodes of policies in them.
 
-This package uses learners as policies only and does not know how they learn. Start reading in ``tasks``. ``rollouts``
-runs the episodes, ``protocols`` defines the optional abilities of families and lanes, and ``gymnasium_family`` turns
-any Gymnasium environment into a family.
+This package does not know how policies learn. Start reading in ``tasks``. ``rollouts`` runs the episodes.
+``protocols`` defines the optional abilities of families and lanes. ``gymnasium_family`` turns any Gymnasium environment
+into a family. ``lending`` keeps lanes for the next draw. ``effects`` looks at whether task parameters reach what an
+environment reads, and ``repeating`` at whether episodes follow from their seed.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily
+from metarl.control.lending import Lends, Pool
 from metarl.control.protocols import (
     ControlFamily,
+    Noted,
+    OwnSpaces,
     Parametrised,
     Sampled,
     SelfChecking,
     Single,
     Snapshots,
     TorchLanes,
-    Watched,
     resampled,
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
 from metarl.control.sampling import Sampling
-from metarl.control.tasks import ControlTasks, check_discount, check_environment, check_tasks, tasks_with
+from metarl.control.success import SuccessWatch
+from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
 
 __all__ = [
     "ControlFamily",
     "ControlTasks",
     "GymnasiumFamily",
+    "Lends",
+    "Noted",
+    "OwnSpaces",
     "Parametrised",
+    "Pool",
     "RolloutError",
     "Sampled",
     "Sampling",
     "SelfChecking",
     "Single",
     "Snapshots",
+    "SuccessWatch",
     "TorchLanes",
-    "Watched",
     "can_be_compiled",
-    "check_discount",
     "check_environment",
     "check_tasks",
     "collect",

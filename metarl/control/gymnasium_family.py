@@ -1,14 +1,19 @@
 """A control family from any Gymnasium environment, which makes a task plugin short."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
+from metarl.control.effects import without_effect
+from metarl.control.lending import Pool
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.environments import (
@@ -16,16 +21,21 @@ from metarl.environments import (
     LaneOptions,
     Lanes,
     Maker,
+    OwnEnv,
     SingleEnv,
     WorkerLanes,
     apply_parameters,
+    as_array,
+    elements,
     is_bounded_box,
     make_env,
     middle,
+    named,
     on_workers,
     plain,
     spec_of,
 )
+from metarl.seeding import global_generators_kept, spawn, uniform
 from metarl.types import Spec, Split
 
 
@@ -36,14 +46,19 @@ class GymnasiumFamily:
     ``GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)))`` is a family of pendulums with gravities
     from 5 to 15 m/s^2. Box and Discrete spaces are sampled uniformly. The environment receives a Box of one number as a
     float, a larger Box as an array, and a Discrete parameter as an int. The descriptor is the parameters, flattened, in
-    the order of ``parameters``.
+    the order of ``parameters`` (which Gymnasium sorts by name where it is made from a dict).
 
-    The policy reads Box observations unchanged and Discrete observations one-hot. Continuous actions in [-1, 1] are
-    scaled to the bounds of the Box action space (0 is the middle) and clipped; Discrete actions are chosen by number.
+    The policy reads Box observations unchanged and Discrete observations one-hot. Images, Boxes from 0 to 255, are
+    divided by 255 and have their channels first. Continuous actions in [-1, 1] are scaled to the bounds of the Box
+    action space of the task (0 is the middle) and clipped; Discrete actions are chosen by number.
+
+    Lanes and ``single`` derive the seeds of environments from the seed that they are given, so ``single(...).reset(
+    seed=3)`` starts elsewhere than the environment itself would.
 
     Raises:
         ValueError: parameters that cannot be sampled, or an unknown ``apply``. From ``spec``: an environment that
-            cannot be made, or spaces that are not supported.
+            cannot be made or normalises by running statistics, spaces that are not supported, or a function for
+            ``apply`` that scales instead of setting, or sets what a wrapper holds.
     """
 
     env: Maker
@@ -54,8 +69,8 @@ class GymnasiumFamily:
     apply: Apply = "keyword"
     """How the environment receives its parameters: as a "keyword" of its constructor (slow: a new environment for every
     task), as "options" of reset, as an "attribute" of ``env.unwrapped``, or through a function ``(env, **parameters)``
-    that is called before every reset. The function must set values, not scale them: the environment may still hold
-    those of another task."""
+    that is called before every reset. The function gets the environment with its wrappers: set attributes on
+    ``env.unwrapped``. It must set values, not scale them: the environment may still hold those of another task."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled."""
     workers: int | None = 1
@@ -85,51 +100,90 @@ class GymnasiumFamily:
 
     @cached_property
     def spec(self) -> Spec:
-        """The policy's inputs and outputs, read from an environment with parameters in the middle of their ranges."""
-        values = {name: plain(space, middle(space)) for name, space in self.parameters.spaces.items()}
-        try:
-            env = make_env(self.env, self.apply, values)
-        except Exception as error:
-            raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
-        try:
-            apply_parameters(env, self.apply, values)
-            return spec_of(env, self.parameters)
-        finally:
-            env.close()
+        """The policy's inputs and outputs, read from an environment with parameters in the middle of their ranges.
+
+        Warns of parameters that reach nothing, or only a part of what the environment computes from them.
+        """
+        spec, notes = self._examined
+        for note in notes:
+            warnings.warn(f"{named(self.env)}: {note}", stacklevel=3)
+        return spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each parameter that reaches nothing, or only a part of what the environment computes from it."""
+        return self._examined[1]
+
+    @cached_property
+    def _examined(self) -> tuple[Spec, tuple[str, ...]]:
+        values, low, high = ({name: plain(space, _at(space, end)) for name, space in self.parameters.spaces.items()}
+                             for end in (0.5, 0.0, 1.0))  # fmt: skip
+        with global_generators_kept():
+            try:
+                env = make_env(self.env, self.apply, values)
+            except Exception as error:
+                raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
+            try:
+                apply_parameters(env, self.apply, values)
+                return spec_of(env, self.parameters), tuple(without_effect(env, self.apply, low, high))
+            finally:
+                env.close()
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample tasks; the splits share one distribution. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        named = self.parameters.spaces.items()
-        parameters = {name: _sample(space, num_tasks, generator) for name, space in named}
+        streams = zip(self.parameters.spaces.items(), spawn(generator, len(self.parameters.spaces)), strict=True)
+        parameters = {name: _sample(space, num_tasks, own) for (name, space), own in streams}
         numbers = [values.reshape(num_tasks, -1).to(torch.get_default_dtype()) for values in parameters.values()]
-        return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self.environment, self.sampling)
+        return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self._pool, self.sampling)
 
-    def environment(self, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
-        """Return lanes on the CPU, whatever the device. They are kept and reused for all tasks of this family."""
-        if num_envs not in self._kept or self._kept[num_envs].closed:
-            horizon = self.sampling.horizon
-            dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
-            options = LaneOptions(self.env, self.parameters, self.apply, self.spec, num_envs, horizon, dtype)
-            self._kept[num_envs] = on_workers(self.workers, options)
-        return self._kept[num_envs]
+    def environment(self, num_envs: int, device: torch.device) -> VectorEnv[Any, Any, Any]:
+        """Return new lanes on the CPU, whatever the device. They belong to the caller, who closes them."""
+        return self._pool(num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
         """Return one environment of one task, with the lanes' observations and actions."""
         return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
 
+    def own(self, parameters: Mapping[str, Any]) -> OwnEnv:
+        """Return the environment of one task with its own observations and actions, not the lanes'.
+
+        Raises ValueError for parameters that are no task.
+        """
+        given = {
+            name: elements(name, as_array(value)[None], self.parameters[name]) for name, value in parameters.items()
+        }
+        values = {name: plain(self.parameters[name], rows[0]) for name, rows in given.items()}
+        return OwnEnv(self.env, self.apply, values)
+
     @cached_property
-    def _kept(self) -> dict[int, Lanes | WorkerLanes]:
-        # Building hundreds of environments takes longer than an iteration. Each draw sets all parameters anew.
-        return {}
+    def _pool(self) -> Pool:
+        options = LaneOptions(self.env, self.parameters, self.apply, self.spec, 1, self.sampling.horizon)
+        return Pool(partial(_lanes, options, self.workers))
+
+
+def _lanes(options: LaneOptions, workers: int | None, num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
+    dtype = torch.empty(0).numpy().dtype.name  # NumPy's name of torch's default dtype
+    return on_workers(workers, options._replace(num_envs=num_envs, dtype=dtype))
+
+
+def _at(space: spaces.Space[Any], share: float) -> np.ndarray[Any, Any]:
+    """Return the element of a space that lies at a share of its range; a Discrete one has its first in the middle."""
+    if share == 0.5:
+        return middle(space)
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start + round(share * (space.n - 1)))
+    assert isinstance(space, spaces.Box)
+    return np.asarray((space.high if share else space.low).astype(float))
 
 
 def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -> Tensor:
     """Sample ``[task, *space.shape]`` uniformly."""
     if isinstance(space, spaces.Discrete):
-        return int(space.start) + torch.randint(int(space.n), (num_tasks,), generator=generator)
+        # In double precision, whatever the default: the values of a seed do not depend on it.
+        return int(space.start) + (int(space.n) * uniform(generator, num_tasks, dtype=torch.float64)).long()
     assert isinstance(space, spaces.Box)
     dtype = torch.get_default_dtype()
     low, high = torch.tensor(space.low.tolist(), dtype=dtype), torch.tensor(space.high.tolist(), dtype=dtype)
-    return low + (high - low) * torch.rand(num_tasks, *space.shape, generator=generator)
+    return low + (high - low) * uniform(generator, num_tasks, *space.shape)

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from torch import Generator
 
 from metarl.control.sampling import Sampling
-from metarl.types import Family, Learner, Rollout, State
+from metarl.types import Family
 
 
 @runtime_checkable
@@ -36,23 +36,21 @@ class Parametrised(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """A family that has looked at whether its tasks' parameters take effect."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each parameter that does not, or not as a whole."""
+
+
+@runtime_checkable
 class Sampled(Protocol):
     """A family, a frozen dataclass, with a field ``sampling``: its options for sampling episodes."""
 
     @property
     def sampling(self) -> Sampling:
         """How many episodes to sample, and how long they are."""
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """Tasks that can run episodes to be scored only: ``draw`` also fits a baseline and estimates advantages.
-
-    Both must run the same episodes: a subclass that overrides one must override both.
-    """
-
-    def watch(self, learner: Learner, state: State, generator: Generator) -> Rollout:
-        """Return what ``draw`` would return with this generator, but with advantages of nan."""
 
 
 @runtime_checkable
@@ -64,6 +62,14 @@ class Single(Protocol):
 
         ``parameters`` are the task's parameters by name, as arrays.
         """
+
+
+@runtime_checkable
+class OwnSpaces(Parametrised, Protocol):
+    """A family whose policies read and act in other spaces than its environments, such as actions in [-1, 1]."""
+
+    def own(self, parameters: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Return the environment of a task with its own observations and actions."""
 
 
 @runtime_checkable

@@ -17,11 +17,11 @@ from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.advantages import Trajectory
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
-from metarl.environments import LaneError
+from metarl.environments import LaneError, flags
+from metarl.seeding import spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
-from metarl.types import Learner, Spec, State
+from metarl.types import Policy, Rollout, Spec, State
 
 COMPILED_STEPS = 10
 """Steps in one graph. More steps bring little speed and take longer to compile."""
@@ -36,31 +36,30 @@ class RolloutError(RuntimeError):
 
 def collect(
     env: VectorEnv,
-    learner: Learner,
-    state: State,
+    spec: Spec,
+    policy: Policy,
     tasks: int,
     horizon: int,
     generator: Generator,
     parameters: Mapping[str, Tensor] | None = None,
-) -> Trajectory:
-    """Run one episode in every lane, of at most ``horizon`` steps, with the policies of ``state``.
+) -> Rollout:
+    """Run one episode in every lane, of at most ``horizon`` steps.
 
     ``parameters`` hold one row per lane. Actions and the environments' seed are drawn from the generator, and the
-    policy acts on its device. No gradients are recorded.
+    policy acts on its device. The actions of task k do not depend on the number of tasks. No gradients are recorded.
     """
     seed = _environment_seed(generator)
     with torch.no_grad(), _threads(env), float32(generator.device):
-        observation = _reset(env, seed, parameters, learner.spec, tasks, generator.device)
+        observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
-        now, steps = _episodes(env, learner, _Now(state, observation, running), horizon, generator)
-        log_probs = objectives.log_prob(learner.spec.kind, steps.outputs, steps.actions)
-        # A truncation at the horizon itself does not bootstrap: the horizon ends the task.
-        truncated = steps.cut[:, :, :-1].any(2).to(running.dtype)
-        trajectory = Trajectory(
-            steps.observations, steps.actions, log_probs, steps.rewards, steps.mask, now.observation, truncated
-        )
-        _check_finite(trajectory, env)
-    return trajectory
+        noise = _noise(spec, (tasks, horizon, observation.shape[1]), generator)
+        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise)
+        log_probs = objectives.log_prob(policy.kind, steps.outputs, steps.actions)
+        happened = steps._asdict()
+        del happened["outputs"]
+        rollout = Rollout(**happened, log_probs=log_probs, last_observations=now.observation)
+        _check_finite(rollout, env)
+    return rollout
 
 
 class _Now(NamedTuple):
@@ -72,19 +71,28 @@ class _Now(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The results of some steps, ``[task, episode, time, ...]``; see Trajectory."""
+    """The results of some steps, ``[task, episode, time, ...]``; see Rollout."""
 
     observations: Tensor
     actions: Tensor
     outputs: Tensor
     rewards: Tensor
     mask: Tensor
-    cut: Tensor  # truncated in this very step
+    terminated: Tensor
+    truncated: Tensor
 
 
-def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generator: Generator) -> tuple[_Now, _Steps]:
+def _noise(spec: Spec, shape: tuple[int, int, int], generator: Generator) -> Tensor:
+    """Draw what all actions of ``[task, time, episode]`` need, by a generator for each task."""
+    noise = torch.empty(*shape, spec.output_size, device=generator.device)
+    for of_task, own in zip(noise, spawn(generator, len(noise)), strict=True):
+        objectives.fill_noise(spec.kind, of_task, own)
+    return noise
+
+
+def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor) -> tuple[_Now, _Steps]:
     """Run all steps: in compiled blocks where the run is compiled and the environment allows it, else one by one."""
-    act = _policies(learner, generator)
+    act, horizon = _policies(policy), noise.shape[1]
     done = 0
     parts: list[_Steps] = []
     if run_is_compiled():
@@ -93,37 +101,37 @@ def _episodes(env: VectorEnv, learner: Learner, now: _Now, horizon: int, generat
         if can_be_compiled(env):
             size = min(COMPILED_STEPS, horizon)
             for done in range(size, horizon + 1, size):
-                last = done == horizon and learner.observe is not None
-                now, steps = _compiled_steps(env, learner, now, generator, done - size, size, last)
+                last = done == horizon and policy.observe is not None
+                now, steps = _compiled_steps(env, policy, now, noise[:, done - size : done], done - size, last)
                 parts.append(steps)
-        elif _on_gpu(generator):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
-            act = _compiled(act, generator)
+        elif _on_gpu(noise):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
+            act = _compiled(act)
     if done < horizon:
-        now, steps = _steps(env, learner, act, now, done, horizon - done, last=True)
+        now, steps = _steps(env, policy, act, now, noise[:, done:], done, last=True)
         parts.append(steps)
     if len(parts) == 1:
         return now, parts[0]
     return now, _Steps(*(torch.cat(blocks, dim=2) for blocks in zip(*parts, strict=True)))
 
 
-def _on_gpu(generator: Generator) -> bool:
-    return generator.device.type == "cuda"
+def _on_gpu(noise: Tensor) -> bool:
+    return noise.device.type == "cuda"
 
 
-Act = Callable[[State, Tensor], tuple[Tensor, Tensor, State]]
-"""``(state, observation) -> (outputs, action, state)``"""
+Act = Callable[[State, Tensor, Tensor], tuple[Tensor, Tensor, State]]
+"""``(state, observation, noise) -> (outputs, action, state)``"""
 
 
-def _policies(learner: Learner, generator: Generator) -> Act:
-    def act(state: State, observation: Tensor) -> tuple[Tensor, Tensor, State]:
-        outputs, state = learner.predict(state, observation)
-        return outputs, objectives.sample(learner.spec.kind, outputs, generator), state
+def _policies(policy: Policy) -> Act:
+    def act(state: State, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, State]:
+        outputs, state = policy.predict(state, observation)
+        return outputs, objectives.act(policy.kind, outputs, noise.to(outputs.dtype)), state
 
     return act
 
 
-def _compiled(act: Act, generator: Generator) -> Act:
-    return lambda state, observation: run_compiled("the policies", act, (state, observation), (generator,))
+def _compiled(act: Act) -> Act:
+    return lambda state, observation, noise: run_compiled("the policies", act, (state, observation, noise), ())
 
 
 def can_be_compiled(env: VectorEnv) -> bool:
@@ -131,34 +139,35 @@ def can_be_compiled(env: VectorEnv) -> bool:
     return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
-def _compiled_steps(
-    env: Any, learner: Learner, now: _Now, generator: Generator, done: int, count: int, last: bool
-) -> tuple[_Now, _Steps]:
+def _compiled_steps(env: Any, policy: Policy, now: _Now, noise: Tensor, done: int, last: bool) -> tuple[_Now, _Steps]:
     # The snapshot makes the environment's state an input and an output, so that the steps are a pure function.
-    def take(snapshot: Any, now: _Now, count: int, last: bool) -> tuple[Any, _Now, _Steps]:
+    def take(snapshot: Any, now: _Now, noise: Tensor, last: bool) -> tuple[Any, _Now, _Steps]:
         env.restore(snapshot)
-        now, steps = _steps(env, learner, _policies(learner, generator), now, done, count, last)
+        now, steps = _steps(env, policy, _policies(policy), now, noise, done, last)
         return env.snapshot(), now, steps
 
-    streams = generator, env.generator
-    snapshot, now, steps = run_compiled("the environment's steps", take, (env.snapshot(), now, count, last), streams)
+    given = env.snapshot(), now, noise.contiguous(), last
+    snapshot, now, steps = run_compiled("the environment's steps", take, given, (env.generator,))
     env.restore(snapshot)
     return now, steps
 
 
 def _steps(
-    env: VectorEnv, learner: Learner, act: Act, now: _Now, done: int, count: int, last: bool
+    env: VectorEnv, policy: Policy, act: Act, now: _Now, noise: Tensor, done: int, last: bool
 ) -> tuple[_Now, _Steps]:
-    """Take ``count`` steps after the ``done`` first ones; ``last`` if the episodes end with them."""
+    """Take a step for each of ``noise`` ``[task, time, ...]``, after ``done``; ``last`` if the episodes end then."""
     state, observation, running = now
     results: list[tuple[Tensor, ...]] = []
-    for step in range(done, done + count):
-        outputs, action, state = act(state, observation)
-        following, reward, ended, cut = _step(env, action, learner.spec, len(observation), step + 1)
-        if learner.observe is not None:
+    count = noise.shape[1]
+    for step, noise_now in enumerate(noise.unbind(1), start=done):
+        outputs, action, state = act(state, observation, noise_now)
+        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1)
+        if policy.observe is not None:
             ends = last and step + 1 == done + count
-            state = learner.observe(state, action, reward, ended | cut | ends)
-        results.append((observation, action, outputs, reward * running, running, (running > 0) & cut & ~ended))
+            state = policy.observe(state, action, reward, ended | cut | ends)
+        alive = running > 0
+        marks = alive & ended, alive & cut & ~ended
+        results.append((observation, action, outputs, reward * running, running, *marks))
         running = running * (~(ended | cut)).to(running.dtype)
         observation = following
     stacked = (torch.stack(values, dim=2) for values in zip(*results, strict=True))
@@ -193,16 +202,16 @@ def _reset(
     return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape))
 
 
-def _step(env: VectorEnv, action: Tensor, spec: Spec, tasks: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    device, lanes = action.device, action.flatten(0, 1)
-    shape = (tasks, len(lanes) // tasks)
-    with _blamed(step, shape[1], lanes):
+def _step(env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Step all lanes; ``shape`` is that of their observations, ``[task, episode, *input_shape]``."""
+    device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
+    with _blamed(step, lead[1], lanes):
         observation, reward, ended, cut, _ = env.step(lanes if on_torch(env) else lanes.cpu().numpy())
-    rewards = _received(reward, device, f"rewards at step {step}", shape)
-    terminations = _received(ended, device, f"terminations at step {step}", shape)
-    truncations = _received(cut, device, f"truncations at step {step}", shape)
-    following = _observed(observation, device, step, (*shape, *spec.input_shape))
-    return following, rewards.to(following.dtype), terminations.bool(), truncations.bool()
+    rewards = _received(reward, device, f"rewards at step {step}", lead)
+    terminations = _flags(ended, device, f"terminations at step {step}", lead)
+    truncations = _flags(cut, device, f"truncations at step {step}", lead)
+    following = _observed(observation, device, step, shape)
+    return following, rewards.to(following.dtype), terminations, truncations
 
 
 @contextmanager
@@ -238,6 +247,18 @@ def _observed(observation: Any, device: torch.device, step: int, shape: tuple[in
     return received.to(torch.get_default_dtype(), copy=True)
 
 
+def _flags(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
+    """Return an environment's flags ``[task, episode]``. Raises RolloutError for other values than True and False."""
+    received = _received(value, device, what, shape)
+    if received.dtype == torch.bool:
+        return received
+    try:
+        checked: Tensor = flags(what, received.flatten())
+    except ValueError as error:
+        raise RolloutError(str(error)) from error
+    return checked.reshape(shape)
+
+
 def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
     """Return an environment's array as a tensor of ``shape``. Raises RolloutError for another shape or no numbers."""
     expected = (shape[0] * shape[1], *shape[2:])
@@ -251,16 +272,16 @@ def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...
     return send(array, device).reshape(shape)
 
 
-def _check_finite(trajectory: Trajectory, env: VectorEnv) -> None:
+def _check_finite(rollout: Rollout, env: VectorEnv) -> None:
     """Raise RolloutError for numbers that are not finite. If all are finite, this waits for the device only once."""
-    last, horizon = trajectory.last_observations.unsqueeze(2), trajectory.rewards.shape[2]
+    last, horizon = rollout.last_observations.unsqueeze(2), rollout.rewards.shape[2]
     # Name, values, step of the first ones. In the order of cause and effect within a step, because an action that is
     # not finite spoils the observation and the reward.
     checked = (
-        ("actions", trajectory.actions, 1),
-        ("observations", trajectory.observations, 0),
+        ("actions", rollout.actions, 1),
+        ("observations", rollout.observations, 0),
         ("observations", last, horizon),
-        ("rewards", trajectory.rewards, 1),
+        ("rewards", rollout.rewards, 1),
     )
     if torch.stack([values.isfinite().all() for _, values, _ in checked]).all():
         return

@@ -1,5 +1,6 @@
 """Success, which some environments report in their infos, collected along with a rollout."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Generator, Tensor
 
 from metarl.control.protocols import Snapshots
+from metarl.environments import SUCCESS, flags
 from metarl.types import Rollout
 
 
@@ -25,8 +27,9 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment."""
         outcome = self.env.step(actions)
-        if "success" in outcome[4]:
-            now = _flags(outcome[4]["success"]).reshape(self.num_envs)
+        name = next((name for name in SUCCESS if name in outcome[4]), None)
+        if name is not None:
+            now = _succeeded(name, outcome[4])
             self.succeeded = now if self.succeeded is None else self.succeeded | now
         return outcome
 
@@ -52,8 +55,15 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         """Return a rollout that was collected from this environment, with the success of each episode if reported."""
         if self.succeeded is None:
             return rollout
-        return rollout._replace(success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
+        return replace(rollout, success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
 
 
-def _flags(values: Any) -> Tensor:
-    return values.bool() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=bool))
+def _succeeded(name: str, info: dict[str, Any]) -> Tensor:
+    """Return which lanes report success, ``[lane]``. Raises ValueError for other values than True, False, 1 and 0."""
+    told = info[name]
+    values = told if isinstance(told, Tensor) else np.array(told)
+    reported = info.get(f"_{name}")
+    if reported is not None and not isinstance(values, Tensor):
+        values = np.where(np.asarray(reported), values, False)  # what lanes that do not report hold means nothing
+    found = flags(f"info[{name!r}]", values)
+    return found if isinstance(found, Tensor) else torch.from_numpy(found)

@@ -9,8 +9,9 @@ one row per lane.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,18 +19,21 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
-from metarl.advantages import Trajectory, with_advantages
+from metarl.control.lending import Lends, Pool
+from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
+from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
+from metarl.environments import elements, refuse_statistics
 from metarl.seeding import stream
-from metarl.types import Family, Learner, Role, Rollout, Spec, Split, State
+from metarl.types import Family, Policy, Rollout, Spec, Split
 
 
 @dataclass(frozen=True, eq=False)
 class ControlTasks:
-    """A fixed batch of control tasks; implements ``metarl.types.Tasks``. Equal to itself alone, as tensors are."""
+    """A fixed batch of control tasks; implements ``metarl.types.Environments``. Equal to itself only."""
 
     spec: Spec
     parameters: Mapping[str, Tensor]
@@ -37,35 +41,35 @@ class ControlTasks:
     descriptors: Tensor
     """``[task, descriptor_size]``"""
     environment: Callable[[int, torch.device], VectorEnv]
-    """``(num_envs, device) -> env``; called once, at the first draw."""
+    """``(num_envs, device) -> env``; called once, at the first draw. Draws borrow from a ``Pool``."""
     sampling: Sampling
-    _made: list[VectorEnv] = field(default_factory=list, init=False, repr=False, compare=False)
+    _own: Pool = field(init=False, repr=False, compare=False)
 
-    def draw(self, learner: Learner, state: State, role: Role, generator: Generator) -> Rollout:
-        """Run ``sampling.episodes`` fresh episodes of every task under ``state``'s policies.
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", Pool(self.environment))
+
+    def rollout(self, policy: Policy, generator: Generator) -> Rollout:
+        """Run ``sampling.episodes`` fresh episodes of every task.
 
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
                 policy's action was not finite.
             ValueError: the environment fails ``check_environment``.
         """
-        trajectory, watched = self._collect(learner, state, generator)
-        return watched.scored(with_advantages(trajectory, self.sampling.discount, self.sampling.gae_lambda))
-
-    def watch(self, learner: Learner, state: State, generator: Generator) -> Rollout:
-        """Run the same episodes to be scored, not learned from: no baseline is fitted, and advantages are nan."""
-        trajectory, watched = self._collect(learner, state, generator)
-        return watched.scored(Rollout(*trajectory[:5], torch.full_like(trajectory.rewards, torch.nan)))
-
-    def _collect(self, learner: Learner, state: State, generator: Generator) -> tuple[Trajectory, SuccessWatch]:
         tasks, episodes = len(self.descriptors), self.sampling.episodes
-        if not self._made:
-            env = self.environment(tasks * episodes, generator.device)
-            check_environment(env, tasks * episodes, self.spec)
-            self._made.append(env)
-        lanes = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        watched = SuccessWatch(self._made[0])
-        return collect(watched, learner, state, tasks, self.sampling.horizon, generator, lanes), watched
+        rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
+        with self._lanes(tasks * episodes, generator.device) as env:
+            watch = SuccessWatch(env)
+            return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+    @contextmanager
+    def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
+        """Give lanes to one draw: no other uses them meanwhile, in whatever thread."""
+        check_memory(self.spec, number, self.sampling.horizon)
+        pool = self.environment if isinstance(self.environment, Lends) else self._own
+        with pool.lent(number, device) as env:
+            check_environment(env, number, self.spec)
+            yield env
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -85,32 +89,19 @@ def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
     space = family.parameter_space
     if set(parameters) != set(space.spaces):
         raise ValueError(f"task parameters {sorted(parameters)} were given: expected {', '.join(space.spaces)}")
-    rows = {name: _rows(name, parameters[name], one, sampled.parameters[name]) for name, one in space.spaces.items()}
+    rows = {
+        name: torch.from_numpy(elements(name, parameters[name], one)).to(sampled.parameters[name].dtype)
+        for name, one in space.spaces.items()
+    }
     if len({len(values) for values in rows.values()}) > 1:
         raise ValueError("task parameters differ in their number of tasks")
     flat = [values.reshape(len(values), -1).to(sampled.descriptors.dtype) for values in rows.values()]
     return replace(sampled, parameters=rows, descriptors=torch.cat(flat, dim=1))
 
 
-def _rows(name: str, given: Any, space: spaces.Space[Any], like: Tensor) -> Tensor:
-    """Return one task parameter ``[task, ...]``. Raises ValueError for values outside its space."""
-    rows = torch.as_tensor(given, dtype=like.dtype)
-    low, high = _ends(space)
-    inside = rows.shape[1:] == space.shape and bool(((rows >= low) & (rows <= high)).all())
-    if rows.ndim == 0 or not inside:
-        raise ValueError(f"the task parameter {name} is {given}: expected, for each task, an element of {space}")
-    return rows
-
-
-def _ends(space: spaces.Space[Any]) -> tuple[Tensor, Tensor]:
-    if isinstance(space, spaces.Box):
-        return torch.as_tensor(space.low), torch.as_tensor(space.high)
-    assert isinstance(space, spaces.Discrete)
-    return torch.tensor(int(space.start)), torch.tensor(int(space.start + space.n - 1))
-
-
 def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
     """Raise ValueError unless a vector environment has this many lanes, no automatic resets, and matches spec."""
+    refuse_statistics(env)
     mode = env.metadata.get("autoreset_mode")
     if env.num_envs != lanes or mode != AutoresetMode.DISABLED:
         raise ValueError(
@@ -126,32 +117,6 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
         )
 
 
-def check_discount(family: Family, algorithm: object, learner: Learner) -> None:
-    """Raise ValueError for a discount or a lambda of the tasks where a learner estimates advantages by its own."""
-    sampling = getattr(family, "sampling", None)
-    if learner.prepare is None or not isinstance(sampling, Sampling):
-        return
-    usual = Sampling(), _usual_sampling(family)
-    for name in ("discount", "gae_lambda"):
-        if getattr(sampling, name) not in {getattr(one, name) for one in usual}:
-            option, value = name.replace("_", "-"), getattr(sampling, name)
-            acts = f"--algorithm.{option}" if hasattr(algorithm, name) else "its own"
-            raise ValueError(
-                f"--tasks.sampling.{option} {value} would change nothing: {type(algorithm).__name__} estimates "
-                f"advantages itself; the option that acts is {acts}"
-            )
-
-
-def _usual_sampling(family: Family) -> Sampling:
-    """Return what a family samples by where nothing is chosen."""
-    declared: tuple[Field[Any], ...] = fields(family) if is_dataclass(family) else ()
-    for one in declared:
-        usual: Any = one.default if one.default_factory is MISSING else one.default_factory()
-        if one.name == "sampling" and isinstance(usual, Sampling):
-            return usual
-    return Sampling()
-
-
 def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
     """Raise ValueError before a run for a split that cannot be sampled, or environments that do not match the Spec.
 
@@ -161,6 +126,7 @@ def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
     if isinstance(tasks, ControlTasks):
         env = tasks.environment(1, torch.device("cpu"))
         check_environment(env, 1, family.spec)
+        warn_of_other_generators(env, {name: rows[:1] for name, rows in tasks.parameters.items()}, family)
         refused = compiled and not can_be_compiled(env)
         env.close()
         if refused:

@@ -2,36 +2,64 @@
 
 This package knows no learner. Only ``mdp`` imports torch, and must be imported explicitly, because worker processes
 import this package and should stay small. Start reading in ``lanes``. ``workers`` runs the same lanes in several
-processes, each of which runs ``worker``. ``spaces`` converts an environment's observations and actions to a policy's,
-and ``bookkeeping`` records which lanes have finished.
+processes, each of which runs ``worker``. ``spaces`` and ``observations`` convert what an environment
+sees and does to a policy's view, ``making`` makes environments and gives them their task, and ``bookkeeping`` records
+which lanes have finished.
 """
 
-from metarl.environments.bookkeeping import Book, describe, opened
-from metarl.environments.lanes import Apply, LaneError, LaneOptions, Lanes, Maker, apply_parameters, make_env
-from metarl.environments.single import SingleEnv
-from metarl.environments.spaces import Array, as_array, is_bounded_box, middle, plain, spec_of
+from metarl.environments.bookkeeping import Book, describe, opened, plain_seed
+from metarl.environments.lanes import LaneError, LaneOptions, Lanes
+from metarl.environments.making import (
+    Apply,
+    Env,
+    Maker,
+    apply_parameters,
+    chain,
+    make_env,
+    quiet_mujoco,
+    refuse_statistics,
+    told,
+)
+from metarl.environments.observations import Eye, layout, named
+from metarl.environments.outcomes import SUCCESS, flag, flags
+from metarl.environments.single import OwnEnv, SingleEnv
+from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
+    "SUCCESS",
     "Apply",
     "Array",
     "Book",
+    "Env",
+    "Eye",
     "LaneError",
     "LaneOptions",
     "Lanes",
     "Maker",
+    "OwnEnv",
     "SingleEnv",
     "WorkerLanes",
     "apply_parameters",
     "as_array",
+    "chain",
     "describe",
+    "elements",
+    "flag",
+    "flags",
     "is_bounded_box",
+    "layout",
     "make_env",
     "mdp",
     "middle",
+    "named",
     "on_workers",
     "opened",
     "plain",
+    "plain_seed",
+    "quiet_mujoco",
+    "refuse_statistics",
     "spec_of",
+    "told",
     "usable_cpus",
 ]

@@ -4,6 +4,7 @@ Lanes have ``AutoresetMode.DISABLED``: a lane that has finished idles until it i
 keep worker processes small. Everything works with NumPy arrays and torch tensors alike.
 """
 
+import operator
 from typing import Any, NamedTuple
 
 from gymnasium import spaces
@@ -30,6 +31,19 @@ def describe(
     env.metadata, env.num_envs = {"autoreset_mode": AutoresetMode.DISABLED}, num_envs
     env.single_observation_space, env.single_action_space = observations, actions
     env.observation_space, env.action_space = batch_space(observations, num_envs), batch_space(actions, num_envs)
+
+
+def plain_seed(seed: Any) -> int | None:
+    """Return a seed, which may be NumPy's integer, as Python's; None stays None.
+
+    Raises ValueError for anything else than an integer of at least 0.
+    """
+    try:
+        if seed is None or (operator.index(seed) >= 0 and not isinstance(seed, bool)):
+            return None if seed is None else operator.index(seed)
+    except TypeError:
+        pass
+    raise ValueError(f"the seed is {seed!r}: expected an integer of at least 0")
 
 
 class Book(NamedTuple):

@@ -3,38 +3,27 @@
 Nothing here imports torch, so worker processes start in half a second and need only tens of megabytes.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 
-from metarl.environments.bookkeeping import describe, opened
-from metarl.environments.spaces import (
-    Array,
-    Env,
-    bounds,
-    checked_actions,
-    checked_options,
-    middle,
-    plain,
-    policy_spaces,
-    seen,
-    spec_of,
-)
+from metarl.environments.bookkeeping import describe, opened, plain_seed
+from metarl.environments.making import Apply, Env, Maker, apply_parameters, make_env
+from metarl.environments.observations import Array, Eye, Layout, layout, named
+from metarl.environments.outcomes import flag, reward_of, success_of
+from metarl.environments.spaces import bounds, checked_actions, checked_options, middle, plain, policy_spaces, spec_of
 from metarl.spec import Spec
 
-Maker = str | Callable[..., Env]
-"""Id of a registered environment, or a function that makes one."""
-Apply = Literal["keyword", "options", "attribute"] | Callable[..., object]
-"""How an environment receives task parameters; see ``metarl.control.GymnasiumFamily.apply``."""
 NOT_RESET = "every lane must be reset before the first step"
 LARGEST_SEED = 2**31 - 1
 """A prime. All seeds are below it: older environments accept only 31 bits, some of them signed."""
+
+LONGEST = 200
+"""Characters of a task's parameters that an error shows."""
 
 
 class LaneError(RuntimeError):
@@ -60,22 +49,17 @@ def lane_seeds(seed: int, num_envs: int) -> list[int]:
     return [(start + lane * (1 + stride % (LARGEST_SEED - 1))) % LARGEST_SEED for lane in range(num_envs)]
 
 
-def make_env(env: Maker, apply: Apply, values: Mapping[str, Any]) -> Env:
-    """Make an environment from its id or function, with ``values`` as keywords if ``apply`` says so."""
-    keywords = dict(values) if apply == "keyword" else {}
-    # Gymnasium's checker checks the first step only; the lanes check every step.
-    return gymnasium.make(env, disable_env_checker=True, **keywords) if isinstance(env, str) else env(**keywords)
+def lanes_seeds(seed: Any, num_envs: int) -> list[int | None]:
+    """Return every lane's seed, from one integer (see ``lane_seeds``) or from one for each lane; None: no seed.
 
-
-def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
-    """Set ``values`` on an environment, as attributes or by a function. Raises ValueError for a missing attribute."""
-    if callable(apply):
-        apply(env, **values)
-    elif apply == "attribute":
-        if missing := [name for name in values if not hasattr(env.unwrapped, name)]:
-            raise ValueError(f"{env.unwrapped} has no attribute {', '.join(missing)} to hold a task parameter")
-        for name, value in values.items():
-            setattr(env.unwrapped, name, value)
+    Integers may be NumPy's. Raises ValueError for anything else.
+    """
+    if not hasattr(seed, "__len__"):
+        one = plain_seed(seed)
+        return [None] * num_envs if one is None else [*lane_seeds(one, num_envs)]
+    if isinstance(seed, str) or len(seed) != num_envs:
+        raise ValueError(f"the seed is {seed!r}: expected an integer, or one for each of the {num_envs} lanes")
+    return [plain_seed(one) for one in seed]
 
 
 class LaneOptions(NamedTuple):
@@ -95,6 +79,8 @@ class LaneOptions(NamedTuple):
     """Steps after which a lane is truncated, besides the environment's own limit. None: no limit."""
     dtype: str = "float32"
     """NumPy's name of the dtype of observations, rewards and continuous actions."""
+    name: str | None = None
+    """What messages call the environment. None: as ``env`` is called."""
 
 
 class Lanes(VectorEnv[Any, Any, Any]):
@@ -115,35 +101,40 @@ class Lanes(VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, options: LaneOptions, first: int = 0):
-        env, parameters, apply, spec, num_envs, horizon, dtype = options
+        env, parameters, apply, spec, num_envs, horizon, dtype, name = options
         describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
-        self._env, self._apply, self._policy_spec = env, apply, spec
+        self._env, self._apply, self._policy_spec, self._name = env, apply, spec, name or named(env)
         self._envs: dict[int, Env] = {}
+        self._spaces: dict[int, tuple[Any, Any, int]] = {}
+        self._layouts: dict[int, Layout] = {}
+        self._eyes = [Eye(dtype, self._name) for _ in range(num_envs)]
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
         self._outdated = np.ones(num_envs, dtype=bool)  # lanes whose environment was made for other parameters
+        self._seeds: list[tuple[int, int] | None] = [None] * num_envs  # the last seed, environments made since
         self._low, self._high = np.zeros((2, num_envs, spec.output_size))
+        self._actions: dict[int, tuple[tuple[int, ...], Any]] = {}  # each environment's shape and dtype of actions
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
+        self._largest = float(np.finfo(self._observations.dtype).max)
         self._book = opened(np.zeros(num_envs, dtype=np.int64))  # updated lane by lane, because any lane may raise
 
-    def reset(
-        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Reset the lanes in the mask ``options["reset_mask"]``, by default all; the others continue undisturbed.
 
         The other options are task parameters, one row per lane; only rows of reset lanes take effect. ``seed`` is one
-        integer, from which every lane's seed is derived, or one seed per lane.
+        integer, from which every lane's seed is derived, or one seed per lane. Without a seed, lanes go on from the
+        one before, also where another task needs a new environment.
         """
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
-        seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
+        seeds = lanes_seeds(seed, self.num_envs)
         self._take(given, restarted)
         for lane in np.flatnonzero(restarted).tolist():
-            self._restart(lane, None if seeds is None else seeds[lane])
+            self._restart(lane, seeds[lane])
         return self._observations.copy(), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Act in every lane that has not finished."""
-        if len(self._envs) < self.num_envs:
+        if len(self._layouts) < self.num_envs:
             raise ResetNeeded(NOT_RESET)
         scaled = self._scaled(checked_actions(actions, self.action_space))
         rewards = np.zeros(self.num_envs, dtype=self._observations.dtype)
@@ -167,58 +158,103 @@ class Lanes(VectorEnv[Any, Any, Any]):
             self._rows[name][restarted] = rows[restarted]
 
     def _restart(self, lane: int, seed: int | None) -> None:
-        values = {name: plain(space, self._rows[name][lane]) for name, space in self.parameter_space.spaces.items()}
+        values = self._values(lane)
         try:
             env = self._made(lane, values)
+            seed = self._next_seed(lane, seed)
             apply_parameters(env, self._apply, values)
             observation, _ = env.reset(seed=seed, options=values if self._apply == "options" else None)
-            self._observations[lane] = seen(env.observation_space, observation)
+            self._fit(lane, env, values)
+            self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
         except Exception as error:
             raise self._blamed(lane, 0, error) from error
-        for values in self._book:
-            values[lane] = 0
+        for book in self._book:
+            book[lane] = 0
+
+    def _values(self, lane: int) -> dict[str, Any]:
+        """Return the lane's task as the environment gets it."""
+        return {name: plain(space, self._rows[name][lane]) for name, space in self.parameter_space.spaces.items()}
 
     def _made(self, lane: int, values: Mapping[str, Any]) -> Env:
         """Return the lane's environment; make a new one if it is missing or was constructed for another task."""
         if lane not in self._envs or (self._apply == "keyword" and self._outdated[lane]):
-            if lane in self._envs:
-                self._envs.pop(lane).close()
-            env = make_env(self._env, self._apply, values)
-            if (spec := spec_of(env, self.parameter_space)) != self._policy_spec:
-                env.close()
-                raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
-            self._envs[lane], (self._low[lane], self._high[lane]) = env, bounds(env.action_space)
+            self._drop(lane)
+            self._envs[lane] = make_env(self._env, self._apply, values)
+            if (before := self._seeds[lane]) is not None:
+                self._seeds[lane] = before[0], before[1] + 1
         self._outdated[lane] = False
         return self._envs[lane]
 
+    def _drop(self, lane: int) -> None:
+        self._layouts.pop(lane, None)
+        self._spaces.pop(lane, None)
+        if lane in self._envs:
+            self._envs.pop(lane).close()
+
+    def _next_seed(self, lane: int, seed: int | None) -> int | None:
+        """Return the seed of a reset; None where the environment goes on with its own generator.
+
+        A new environment would begin unseeded, so it gets a seed that follows from the lane's last one.
+        """
+        if seed is not None:
+            self._seeds[lane] = seed, 0
+            return seed
+        before = self._seeds[lane]
+        if before is None or before[1] == 0 or lane in self._layouts:
+            return None
+        return int(np.random.SeedSequence(before).generate_state(1)[0]) % LARGEST_SEED
+
+    def _fit(self, lane: int, env: Env, values: Mapping[str, Any]) -> None:
+        """Read the spaces of a lane's task. Raises ValueError where a policy of the family does not fit them."""
+        observations, actions = env.observation_space, env.action_space
+        known = self._spaces.get(lane)
+        if known is None or known[0] is not observations or known[1] is not actions or _number(actions) != known[2]:
+            if (spec := spec_of(env, self.parameter_space)) != self._policy_spec:
+                self._drop(lane)
+                raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
+            self._spaces[lane] = observations, actions, _number(actions)
+            self._layouts[lane] = layout(observations)  # type: ignore[arg-type]  # as spec_of has checked
+            self._actions[lane] = actions.shape or (), actions.dtype
+        self._low[lane], self._high[lane] = bounds(actions)
+
     def _scaled(self, actions: Array) -> Any:
         """Convert the policy's actions to the environments' actions, one row per lane."""
-        action_space = self._envs[0].action_space
-        if isinstance(action_space, spaces.Discrete):
+        if isinstance(self.single_action_space, spaces.Discrete):
             return (actions + self._low[:, 0]).astype(int).tolist()
         scaled = self._low + (self._high - self._low) * (np.clip(actions, -1, 1) + 1) / 2
         within = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
-        return within.reshape(-1, *(action_space.shape or ())).astype(action_space.dtype)
+        kinds = [self._actions[lane] for lane in range(self.num_envs)]
+        if kinds.count(kinds[0]) == len(kinds):
+            shape, dtype = kinds[0]
+            return within.reshape(-1, *shape).astype(dtype)
+        return [
+            within[lane].reshape(self._actions[lane][0]).astype(self._actions[lane][1]) for lane in range(self.num_envs)
+        ]
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, or None if it does not report success."""
         env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
         try:
             observation, reward, terminated, truncated, info = env.step(action)
-            self._observations[lane] = seen(env.observation_space, observation)
-            if not _is_finite(reward):
-                raise ValueError(f"the reward is {reward!r}, not a finite number")
-            success = info.get("success")
-            succeeded = None if success is None else bool(success)
+            self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
+            number = reward_of(reward, self._largest)
+            if not (type(terminated) is bool and type(truncated) is bool):
+                terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
+            succeeded = success_of(info) if info else None
         except Exception as error:
             raise self._blamed(lane, step, error) from error
         self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
         self._book.truncated[lane] = truncated or step == self.horizon
-        return float(reward), succeeded
+        return number, succeeded
 
     def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:
+        where = f"{self._name}, task {_short(self._values(lane))}"
         lane += self._first
-        return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error}", [lane])
+        return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error} ({where})", [lane])
+
+
+def _number(actions: spaces.Space[Any]) -> int:
+    return int(actions.n) if isinstance(actions, spaces.Discrete) else 0
 
 
 def infos(reported: Array, successes: Array) -> dict[str, Any]:
@@ -226,9 +262,6 @@ def infos(reported: Array, successes: Array) -> dict[str, Any]:
     return {"success": successes, "_success": reported} if reported.any() else {}
 
 
-def _is_finite(number: Any) -> bool:
-    # Not isinstance(number, SupportsFloat): that takes as long as a step of CartPole.
-    try:
-        return math.isfinite(number)
-    except TypeError:
-        return False
+def _short(values: Mapping[str, Any]) -> str:
+    text = " ".join(str(dict(values)).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

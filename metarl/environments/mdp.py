@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
-from metarl.environments.bookkeeping import describe, opened
+from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.pictures.window import Window
 from metarl.speed import send
 
@@ -87,6 +87,7 @@ class MDPEnv(gymnasium.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode. Raises ValueError for options that are not task parameters, or have the wrong shape."""
+        seed = plain_seed(seed)
         super().reset(seed=seed)
         self._generator.manual_seed(int(self.np_random.integers(2**63)))
         self._parameters = {**self._parameters, **_checked(self._mdp, options or {}, ())}
@@ -174,6 +175,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         The other options are task parameters, one row per lane; only rows of reset lanes take effect.
         Raises ValueError for unknown options and wrong shapes.
         """
+        seed = plain_seed(seed)
         super().reset(seed=seed)
         if seed is not None:
             self._generator.manual_seed(seed)

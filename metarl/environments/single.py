@@ -8,7 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from metarl.environments import lanes
+from metarl.environments import lanes, making
+from metarl.environments.bookkeeping import plain_seed
+from metarl.environments.observations import named
 from metarl.environments.spaces import Env
 from metarl.spec import Spec
 
@@ -31,24 +33,26 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     def __init__(
         self,
-        env: lanes.Maker,
+        env: making.Maker,
         space: spaces.Dict,
-        apply: lanes.Apply,
+        apply: making.Apply,
         spec: Spec,
         parameters: Mapping[str, Any],
         render_mode: str | None = None,
     ):
         self.render_mode, self._maker = render_mode, env
         self._made: Env | None = None
-        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1))
+        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1, name=named(env)))
         self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode. Options are task parameters, which hold until they are set again."""
+        seed = plain_seed(seed)
         super().reset(seed=seed)
-        self._rows |= {name: np.asarray(value)[None] for name, value in (options or {}).items()}
-        observations, _ = self._lane.reset(seed=seed, options=dict(self._rows))
+        rows = self._rows | {name: np.asarray(value)[None] for name, value in (options or {}).items()}
+        observations, _ = self._lane.reset(seed=seed, options=dict(rows))
+        self._rows = rows
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -69,9 +73,24 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     def _make(self, **keywords: Any) -> Env:
         if self.render_mode is not None:
             keywords["render_mode"] = self.render_mode
-        if isinstance(self._maker, str):
-            self._made = gymnasium.make(self._maker, disable_env_checker=True, **keywords)
-        else:
-            self._made = self._maker(**keywords)
+        self._made = making.make_env(self._maker, "keyword", keywords)
         self.metadata = self._made.metadata
         return self._made
+
+
+class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The environment itself, with its own observations and actions, of one task.
+
+    Args: as of ``SingleEnv``; ``values`` are the task's parameters as the environment gets them.
+    """
+
+    def __init__(self, env: making.Maker, apply: making.Apply, values: Mapping[str, Any]):
+        super().__init__(making.make_env(env, apply, values))
+        self._apply, self._values = apply, dict(values)
+        making.apply_parameters(self.env, apply, self._values)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the task."""
+        making.apply_parameters(self.env, self._apply, self._values)
+        given = {**self._values, **(options or {})} if self._apply == "options" else options
+        return self.env.reset(seed=seed, options=given)

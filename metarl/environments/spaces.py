@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import DTypeLike
 
+from metarl.environments.observations import layout
 from metarl.spec import Spec
 
 Env = gymnasium.Env[Any, Any]
@@ -27,7 +28,7 @@ def spec_of(env: Env, parameters: spaces.Dict) -> Spec:
             f"observations of {observations} cannot be read: expected Box or Discrete; wrap the environment, "
             "for example in gymnasium.wrappers.FlattenObservation"
         )
-    input_shape = (int(observations.n),) if isinstance(observations, spaces.Discrete) else observations.shape
+    input_shape = layout(observations).shape
     if isinstance(actions, spaces.Discrete):
         return Spec(input_shape, int(actions.n), "discrete", descriptor_size)
     if is_bounded_box(actions):
@@ -68,18 +69,49 @@ def checked_options(
     options: Mapping[str, Any], parameters: spaces.Dict, num_envs: int
 ) -> tuple[dict[str, Array], Array]:
     """Return task parameters, one row per lane, and the mask of lanes to reset. Raises ValueError for wrong options."""
-    given = {name: as_array(value) for name, value in options.items()}
-    restarted = given.pop("reset_mask", np.ones(num_envs)).astype(bool)
-    if restarted.shape != (num_envs,):
-        raise ValueError(f"reset_mask has shape {restarted.shape} where {(num_envs,)} was expected")
+    given = dict(options)
+    restarted = as_array(given.pop("reset_mask", np.ones(num_envs, dtype=bool)))
+    if restarted.shape != (num_envs,) or restarted.dtype != bool:
+        raise ValueError(f"reset_mask is {restarted.dtype} {restarted.shape} where bool {(num_envs,)} was expected")
     if unknown := sorted(set(given) - set(parameters.spaces)):
         raise ValueError(f"unknown options {unknown}: expected some of {[*parameters.spaces, 'reset_mask']}")
-    for name, rows in given.items():
-        one = middle(parameters[name])
-        if rows.shape != (num_envs, *one.shape) or not np.can_cast(rows.dtype, one.dtype, "same_kind"):
-            expected = f"{one.dtype} {(num_envs, *one.shape)}"
-            raise ValueError(f"{name} is {rows.dtype} {rows.shape} where {expected} was expected")
-    return given, restarted
+    return {name: elements(name, rows, parameters[name], num_envs) for name, rows in given.items()}, restarted
+
+
+def elements(name: str, given: Any, space: spaces.Space[Any], number: int | None = None) -> Array:
+    """Return rows of a task parameter, ``[row, *space.shape]``: ``number`` of them, or as many as there are.
+
+    A parameter of one number may also be given without its axes, ``[row]``.
+
+    Raises:
+        ValueError: another number of rows, another shape, or an element that the space does not hold, such as 4.9 or 9
+            for ``Discrete(5)``. The ends of a Box may be passed by the rounding of float32.
+    """
+    shape, dtype = space.shape or (), np.dtype(np.int64 if isinstance(space, spaces.Discrete) else np.float64)
+    try:
+        array = as_array(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the task parameter {name} is no array of numbers: {error}") from error
+    lead = (number,) if number is not None else array.shape[:1]
+    if math.prod(shape) == 1 and array.shape in (lead, (*lead, 1)):
+        array = array.reshape(*lead, *shape)
+    if array.dtype.kind not in "biuf" or not lead or array.shape != (*lead, *shape):
+        expected = f"{dtype} {(number, *shape)}" if number is not None else f"for each task, an element of {space}"
+        raise ValueError(f"the task parameter {name} is {array.dtype} {array.shape} where {expected} was expected")
+    inside = _inside(array, space).reshape(len(array), -1).all(1)
+    if not inside.all():
+        wrong = array[np.flatnonzero(~inside)[0]].tolist()
+        raise ValueError(f"the task parameter {name} is {wrong}: expected an element of {space}")
+    return array.astype(dtype)
+
+
+def _inside(array: Array, space: spaces.Space[Any]) -> Array:
+    if isinstance(space, spaces.Discrete):
+        return np.asarray((array >= space.start) & (array < space.start + space.n) & (array == np.floor(array)))
+    assert isinstance(space, spaces.Box)
+    low, high = space.low.astype(float), space.high.astype(float)
+    rounding = float(np.finfo(np.float32).eps)
+    return np.asarray((array >= low - rounding * np.abs(low)) & (array <= high + rounding * np.abs(high)))
 
 
 def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
@@ -94,20 +126,6 @@ def as_array(values: Any) -> Array:
     """Return a tensor, or anything that NumPy accepts, as an array."""
     # A tensor may be on another device, and may require gradients.
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
-def seen(space: spaces.Space[Any], observation: Any) -> Array:
-    """Return an observation as the policy reads it. Raises ValueError for one outside its space."""
-    array = np.asarray(observation)
-    if array.shape != space.shape:
-        raise ValueError(f"an observation has shape {array.shape} where {space.shape} was expected")
-    if isinstance(space, spaces.Discrete):
-        if observation not in space:
-            raise ValueError(f"the observation {observation!r} is not in {space}")
-        return np.asarray(np.arange(space.start, space.start + space.n) == array)
-    if not np.isfinite(array).all():
-        raise ValueError(f"an observation holds numbers that are not finite: {observation!r}")
-    return array
 
 
 def bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:

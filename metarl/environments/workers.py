@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from multiprocessing import Pipe
@@ -26,7 +26,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 
 from metarl.environments.bookkeeping import describe
-from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, Maker, infos, lane_seeds
+from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, infos, lanes_seeds
+from metarl.environments.making import Maker
+from metarl.environments.observations import named
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
 from metarl.environments.worker import GRACE, WorkerError, shared_arrays
 
@@ -74,7 +76,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         describe(self, *policy_spaces(options.spec, options.dtype), num_envs, options.horizon)
         self.horizon, self.parameter_space = options.horizon, options.parameters
         self._reset_once = np.zeros(num_envs, dtype=bool)
-        portable = options._replace(env=_portable(options.env))
+        portable = options._replace(env=_portable(options.env), name=options.name or named(options.env))
         self._workers: list[Worker] = []
         self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
         with _anonymous_file() as memory:
@@ -84,17 +86,15 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         pickled = cloudpickle.dumps(portable)
         self._ask(lambda worker: (pickled, worker.lanes))
 
-    def reset(
-        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Reset lanes, as ``metarl.environments.Lanes`` does."""
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
-        seeds = lane_seeds(seed, self.num_envs) if isinstance(seed, int) else seed
+        seeds = lanes_seeds(seed, self.num_envs)
         rows = given | {"reset_mask": restarted}
 
         def share(worker: Worker) -> dict[str, Any]:
             cut = {name: values[worker.lanes] for name, values in rows.items()}
-            return {"seed": None if seeds is None else list(seeds)[worker.lanes], "options": cut}
+            return {"seed": seeds[worker.lanes], "options": cut}
 
         self._ask(share)
         self._reset_once |= restarted

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarl import runs
+from metarl.files import typed
 
 Metrics = Mapping[str, Mapping[str, Any]]
 SAME = ("tasks", "split", "seed", "episodes")
@@ -55,7 +56,7 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
     Raises:
         RunError: there is no evaluation, or it used other tasks, or fewer adaptation steps than ``steps``.
     """
-    again = f"evaluate it again: metarl evaluate {folder} with the same options"
+    again = f"evaluate it again: metarl evaluate {typed(folder)} with the same options"
     if not (folder / runs.EVALUATION).exists():
         raise runs.RunError(f"{folder} has not been evaluated; {again}")
     record = runs.read_evaluation(folder)

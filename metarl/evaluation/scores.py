@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
+from operator import itemgetter
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -10,10 +11,27 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.control import Watched
+from metarl.advantages import learned
 from metarl.seeding import stream
-from metarl.speed import float32, send
-from metarl.types import Batch, DrawsGroups, Examples, Family, Learner, Params, Role, Spec, Split, State, Tasks
+from metarl.speed import float32, send, usual_modes
+from metarl.types import (
+    Batch,
+    DrawsGroups,
+    Examples,
+    Family,
+    Learner,
+    Params,
+    Role,
+    Rollout,
+    Spec,
+    Split,
+    State,
+    Tasks,
+    each_tensor,
+    environments_of,
+    labelled_tasks,
+    policy_of,
+)
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
@@ -28,7 +46,7 @@ class Evaluation:
     tasks: Tasks
     queries: Sequence[Batch]
     """What the scores of each step were measured on. Examples that were drawn in groups are drawn again when they are
-    read. The last episodes' advantages are nan, because nothing uses them."""
+    read."""
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
@@ -46,10 +64,16 @@ class Evaluation:
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
-    """Sample the tasks of an evaluation. The same number, split and seed always give the same tasks."""
+    """Sample the tasks of an evaluation. Task k depends on the family, the split and the seed alone.
+
+    Raises ValueError for an unknown split.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r}: expected one of {', '.join(get_args(Split))}")
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
+@usual_modes()
 def evaluate(
     learner: Learner,
     params: Params,
@@ -62,7 +86,7 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to ``tasks`` tasks of a split, and score every step.
 
-    The tasks depend only on family, number, split and seed, so every algorithm gets the same ones. Control: each
+    Task k depends only on family, split and seed, so every algorithm gets the same ones. Control: each
     adaptation uses fresh episodes, and their mean return is the score before it. Examples: each adaptation uses the
     same support set, and scores are measured on the query set.
 
@@ -100,9 +124,10 @@ class Adapted(NamedTuple):
     """A learner's state after some adaptation steps, and episodes of its policies in that state."""
 
     state: State
-    rollout: Batch
+    rollout: Rollout
 
 
+@usual_modes()
 def adapt(
     learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[Adapted]:
@@ -113,29 +138,19 @@ def adapt(
     """
     if not learner.spec.control or steps < 0:
         raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
-    return _adapted(learner, params, tasks, steps, seed, torch.device(device))
-
-
-def _adapted(
-    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device, scored: bool = False
-) -> list[Adapted]:
-    """See ``adapt``. If they are only ``scored``, the last episodes need no advantages, because no step follows."""
+    environments, device = environments_of(tasks), torch.device(device)
     with torch.no_grad(), float32(device):
         state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
-            state = learner.adapt(*adapted[-1]) if adapted else state
+            state = learned(learner, *adapted[-1]) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
-            if scored and step == steps and isinstance(tasks, Watched):
-                rollout: Batch = tasks.watch(learner, state, generator)
-            else:
-                rollout = tasks.draw(learner, state, "support", generator)
-            adapted.append(Adapted(state, rollout))
+            adapted.append(Adapted(state, environments.rollout(policy_of(learner, state), generator)))
     return adapted
 
 
 def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [adapted.rollout for adapted in _adapted(learner, params, tasks, steps, seed, device, scored=True)]
+    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
@@ -146,7 +161,7 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: 
     if isinstance(tasks, DrawsGroups):
         groups, queries = _drawn_in_groups(learner, tasks, seed, device)
     else:
-        groups, queries = _drawn_at_once(learner, params, tasks, seed, device)
+        groups, queries = _drawn_at_once(learner, tasks, seed, device)
     results = [
         _scores(learner, learner.begin(params, descriptors), support, query, steps)
         for descriptors, support, query in groups
@@ -161,15 +176,14 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: 
 
 
 def _drawn_at_once(
-    learner: Learner, params: Params, tasks: Tasks, seed: int, device: torch.device
+    learner: Learner, tasks: Tasks, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
-    descriptors = send(tasks.descriptors, device)
-    state = learner.begin(params, descriptors)
-    support = _checked(learner, tasks.draw(learner, state, "support", _stream(seed, "support", device)))
-    query = _checked(learner, tasks.draw(learner, state, "query", _stream(seed, "query", device)))
+    descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
+    support = _checked(learner, labelled.draw("support", _stream(seed, "support", device)))
+    query = _checked(learner, labelled.draw("query", _stream(seed, "query", device)))
     size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
-    split = [[torch.split(field, size) for field in batch] for batch in (support, query)]
-    parts = [[Examples(*fields) for fields in zip(*batch, strict=True)] for batch in split]
+    groups = [slice(first, first + size) for first in range(0, len(descriptors), size)]
+    parts = [[each_tensor(itemgetter(group), batch) for group in groups] for batch in (support, query)]
     return zip(torch.split(descriptors, size), *parts, strict=True), (query,)
 
 
@@ -197,8 +211,7 @@ class Redrawn(Sequence[Batch]):
         if isinstance(index, slice):
             return tuple(self[one] for one in range(len(self))[index])
         range(len(self))[index]  # raises IndexError
-        generator = _stream(self.seed, "query", self.device)
-        return next(iter(self.tasks.draw_groups("query", generator, len(self.tasks.descriptors))))
+        return self.tasks.draw("query", _stream(self.seed, "query", self.device))
 
 
 def _stream(seed: int, role: Role, device: torch.device) -> Generator:
@@ -213,7 +226,7 @@ def _checked(learner: Learner, batch: Batch) -> Examples:
 
 def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
-        for name, values in batch._asdict().items():
+        for name, values in vars(batch).items():
             # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
             if values.device.type == "cpu" and not values.isfinite().all():
                 raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
@@ -231,8 +244,8 @@ def _scores(
     learner: Learner, state: State, support: Examples, query: Examples, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
     scores, instances = [], None
-    if learner.replay is not None and learner.spec.kind == "classification":
-        instances = objectives.instance_accuracies(learner.replay(state, support)[0], support)
+    if learner.memory is not None and learner.spec.kind == "classification":
+        instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)

@@ -16,7 +16,7 @@ from metarl.fewshot.classification import (
 )
 from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, split_classes
 from metarl.fewshot.numbers import image_scale, numbers
-from metarl.fewshot.regression import POINTS, FunctionTasks, Regression, TableRegression
+from metarl.fewshot.regression import POINTS, FunctionTasks, Regression, TableRegression, TableTasks
 
 __all__ = [
     "EPISODE",
@@ -30,6 +30,7 @@ __all__ = [
     "Regression",
     "Rotations",
     "TableRegression",
+    "TableTasks",
     "check_counts",
     "check_episode",
     "image_scale",

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from metarl.fewshot.grouping import SPLITS, Classes, Groups, Sizes, group
-from metarl.fewshot.numbers import check_numbers, image_scale, numbers
-from metarl.seeding import stream
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, Sizes, group, row_size
+from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numbers
+from metarl.seeding import stream, uniform
 from metarl.speed import send
-from metarl.types import Batch, Examples, Learner, Role, Spec, Split, State
+from metarl.types import Batch, Examples, Role, Spec, Split
 
 Rotations = Literal["none", "train", "all"]
 """Splits in which images rotated by 90, 180 and 270 degrees count as new classes."""
@@ -88,18 +88,24 @@ class NWayKShot:
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         (support, query), ways = self._sizes[split], self._ways(split)
-        groups = self._groups.choose_groups(self._pool(split), num_tasks, ways, generator)
-        items = self._groups.choose(groups, support + query, generator)
+        # Always float64, so that the tasks of a seed do not depend on torch's default dtype.
+        size = row_size(ways, support + query)
+        numbers = uniform(generator, num_tasks, size + ways, dtype=torch.float64)
+        groups, items = self._groups.choose(self._pool(split), ways, support + query, numbers[:, :size])
         parameters = {"classes": self._groups.labels[groups]}
         if self.rotations != "none":
             turns = 4 if self.rotations in ("all", split) else 1
-            parameters["quarter_turns"] = torch.randint(turns, groups.shape, generator=generator)
+            parameters["quarter_turns"] = (turns * numbers[:, size:]).long()
         return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError if a split has classes but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the items and their labels. A run is only used with the data that it was trained on."""
+        return fingerprint(self.inputs, self.labels)
 
     def _ways(self, split: Split) -> int:
         return (split == "train" and self.train_ways) or self.ways
@@ -143,7 +149,7 @@ class EpisodeTasks:
         """Items per task, support and query together."""
         return self.support[0].numel() + self.query[0].numel()
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Return all items of a role in random order. Every draw returns the same items."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
@@ -152,7 +158,7 @@ class EpisodeTasks:
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
-        order = torch.rand(tasks, ways * count, generator=generator, device=device).argsort(1)
+        order = uniform(generator, tasks, ways * count).argsort(1)
         targets, items = order // count, chosen.flatten(1).gather(1, order)
         turns = self.parameters.get("quarter_turns")
         quarters = None if turns is None else send(turns, device).gather(1, targets)
@@ -161,7 +167,7 @@ class EpisodeTasks:
             inputs = gather(self.inputs, items[group])
             if quarters is not None:
                 inputs = rotated(inputs, quarters[group])
-            yield Examples(numbers(inputs, self.scale), targets[group])
+            yield Examples(inputs=numbers(inputs, self.scale), targets=targets[group])
 
     def first(self, count: int) -> "EpisodeTasks":
         """Return the first ``count`` tasks."""
@@ -237,8 +243,8 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
     from metarl.pictures.plotting import episodes
 
     shown = tasks.first(SHOWN)
-    support, query = (shown.draw(None, None, role, stream(0, "picture")) for role in get_args(Role))
-    return episodes(*support, *query, path, SHOWN)
+    support, query = (shown.draw(role, stream(0, "picture")) for role in get_args(Role))
+    return episodes(support.inputs, support.targets, query.inputs, query.targets, path, SHOWN)
 
 
 def gather(inputs: Tensor, items: Tensor) -> Tensor:

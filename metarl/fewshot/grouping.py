@@ -35,14 +35,16 @@ class Groups:
     names: Sequence[str]  # for error messages: the name of label 0, 1, ...
     words: tuple[str, str]  # for error messages: what a group and several groups are called
 
-    def choose_groups(self, pool: Tensor, tasks: int, size: int, generator: Generator) -> Tensor:
-        """Draw ``size`` different groups of a pool for each task, in random order: ``[task, size]``."""
-        return pool[subsets(torch.full((tasks,), len(pool)), size, generator)]
+    def choose(self, pool: Tensor, ways: int, size: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose groups of a pool and items of each for every task, in random order; no task has one of them twice.
 
-    def choose(self, groups: Tensor, size: int, generator: Generator) -> Tensor:
-        """Draw ``size`` different items of each of ``groups`` ``[...]``, in random order: ``[..., size]``."""
-        offsets = subsets(self.counts[groups], size, generator)
-        return self.order[self.starts[groups].unsqueeze(-1) + offsets]
+        Returns the groups ``[task, way]`` and their items ``[task, way, size]``. They follow from a row of random
+        numbers in [0, 1) for each task, ``[task, row_size(ways, size)]``.
+        """
+        of_groups, of_items = numbers[:, : 2 * ways], numbers[:, 2 * ways :]
+        groups = pool[subsets(torch.full((len(numbers),), len(pool)), of_groups)]
+        offsets = subsets(self.counts[groups], of_items.reshape(len(numbers), ways, 2 * size))
+        return groups, self.order[self.starts[groups].unsqueeze(-1) + offsets]
 
     def pool(self, split: Split, size: int, items: int, drop_small: bool) -> Tensor:
         """Return the groups of a split, ``[group]``. With ``drop_small``, leave out groups with too few items.
@@ -122,27 +124,33 @@ def split_classes(
         raise ValueError(
             f"sizes {sizes} of {classes} classes: expected fractions that sum to 1, or numbers that sum to {classes}"
         )
-    order = torch.randperm(classes, generator=stream(seed, "classes")).tolist()
+    # The seed alone, not the whole stream: what was held out from a trained run must stay held out.
+    generator = Generator().manual_seed(stream(seed, "classes").initial_seed())
+    order = torch.randperm(classes, generator=generator).tolist()
     validation, test = (round(size * classes / total) for size in sizes[1:])
     train = classes - validation - test
     parts = order[:train], order[train : train + validation], order[train + validation :]
     return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def subsets(counts: Tensor, size: int, generator: Generator) -> Tensor:
-    """Draw ``size`` different numbers below each of ``counts`` ``[...]``, in random order: ``[..., size]``.
+def row_size(ways: int, size: int) -> int:
+    """Return how many random numbers choose the groups of a task, and ``size`` items of each."""
+    return 2 * ways * (1 + size)
 
-    Each count must be at least ``size``. Floyd's algorithm (Bentley and Floyd, 1987, "A sample of brilliance"): its
-    time does not depend on the counts.
+
+def subsets(counts: Tensor, numbers: Tensor) -> Tensor:
+    """Return n different numbers below each of ``counts`` ``[...]``, in random order: ``[..., n]``.
+
+    Each count must be at least n. The result follows from random numbers in [0, 1), ``[..., 2 n]``. Floyd's algorithm
+    (Bentley and Floyd, 1987, "A sample of brilliance"): its time does not depend on the counts.
     """
-    # Always float64, so that the tasks of a seed do not depend on torch's default dtype.
-    uniform = torch.rand(*counts.shape, size, generator=generator, dtype=torch.float64)
-    chosen = torch.empty(*counts.shape, size, dtype=torch.long)
+    drawn, order = numbers.chunk(2, dim=-1)
+    size = drawn.shape[-1]
+    chosen = torch.empty(drawn.shape, dtype=torch.long)
     for index in range(size):
         # Draw from one more number in each round; if the draw is taken already, the new number is free.
         last = counts - size + index
-        drawn = (uniform[..., index] * (last + 1)).long()
-        taken = (chosen[..., :index] == drawn.unsqueeze(-1)).any(-1)
-        chosen[..., index] = torch.where(taken, last, drawn)
-    order = torch.rand(chosen.shape, generator=generator, dtype=torch.float64).argsort(-1)
-    return chosen.gather(-1, order)
+        place = (drawn[..., index] * (last + 1)).long()
+        taken = (chosen[..., :index] == place.unsqueeze(-1)).any(-1)
+        chosen[..., index] = torch.where(taken, last, place)
+    return chosen.gather(-1, order.argsort(-1))

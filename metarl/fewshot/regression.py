@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.fewshot.classification import check_counts, check_items, episode_sizes, gather, refuse_draw_alone
-from metarl.fewshot.grouping import Classes, Groups, Sizes, group
-from metarl.fewshot.numbers import numbers
-from metarl.seeding import stream
+from metarl.fewshot.grouping import Classes, Groups, Sizes, group, row_size
+from metarl.fewshot.numbers import fingerprint, numbers
+from metarl.seeding import stream, uniform
 from metarl.speed import send
-from metarl.types import Examples, Learner, Role, Spec, Split, State
+from metarl.types import Examples, Role, Spec, Split
 
 POINTS = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
 """Options of ``Regression`` that families built on it share."""
@@ -78,7 +78,8 @@ class Regression:
 
     def _check_values(self) -> None:
         tasks = self._tasks(TRIED, (TRIED, TRIED), stream(0, "function"))
-        inputs, targets = tasks.draw(None, None, "query", stream(1, "function"))
+        drawn = tasks.draw("query", stream(1, "function"))
+        inputs, targets = drawn.inputs, drawn.targets
         wrong = (~targets.isfinite()).nonzero()
         if len(wrong):
             task, item, output = wrong[0].tolist()
@@ -105,16 +106,15 @@ class Regression:
         return episode_sizes(self.shots, self.queries, self.train_shots, self.test_queries)
 
     def _tasks(self, num_tasks: int, sizes: tuple[int, int], generator: Generator) -> "FunctionTasks":
-        parameters = {
-            name: low + (high - low) * torch.rand(num_tasks, generator=generator)
-            for name, (low, high) in self.parameters.items()
-        }
-        # Always drawn, and after the parameters, so that these are the same with and without the half range.
-        upper = torch.randint(2, (num_tasks, 1), generator=generator)
+        # The last number chooses the half. It is always drawn, so that the parameters do not depend on half_range.
+        *numbers, half = uniform(generator, num_tasks, len(self.parameters) + 1).unbind(1)
+        ranges = zip(self.parameters.items(), numbers, strict=True)
+        parameters = {name: low + (high - low) * number for (name, (low, high)), number in ranges}
         ends = torch.tensor([self.inputs] * num_tasks, dtype=torch.get_default_dtype())
         middle = ends.mean(1, keepdim=True)
-        half = torch.where(upper == 1, torch.cat([middle, ends[:, 1:]], 1), torch.cat([ends[:, :1], middle], 1))
-        return FunctionTasks(self.function, parameters, half if self.half_range else ends, ends, sizes, self.input_size)
+        lower, upper = torch.cat([ends[:, :1], middle], 1), torch.cat([middle, ends[:, 1:]], 1)
+        support = torch.where(half.unsqueeze(1) < 0.5, lower, upper) if self.half_range else ends
+        return FunctionTasks(self.function, parameters, support, ends, sizes, self.input_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,15 +133,15 @@ class FunctionTasks:
         """The parameters, ``[task, parameter]``."""
         return torch.stack(list(self.parameters.values()), dim=1)
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Draw new points of every task."""
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
-        inputs = low + (high - low) * torch.rand(len(ends), items, self.input_size, generator=generator, device=device)
+        inputs = low + (high - low) * uniform(generator, len(ends), items, self.input_size)
         # Copies, because a function may write into its arguments: that would change the inputs and the tasks.
         parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
-        return Examples(inputs, self.function(inputs.clone(), **parameters))
+        return Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +197,10 @@ class TableRegression:
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         support, query = self._sizes[split]
-        groups = self._groups.choose_groups(self._pool(split), num_tasks, 1, generator).squeeze(1)
-        rows = self._groups.choose(groups, support + query, generator)
+        # Always float64, so that the tasks of a seed do not depend on torch's default dtype.
+        numbers = uniform(generator, num_tasks, row_size(1, support + query), dtype=torch.float64)
+        chosen = self._groups.choose(self._pool(split), 1, support + query, numbers)
+        groups, rows = (of_one.squeeze(1) for of_one in chosen)
         parameters = {"group": self._groups.labels[groups]}
         return TableTasks(self.inputs, self._targets, rows[:, :support], rows[:, support:], parameters)
 
@@ -206,6 +208,10 @@ class TableRegression:
         """Raise ValueError if a split has groups but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the rows and their groups. A run is only used with the data that it was trained on."""
+        return fingerprint(self.inputs, self.targets, self.groups)
 
     def _pool(self, split: Split) -> Tensor:
         return self._groups.pool(split, 1, sum(self._sizes[split]), self.drop_small)
@@ -246,7 +252,7 @@ class TableTasks:
         """Rows per task, support and query together."""
         return self.support.shape[1] + self.query.shape[1]
 
-    def draw(self, learner: Learner | None, state: State, role: Role, generator: Generator) -> Examples:
+    def draw(self, role: Role, generator: Generator) -> Examples:
         """Return all rows of a role in random order. Every draw returns the same rows."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
@@ -254,6 +260,7 @@ class TableTasks:
         """Yield what ``draw`` returns, ``size`` tasks at a time: the rows of all tasks may not fit in memory."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
-        rows = chosen.gather(1, torch.rand(chosen.shape, generator=generator, device=device).argsort(1))
+        rows = chosen.gather(1, uniform(generator, *chosen.shape).argsort(1))
         for part in torch.split(rows, size):
-            yield Examples(numbers(gather(self.inputs, part), 1), numbers(gather(self.targets, part), 1))
+            inputs, targets = (numbers(gather(values, part), 1) for values in (self.inputs, self.targets))
+            yield Examples(inputs=inputs, targets=targets)

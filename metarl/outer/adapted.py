@@ -25,7 +25,7 @@ from metarl.types import (
     State,
     joined,
     rollout_of,
-    tasks_of,
+    select,
 )
 
 STEPS_PER_CHUNK = 8_192
@@ -46,7 +46,7 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
     if chunks > tasks:
         raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; use at most {tasks}")
     bounds = [round(index * tasks / chunks) for index in range(chunks + 1)]
-    return [tasks_of(experience, slice(low, high)) for low, high in pairwise(bounds)]
+    return [select(experience, slice(low, high)) for low, high in pairwise(bounds)]
 
 
 def _groups(steps: int) -> int:
@@ -74,18 +74,20 @@ def policy_outputs(learner: Learner, params: Params, part: Experience) -> list[T
 
 def adapted_outputs(learner: Learner, params: Params, part: Experience) -> Tensor:
     """Return the adapted policies' outputs on the judged rollout, ``[task, episode, time, model_outputs]``."""
-    if learner.replay is None:
+    if learner.memory is None:
         return learner.predict(adapt(learner, params, part), rollout_of(part.query).observations)[0]
     state, outputs = learner.begin(params, part.descriptors), []
     for batch in (*part.supports, part.query):
-        batch_outputs, state = learner.replay(state, rollout_of(batch))
+        batch_outputs, state = learner.memory.unroll(state, rollout_of(batch))
         outputs.append(batch_outputs)
     return torch.cat(outputs, dim=2)
 
 
 def judged(learner: Learner, part: Experience) -> Rollout:
     """Return the rollout that the surrogate loss is computed on: the query, or with memory the whole trial."""
-    return rollout_of(part.query) if learner.replay is None else joined((*part.supports, part.query))
+    if learner.memory is None:
+        return rollout_of(part.query)
+    return joined([rollout_of(batch) for batch in (*part.supports, part.query)])
 
 
 def adapt(learner: Learner, params: Params, part: Experience) -> State:
@@ -106,7 +108,7 @@ def require_policies(learner: Learner) -> None:
 
 def require_inner_steps(learner: Learner) -> None:
     """Raise ValueError for a policy with memory."""
-    if learner.replay is not None:
+    if learner.memory is not None:
         raise ValueError(
             "this outer update penalises inner steps, and a policy with memory takes none: use trpo, or adam "
             "(which is PPO with several --outer.epochs)"

@@ -99,7 +99,7 @@ def meta_gradient(
     Args:
         learner: The learner whose ``meta_loss`` is differentiated.
         params: The meta-parameters ``[*shape]``. They are not modified.
-        experience: The tasks' data. The meta-loss is a mean over tasks, and so is the gradient.
+        experience: The tasks' data. The gradient is a mean over tasks.
         chunks: Number of groups of tasks, processed one after another; at most the number of tasks. It affects only
             memory, speed and rounding. By default, groups fit a CPU's caches; 1 on a GPU.
 
@@ -116,9 +116,9 @@ def meta_gradient(
     metrics: dict[str, Tensor | float] = {}
 
     def loss(candidate: Params, index: int) -> Tensor:
-        mean, part_metrics = learner.meta_loss(candidate, parts[index])
-        for name, value in {"outer/loss": mean.detach(), **part_metrics}.items():
-            metrics[name] = metrics.get(name, 0.0) + shares[index] * value
-        return mean * len(parts[index].descriptors)  # the sum over the part's tasks
+        losses, part_metrics = learner.meta_loss(candidate, parts[index])
+        for name, values in {"outer/loss": losses.detach(), **part_metrics}.items():
+            metrics[name] = metrics.get(name, 0.0) + shares[index] * values.mean()
+        return losses.sum()
 
     return adapted.mean_gradient(loss, params, parts), metrics

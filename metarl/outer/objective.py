@@ -5,13 +5,16 @@ of both. So they take the likelihood-ratio surrogate of the adapted policies, wh
 of every learner here. Where it is not, they would train something else than the learner says.
 """
 
+from functools import partial
+
 import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import practised
 from metarl.numerics import near
 from metarl.outer import adapted
-from metarl.types import Experience, Learner, Params, Rollout, State
+from metarl.types import Experience, Learner, Params, Policy, Rollout
 
 TASKS, EPISODES, STEPS = 2, 3, 4
 """Of the made-up experience: one tells whether two functions are the same."""
@@ -34,7 +37,7 @@ def require_surrogate(learner: Learner, outer: str) -> None:
         return objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, judged).sum()
 
     def told(candidate: Params, index: int) -> Tensor:
-        return TASKS * learner.meta_loss(candidate, experience)[0]
+        return learner.meta_loss(candidate, experience)[0].sum()
 
     expected, found = (adapted.mean_gradient(loss, params, [experience]) for loss in (surrogate, told))
     if expected.isfinite().all() and not near(found, expected, TOLERANCE):
@@ -42,37 +45,40 @@ def require_surrogate(learner: Learner, outer: str) -> None:
         raise ValueError(
             f"{outer} makes the likelihood-ratio surrogate of the adapted policies small, and this learner's meta_loss "
             f"is something else: the cosine of their gradients is {cosine:.3g}, their norms are {expected.norm():.3g} "
-            f"and {found.norm():.3g}; let meta_loss be the mean of that surrogate, or train it as it is by adam"
+            f"and {found.norm():.3g}; let meta_loss be that surrogate, or train it as it is by adam"
         )
 
 
 def made_up(learner: Learner, params: Params, generator: Generator) -> Experience:
-    """Return experience as ``metarl.training.gather`` would, of observations and rewards without any meaning."""
+    """Return experience as training gathers it, of observations and rewards without any meaning."""
     with torch.no_grad():
         descriptors = torch.rand(TASKS, learner.spec.descriptor_size, generator=generator)
-        state, batches = learner.begin(params, descriptors), list[Rollout]()
-        for adaptation in range(learner.adaptations + 1):
-            batches.append(_act(learner, state, generator))
-            if adaptation < learner.adaptations:
-                state = learner.adapt(state, batches[-1])
-    experience = Experience(descriptors, tuple(batches[:-1]), batches[-1], progress=0.5)
-    return experience if learner.prepare is None else learner.prepare(experience)
+        act = partial(_act, input_shape=learner.spec.input_shape, generator=generator)
+        return practised(learner, params, descriptors, act, progress=0.5)
 
 
-def _act(learner: Learner, state: State, generator: Generator) -> Rollout:
+def _act(policy: Policy, input_shape: tuple[int, ...], generator: Generator) -> Rollout:
     """Act for some steps; each task's first episode ends one step before the others."""
-    kind, shape = learner.spec.kind, (TASKS, EPISODES, STEPS)
-    observations = torch.rand(*shape, *learner.spec.input_shape, generator=generator)
+    shape, state = (TASKS, EPISODES, STEPS), policy.state
+    observations = torch.rand(*shape, *input_shape, generator=generator)
     mask = torch.ones(shape)
     mask[:, 0, -1] = 0
-    rewards, advantages = (torch.randn(shape, generator=generator) * mask for _ in range(2))
+    rewards = torch.randn(shape, generator=generator) * mask
     ends = torch.cat([mask[:, :, 1:], torch.zeros_like(mask[:, :, :1])], dim=2) < mask
     actions, log_probs = list[Tensor](), list[Tensor]()
     for step in range(STEPS):
-        outputs, state = learner.predict(state, observations[:, :, step])
-        actions.append(objectives.sample(kind, outputs, generator))
-        log_probs.append(objectives.log_prob(kind, outputs, actions[-1]))
-        if learner.observe is not None:
-            state = learner.observe(state, actions[-1], rewards[:, :, step], ends[:, :, step])
-    acted = torch.stack(actions, dim=2), torch.stack(log_probs, dim=2)
-    return Rollout(observations, *acted, rewards, mask, advantages)
+        outputs, state = policy.predict(state, observations[:, :, step])
+        actions.append(objectives.sample(policy.kind, outputs, generator))
+        log_probs.append(objectives.log_prob(policy.kind, outputs, actions[-1]))
+        if policy.observe is not None:
+            state = policy.observe(state, actions[-1], rewards[:, :, step], ends[:, :, step])
+    return Rollout(
+        observations=observations,
+        last_observations=observations[:, :, -1],
+        actions=torch.stack(actions, dim=2),
+        log_probs=torch.stack(log_probs, dim=2),
+        rewards=rewards,
+        terminated=ends & (torch.arange(STEPS) < STEPS - 1),
+        truncated=torch.zeros_like(ends),
+        mask=mask,
+    )

@@ -1,7 +1,7 @@
 """Trust-region policy optimisation of the adapted policies."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class TRPO:
             ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
         """
         # TRPO does not use the progress of training. As a constant, it lets every iteration reuse one captured graph.
-        parts = adapted.split(experience._replace(progress=0.0), self.chunks)
+        parts = adapted.split(replace(experience, progress=0.0), self.chunks)
         direction = run_captured("TRPO's products", partial(self._direction, learner), params, parts)
         # Reading a number waits for the GPU: once here, and once for each step length of the line search.
         start, norm, finite = direction.numbers.tolist()

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from metarl.files import write_bytes
+from metarl.files import expanded, write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, https://jfly.uni-koeln.de/color/."""
@@ -41,19 +41,18 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
     names = _scores(keys)
     figure, panels = _panels(names, "meta-iteration")
     window = max(1, max(map(len, runs.values())) // SMOOTHING)
-    last = max(step for name in names for step in _steps(name, keys))
+    steps = sorted({step for name in names for step in _steps(name, keys)})
+    last = steps[-1]
     for name, axes in zip(names, panels, strict=True):
         for index, rows in enumerate(runs.values()):
             for step in _steps(name, keys):
-                _curve(axes, *_column(rows, f"{name}/step_{step}"), window, _line(index, step, last))
+                line = _line(index, step, last) | _marks(index)
+                _curve(axes, *_column(rows, f"{name}/step_{step}"), window, line)
     if window > 1:
         figure.suptitle(f"mean over {window} iterations; faint: every iteration", fontsize="small", color="0.35")
-    lines: dict[str, dict[str, Any]] = {
-        label: {"color": COLOURS[index % len(COLOURS)]} for index, label in enumerate(runs)
-    }
-    lines |= {after(step): _line(0, step, last) | {"color": "0.3"} for step in range(last + 1)}
-    handles = [Line2D([], [], label=label, **line) for label, line in lines.items()]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    lines = [(label, {"color": COLOURS[index % len(COLOURS)]} | _marks(index)) for index, label in enumerate(runs)]
+    lines += [(after(step), _line(0, step, last) | {"color": "0.3"}) for step in steps]
+    _legend(figure, [(label, Line2D([], [], **line)) for label, line in lines])
     return _save(figure, path)
 
 
@@ -68,14 +67,15 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
     names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):
-        for index, (label, evaluation) in enumerate(evaluations.items()):
+        for index, evaluation in enumerate(evaluations.values()):
             # Runs are shifted a little against each other, so that no interval hides another.
             shift = 0.04 * (index - (len(evaluations) - 1) / 2)
-            _intervals(axes, evaluation["metrics"], name, index, shift, label)
+            _intervals(axes, evaluation["metrics"], name, _point(index), shift)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
-    figure.suptitle(f"mean and 95 % interval over {' or '.join(tasks)}", fontsize="small", color="0.35")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    title = f"mean and 95 % interval over {' or '.join(tasks)}"
+    figure.suptitle(title, fontsize="small", color="0.35", parse_math=False)
+    _legend(figure, [(label, Line2D([], [], **_point(index))) for index, label in enumerate(evaluations)])
     return _save(figure, path)
 
 
@@ -178,6 +178,28 @@ def _line(run: int, step: int, last: int) -> dict[str, Any]:
     return {"color": COLOURS[run % len(COLOURS)], "linestyle": dash, "alpha": 0.55 + 0.45 * step / max(last, 1)}
 
 
+def _point(run: int) -> dict[str, Any]:
+    """Return the style of a run's points: no two of the first 49 are the same."""
+    marker = MARKERS[(run + run // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[run % len(COLOURS)], "marker": marker, "linewidth": 1.8}
+
+
+def _marks(run: int) -> dict[str, Any]:
+    """Return what tells a run's lines from those of an earlier one in the same colour."""
+    repeated = run // len(COLOURS)
+    return {"marker": MARKERS[(repeated - 1) % len(MARKERS)], "markevery": 0.15} if repeated else {}
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, Line2D]]) -> None:
+    """Add a legend with labels as they are: none is left out for its underscore, or read as a formula."""
+    labels, handles = zip(*entries, strict=True)
+    legend = figure.legend(handles, [str(number) for number in range(len(labels))], loc="outside right upper")
+    legend.set_frame_on(False)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
+
+
 def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure with one panel per score."""
     figure = Figure(figsize=(5.4 * len(names) + 1.8, 4.2), dpi=150, layout="constrained")
@@ -192,8 +214,9 @@ def _panels(names: Sequence[str], xlabel: str) -> tuple[Figure, Sequence[Axes]]:
 def _curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, window: int, line: Mapping[str, Any]) -> None:
     if window > 1:
         axes.plot(iterations, values, color=line["color"], alpha=0.15, linewidth=0.6)
-    marker = "o" if len(values) == 1 else ""  # a line through one point is invisible
-    axes.plot(iterations, _running_mean(values, window), marker=marker, **line)
+    if len(values) == 1:
+        line = {"marker": "o", **line}  # a line through one point is invisible
+    axes.plot(iterations, _running_mean(values, window), **line)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -203,15 +226,14 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _intervals(
-    axes: Axes, metrics: Mapping[str, Mapping[str, Any]], name: str, run: int, shift: float, label: str
+    axes: Axes, metrics: Mapping[str, Mapping[str, Any]], name: str, style: Mapping[str, Any], shift: float
 ) -> None:
     steps = _steps(name, metrics)
     mean, low, high = (
         np.array([metrics[f"{name}/step_{step}"][key] for step in steps]) for key in ("mean", "low", "high")
     )
-    colour, marker = COLOURS[run % len(COLOURS)], MARKERS[run % len(MARKERS)]
     where, errors = np.array(steps) + shift, np.array([mean - low, high - mean])
-    axes.errorbar(where, mean, errors, color=colour, marker=marker, capsize=3, linewidth=1.8, label=label)
+    axes.errorbar(where, mean, errors, capsize=3, **style)
 
 
 def _paths(axes: Axes, paths: np.ndarray, goal: np.ndarray) -> None:
@@ -234,7 +256,7 @@ def _square(points: np.ndarray) -> np.ndarray:
 
 
 def _save(figure: Figure, path: Path | str) -> Path:
-    path = Path(path)
+    path = expanded(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", bbox_inches="tight")
     write_bytes(path, buffer.getvalue())

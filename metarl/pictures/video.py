@@ -6,15 +6,12 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.files import write_bytes
-
-Frame = np.ndarray[Any, Any]
-"""``[height, width, 3]`` uint8."""
+from metarl.pictures.frames import Frame
 
 STRIP = 22
 """Height of a line of text, in pixels."""

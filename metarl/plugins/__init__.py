@@ -1,9 +1,10 @@
 """The plugin registry: algorithms, task families and outer updates of installed packages, by name.
 
 It imports only the standard library and nothing else of metarl, so that ``metarl list`` is fast. Start reading in
-``registry``. ``sources`` reads a plugin's docstring without importing it.
+``registry``. ``sources`` reads a plugin's docstring without importing it; ``options`` checks what its options hold.
 """
 
+from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
 from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
 from metarl.plugins.registry import (
     GROUPS,
@@ -29,13 +30,18 @@ __all__ = [
     "Plugin",
     "PluginError",
     "Recipe",
+    "absolute_paths",
     "available",
+    "checked_fields",
+    "checked_options",
     "find_again",
     "find_recipe",
+    "fitted",
     "group_of",
     "import_attribute",
     "installed",
     "load",
     "name_of",
     "recipes",
+    "shortened",
 ]

@@ -8,9 +8,11 @@ needs of the standard library.
 import difflib
 import importlib
 import re
+import warnings
 from collections.abc import Iterable
 from importlib import metadata
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from metarl.plugins.sources import Trees, summary
@@ -76,16 +78,14 @@ def installed(*groups: Group) -> list[Plugin]:
     for group in groups:
         if group not in _KIND:
             raise ValueError(f"unknown plugin group {group!r}: expected {' or '.join(map(repr, _KIND))}")
-    # If sys.path has several copies of a distribution, entry_points() keeps the one that would be imported.
-    entries = metadata.entry_points()
-    return [plugin for group in groups for plugin in _of_group(group, entries.select(group=f"metarl.{group}"))]
+    entries = _entries(groups)
+    return [plugin for group in groups for plugin in _of_group(group, entries[group])]
 
 
-def _of_group(group: Group, entries: metadata.EntryPoints) -> list[Plugin]:
+def _of_group(group: Group, entries: list[metadata.EntryPoint]) -> list[Plugin]:
     plugins = set()
     for package, offered in groupby(entries, key=lambda entry: entry.dist):
-        about = package.metadata if package else {"Name": "an unknown package", "Version": ""}
-        title = about["Name"], about["Version"]
+        title = _title(package)
         plugins |= {Plugin(entry.name, group, re.sub(r"\s|\[.*", "", entry.value), *title) for entry in offered}
     return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package, plugin.value))
 
@@ -161,6 +161,44 @@ def import_attribute(value: str) -> Any:
             raise PluginError(f"the module {name!r} was imported but has no attribute {path!r}{near}")
         target = getattr(target, attribute)
     return target
+
+
+def _entries(groups: tuple[Group, ...]) -> dict[Group, list[metadata.EntryPoint]]:
+    """Return the entry points of some groups. Damaged installations are left out with a warning."""
+
+    def chosen(entries: Any) -> dict[Group, list[metadata.EntryPoint]]:
+        return {group: list(entries.select(group=f"metarl.{group}")) for group in groups}
+
+    # If sys.path has several copies of a distribution, entry_points() keeps the one that would be imported.
+    try:
+        return chosen(metadata.entry_points())
+    except (OSError, TypeError, ValueError):
+        pass  # one damaged installation spoils all: read each by itself
+    found: dict[str, dict[Group, list[metadata.EntryPoint]]] = {}
+    for package in metadata.distributions():
+        folder = _folder(package)
+        try:
+            found.setdefault(folder.partition("-")[0].lower(), chosen(package.entry_points))
+        except (OSError, TypeError, ValueError) as error:
+            warnings.warn(f"{folder} is damaged, and its plugins are left out: {error}", stacklevel=2)
+    return {group: [entry for entries in found.values() for entry in entries[group]] for group in groups}
+
+
+def _folder(package: metadata.Distribution) -> str:
+    path = getattr(package, "_path", None)
+    return path.name if isinstance(path, Path) else "an unknown package"
+
+
+def _title(package: metadata.Distribution | None) -> tuple[str, str]:
+    """Return the name and the version of a distribution, as far as its metadata can be read."""
+    try:
+        about = package.metadata if package else None
+        name, version = (about["Name"], about["Version"]) if about else (None, None)
+    except (OSError, ValueError):  # it is not text
+        name, version = None, None
+    if package is not None and name is None:
+        return f"a damaged {_folder(package)}", version or "of unknown version"
+    return name or "an unknown package", version or ""
 
 
 def _described(plugin: Plugin, namesakes: list[Plugin], trees: Trees) -> Plugin:

@@ -15,8 +15,7 @@ from metarl.runs.checkpoints import (
     load_progress,
     save_checkpoint,
 )
-from metarl.runs.errors import RunError
-from metarl.runs.folder import create, read_config, read_evaluation, versions
+from metarl.runs.folder import create, read_config, read_curve, read_evaluation, versions, write_evaluation
 from metarl.runs.layout import (
     BEST,
     BEST_EVALUATION,
@@ -29,6 +28,7 @@ from metarl.runs.layout import (
     MODEL,
     PREVIOUS,
     PROGRESS,
+    RunError,
 )
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.options import describe, rebuild
@@ -63,11 +63,13 @@ __all__ = [
     "logger",
     "put_back",
     "read_config",
+    "read_curve",
     "read_evaluation",
     "rebuild",
     "save_checkpoint",
     "settle",
     "unfinished",
     "versions",
+    "write_evaluation",
     "write_record",
 ]

@@ -10,6 +10,8 @@ import hashlib
 import io
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,7 @@ from torch import Tensor
 
 from metarl.files import temporary_beside, write_bytes
 from metarl.runs import replacing
-from metarl.runs.errors import RunError
-from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, FORMAT, PREVIOUS
+from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, RunError
 from metarl.types import Params
 
 _MARK = b"metarl sha256 "
@@ -28,6 +29,11 @@ _COMMENT = len(_MARK) + 64
 _END, _END_SIZE = b"PK\x05\x06", 22
 """First bytes and size of the last record of a zip archive. Its last two bytes are the length of the comment that
 follows (PKWARE's APPNOTE, 4.3.16)."""
+
+_whole: deque[tuple[int, ...]] = deque(maxlen=16)
+"""Files that this process has written, or read and found to be whole."""
+_SETTLED = 5_000_000_000
+"""Nanoseconds after which another writer of a file shows in its time, on any file system."""
 
 Checkpoint = str
 """``last``: the last parameters; ``best``: those with the best training score; ``validated``: those with the best score
@@ -54,7 +60,7 @@ def checkpoint(folder: Path, which: Checkpoint) -> Path:
 def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None = None) -> None:
     """Write tensors and plain values. The previous checkpoint is kept as ``keep``, unless it is damaged."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **contents}, buffer)
+    torch.save({"format": CHECKPOINT_FORMAT, **contents}, buffer)
     with buffer.getbuffer() as view:
         comment = _MARK + hashlib.sha256(view).hexdigest().encode()
     buffer.seek(-2, io.SEEK_END)
@@ -62,13 +68,17 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None =
     if keep is not None:
         _keep(path, keep)
     write_bytes(path, buffer.getbuffer())
+    now = time.time_ns()  # finer than the clock of file systems, so that no later writer leaves the same time
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(now, now))
+        _remember(path.stat())
 
 
 def _keep(path: Path, kept: Path) -> None:
     """Give a file a second name, in place of an older file. Do nothing if the file is missing or damaged."""
     try:
-        contents = path.read_bytes()
-        _check_hash(contents)
+        if _identity(path.stat()) not in _whole:
+            _check_hash(path.read_bytes())
     except (OSError, ValueError):
         return
     temporary = temporary_beside(kept)
@@ -76,10 +86,19 @@ def _keep(path: Path, kept: Path) -> None:
         os.link(path, temporary)
         temporary.replace(kept)
     except OSError:  # this file system has no hard links
-        write_bytes(kept, contents)
+        write_bytes(kept, path.read_bytes())
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _identity(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
+
+
+def _remember(file: os.stat_result) -> None:
+    """Note that a file is whole: it need not be read and hashed again while nobody has written to it."""
+    _whole.append(_identity(file))
 
 
 def _check_hash(contents: bytes) -> None:
@@ -100,8 +119,11 @@ def _check_hash(contents: bytes) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises RunError if it is missing, damaged or truncated, or was not written by metarl."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            found, data = os.fstat(file.fileno()), file.read()
         _check_hash(data)
+        if found.st_mtime_ns < time.time_ns() - _SETTLED:
+            _remember(found)
         contents = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except FileNotFoundError:
         hint = f"{replacing.aside_note(path.parent)}{_previous_note(path)}"
@@ -111,7 +133,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise RunError(
             f"{path} cannot be read; it may be truncated, damaged, or not a checkpoint ({cause}){_previous_note(path)}"
         ) from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
     return contents
 

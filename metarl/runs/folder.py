@@ -6,17 +6,20 @@ So a crash or a full disk does not damage the previous file.
 
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from metarl.files import typed, write_bytes
 from metarl.runs import replacing
 from metarl.runs.checkpoints import save_checkpoint
-from metarl.runs.errors import RunError
-from metarl.runs.layout import CHECKPOINT, CONFIG, EVALUATION, FORMAT, GROUPS, RECORDED_PACKAGES
-from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
+from metarl.runs.layout import CHECKPOINT, CONFIG, CURVE, EVALUATION, FORMAT, GROUPS, PAST, RECORDED_PACKAGES, RunError
+from metarl.runs.lock import EVALUATION_LOCK, Claim, check_text, claim
+from metarl.runs.migration import migrated
 from metarl.runs.records import read_record, write_record
 
 
@@ -34,6 +37,7 @@ def create(
     """
     record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
     replacing.check_free(folder)
+    check_text(folder.absolute())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,8 +93,8 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
         ) from error
     if not overwrite:
         raise RunError(
-            f"{folder} already contains a run; choose another folder with --out, continue the run with "
-            f"'metarl resume {folder}', or replace it with --overwrite"
+            f"{folder} already contains a run; choose another folder with --out, continue the run (metarl "
+            f"resume {typed(folder)}), or replace it with --overwrite"
         )
 
 
@@ -100,13 +104,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_record(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} contains no run: {CONFIG} is missing{replacing.aside_note(folder)}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise RunError(f"{folder / CONFIG} has format {found}; this version reads {FORMAT}")
+    found = config.get("format") if isinstance(config, dict) else None
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise RunError(f"{folder / CONFIG} has format {found}; this version reads 1 to {FORMAT}")
     absent = [name for name in (*GROUPS, "settings") if not isinstance(config.get(name), dict)]
     if absent:
         raise RunError(f"{folder / CONFIG} is damaged: it lacks {' and '.join(absent)}")
-    return config
+    return migrated(config)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
@@ -116,9 +120,54 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         contents = read_record(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if not isinstance(contents, dict) or "metrics" not in contents:
+    if not isinstance(contents, dict) or not isinstance(contents.get("metrics"), dict):
         raise RunError(f"{path} is not an evaluation: it has no metrics")
+    kinds = {"tasks": int, "split": str}
+    wrong = [name for name, kind in kinds.items() if type(contents.get(name)) is not kind]
+    wrong += [name for name, values in contents["metrics"].items() if "/step_" in name and not _is_summary(values)]
+    if wrong:
+        raise RunError(f"{path} is damaged: {wrong[0]} is not what an evaluation writes")
     return contents
+
+
+def _is_summary(values: Any) -> bool:
+    numbers = [values.get(name) for name in ("mean", "low", "high")] if isinstance(values, dict) else [None]
+    return all(type(number) in (int, float) for number in numbers)
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """Read the scores of the evaluations during training, if there are any. Raises RunError for a damaged file."""
+    path = folder / CURVE
+    try:
+        points = read_record(path)
+    except FileNotFoundError:
+        return []
+    for point in points if isinstance(points, list) else [None]:
+        numbers = [point.get(name) for name in ("iteration", "score")] if isinstance(point, dict) else []
+        if [type(number) for number in numbers] not in ([int, float], [int, int]):
+            raise RunError(f"{path} is damaged: it holds no list of iterations and scores; move it away to go on")
+    return list(points)
+
+
+def write_evaluation(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """Write a run's evaluation. Keep the one before it under a number, unless it is the same; return where."""
+    path = folder / EVALUATION
+    kept = _unused(folder, PAST) if path.exists() and not _holds(path, record) else None
+    if kept is not None:
+        write_bytes(kept, path.read_bytes())
+    write_record(path, record)
+    return kept
+
+
+def _unused(folder: Path, pattern: str) -> Path:
+    return next(path for path in map(folder.__truediv__, map(pattern.format, count(1))) if not os.path.lexists(path))
+
+
+def _holds(path: Path, record: Mapping[str, Any]) -> bool:
+    try:
+        return bool(read_record(path) == json.loads(json.dumps(record)))
+    except RunError:
+        return False
 
 
 def versions() -> dict[str, str]:

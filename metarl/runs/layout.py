@@ -1,14 +1,23 @@
-"""Names of the files in a run folder."""
+"""Names of the files in a run folder, and the exception for folders that cannot be used."""
 
 import re
 from pathlib import Path
 
 from metarl import plugins
 
-FORMAT = 1
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
+
+
+FORMAT = 2
+"""Of config.json; ``migration`` reads earlier ones."""
+CHECKPOINT_FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip
+PAST = "evaluation-{}.json"
+"""Evaluations before the last one, by number."""
 PREVIOUS = "previous.pt"
 """The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
@@ -24,7 +33,7 @@ RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "st
 distribution is called, so that records stay comparable."""
 
 _NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
-_NUMBERED = re.compile(r"checkpoint-\d+\.pt")
+_NUMBERED = re.compile(r"checkpoint-\d+\.pt|evaluation-\d+\.json")
 
 
 def written(folder: Path, baseline: bool) -> list[Path]:

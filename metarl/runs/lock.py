@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.files import TEMPORARY, machine, temporary_beside
-from metarl.runs.errors import RunError
+from metarl.runs.layout import RunError
 
 RUN_LOCK, EVALUATION_LOCK = "run.lock", "evaluation.lock"
 """Locks for training and for evaluation. A run can be evaluated while it trains."""
@@ -57,9 +57,10 @@ def claim(folder: Path, doing: str, name: str = RUN_LOCK) -> Claim:
     """Take the lock of an existing folder, and remove temporary files that killed processes left there.
 
     Raises:
-        RunError: another process holds the lock, or the folder is not writable.
+        RunError: another process holds the lock, the folder is not writable, or its name is not UTF-8.
     """
     path = folder.absolute() / name  # absolute, because environments may change the working directory
+    check_text(folder.absolute())
     try:
         token = _take(path, doing) or _take_from_garbage(path, doing)
     except OSError as error:
@@ -69,6 +70,15 @@ def claim(folder: Path, doing: str, name: str = RUN_LOCK) -> Claim:
     held = Claim(path, token)
     _sweep(folder)
     return held
+
+
+def check_text(folder: Path) -> None:
+    """Raise RunError for a path that is no text, as TensorBoard needs; other programs may name files by any bytes."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(folder).decode(errors="backslashreplace")
+        raise RunError(f"{shown} is not valid UTF-8, so no run can be kept there: choose another folder") from None
 
 
 def _take_from_garbage(path: Path, doing: str) -> str | None:

@@ -1,13 +1,9 @@
 """The logs of training: a table, progress.csv, TensorBoard events and, optionally, Weights & Biases.
 
-Stable-Baselines3's logger writes all but progress.csv. Its CSV writer would truncate the file of an interrupted run,
-and its order of columns differs between processes.
+Stable-Baselines3's logger writes them (see ``writers``). It is imported only when something is written.
 """
 
-import csv
-import io
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,91 +12,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from stable_baselines3.common.logger import HParam, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from metarl.files import write_bytes
 from metarl.runs import layout as files
 from metarl.runs.folder import read_config
+from metarl.runs.rows import read_progress as read_progress
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""
-
-
-class ProgressCSV(KVWriter):
-    """Appends rows to a CSV file. Columns stay in the order in which they first appeared."""
-
-    def __init__(self, path: Path, rows: list[dict[str, str]]) -> None:
-        self.path = path
-        self.columns = list(rows[0]) if rows else []
-        _write(path, self.columns, rows)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append one row. The file is rewritten if the row has new columns."""
-        new = [key for key in key_values if key not in self.columns]
-        if new:
-            rows = read_progress(self.path)
-            self.columns += new
-            _write(self.path, self.columns, rows)
-        try:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
-        except OSError as error:
-            raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Do nothing: the file is not kept open between rows."""
-
-
-class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """Writes TensorBoard events, and hides those of an interrupted run from ``purge_step`` on.
-
-    The first row also registers the hyper-parameters and the scores that belong to them (TensorBoard's HParams).
-    """
-
-    def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
-        self._is_closed = False
-        self._hyperparameters = dict(hyperparameters)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write the scalars of one row."""
-        if self._hyperparameters:
-            metrics: dict[str, float] = {
-                name: 0.0 for name in key_values if "/step_" in name
-            }  # HParams reads the values from the scalars
-            super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
-            self._hyperparameters = {}
-        super().write(key_values, key_excluded, step)
-
-
-class WeightsAndBiases(KVWriter):
-    """Sends rows to a project on Weights & Biases, with an identifier that is stored in the run folder.
-
-    After an interruption, some rows are sent again. W&B ignores steps that it has received already.
-    """
-
-    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
-        known = folder / files.WANDB
-        if not known.exists():
-            write_bytes(known, secrets.token_hex(8).encode())
-        self._run = import_wandb().init(
-            project=project,
-            name=folder.resolve().name,
-            id=known.read_text(encoding="utf-8"),
-            resume="allow",
-            config=dict(config),
-            dir=str(folder),
-        )
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Send one row."""
-        self._run.log({str(name): value for name, value in key_values.items()}, step=step)
-
-    def close(self) -> None:
-        """Send the remaining rows."""
-        self._run.finish()
 
 
 def import_wandb() -> Any:
@@ -110,6 +30,20 @@ def import_wandb() -> Any:
     except ImportError as error:
         raise ValueError('--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"') from error
     return wandb
+
+
+def import_writers() -> Any:
+    """Return the module ``writers``. Raises ValueError where Stable-Baselines3 is missing."""
+    try:
+        from metarl.runs import writers
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "stable_baselines3":
+            raise
+        raise ValueError(
+            "logs are written by Stable-Baselines3, which cannot be imported: pip install stable-baselines3; or train "
+            "without a run folder, quietly"
+        ) from error
+    return writers
 
 
 @contextmanager
@@ -139,18 +73,22 @@ def open_all(
             files.close()
 
 
-def open_files(folder: Path, iteration: int) -> Logger:
-    """Return the logger of a run folder's files, and remove rows after ``iteration`` from progress.csv."""
+def open_files(folder: Path, iteration: int) -> Any:
+    """Return the logger of a run folder's files, and remove rows after ``iteration`` from progress.csv.
+
+    It is one of Stable-Baselines3's. Raises ValueError if that is not installed.
+    """
+    writers = import_writers()
     began_before = any(folder.glob("events.out.tfevents.*"))
     config = read_config(folder) if (folder / files.CONFIG).exists() else {}
-    tensorboard = ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
+    tensorboard = writers.ContinuedTensorBoard(folder, iteration + 1 if began_before else None, hyperparameters(config))
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
-    formats: list[KVWriter] = [ProgressCSV(path, rows), tensorboard]
+    formats = [writers.ProgressCSV(path, rows), tensorboard]
     project = config.get("settings", {}).get("wandb")
     if project is not None:
-        formats.append(WeightsAndBiases(folder, project, config))
-    return Logger(str(folder), formats)
+        formats.append(writers.WeightsAndBiases(import_wandb(), folder, project, config))
+    return writers.Logger(str(folder), formats)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,13 +128,16 @@ def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], pic
         writer.add_image("adaptation/curve", pixels, dataformats="HWC")
 
 
-def open_table() -> Logger:
-    """Return the logger that prints the table on standard output."""
-    formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)]
-    return Logger(None, formats)
+def open_table() -> Any:
+    """Return the logger that prints the table on standard output.
+
+    Raises ValueError if Stable-Baselines3 is not installed.
+    """
+    writers = import_writers()
+    return writers.Logger(None, [writers.HumanOutputFormat(sys.stdout)])
 
 
-def dump(logger: Logger, values: Mapping[str, Any], iteration: int) -> None:
+def dump(logger: Any, values: Mapping[str, Any], iteration: int) -> None:
     """Write one row."""
     for name, value in values.items():
         logger.record(_Name(name), value)
@@ -213,18 +154,3 @@ class _Name(str):
 def _order(name: str) -> tuple[str, int]:
     stem, _, number = name.rpartition("_")
     return (stem, int(number)) if number.isdigit() else (name, -1)
-
-
-def read_progress(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a progress.csv, without an incomplete last line."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-
-
-def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if columns:
-        writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.files import write_json
-from metarl.runs.errors import RunError
+from metarl.runs.layout import RunError
 
 CHECKSUM = "sha256"
 """The key of a record's checksum. Records of earlier versions have none and can still be read."""

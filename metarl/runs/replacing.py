@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metarl.files import TEMPORARY
-from metarl.runs.errors import RunError
-from metarl.runs.layout import CHECKPOINT, CONFIG, written
+from metarl.runs.layout import CHECKPOINT, CONFIG, RunError, written
 from metarl.runs.lock import is_lock
 
 ASIDE = "metarl-replaced-{}"

@@ -4,11 +4,15 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Generator, Tensor, nn
 
 from metarl import objectives
@@ -16,7 +20,9 @@ from metarl.control import ControlFamily
 from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
 from metarl.sb3.environments import TaskVecEnv
+from metarl.sb3.native import Native, acting_natively, native, reading_native, to_native
 from metarl.sb3.policies import state_of
+from metarl.sb3.shifted import ShiftedPolicy
 from metarl.seeding import stream
 from metarl.trained import Trained
 from metarl.types import Algorithm, Params, Spec, State, Tasks
@@ -32,17 +38,23 @@ class Actor(NamedTuple):
     layers: list[Tensor]
     """Weight, bias, weight, bias, ... from the input to the head."""
     log_std: Tensor | None
+    sees: spaces.Space[Any] | None = None
+    """The observations that a model reads."""
+    acts: spaces.Space[Any] | None = None
+    """The actions that a model takes."""
 
 
 def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0, **options: Any) -> PPO:
     """Return a run's policy as a PPO model, after ``steps`` adaptation steps to a task.
 
-    The model's actor is the policy, to float precision. Its critic has the actor's widths and is untrained. The model
-    can be saved, loaded and trained further with Stable-Baselines3 alone. ``seed`` determines the episodes of
-    adaptation and the critic. ``options`` are passed on to PPO.
+    The model's actor is the policy, to float precision, in the environment's own spaces: for a ``GymnasiumFamily``, its
+    actions have the environment's bounds. Its critic has the actor's widths and is untrained. The model can be saved,
+    loaded and trained further with Stable-Baselines3 alone. ``seed`` determines the episodes of adaptation and the
+    critic. ``options`` are passed on to PPO.
 
     Raises:
-        ValueError: the policy is not a plain multilayer perceptron, or for the reasons of ``metarl.sb3.policy``.
+        ValueError: the policy is not a plain multilayer perceptron; the environment's spaces depend on the task, and no
+            task is given; or for the reasons of ``metarl.sb3.policy``.
     """
     state, spec = state_of(trained, task, steps, seed), trained.learner.spec
     layout = _layout(trained.algorithm, spec)
@@ -52,11 +64,22 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
+    own = native(family, task)
     with torch.random.fork_rng(devices=[]):  # SB3 initialises the critic from the global generator
         torch.default_generator.manual_seed(stream(seed, "critic").initial_seed())
-        model = _model(actor, family, options)
-    _check(model, trained, state)
+        model = _model(actor, _environment(family, task, own), own, options)
+    _check(model, trained, state, own)
     return model
+
+
+def _environment(family: Any, task: Tasks | None, own: Native | None) -> VecEnv:
+    """Return what a model is made for: the environment itself, or lanes that have its spaces."""
+    if own is None:
+        return TaskVecEnv(family, num_envs=1)
+    if task is None:
+        task = family.sample(1, "train", stream(0, "tasks/sb3"))
+    parameters = {name: rows[0].numpy(force=True) for name, rows in task.parameters.items()}
+    return DummyVecEnv([lambda: family.own(parameters)])
 
 
 def saved(model: BaseAlgorithm) -> bytes:
@@ -70,9 +93,10 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
     """Return the actor of a PPO or A2C model, or of its file, as meta-parameters for ``train(start=...)``.
 
     Raises:
-        ValueError: it is not such a model, or its network differs from the algorithm's. The message says how.
+        ValueError: it is not such a model, its network differs from the algorithm's, or it acts in another space than
+            the family's policies and environments. The message says how.
     """
-    actor, spec = _read(model), family.spec
+    actor, spec = _fitted(_read(model), family), family.spec
     layout = _layout(algorithm, spec)
     drawn = algorithm.build(spec).init(Generator().manual_seed(0))
     names = [*layout.layers, *([layout.log_std] if layout.log_std else [])]
@@ -90,6 +114,31 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
             f"--algorithm.activation {actor.activation} changes that"
         )
     return {name: value.to(drawn[name].dtype) for name, value in zip(names, values, strict=True)}
+
+
+def _fitted(actor: Actor, family: ControlFamily) -> Actor:
+    """Return an actor of the environment's own spaces as one of the family's policies. Raises ValueError for others."""
+    lanes = family.environment(1, torch.device("cpu"))
+    lanes.close()
+    sees, acts = lanes.single_observation_space, lanes.single_action_space
+    own = None if _same(actor.acts, acts) and _same(actor.sees, sees) else native(family, None)
+    if own is not None and not _same(actor.sees, sees):
+        actor = actor._replace(layers=reading_native(actor.layers, own))
+    if actor.log_std is None or _same(actor.acts, acts):
+        return actor
+    if own is None or not _same(actor.acts, own.actions):
+        expected = acts if own is None else own.actions
+        raise ValueError(f"the model acts in {actor.acts} where the family's environments act in {expected}")
+    layers, log_std = acting_natively(actor.layers, actor.log_std, own)
+    return actor._replace(layers=layers, log_std=log_std)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two spaces are the same to a network: Boxes with the same bounds, whatever their dtypes."""
+    if not (isinstance(one, spaces.Box) and isinstance(other, spaces.Box)):
+        return type(one) is type(other)
+    ends = [(box.low.astype(float).ravel(), box.high.astype(float).ravel()) for box in (one, other)]
+    return all(mine.shape == theirs.shape and np.allclose(mine, theirs) for mine, theirs in zip(*ends, strict=True))
 
 
 def _layout(algorithm: Algorithm, spec: Spec) -> Layout:
@@ -111,14 +160,19 @@ def _find(state: State, layout: Layout) -> Params | None:
     return next((network for part in parts if (network := _find(part, layout)) is not None), None)
 
 
-def _model(actor: Actor, family: ControlFamily, options: dict[str, Any]) -> PPO:
+def _model(actor: Actor, env: VecEnv, own: Native | None, options: dict[str, Any]) -> PPO:
     widths = [len(bias) for bias in actor.layers[1:-1:2]]
     network = {"net_arch": {"pi": widths, "vf": widths}, "activation_fn": type(ACTIVATIONS[actor.activation]())}
     options = {"device": "cpu", **options, "policy_kwargs": network}
-    model = PPO("MlpPolicy", TaskVecEnv(family, num_envs=1), **options)
-    values = dict(zip(_names(len(actor.layers) // 2), actor.layers, strict=True))
-    if actor.log_std is not None:
-        values["log_std"] = actor.log_std.clamp_min(torch.tensor(MINIMUM_STD).log())
+    model = PPO(ShiftedPolicy if own is not None and own.shifted else "MlpPolicy", env, **options)
+    layers, log_std = actor.layers, actor.log_std
+    if log_std is not None:
+        log_std = log_std.clamp_min(torch.tensor(MINIMUM_STD).log())
+    if own is not None:
+        layers, log_std = to_native(layers, log_std, own)
+    values = dict(zip(_names(len(layers) // 2), layers, strict=True))
+    if log_std is not None:
+        values["log_std"] = log_std
     expected = model.policy.state_dict()
     differ = [name for name, value in values.items() if value.shape != expected[name].shape]
     if differ:
@@ -136,16 +190,22 @@ def _names(depth: int) -> list[str]:
     return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
-def _check(model: PPO, trained: Trained, state: State) -> None:
+def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> None:
     """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
-    observations = torch.randn(64, *spec.input_shape, generator=generator)
+    given, observations = _observations(spec, own, generator)
     assert isinstance(model.policy, ActorCriticPolicy)
     with torch.no_grad():
         outputs = trained.learner.predict(state, observations.to(trained.device).unsqueeze(0))[0][0].cpu()
         actions = objectives.sample(spec.kind, outputs, generator)
-        theirs = model.policy.get_distribution(observations.to(model.device)).log_prob(actions.to(model.device))
-    difference = (objectives.log_prob(spec.kind, outputs, actions) - theirs.cpu()).abs().max()
+        expected = objectives.log_prob(spec.kind, outputs, actions)
+        if own is not None and spec.kind == "continuous":
+            middle, half = (end.to(actions.dtype) for end in own.ends)
+            actions, expected = middle + half * actions, expected - half.log().sum()
+        elif own is not None:
+            actions = actions + int(own.actions.start)
+        theirs = model.policy.get_distribution(given.to(model.device)).log_prob(actions.to(model.device))
+    difference = (expected - theirs.cpu()).abs().max()
     if not difference < TOLERANCE:
         raise ValueError(
             f"log-probabilities of the exported policy differ by {difference:.2g}: the network of "
@@ -153,12 +213,29 @@ def _check(model: PPO, trained: Trained, state: State) -> None:
         )
 
 
+def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return random observations as Stable-Baselines3 gets them, and as metarl's policy does."""
+    if own is None or (isinstance(own.observations, spaces.Box) and np.issubdtype(own.observations.dtype, np.floating)):
+        shape = spec.input_shape if own is None else own.observations.shape
+        given = torch.randn(64, *shape, generator=generator)
+    else:
+        low, number = (own.observations.start, own.observations.n) if own.observations.shape == () else (0, 100)
+        given = low + torch.randint(int(number), (64, *own.observations.shape), generator=generator)
+    if own is None:
+        return given, given
+    seen = torch.stack([torch.from_numpy(own.seen(one)) for one in given.numpy()])
+    if is_image_space(own.observations) and not is_image_space_channels_first(own.observations):
+        given = given.movedim(-1, 1)  # as SB3 wraps its environments
+    return given, seen
+
+
 def _read(model: BaseAlgorithm | Path | str) -> Actor:
     """Read the actor of a model, or of its file. Raises ValueError if there is no actor of a known form."""
     if isinstance(model, BaseAlgorithm):
         options, values = model.policy_kwargs, model.policy.state_dict()
+        sees, acts = model.observation_space, model.action_space
     else:
-        options, values = _opened(expanded(model))
+        options, values, sees, acts = _opened(expanded(model))
     if "action_net.weight" not in values or any(name.startswith("features_extractor.") for name in values):
         raise ValueError(
             f"{model if isinstance(model, str | Path) else type(model).__name__} has no actor that can be read: "
@@ -169,10 +246,10 @@ def _read(model: BaseAlgorithm | Path | str) -> Actor:
     if activation not in kinds:
         raise ValueError(f"the model's activation is {activation.__name__}: expected tanh or relu")
     depth = 1 + sum(name.startswith("mlp_extractor.policy_net.") for name in values) // 2
-    return Actor(kinds[activation], [values[name].cpu() for name in _names(depth)], values.get("log_std"))
+    return Actor(kinds[activation], [values[name].cpu() for name in _names(depth)], values.get("log_std"), sees, acts)
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], Params]:
+def _opened(path: Path) -> tuple[dict[str, Any], Params, Any, Any]:
     if not path.exists():  # load_from_zip_file would try other names, such as PATH.zip
         raise ValueError(f"{path} does not exist: expected a model of Stable-Baselines3")
     try:
@@ -180,4 +257,5 @@ def _opened(path: Path) -> tuple[dict[str, Any], Params]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a model of Stable-Baselines3: {error}") from error
     weights: Any = (params or {}).get("policy", {})
-    return (data or {}).get("policy_kwargs", {}), weights
+    data = data or {}
+    return data.get("policy_kwargs", {}), weights, data.get("observation_space"), data.get("action_space")

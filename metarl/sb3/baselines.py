@@ -11,7 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from metarl.control import ControlFamily, ControlTasks
+from metarl import plugins
+from metarl.control import ControlFamily, ControlTasks, SuccessWatch
 from metarl.networks import ACTIVATIONS, Activation
 from metarl.runs import logger
 from metarl.sb3.environments import TaskVecEnv
@@ -90,6 +91,8 @@ class SACBaseline:
 
 
 def _check(options: PPOBaseline | SACBaseline) -> None:
+    for name, value in plugins.checked_fields(options).items():
+        object.__setattr__(options, name, value)  # NumPy's numbers, as Python's
     if options.activation not in get_args(Activation):
         raise ValueError(f"activation={options.activation!r}: expected one of {', '.join(get_args(Activation))}")
     if not options.learning_rate > 0:
@@ -146,17 +149,28 @@ def returns(
     model: Any, family: ControlFamily, tasks: ControlTasks, seed: int = 0, deterministic: bool = False
 ) -> list[float]:
     """Return the mean return of each task, over as many episodes as its sampling has. ``model`` needs ``predict``."""
+    return scores(model, family, tasks, seed, deterministic)["return"]
+
+
+def scores(
+    model: Any, family: ControlFamily, tasks: ControlTasks, seed: int = 0, deterministic: bool = False
+) -> dict[str, list[float]]:
+    """Return the mean scores of each task by name: ``return``, and ``success`` where the environments report it."""
     number, episodes = len(tasks.descriptors), tasks.sampling.episodes
     env = TaskVecEnv(family, number * episodes, tasks, seed=seed)
+    env._lanes = watched = SuccessWatch(env._lanes)
     observations: Any = env.reset()
-    lane_returns = np.full(env.num_envs, np.nan)  # of each lane's first episode; nan until it ends
-    while np.isnan(lane_returns).any():
+    # Of each lane's first episode; nan until it ends.
+    lane_returns, lane_successes = np.full(env.num_envs, np.nan), np.zeros(env.num_envs)
+    while (running := np.isnan(lane_returns)).any():
         actions, _ = model.predict(observations, deterministic=deterministic)
         observations, _, _, infos = env.step(actions)
-        for lane, info in enumerate(infos):
-            if "episode" in info and np.isnan(lane_returns[lane]):
-                lane_returns[lane] = info["episode"]["r"]
+        if watched.succeeded is not None:
+            lane_successes[running] = watched.succeeded.cpu().numpy()[running]
+        for lane in np.flatnonzero(running):
+            if "episode" in infos[lane]:
+                lane_returns[lane] = infos[lane]["episode"]["r"]
     env.close()
+    found = {"return": lane_returns} | ({"success": lane_successes} if watched.succeeded is not None else {})
     # Lane i has task i % n.
-    means: list[float] = lane_returns.reshape(episodes, number).mean(0).tolist()
-    return means
+    return {name: values.reshape(episodes, number).mean(0).tolist() for name, values in found.items()}

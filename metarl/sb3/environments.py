@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.control import ControlFamily, TorchLanes, check_environment
-from metarl.environments import as_array
+from metarl.environments import as_array, flags, plain_seed
 from metarl.seeding import stream
 from metarl.types import Split, Tasks
 
@@ -74,6 +74,10 @@ class TaskVecEnv(VecEnv):
         self._reset_seeds()
         return self._restart(np.ones(self.num_envs, dtype=np.bool_), seed)
 
+    def seed(self, seed: Any = None) -> Sequence[int | None]:
+        """Seed the next reset, by any integer. Raises ValueError for anything else."""
+        return super().seed(plain_seed(seed))
+
     def step_async(self, actions: Array) -> None:
         """Store the actions for ``step_wait``."""
         self._actions = actions
@@ -83,6 +87,7 @@ class TaskVecEnv(VecEnv):
         actions = self._actions if self._device is None else torch.as_tensor(self._actions, device=self._device)
         step_results = self._lanes.step(actions)
         observations, rewards, terminated, truncated = map(_array, step_results[:4])
+        terminated, truncated = flags("terminations", terminated), flags("truncations", truncated)
         self._returns += rewards
         self._lengths += 1
         done = np.logical_or(terminated, truncated)

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import objectives
+from metarl.sb3.native import Native, native
 from metarl.seeding import stream
 from metarl.speed import float32
 from metarl.trained import Trained
@@ -20,7 +21,7 @@ class MetaPolicy:
     """A policy for one task that works with Stable-Baselines3's ``evaluate_policy``, video recorders and callbacks.
 
     Actions are in the lanes' action space. For registered environments, this is the environment's action space. For a
-    ``GymnasiumFamily``, it is [-1, 1] whatever the environment's is, so use ``TaskVecEnv(family)`` there.
+    ``GymnasiumFamily``, it is [-1, 1] whatever the environment's is, so use ``TaskVecEnv(family)`` there, or ``own``.
 
     Args:
         learner: The learner that the policy belongs to.
@@ -28,6 +29,7 @@ class MetaPolicy:
         action_space: Box actions are clipped to it.
         device: Device of the state.
         seed: Seed of sampled actions.
+        own: The environment's own spaces, to read and act in those.
 
     Raises:
         ValueError: the learner has no policies, or its policies need rewards as inputs.
@@ -40,8 +42,10 @@ class MetaPolicy:
         action_space: spaces.Space[Any],
         device: torch.device | str = "cpu",
         seed: int = 0,
+        own: Native | None = None,
     ):
         check_learner(learner)
+        self.own = own
         self.learner, self.state, self.action_space, self.device = learner, state, action_space, torch.device(device)
         self._generator = stream(seed, "actions", device=self.device)
 
@@ -62,18 +66,22 @@ class MetaPolicy:
 
         Raises ValueError for observations of another shape.
         """
-        shape, array = self.learner.spec.input_shape, np.asarray(observation)
-        if array.shape[-len(shape) :] != shape or array.ndim > len(shape) + 1:
+        array = np.asarray(observation)
+        shape = self.learner.spec.input_shape if self.own is None else self.own.observations.shape
+        if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
             raise ValueError(
                 f"observations have shape {array.shape} where {shape} or (n, {str(shape)[1:]} was expected"
             )
-        rows = torch.as_tensor(array.reshape(-1, *shape), dtype=torch.get_default_dtype())
+        batch = array.reshape(-1, *shape)
+        read = batch if self.own is None else np.stack([self.own.seen(row) for row in batch])
+        rows = torch.as_tensor(read, dtype=torch.get_default_dtype())
         outputs, kind = self.outputs(rows), self.learner.spec.kind
         chosen = objectives.mode(kind, outputs) if deterministic else objectives.sample(kind, outputs, self._generator)
-        actions = self._within(chosen.numpy(force=True))
+        actions = self._within(chosen if self.own is None else self.own.acted(chosen))
         return (actions[0] if array.ndim == len(shape) else actions), state
 
-    def _within(self, actions: Array) -> Array:
+    def _within(self, chosen: Tensor) -> Array:
+        actions = chosen.numpy(force=True)
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions.astype(self.action_space.dtype)
@@ -83,7 +91,7 @@ def check_learner(learner: Learner) -> None:
     """Raise ValueError for a learner whose policies do not work with ``predict``."""
     if not learner.spec.control:
         raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
-    if learner.observe is not None:
+    if learner.memory is not None:
         raise ValueError(
             "this policy learns from rewards while it acts, but Stable-Baselines3's predict does not pass rewards; "
             "use a learner without memory, such as maml"
@@ -121,16 +129,23 @@ def _of_any_task(trained: Trained) -> State:
     return state
 
 
-def policy(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> MetaPolicy:
+def policy(
+    trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0, own_spaces: bool = False
+) -> MetaPolicy:
     """Return the policy of a run (opened with ``metarl.open_run``) after ``steps`` adaptation steps to a task.
 
     Get a task with, for example, ``trained.task(velocity=1.3)``. Without a task, this is the policy before adaptation.
+    With ``own_spaces``, the policy of a ``GymnasiumFamily`` reads and acts in the environment's own spaces, not in the
+    lanes'; for other families, the two are the same.
 
     Raises:
         ValueError: for the reasons of ``state_of`` and ``MetaPolicy``.
     """
     state = state_of(trained, task, steps, seed)
     family: Any = trained.family
+    own = native(family, task) if own_spaces else None
+    if own is not None:
+        return MetaPolicy(trained.learner, state, own.actions, trained.device, seed, own)
     lanes = family.environment(1, torch.device("cpu"))
     lanes.close()
     return MetaPolicy(trained.learner, state, lanes.single_action_space, trained.device, seed)

@@ -6,7 +6,16 @@ or training loop. Start reading in ``parts``, which runs parts of an iteration a
 """
 
 from metarl.speed.allocator import keep_freed_memory
-from metarl.speed.devices import Device, float32, refuse_autocast, resolve_device, send, without_cudnn
+from metarl.speed.devices import (
+    Device,
+    check_device,
+    float32,
+    refuse_autocast,
+    resolve_device,
+    send,
+    usual_modes,
+    without_cudnn,
+)
 from metarl.speed.internals import on_leaves
 from metarl.speed.parts import Graphs, run_captured, run_compiled, run_is_compiled
 from metarl.speed.substitutes import SubstituteError, is_comparison, made_or_warned, require_same
@@ -16,6 +25,7 @@ __all__ = [
     "Device",
     "Graphs",
     "SubstituteError",
+    "check_device",
     "each_group",
     "float32",
     "is_comparison",
@@ -30,5 +40,6 @@ __all__ = [
     "run_is_compiled",
     "send",
     "tracing",
+    "usual_modes",
     "without_cudnn",
 ]

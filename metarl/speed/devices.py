@@ -1,8 +1,9 @@
 """Device settings: the choice of device, true float32 on a GPU, and copies that do not block."""
 
+import re
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any, Literal
 
@@ -44,6 +45,17 @@ def float32(device: torch.device) -> AbstractContextManager[None]:
     restored at its end. On the CPU this does nothing.
     """
     return _FLOAT32 if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def usual_modes() -> Iterator[None]:
+    """Undo what may be set around a call: no gradients, inference mode, a default device that is not the CPU.
+
+    Also a decorator. It costs a few microseconds, or more where there is such a default device.
+    """
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu") if elsewhere else nullcontext():
+        yield
 
 
 def refuse_autocast() -> None:
@@ -127,11 +139,27 @@ def _disabled_cudnn() -> Callable[[], None]:
 _FLOAT32, _WITHOUT_CUDNN = _Switch(_without_tf32), _Switch(_disabled_cudnn)
 
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda"] | str  # which are told apart in the help
+"""auto, cpu, cuda, or one CUDA device of several: cuda:0, cuda:1, ..."""
+DEVICES = "auto, cpu, cuda or cuda:N"
+
+
+def check_device(name: Device) -> None:
+    """Raise ValueError for what is no device's name."""
+    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]*))?", name)):
+        raise ValueError(f"device={name!r}: expected {DEVICES}, such as cuda:0")
 
 
 def resolve_device(name: Device) -> torch.device:
-    """Return the device to use. Raises ValueError for cuda without a CUDA device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was requested, but torch finds no CUDA device; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    """Return the device to use; "auto" is cuda where there is one. Raises ValueError for one that is not there."""
+    check_device(name)
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not there):
+        return torch.device("cpu")
+    if not there:
+        raise ValueError(f"device {name} was requested, but torch finds no CUDA device; use --device cpu or auto")
+    device = torch.device("cuda" if name == "auto" else name)
+    if device.index is not None and device.index >= there:
+        found = "only cuda:0" if there == 1 else f"only cuda:0 to cuda:{there - 1}"
+        raise ValueError(f"device {name} was requested, but torch finds {found}; use one of them, or --device cpu")
+    return device

@@ -207,13 +207,14 @@ def captured(
 
     The graph reads its inputs from fixed memory, so each replay copies them there first (torch.cuda.CUDAGraph).
     """
-    aside, recorded = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    device = inputs[0].device  # which need not be the current one
+    aside, recorded = torch.cuda.Stream(device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
     places = [value.clone() for value in inputs]
-    aside.wait_stream(torch.cuda.current_stream())
+    aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
         for _ in range(WARM_UP):
             function(places, streams)
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream(device).wait_stream(aside)
     with torch.cuda.graph(recorded, stream=aside):  # the stream of the warm-up, for which libraries have allocated
         results = [result.detach() for result in function(places, streams)]
 

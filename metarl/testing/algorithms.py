@@ -15,7 +15,19 @@ from metarl.testing.batches import close, equal, global_states, shape_faults, te
 from metarl.testing.families import other_dtype
 from metarl.testing.findings import Check, Fault, Found, NotChecked
 from metarl.training import gather
-from metarl.types import Algorithm, Batch, Examples, Experience, Family, Learner, Params, rollout_of, tasks_of
+from metarl.types import (
+    Algorithm,
+    Batch,
+    Examples,
+    Experience,
+    Family,
+    Learner,
+    Params,
+    Rollout,
+    State,
+    rollout_of,
+    select,
+)
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
 """Scores that a meta-loss reports for labelled examples."""
@@ -111,7 +123,7 @@ def _determinism(subject: AlgorithmSubject) -> Found:
 def _purity(subject: AlgorithmSubject) -> Found:
     # New data: a learner that overwrites its data would write the same values again into data of earlier checks.
     fresh = dataclasses.replace(subject).experience
-    experience = fresh._replace(supports=tuple(_last_changed(support) for support in fresh.supports))
+    experience = dataclasses.replace(fresh, supports=tuple(_last_changed(support) for support in fresh.supports))
     before = [values.clone() for values in _tensors(subject.params, experience)]
     subject.outputs(experience)
     if not equal(_tensors(subject.params, experience), before):
@@ -132,7 +144,7 @@ def _meta_loss(subject: AlgorithmSubject) -> Found:
     learner, blamed = subject.learner, subject.learner.meta_loss
     leaves = {name: value.detach().clone().requires_grad_() for name, value in subject.params.items()}
     loss, _ = learner.meta_loss(leaves, subject.experience)
-    yield from shape_faults("the meta-loss", loss, (), blamed=blamed)
+    yield from shape_faults("the meta-loss", loss, (len(subject.experience.descriptors),), blamed=blamed)
     gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True)
     for name, gradient in zip(leaves, gradients, strict=True):
         if not gradient.isfinite().all():
@@ -161,11 +173,12 @@ def _scores(subject: AlgorithmSubject) -> Found:
 
 def _order(subject: AlgorithmSubject) -> Found:
     order, learner = torch.arange(subject.count).flip(0), subject.learner
-    reversed_tasks = tasks_of(subject.experience, order)
+    reversed_tasks = select(subject.experience, order)
     for found, expected in zip(subject.outputs(reversed_tasks), subject.outputs(subject.experience), strict=True):
         if not close(found, expected[order]):
             yield Fault("reversing the order of the tasks does not reverse that of the outputs", learner.predict)
-    before, after = (learner.meta_loss(subject.params, one)[0].detach() for one in (subject.experience, reversed_tasks))
+    losses = (learner.meta_loss(subject.params, one)[0].detach() for one in (subject.experience, reversed_tasks))
+    before, after = (values.mean() for values in losses)
     if not close(before, after):
         message = f"the order of the tasks changes the meta-loss from {before:.6g} to {after:.6g}"
         yield Fault(message, learner.meta_loss)
@@ -173,7 +186,7 @@ def _order(subject: AlgorithmSubject) -> Found:
 
 def _independence(subject: AlgorithmSubject) -> Found:
     experience = subject.experience
-    changed = experience._replace(supports=tuple(_last_changed(support) for support in experience.supports))
+    changed = dataclasses.replace(experience, supports=tuple(_last_changed(support) for support in experience.supports))
     for found, expected in zip(subject.outputs(changed), subject.outputs(experience), strict=True):
         if not close(found[:-1], expected[:-1]):
             yield Fault("changing the support data of one task changes another's outputs", subject.learner.adapt)
@@ -181,26 +194,31 @@ def _independence(subject: AlgorithmSubject) -> Found:
 
 def _last_changed(batch: Batch) -> Batch:
     if isinstance(batch, Examples):
-        return Examples(_last_negated(batch.inputs), batch.targets)
-    return batch._replace(advantages=_last_negated(batch.advantages), rewards=_last_negated(batch.rewards))
+        return dataclasses.replace(batch, inputs=_last_negated(batch.inputs))
+    changed = {name: _last_negated(getattr(batch, name)) for name in ("advantages", "rewards")}
+    return dataclasses.replace(batch, **changed)
 
 
 def _last_negated(values: Tensor) -> Tensor:
     return torch.cat([values[:-1], -values[-1:]])
 
 
+def _outputs_of(learner: Learner, state: State, rollout: Rollout) -> Tensor:
+    return (learner.memory.unroll(state, rollout) if learner.memory else learner.predict(state, rollout.observations))[
+        0
+    ]
+
+
 def _replay(subject: AlgorithmSubject) -> Found:
     learner, experience = subject.learner, subject.experience
     if not learner.spec.control:
         raise NotChecked("labelled examples have no actions")
-    blamed = learner.replay or learner.predict
+    blamed = learner.memory.unroll if learner.memory else learner.predict
     with torch.no_grad():
         state = learner.begin(subject.params, experience.descriptors)
         for batch in (*experience.supports, experience.query):
             rollout = rollout_of(batch)
-            outputs, _ = (
-                learner.replay(state, rollout) if learner.replay else learner.predict(state, rollout.observations)
-            )
+            outputs = _outputs_of(learner, state, rollout)
             found = objectives.log_prob(learner.spec.kind, outputs, rollout.actions) * rollout.mask
             if not close(found, rollout.log_probs * rollout.mask):
                 ratios = (found - rollout.log_probs * rollout.mask).exp()
@@ -240,7 +258,7 @@ CHECKS = (
     Check("outputs", "outputs fit the spec, before and after adaptation", _outputs, ("initialisation",)),
     Check("determinism", "the same experience gives the same result", _determinism, ("outputs",)),
     Check("purity", "parameters and data are not changed in place", _purity, ("outputs",)),
-    Check("meta-loss", "it is one number, with a finite gradient that is not zero", _meta_loss, ("outputs",)),
+    Check("meta-loss", "one number per task, with a finite gradient that is not zero", _meta_loss, ("outputs",)),
     Check("objective", "the default outer update minimises the meta-loss", _objective, ("meta-loss",)),
     Check("scores", "the meta-loss reports the scores of labelled examples", _scores, ("meta-loss",)),
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),

@@ -43,8 +43,11 @@ def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Foun
         yield from shape_faults("actions", batch.actions, lead, torch.int64, blamed)
     else:
         yield from shape_faults("actions", batch.actions, (*lead, spec.output_size), blamed=blamed)
-    for name in ("log_probs", "rewards", "mask", "advantages"):
+    yield from shape_faults("last_observations", batch.last_observations, (*lead[:2], *spec.input_shape), blamed=blamed)
+    for name in ("log_probs", "rewards", "mask"):
         yield from shape_faults(name, getattr(batch, name), lead, blamed=blamed)
+    for name in ("terminated", "truncated"):
+        yield from shape_faults(name, getattr(batch, name), lead, torch.bool, blamed)
     if batch.success is not None:
         yield from shape_faults("success", batch.success, lead[:2], blamed=blamed)
         if not ((batch.success == 0) | (batch.success == 1)).all():
@@ -60,8 +63,21 @@ def mask_faults(batch: Rollout, blamed: Any = None) -> Found:
         yield Fault("mask rises within an episode: expected 1 while it runs, then 0", blamed)
     if ended[:, :, 0].any():
         yield Fault("mask begins with 0: expected at least one step in every episode", blamed)
-    if batch.rewards[ended].any() or batch.advantages[ended].any():
-        yield Fault("there are rewards or advantages after the end: expected 0 where the mask is", blamed)
+    if batch.rewards[ended].any():
+        yield Fault("there are rewards after the end: expected 0 where the mask is", blamed)
+    yield from _end_faults(batch, blamed)
+
+
+def _end_faults(batch: Rollout, blamed: Any) -> Found:
+    """Yield faults of episodes that end without a flag, and of flags where no episode ends."""
+    ends, running = batch.terminated | batch.truncated, batch.mask > 0
+    stops = running[:, :, :-1] & ~running[:, :, 1:]
+    if (ends & ~running).any() or (ends[:, :, :-1] & ~stops).any():
+        yield Fault("terminated or truncated is set where the episode does not end", blamed)
+    if (stops & ~ends[:, :, :-1]).any():
+        yield Fault("an episode ends before the horizon, but is neither terminated nor truncated", blamed)
+    if (batch.terminated & batch.truncated).any():
+        yield Fault("a step is both terminated and truncated: expected terminated only", blamed)
 
 
 def shape_faults(
@@ -80,7 +96,7 @@ def shape_faults(
 
 def tensors(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch, without fields that are None."""
-    return [values for values in batch if values is not None]
+    return [values for values in vars(batch).values() if values is not None]
 
 
 def global_states() -> tuple[object, ...]:

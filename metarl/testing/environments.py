@@ -10,12 +10,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl import control
-from metarl.control import ControlTasks, Single, Watched, resampled
-from metarl.seeding import stream
+from metarl.control import ControlTasks, Noted, Single, resampled
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.playing import Lanes, Played, as_tensor, random_actions
-from metarl.testing.subject import ROLES, Subject, drawing, untrained
+from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import Rollout
 
 BEYOND = 2
@@ -45,11 +44,6 @@ class ControlSubject(Subject):
         """The responses of the lanes to these actions."""
         return Lanes(self.tasks).play(self.actions)
 
-    def watch(self, tasks: Watched) -> Rollout:
-        """Watch the episodes that ``draw`` gives by default."""
-        learner = untrained(self.spec)
-        return tasks.watch(learner, learner.begin({}, self.sample().descriptors), stream(0, "support"))
-
     @cached_property
     def random(self) -> bool:
         """Whether the same actions after a reset with another seed give another episode."""
@@ -64,16 +58,11 @@ def _mask(subject: ControlSubject) -> Found:
             yield from mask_faults(drawn, drawing(tasks))
 
 
-def _watch(subject: ControlSubject) -> Found:
-    tasks = subject.sample()
-    if not isinstance(tasks, Watched):
-        raise NotChecked("the tasks have no method watch")
-    drawn, watched = subject.draw(tasks), subject.watch(tasks)
-    for name, values in watched._asdict().items():
-        expected = getattr(drawn, name)
-        if name != "advantages" and values is not None and not torch.equal(values, expected):
-            yield Fault(f"watch gives other {name} than draw with the same generator: override both", tasks.watch)
-            return
+def _parameters(subject: ControlSubject) -> Found:
+    if not isinstance(subject.family, Noted):
+        raise NotChecked("the family does not report what its environments read (it has no notes)")
+    for note in subject.family.notes:
+        yield Note(note)
 
 
 def _environment(subject: ControlSubject) -> Found:
@@ -220,8 +209,8 @@ def _differences(subject: ControlSubject, lane: int, other: Played, where: str, 
 
 CHECKS = (
     Check("mask", "1 while an episode runs, then 0; rewards are 0 after the end", _mask, ("draws",)),
+    Check("parameters", "the environment reads the parameters that are set", _parameters),
     Check("environment", "it has one lane per episode, and fits the spec", _environment, ("tasks",)),
-    Check("watch", "the same episodes without advantages", _watch, ("draws",)),
     Check("resets", "episodes depend only on the seed of the reset and on actions", _resets, ("environment",)),
     Check("space", "observations are in the observation space", _space, ("environment",)),
     Check("horizon", "episodes are truncated at the horizon, not terminated", _horizon, ("environment",)),

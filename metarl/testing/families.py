@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl import control
 from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
-from metarl.testing.batches import batch_faults, default_dtype, equal, global_states, shape_faults, tensors
+from metarl.testing.batches import batch_faults, close, default_dtype, equal, global_states, shape_faults, tensors
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import DrawsGroups, Examples, Kind, SharesTasks, Split, Tasks
@@ -69,6 +69,41 @@ def _seeding(subject: Subject) -> Found:
     others = [subject.sample("train", seed).parameters.values() for seed in range(1, 6)]
     if all(equal(found, others[0]) for found in others):
         yield Fault("the tasks of 5 seeds are the same: use the given generator", blamed)
+
+
+def _number(subject: Subject) -> Found:
+    few = subject.count
+    many = 2 * few + 1
+    for split in subject.splits():
+        tasks = subject.sample(split)
+        try:
+            more = subject.sample(split, count=many)
+        except ValueError as refusal:
+            raise NotChecked(f"the family has no {many} {split} tasks: {refusal}") from refusal
+        message = f"of {few} tasks and of {many}, the first {few} should be the same, but"
+        ours, theirs = (dict(found.parameters) | {"descriptors": found.descriptors} for found in (tasks, more))
+        differ = [name for name, values in ours.items() if not _alike(values, theirs[name][:few])]
+        if differ:
+            yield Fault(f"{message} {' and '.join(map(repr, differ))} differ: {ROWS}", subject.family.sample)
+            return
+        if subject.spec.control:
+            continue
+        for role in ROLES:
+            drawn, others = tensors(subject.draw(tasks, role)), tensors(subject.draw(more, role))
+            if not all(_alike(one, other[:few]) for one, other in zip(drawn, others, strict=True)):
+                yield Fault(f"{message} their {role} data differ: {ROWS}", drawing(tasks))
+                return
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    # Vectorised functions such as exp2 round differently at the end of an array, and so depend on its length.
+    return close(one, other) if one.is_floating_point() and one.shape == other.shape else torch.equal(one, other)
+
+
+ROWS = (
+    "draw all random numbers of a task in one row, by metarl.seeding.uniform(generator, num_tasks, how_many), or each "
+    "task's from a generator of its own, by metarl.seeding.spawn(generator, num_tasks)"
+)
 
 
 def _descriptors(subject: Subject) -> Found:
@@ -153,7 +188,7 @@ def _groups(subject: Subject) -> Found:
         raise NotChecked("the tasks cannot be drawn in groups (no method draw_groups)")
     for role in ROLES:
         groups = list(tasks.draw_groups(role, stream(0, role), 1))
-        together = [torch.cat(values) for values in zip(*groups, strict=True)]
+        together = [torch.cat(values) for values in zip(*map(tensors, groups), strict=True)]
         drawn = tensors(subject.draw(tasks, role))
         if len(groups) != subject.count or not equal(together, drawn):
             yield Fault(f"draw_groups gives other {role} data than draw with the same generator", tasks.draw_groups)
@@ -217,7 +252,7 @@ def _device(subject: Subject) -> Found:
     for role in ROLES:
         batch = subject.draw(tasks, role, device=subject.device)
         yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
-        for name, values in batch._asdict().items():
+        for name, values in vars(batch).items():
             if values is not None and values.device.type != subject.device.type:
                 message = f"{name} are on {values.device}, but the generator is on {subject.device}"
                 yield Fault(message, drawing(tasks))
@@ -233,6 +268,7 @@ CHECKS = (
     Check("determinism", "data depend only on the given generator", _determinism, ("draws", "seeding")),
     Check("groups", "tasks drawn in groups give the same data", _groups, ("draws", "determinism")),
     Check("independence", "a task's data do not depend on other tasks", _independence, ("draws", "determinism")),
+    Check("number", "task k does not depend on the number of tasks", _number, ("independence",)),
     Check("splits", "test tasks do not occur in training", _splits, ("draws", "seeding")),
     Check("dtypes", "tensors have torch's default dtype", _dtypes, ("draws",)),
     Check("device", "data are drawn on the generator's device", _device, ("draws",)),

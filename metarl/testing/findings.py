@@ -115,6 +115,8 @@ def placed(blamed: Any) -> str:
 
 def raised_at(error: BaseException) -> str:
     """Return the place in the plugin that raised an exception, or its first cause, as the end of a sentence."""
+    if hasattr(error, "blamed"):
+        return ""  # the message names the place
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]

@@ -84,7 +84,8 @@ def _update(subject: OuterSubject) -> Found:
 
 def _metrics(subject: OuterSubject) -> Found:
     inputs, blamed = subject.inputs, subject.outer.update
-    _, reported = subject.learner.meta_loss(inputs.params, inputs.experience)
+    _, of_tasks = subject.learner.meta_loss(inputs.params, inputs.experience)
+    reported = {name: values.mean() for name, values in of_tasks.items()}
     metrics = subject.update(subject.inputs).metrics
     for name, value in metrics.items():
         if not _is_number(value):

@@ -11,6 +11,7 @@ from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, MDPVectorEnv, Parameters, box
 from metarl.fewshot import NWayKShot, Regression
 from metarl.networks import Network
+from metarl.seeding import uniform
 from metarl.types import Algorithm, Family, Kind, Spec, Split
 
 
@@ -47,7 +48,7 @@ class Points:
         """Sample goals in [-1, 1]. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        goals = 2 * torch.rand(num_tasks, 1, generator=generator) - 1
+        goals = 2 * uniform(generator, num_tasks, 1) - 1
         return ControlTasks(self.spec, {"goal": goals}, goals, self.environment, self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarl.control import ControlTasks
 from metarl.seeding import stream
-from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks
+from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks, environments_of, labelled_tasks, policy_of
 
 ROLES = get_args(Role)
 EPISODES = 2
@@ -29,9 +29,9 @@ class Subject:
         """The family's spec."""
         return self.family.spec
 
-    def sample(self, split: Split = "train", seed: int = 0) -> Tasks:
+    def sample(self, split: Split = "train", seed: int = 0, count: int | None = None) -> Tasks:
         """Sample tasks. The same seed gives the same tasks. Control tasks draw few episodes."""
-        tasks = self.family.sample(self.count, split, stream(seed, split))
+        tasks = self.family.sample(count or self.count, split, stream(seed, split))
         if not isinstance(tasks, ControlTasks):
             return tasks
         sampling = dataclasses.replace(tasks.sampling, episodes=min(tasks.sampling.episodes, EPISODES))
@@ -51,13 +51,18 @@ class Subject:
 
     def draw(self, tasks: Tasks, role: Role = "support", seed: int = 0, device: torch.device | str = "cpu") -> Batch:
         """Draw a batch with a learner without parameters. The same seed gives the same batch."""
+        generator = stream(seed, role, device=device)
+        if not self.spec.control:
+            return labelled_tasks(tasks).draw(role, generator)
         learner = untrained(self.spec)
-        return tasks.draw(learner, learner.begin({}, tasks.descriptors), role, stream(seed, role, device=device))
+        return environments_of(tasks).rollout(policy_of(learner, learner.begin({}, tasks.descriptors)), generator)
 
 
 def drawing(tasks: Tasks) -> Any:
     """Return the plugin's function that determines what is drawn."""
-    return tasks.environment if isinstance(tasks, ControlTasks) else tasks.draw
+    if isinstance(tasks, ControlTasks):
+        return tasks.environment
+    return getattr(tasks, "draw", None) or getattr(tasks, "rollout", None)
 
 
 def untrained(spec: Spec) -> Learner:
@@ -73,5 +78,5 @@ def untrained(spec: Spec) -> Learner:
         begin=lambda params, descriptors: len(descriptors),
         adapt=lambda state, batch: state,
         predict=predict,
-        meta_loss=lambda params, experience: (torch.zeros(()), {}),
+        meta_loss=lambda params, experience: (torch.zeros(len(experience.descriptors)), {}),
     )

@@ -27,14 +27,16 @@ class Inputs(NamedTuple):
 
     def copied(self) -> "Inputs":
         """Return a copy of all tensors and dictionaries."""
-        descriptors, supports, query, progress = self.experience
-        batches = [each_tensor(Tensor.clone, batch) for batch in (*supports, query)]
-        experience = Experience(descriptors.clone(), tuple(batches[:-1]), batches[-1], progress)
+        given = self.experience
+        *supports, query = (each_tensor(Tensor.clone, batch) for batch in (*given.supports, given.query))
+        experience = dataclasses.replace(
+            given, descriptors=given.descriptors.clone(), supports=tuple(supports), query=query
+        )
         return Inputs(_copied(self.params), _copied(self.state), experience)
 
     def at(self, progress: float) -> "Inputs":
         """Return the inputs at another fraction of the training."""
-        return self._replace(experience=self.experience._replace(progress=progress))
+        return self._replace(experience=dataclasses.replace(self.experience, progress=progress))
 
     def after(self, update: Update) -> "Inputs":
         """Return the inputs of the next update, with the same experience."""
@@ -44,7 +46,7 @@ class Inputs(NamedTuple):
         """Return the inputs with all data that a learner may use replaced by one value, such as nan."""
         supports = tuple(_filled(batch, poison) for batch in self.experience.supports)
         query = _filled(self.experience.query, poison)
-        return self._replace(experience=self.experience._replace(supports=supports, query=query))
+        return self._replace(experience=dataclasses.replace(self.experience, supports=supports, query=query))
 
     @property
     def data(self) -> list[Tensor]:
@@ -59,9 +61,9 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(batch: Batch, poison: float) -> Batch:
     if isinstance(batch, Examples):
-        return batch._replace(inputs=torch.full_like(batch.inputs, poison))
+        return dataclasses.replace(batch, inputs=torch.full_like(batch.inputs, poison))
     poisoned = torch.full_like(batch.rewards, poison)
-    return batch._replace(rewards=poisoned, advantages=poisoned)
+    return dataclasses.replace(batch, rewards=poisoned, advantages=poisoned)
 
 
 @dataclasses.dataclass(frozen=True)

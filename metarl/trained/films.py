@@ -12,17 +12,18 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from metarl import objectives
 from metarl.control import ControlTasks, Single, check_environment, collect
+from metarl.environments import flag
+from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
-from metarl.pictures.video import Clip, Frame
+from metarl.pictures.video import Clip
 from metarl.seeding import stream
 from metarl.trained.opening import Trained
-from metarl.types import Family, Learner, State, Tasks
+from metarl.types import Family, Learner, State, Tasks, policy_of
 
 SHOWN_NUMBERS = 6
 """A film's title shows the task parameters if they are at most this many numbers."""
@@ -60,7 +61,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
         if not any(self._ended):
             observation, step_reward, terminated, truncated, _ = self._env.step(actions[0])
             reward = float(step_reward)
-            self._ended = bool(terminated), bool(truncated)
+            self._ended = flag("terminated", terminated), flag("truncated", truncated)
             self._observation = np.asarray(observation)[None]
             self.frames.append(self._frame())
         terminations, truncations = (np.array([flag]) for flag in self._ended)
@@ -76,9 +77,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
         return float(self._env.metadata.get("render_fps") or 20)
 
     def _frame(self) -> Frame:
-        picture = Image.fromarray(np.asarray(self._env.render()))
-        width = round(picture.width * self._height / picture.height)
-        return np.asarray(picture.resize((width, self._height), Image.Resampling.LANCZOS))
+        return frame_of(self._env.render(), self._height)
 
 
 def single_of(family: Family) -> Callable[..., gymnasium.Env[Any, Any]]:
@@ -91,6 +90,20 @@ def single_of(family: Family) -> Callable[..., gymnasium.Env[Any, Any]]:
     return family.single
 
 
+def check_rendering(trained: Trained, tasks: ControlTasks, height: int = 240) -> None:
+    """Raise ValueError unless the environment of the first task can be rendered: look at its first frame."""
+    single = single_of(trained.family)
+    name = type(trained.family).__name__
+    try:
+        recorder = Recorder(single(_parameters(_one(tasks, 0, trained.learner)), "rgb_array"), height)
+        try:
+            recorder.reset(seed=0)
+        finally:
+            recorder.close()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be rendered: {error}") from error
+
+
 def film(
     trained: Trained, tasks: ControlTasks, steps: int = 3, seed: int = 0, mean: bool = False, height: int = 240
 ) -> tuple[list[list[Clip]], float]:
@@ -101,9 +114,10 @@ def film(
     as in the run, or one for a policy with memory.
 
     Raises:
-        ValueError: the family has no single environment, or one that does not fit its Spec.
+        ValueError: the family has no single environment, or one that cannot be rendered or does not fit its Spec.
         RolloutError: an environment failed.
     """
+    check_rendering(trained, tasks, height)
     learner = _acting_by_the_mean(trained.learner) if mean else trained.learner
     clips: list[list[Clip]] = []
     fps = 0.0
@@ -124,8 +138,8 @@ def film(
 
 
 def _clip(recorder: Recorder, learner: Learner, state: State, task: ControlTasks, step: int, generator: Any) -> Clip:
-    trajectory = collect(recorder, learner, state, 1, task.sampling.horizon, generator)
-    total = float((trajectory.rewards * trajectory.mask).sum())
+    rollout = collect(recorder, learner.spec, policy_of(learner, state), 1, task.sampling.horizon, generator)
+    total = float(rollout.rewards.sum())
     return Clip(f"{after(step)}, return {total:.1f}", recorder.frames)
 
 
@@ -133,7 +147,7 @@ def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
     """Return one of the tasks. A policy with memory acts in one lane, so it gets one episode at a time."""
     row = slice(number, number + 1)
     parameters = {name: values[row] for name, values in tasks.parameters.items()}
-    sampling = tasks.sampling if learner.observe is None else replace(tasks.sampling, episodes=1)
+    sampling = tasks.sampling if learner.memory is None else replace(tasks.sampling, episodes=1)
     return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling)
 
 

@@ -11,8 +11,8 @@ from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.files import expanded
 from metarl.seeding import stream
-from metarl.speed import Device, resolve_device
-from metarl.training import Settings, recorded
+from metarl.speed import Device, resolve_device, usual_modes
+from metarl.training import Settings, check_data, recorded
 from metarl.types import Algorithm, Family, Learner, Params, Split, Tasks
 
 
@@ -28,6 +28,15 @@ class Trained:
     device: torch.device
     iteration: int
     """Number of meta-iterations that the parameters were trained for."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the learner: its functions cannot be pickled, and follow from algorithm and family."""
+        return {name: value for name, value in vars(self).items() if name != "learner"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the learner anew."""
+        for name, value in (state | {"learner": state["algorithm"].build(state["family"].spec)}).items():
+            object.__setattr__(self, name, value)
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
         """Sample tasks, the same as ``metarl evaluate`` with the same number, split and seed."""
@@ -46,6 +55,7 @@ class Trained:
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
 
+@usual_modes()
 def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
@@ -55,6 +65,7 @@ def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: D
     """
     folder = expanded(folder)
     algorithm, family, _, settings = recorded(folder, device)
+    check_data(runs.read_config(folder), family, folder)
     return opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
 
 

@@ -4,6 +4,7 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
+from metarl.training.data import check_data
 from metarl.training.experiment import Experiment, recipe
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather
@@ -23,6 +24,7 @@ __all__ = [
     "Source",
     "TrainingError",
     "callbacks",
+    "check_data",
     "default_settings",
     "gather",
     "load",

@@ -4,14 +4,13 @@ A callback depends only on its argument and on its own files in the run folder. 
 same callbacks continues as if it had never stopped.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl import evaluation, runs
+from metarl import evaluation, plugins, runs
 from metarl.files import write_json
 from metarl.training.progress import Iteration, Progress, training_score
 from metarl.training.settings import Settings
@@ -40,6 +39,7 @@ class Evaluate:
     """Stop training when this score is reached."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         if min(self.every, self.tasks) < 1 or self.steps < 0:
             raise ValueError(f"every={self.every} and tasks={self.tasks} are at least 1, steps={self.steps} at least 0")
 
@@ -61,7 +61,7 @@ class Evaluate:
 def _keep(folder: Path, progress: Progress, metrics: Mapping[str, Any], score: float) -> None:
     """Append the scores to the curve, and save the parameters if they are the best so far."""
     path = folder / runs.CURVE
-    curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    curve = runs.read_curve(folder)
     # A resumed run repeats the iterations after its last checkpoint: drop their old points.
     curve = [point for point in curve if point["iteration"] < progress.iteration]
     if not math.isnan(score) and not any(point["score"] >= score for point in curve):
@@ -77,6 +77,7 @@ class KeepCheckpoints:
     """Iterations between kept checkpoints."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         if self.every < 1:
             raise ValueError(f"every={self.every} must be at least 1")
 
@@ -96,9 +97,18 @@ class StopAtScore:
     threshold: float
     """Score at which training stops."""
 
+    def __post_init__(self) -> None:
+        _make_plain(self)
+
     def __call__(self, iteration: Iteration) -> bool:
         """Check the score of logged iterations. Return False to stop training."""
         return iteration.row is None or not training_score(iteration.row) >= self.threshold
+
+
+def _make_plain(callback: Any) -> None:
+    """Replace NumPy's numbers by Python's. Raises ValueError for an option of another type than its hint says."""
+    for name, value in plugins.checked_fields(callback).items():
+        object.__setattr__(callback, name, value)
 
 
 def validation(settings: Settings) -> list[Evaluate]:

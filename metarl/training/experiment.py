@@ -5,13 +5,16 @@ import difflib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from metarl import plugins
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
+from metarl.speed import usual_modes
 from metarl.training.progress import Callback, Result
 from metarl.training.settings import Settings, default_settings
-from metarl.training.start import Source, source, start
+from metarl.training.start import Make, Source, source, start
 from metarl.types import Algorithm, Family, Outer
 
 
@@ -27,6 +30,7 @@ class Experiment(NamedTuple):
     recipe: str | None = None
     """Name of the recipe, if any."""
 
+    @usual_modes()
     def train(
         self,
         out: Path | str | None = None,
@@ -40,17 +44,24 @@ class Experiment(NamedTuple):
         return run.train(run.first(), quiet, callbacks)
 
 
-def recipe(algorithm: str, tasks: str, variant: str | None = None, outer: str | None = None) -> Experiment:
+def recipe(
+    algorithm: str,
+    tasks: str,
+    variant: str | None = None,
+    outer: str | None = None,
+    make: Mapping[plugins.Group, Make] = MappingProxyType({}),
+) -> Experiment:
     """Return the experiment of ``metarl train ALGORITHM TASKS``: with their recipe, or with defaults if there is none.
 
     ``variant`` selects another recipe, such as "paper", or "none". ``outer`` is the name of another outer update, with
-    its default options.
+    its default options. ``make`` says how classes of a group become objects, where not by their default options.
 
     Raises:
         PluginError: a plugin or the recipe does not exist, or the recipe has unknown options.
     """
     chosen = find_recipe(algorithm, tasks, variant)
-    method, family = source("algorithms", algorithm).target, source("tasks", tasks).target
+    groups: dict[plugins.Group, str] = {"algorithms": algorithm, "tasks": tasks}
+    method, family = (source(group, name, make.get(group, type.__call__)).target for group, name in groups.items())
     if chosen is not None:
         method = with_options(method, chosen.options["algorithm"], f"{chosen}: algorithm")
         family = with_options(family, chosen.options["tasks"], f"{chosen}: tasks")

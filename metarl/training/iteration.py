@@ -9,10 +9,23 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import practised
 from metarl.numerics import sum_of
 from metarl.seeding import stream
 from metarl.speed import send
-from metarl.types import Batch, Experience, Family, Learner, Outer, Params, Rollout, Tasks, Update
+from metarl.types import (
+    Experience,
+    Family,
+    Learner,
+    Outer,
+    Params,
+    Policy,
+    Rollout,
+    Tasks,
+    Update,
+    environments_of,
+    labelled_tasks,
+)
 
 
 class Outcome(NamedTuple):
@@ -78,26 +91,26 @@ def _examples(
     learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
 ) -> tuple[Experience, dict[str, Tensor]]:
     # No adaptation here: it does not change what is drawn, and the meta-loss computes the scores.
+    labelled = labelled_tasks(tasks)
     first = next(draws)
-    descriptors = send(tasks.descriptors, first.device)
-    state = learner.begin(params, descriptors)
-    support = tasks.draw(learner, state, "support", first)
-    query = tasks.draw(learner, state, "query", next(draws))
-    return Experience(descriptors, (support,) * learner.adaptations, query, progress), {}
+    support, query = labelled.draw("support", first), labelled.draw("query", next(draws))
+    supports, descriptors = (support,) * learner.adaptations, send(tasks.descriptors, first.device)
+    return Experience(descriptors=descriptors, supports=supports, query=query, progress=progress), {}
 
 
 def _rollouts(
     learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
 ) -> tuple[Experience, dict[str, Tensor]]:
-    generator = next(draws)
-    descriptors = send(tasks.descriptors, generator.device)
-    state, rollouts = learner.begin(params, descriptors), list[Batch]()
-    for _ in range(learner.adaptations):
-        rollouts.append(tasks.draw(learner, state, "support", generator))
-        state, generator = learner.adapt(state, rollouts[-1]), next(draws)
-    query = tasks.draw(learner, state, "query", generator)
+    environments, first = environments_of(tasks), next(draws)
+    generators = itertools.chain([first], draws)
+    descriptors = send(tasks.descriptors, first.device)
+
+    def act(policy: Policy) -> Rollout:
+        return environments.rollout(policy, next(generators))
+
+    experience = practised(learner, params, descriptors, act, progress)
     scores: dict[str, Tensor] = {}
-    for step, rollout in enumerate([*rollouts, query]):
-        scores |= objectives.mean_scores(learner.spec.kind, rollout, None, step)
-    experience = Experience(descriptors, tuple(rollouts), query, progress)
-    return experience if learner.prepare is None else learner.prepare(experience), scores
+    for step, rollout in enumerate([*experience.supports, experience.query]):
+        named = objectives.step_scores(learner.spec.kind, rollout, None, step)
+        scores |= {name: values.mean() for name, values in named.items()}
+    return experience, scores

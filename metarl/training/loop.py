@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import runs
-from metarl.control import check_discount, check_tasks
+from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
@@ -20,9 +20,9 @@ from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
-from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
+from metarl.training.progress import Callback, Iteration, Progress, Result, Watch, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective
+from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
@@ -43,16 +43,15 @@ class Run:
         settings: Settings,
         folder: Path | None = None,
     ) -> None:
-        self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings
+        self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings.filled(family.spec)
         self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        check_discount(family, algorithm, self.learner)
         with float32(self.device):
-            _check_outer(outer, self.learner, settings.meta_batch_size)
+            _check_outer(outer, self.learner, self.settings.meta_batch_size)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None
@@ -94,7 +93,7 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
-        ends = progress.iteration >= last
+        ends, watch = progress.iteration >= last, Watch(self.family.spec.kind)
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
@@ -104,11 +103,12 @@ class Run:
                     logged = _numbers(row)
                     rows.append(logged)
                     log(logged)
+                    watch.see(logged)
                     score = training_score(logged)
                 answers = [callback(Iteration(self, reached, logged)) for callback in asked]
                 ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
-        return Result(progress.params, self.learner, rows, interrupted=progress.iteration < last)
+        return Result(progress.params, self.learner, rows, progress.iteration < last, stop.signal)
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
@@ -132,10 +132,9 @@ class Run:
         """Tell what to do about a meta-gradient that is not finite: labelled examples can be drawn again."""
         if not self.family.spec.control:
             streams = self._streams(number)
-            tasks = self.family.sample(self.settings.meta_batch_size, "train", next(streams))
-            state = self.learner.begin(self.first().params, send(tasks.descriptors, self.device))
+            tasks = labelled_tasks(self.family.sample(self.settings.meta_batch_size, "train", next(streams)))
             for role in get_args(Role):
-                for name, values in tasks.draw(self.learner, state, role, next(streams))._asdict().items():
+                for name, values in vars(tasks.draw(role, next(streams))).items():
                     if not values.isfinite().all():
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
         return "try a smaller step size"
@@ -161,6 +160,7 @@ class Run:
         if self.folder is not None and better:
             runs.save_checkpoint(self.folder / runs.BEST, acted._replace(best=score)._asdict())
         if self.folder is not None and (ends or reached.iteration % self.settings.checkpoint_every == 0):
+            _check_finite(reached)
             path = self.folder / runs.CHECKPOINT
             runs.save_checkpoint(path, reached._asdict(), keep=path.with_name(runs.PREVIOUS))
             runs.settle(self.folder)
@@ -173,6 +173,16 @@ def _check_outer(outer: Outer, learner: Learner, tasks: int) -> None:
         outer.check(learner)
     if isinstance(outer, Chunked) and outer.chunks is not None and outer.chunks > tasks:
         raise ValueError(f"chunks={outer.chunks} is more than the {tasks} tasks of a meta-batch")
+
+
+def _check_finite(reached: Progress) -> None:
+    """Raise TrainingError for parameters that are not finite: they must not take the place of the last good ones."""
+    wrong = [name for name, value in reached.params.items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise TrainingError(
+            f"the parameter {wrong[0]} is not finite after iteration {reached.iteration}; the last checkpoint is "
+            "intact: try a smaller step size"
+        )
 
 
 def _check_start(params: Params, given: Params) -> None:

@@ -1,6 +1,7 @@
 """The state of a run, the result of training, and the argument of callbacks."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from metarl.training.settings import Settings
-from metarl.types import Family, Learner, Params
+from metarl.types import Family, Kind, Learner, Params
 
 
 class Progress(NamedTuple):
@@ -33,6 +34,8 @@ class Result(NamedTuple):
     rows: list[dict[str, float]]
     """One row of metrics for each iteration of this call."""
     interrupted: bool
+    signal: int | None = None
+    """The signal that stopped training, such as SIGINT for Ctrl-C; None if it was none."""
 
 
 class Running(Protocol):
@@ -73,6 +76,47 @@ class Iteration(NamedTuple):
 Callback = Callable[[Iteration], bool | None]
 """Called after every iteration, before its checkpoint. Returning False stops training; see
 ``metarl.training.callbacks``."""
+
+
+HUGE = 1e6
+"""A loss beyond this is nothing that learning reaches by itself."""
+LARGE = 1e3
+"""A first squared error beyond this tells of targets that are far from 1."""
+REFUSED_IN_A_ROW = 20
+
+
+class Watch:
+    """Warns, once of each kind, of training that is not learning."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind, self._told, self._refused, self._first = kind, set[str](), 0, True
+
+    def see(self, row: Mapping[str, float]) -> None:
+        """Look at a logged row."""
+        number = int(row["iteration"])
+        losses = {name: value for name, value in row.items() if name.startswith("loss/step_") or name == "outer/loss"}
+        if self._kind == "regression" and self._first and max(losses.values(), default=0.0) > LARGE:
+            self._warn(
+                f"the loss is {max(losses.values()):.2g} in iteration {number}: targets seem to be far from 1; scale "
+                "inputs and targets, to a mean of 0 and a standard deviation of 1, say"
+            )
+        elif bad := [name for name, value in losses.items() if abs(value) > HUGE]:  # nan is refused
+            self._warn(
+                f"{bad[0]} is {row[bad[0]]:.2g} in iteration {number}: training diverges; try a smaller step size"
+            )
+        self._first = False
+        self._refused = self._refused + 1 if row.get("outer/accepted") == 0 else 0
+        if self._refused == REFUSED_IN_A_ROW:
+            self._warn(
+                f"the line search has refused all of {self._refused} logged steps up to iteration {number}: the "
+                "parameters do not change; try a smaller max_kl, or another seed"
+            )
+
+    def _warn(self, told: str) -> None:
+        kind = told.partition(" in iteration")[0].partition(" is ")[0]
+        if "the loss" not in self._told and kind not in self._told:
+            self._told.add(kind)
+            warnings.warn(told, stacklevel=4)
 
 
 def training_score(row: Mapping[str, float]) -> float:

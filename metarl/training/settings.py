@@ -1,24 +1,32 @@
 """Options common to every training run."""
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
+from metarl import plugins
 from metarl.spec import Spec
-from metarl.speed import Device
+from metarl.speed import Device, check_device
+
+BY_KIND = cast(int, None)
+"""An option whose default depends on the kind of tasks; a run's own settings hold a number in its place."""
+CONTROL = {"iterations": 500, "meta_batch_size": 40, "checkpoint_every": 10, "log_every": 1}
+EXAMPLES = {"iterations": 20_000, "meta_batch_size": 25, "checkpoint_every": 1000, "log_every": 100}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options common to every training run."""
 
-    iterations: int = 500
-    """Meta-iterations. Each makes one outer update."""
-    meta_batch_size: int = 40
-    """Tasks sampled for each outer update."""
+    iterations: int = BY_KIND
+    """Meta-iterations. Each makes one outer update. By default 500 for control, and 20,000 for labelled examples, whose
+    iterations are short."""
+    meta_batch_size: int = BY_KIND
+    """Tasks sampled for each outer update. By default 40, and 25 for labelled examples."""
     seed: int = 0
     """Seed of all random numbers."""
     device: Device = "auto"
-    """Device for networks and data; auto uses cuda if it is available."""
+    """Device for networks and data: auto, cpu, cuda, or one GPU of several, such as cuda:1. Auto uses cuda if it is
+    available."""
     compile: bool = False
     """Compile iterations with torch.compile. Compiling takes up to a minute at the start. With labelled examples, the
     whole iteration is compiled, which makes small networks several times faster. For control, the steps of
@@ -26,11 +34,13 @@ class Settings:
     reason and training continues uncompiled. Do not change options of the tasks, the algorithm or the outer update
     during training: compiled code does not see the change. Compiled results are compared with uncompiled ones at
     iterations 1, 2, 4, 8, ... and every 200 (control: every 50), so such a change is found, but not at once."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints. The last iteration always writes one."""
-    log_every: int = 1
-    """Iterations between rows of the logs. A row holds the metrics of one iteration, not a mean over several. The last
-    iteration is always logged. The best checkpoint is chosen among logged iterations."""
+    checkpoint_every: int = BY_KIND
+    """Iterations between checkpoints. The last iteration always writes one. By default 10, and 1000 for labelled
+    examples."""
+    log_every: int = BY_KIND
+    """Iterations between rows of the logs. By default 1, and 100 for labelled examples. A row holds the metrics of one
+    iteration, not a mean over several. The last iteration is always logged. The best checkpoint is chosen among logged
+    iterations."""
     validate_every: int | None = None
     """Iterations between evaluations on held-out validation tasks. The parameters with the best score after the last
     adaptation step are kept; use them with --checkpoint validated. By default, there is no validation."""
@@ -42,11 +52,9 @@ class Settings:
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
     def __post_init__(self) -> None:
-        if self.device not in get_args(Device):
-            raise ValueError(
-                f"device={self.device!r}: expected one of {', '.join(get_args(Device))}; one GPU of several is chosen "
-                "by the environment variable CUDA_VISIBLE_DEVICES, which hides the others"
-            )
+        for name, value in plugins.checked_fields(self).items():
+            object.__setattr__(self, name, value)  # NumPy's numbers, as Python's
+        check_device(self.device)
         for name in ("iterations", "meta_batch_size", "checkpoint_every", "log_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,9 +65,13 @@ class Settings:
                 f"validation_steps={self.validation_steps} at least 0"
             )
 
+    def filled(self, spec: Spec) -> "Settings":
+        """Return settings in which nothing is left open: what is None is as the kind of tasks needs it."""
+        defaults = CONTROL if spec.control else EXAMPLES
+        changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **changes)
+
 
 def default_settings(spec: Spec) -> Settings:
-    """Return default settings for a family. Labelled examples need many iterations, but each one is short."""
-    if spec.control:
-        return Settings()
-    return Settings(iterations=20_000, meta_batch_size=25, checkpoint_every=1000, log_every=100)
+    """Return the settings of a family where none are given."""
+    return Settings().filled(spec)

@@ -1,7 +1,7 @@
 """Starting a run and going on with one."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +10,15 @@ from metarl import plugins, runs
 from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.runs import logger
-from metarl.speed import Device
+from metarl.speed import Device, usual_modes
+from metarl.training.data import check_data, recorded_data
 from metarl.training.loop import Run
 from metarl.training.progress import Callback, Progress, Result
 from metarl.training.settings import Settings, default_settings
 from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
 
 
+@usual_modes()
 def train(
     algorithm: Algorithm | str,
     family: Family | str,
@@ -44,6 +46,7 @@ def train(
     return run.train(run.first(), quiet, callbacks)
 
 
+@usual_modes()
 def resume(
     folder: Path | str,
     iterations: int | None = None,
@@ -70,13 +73,16 @@ class Source(NamedTuple):
     reference: str | None = None
 
 
-def source(group: plugins.Group, target: Any) -> Source:
-    """Return an object as it is, or load a name with its default options. Raises PluginError."""
+Make = Callable[[type], Any]
+
+
+def source(group: plugins.Group, target: Any, make: Make = lambda kind: kind()) -> Source:
+    """Return an object as it is, or load a name, of which ``make`` makes an object. Raises PluginError."""
     if not isinstance(target, str):
         return Source(target)
     loaded = plugins.load(group, target)
     try:
-        return Source(loaded() if isinstance(loaded, type) else loaded, target)
+        return Source(make(loaded) if isinstance(loaded, type) else loaded, target)
     except TypeError as error:
         raise plugins.PluginError(
             f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
@@ -96,10 +102,12 @@ def start(
 ) -> Run:
     """Check that everything fits together, and make the run folder. Raises ValueError."""
     folder = None if out is None else expanded(out).absolute()  # families may change the working folder
+    algorithm, family = _settled(algorithm), _settled(family)
     update = (
         outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
     )
-    _check_wandb(settings, folder)
+    update = _settled(update)
+    _check_logs(settings, folder)
     run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
     _check_splits(family.target, run.settings)
     run.start_from = start_from or {}
@@ -110,6 +118,7 @@ def start(
             "tasks": runs.describe(*family),
             "outer": runs.describe(*update),
             "settings": asdict(run.settings),
+            **recorded_data(family.target),
         }
         if recipe is not None:
             record["recipe"] = recipe
@@ -117,6 +126,11 @@ def start(
             record["start_from"] = sorted(start_from)
         run.claim = runs.create(folder, record, overwrite, first)
     return run
+
+
+def _settled(source: Source) -> Source:
+    """Return what was asked for with options that mean the same elsewhere. Raises ValueError for a wrong type."""
+    return source._replace(target=plugins.absolute_paths(plugins.checked_options(source.target)))
 
 
 def _check_splits(family: Family, settings: Settings) -> None:
@@ -132,7 +146,10 @@ def _check_splits(family: Family, settings: Settings) -> None:
         warnings.warn(f"{error}: no validation will be possible", stacklevel=4)
 
 
-def _check_wandb(settings: Settings | None, folder: Path | None) -> None:
+def _check_logs(settings: Settings | None, folder: Path | None) -> None:
+    """Raise ValueError where a package that logs need is missing."""
+    if folder is not None:
+        logger.import_writers()
     if settings is not None and settings.wandb is not None:
         if folder is None:
             raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
@@ -162,14 +179,16 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
     algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
     try:
         settings = Settings(**config["settings"])
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
 
 
 def load(folder: Path, device: Device | None = None) -> Run:
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    return Run(*recorded(folder, device), folder)
+    parts = recorded(folder, device)
+    check_data(runs.read_config(folder), parts.family, folder)
+    return Run(*parts, folder)
 
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
@@ -189,10 +208,12 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
 
 def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
     run = load(folder, device)
-    _check_wandb(run.settings, folder)
+    _check_logs(run.settings, folder)
     config = runs.read_config(folder)
     if iterations is not None:
         run.settings = replace(run.settings, iterations=iterations)
+    logger.read_progress(folder / runs.PROGRESS)  # raises RunError where training could not go on with it
+    runs.read_curve(folder)
     path = folder / runs.CHECKPOINT
     began = path.exists() or (folder / runs.PREVIOUS).exists()
     if not began and "start_from" in config:
@@ -208,5 +229,7 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
             "ask for more with --iterations"
         )
     if iterations is not None:
-        runs.write_record(folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": iterations}})
+        runs.write_record(
+            folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}}
+        )
     return run, progress

@@ -1,5 +1,6 @@
 """N-way K-shot classification of any folder of images: mini-ImageNet (arXiv 1606.04080) and its like."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class Images:
     ``[task, way]``. Nothing describes a task.
     """
 
-    root: str | None = None
+    root: Path | None = None
     """Folder of the images; it must be given."""
     size: int = 84
     """Width and height that images are brought to."""
@@ -104,6 +105,14 @@ class Images:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
         self._family.check_split(split)
 
+    def fingerprint(self) -> str:
+        """Return a digest of the pictures, whatever size they are brought to, and of the classes that they show."""
+        listing = listed(self._folder)
+        digests = _pictures(self._folder, listing.files, self._reading).digests
+        told = hashlib.sha256(repr((listing.names, listing.labels, listing.classes)).encode())
+        told.update(digests.tobytes())
+        return told.hexdigest()
+
     def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw support and query images of the first tasks of an evaluation; return the path."""
         return picture(tasks, queries, path)
@@ -116,11 +125,15 @@ class Images:
     def _reading(self) -> Reading:
         return Reading(self.size, self._mode, self.depth, self.ground)
 
-    @cached_property
-    def _family(self) -> NWayKShot:
+    @property
+    def _folder(self) -> Path:
         if self.root is None:
             raise ValueError(f"which images? Name their folder with --tasks.root (in Python: root); {LAYOUT}")
-        listing, pixels = load(expanded(self.root), *self._reading, self.copies)
+        return expanded(self.root)
+
+    @cached_property
+    def _family(self) -> NWayKShot:
+        listing, pixels = load(self._folder, *self._reading, self.copies)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
         options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
         labels = torch.tensor(listing.labels)
@@ -207,7 +220,7 @@ def read_images(
     reading.check()
     if not files:
         raise ValueError("which images? The list of files is empty")
-    full = [Path(os.path.abspath(file)) for file in files]
+    full = [Path(os.path.abspath(expanded(file))) for file in files]
     if absent := [file for file in full if not file.is_file()]:
         raise ValueError(f"there is no file {absent[0]}; {len(absent)} of {len(full)} are missing")
     root = Path(os.path.commonpath([file.parent for file in full]))

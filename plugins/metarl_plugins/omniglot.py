@@ -60,7 +60,7 @@ class Omniglot:
     ``quarter_turns`` ``[task, way]``. Nothing describes a task.
     """
 
-    root: str | None = None
+    root: Path | None = None
     """Folder of the data set, with images_background and images_evaluation, as .zip or extracted; by default the folder
     omniglot in the one that the environment variable METARL_DATA names."""
     ways: int = 5
@@ -107,6 +107,10 @@ class Omniglot:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
         self._family.check_split(split)
 
+    def fingerprint(self) -> str:
+        """Return a digest of the drawings and their characters."""
+        return self._family.fingerprint()
+
     def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw support and query drawings of the first tasks of an evaluation; return the path."""
         return picture(tasks, queries, path)
@@ -134,7 +138,7 @@ def vinyals_split(characters: Sequence[str]) -> dict[Split, tuple[int, ...]]:
     return {"train": train, "validation": validation, "test": test}
 
 
-def located(root: str | None) -> Path:
+def located(root: Path | str | None) -> Path:
     """Return the folder of the data set. Raises ValueError where it is not told, or does not hold it."""
     data = os.environ.get("METARL_DATA")
     if root is None and not data:

@@ -111,8 +111,8 @@ def _iterating(run: Run, progress: Progress) -> Callable[[int], None]:
 def drawn(found: Problem, number: int) -> tuple[Examples, Examples]:
     """Support and query of fresh tasks, as metarl draws them."""
     tasks = found.family.sample(found.tasks, "train", stream(0, "tasks", number))
-    support = tasks.draw(None, None, "support", stream(0, "support", number, device=found.device))
-    return support, tasks.draw(None, None, "query", stream(0, "query", number, device=found.device))
+    support = tasks.draw("support", stream(0, "support", number, device=found.device))
+    return support, tasks.draw("query", stream(0, "query", number, device=found.device))
 
 
 def sampling_alone(**what: Any) -> Entrant:
@@ -161,7 +161,9 @@ def disagreement(found: Problem, gradient: Callable[[Params, Experience], Tensor
         draws = (stream(0, "draw", index, device=found.device) for index in range(2))
         experience, _ = gather(run.learner, params, tasks, draws)
         mine = adapted.mean_gradient(
-            lambda candidate, _: found.tasks * run.learner.meta_loss(candidate, experience)[0], params, [experience]
+            lambda candidate, _: found.tasks * run.learner.meta_loss(candidate, experience)[0].mean(),
+            params,
+            [experience],
         )
         far = float((gradient(params, experience) - mine).norm() / mine.norm())
     if not far < TOLERANCE:

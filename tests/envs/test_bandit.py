@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Spec, policy_of
 from metarl_envs.bandit import Bandit, make_env, make_vector_env, optimal_returns, pull, uniform_returns
 
 
@@ -43,7 +43,7 @@ def test_the_family() -> None:
     family = Bandit(arms=7)
     assert family.spec == Spec(input_shape=(1,), output_size=7, kind="discrete", descriptor_size=7)
     assert family.parameter_space["probabilities"].shape == (7,)
-    assert (family.sampling.episodes * family.sampling.horizon, family.sampling.discount) == (100, 0.95)
+    assert family.sampling.episodes * family.sampling.horizon == 100
     tasks = family.sample(500, "train", torch.Generator().manual_seed(0))
     probabilities = tasks.parameters["probabilities"]
     assert probabilities.shape == (500, 7)
@@ -64,7 +64,7 @@ def test_a_uniform_policy_earns_the_uniform_return() -> None:
     family = Bandit()
     tasks = family.sample(8, "test", torch.Generator().manual_seed(0))
     learner = Learner(family.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (seen.repeat(1, 1, 5), state), None)
-    rollout = tasks.draw(learner, None, "query", torch.Generator().manual_seed(1))
+    rollout = tasks.rollout(policy_of(learner, None), torch.Generator().manual_seed(1))
     assert rollout.rewards.shape == (8, 100, 1)
     expected = uniform_returns(tasks.parameters["probabilities"], 1).mean()
     assert rollout.rewards.mean() == pytest.approx(expected.item(), abs=0.06)

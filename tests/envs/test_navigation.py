@@ -11,7 +11,7 @@ def test_the_family_is_the_papers() -> None:
     family = PointNavigation()
     assert family.spec == Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2)
     sampling = family.sampling
-    assert (sampling.episodes, sampling.horizon, sampling.discount, sampling.gae_lambda) == (20, 100, 0.99, 1.0)
+    assert (sampling.episodes, sampling.horizon) == (20, 100)
     assert family.parameter_space == gymnasium.spaces.Dict({"goal": gymnasium.spaces.Box(-0.5, 0.5, (2,))})
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Spec, policy_of
 from metarl_envs.tabular import (
     TabularMDP,
     make_env,
@@ -91,7 +91,7 @@ def test_a_uniform_policy_earns_the_uniform_return() -> None:
     learner = Learner(
         family.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (torch.zeros(*seen.shape[:-1], 5), state), None
     )
-    rollout = tasks.draw(learner, None, "query", torch.Generator().manual_seed(1))
+    rollout = tasks.rollout(policy_of(learner, None), torch.Generator().manual_seed(1))
     assert rollout.rewards.shape == (20, 20, 10)
     assert rollout.mask.all()
     expected = uniform_returns(**tasks.parameters, horizon=10)

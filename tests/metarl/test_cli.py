@@ -138,7 +138,10 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml gone:Family --out X", "there is no module 'gone'"),
         ("train maml my_tasks:PENDULUM --out X", "no attribute 'PENDULUM'; did you mean 'PENDULUMS'"),
         ("train maml my_tasks:NOTHING --out X", "has no 'sample'"),
-        ("train maml my_tasks:Needy --out X", "my_tasks:Needy cannot be made without options"),
+        (
+            "train maml my_tasks:Needy --out X",
+            "Missing from metarl train maml my_tasks:Needy: --tasks.city STR (required)",
+        ),
         (
             "train maml half-cheetah-velocity --compile --device cpu --out X",
             "the steps of this environment are no graph",
@@ -201,7 +204,7 @@ def test_a_wrong_request_is_answered_in_one_line(
     [
         (
             "train maml bandit --out RUN",
-            "already contains a run; choose another folder with --out, continue the run with",
+            "already contains a run; choose another folder with --out, continue the run (metarl resume ",
         ),
         ("train maml bandit --out RUN/config.json", "cannot create the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
@@ -312,7 +315,7 @@ class TestHelp:
         for text in (
             "Inner step size (the paper's alpha)",
             "Number of arms; RL^2 uses 5, 10 and 50.",
-            "Meta-iterations. Each makes one outer update. (default: 500)",
+            "Meta-iterations. Each makes one outer update. By default 500 for control, and 20,000 for labelled",
             "Bound on the mean KL divergence",
             "Episodes per task, sampled before every inner step",
             "Replace an existing run in that folder.",
@@ -600,9 +603,7 @@ class TestEvaluate:
         plain, same, other = (record["metrics"]["return/step_1"]["per_task"] for record in found)
         assert plain == same != other
         assert found[2]["algorithm"]["options"]["step_size"] == 100
-        assert found[2]["family"]["options"]["sampling"] == {
-            "episodes": 3, "horizon": 5, "discount": 0.95, "gae_lambda": 1.0
-        }  # fmt: skip
+        assert found[2]["family"]["options"]["sampling"] == {"episodes": 3, "horizon": 5}
         assert training.load(run).algorithm.step_size == 0.1, "the run itself is as it was"
 
     def test_the_gap_to_an_oracle_is_told_and_kept(self, run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -665,7 +666,7 @@ class TestPlot:
         other = Path(shutil.copytree(run, tmp_path / "other"))
         (other / "progress.csv").unlink()
         told = printed(capsys, "plot", other, run)
-        assert told.splitlines()[0] == "without an iteration, so not in learning.png: other"
+        assert told.splitlines()[0] == "without a score so far, so not in learning.png: other"
         assert f"wrote {other}/learning.png" in told
 
     def test_evaluations_that_training_went_beyond_tell_their_iteration(
@@ -699,8 +700,9 @@ class TestPlot:
     def test_runs_that_hold_nothing_to_draw_are_refused(self, run: Path, capsys: Captured) -> None:
         (run / "evaluation.json").write_text("{")
         assert "evaluation.json cannot be read" in refused(capsys, "plot", run)
+        (run / "evaluation.json").unlink()
         (run / "progress.csv").write_text("iteration,return/step_0\n1")
-        assert f"nothing to draw yet: progress.csv holds no iteration in {run}" in refused(capsys, "plot", run, run)
+        assert f"nothing to draw yet: progress.csv holds no score in {run}" in refused(capsys, "plot", run, run)
 
 
 def test_exit_codes_are_those_of_the_contract() -> None:

@@ -1,10 +1,11 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from support.synthetic import CONTINUOUS, DISCRETE, rollout
+from support.synthetic import CONTINUOUS, DISCRETE, by_hand, rollout
 from torch import Tensor
 from torch.autograd.functional import hessian
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
@@ -113,7 +114,7 @@ def hand_rollout() -> tuple[Tensor, Rollout]:
     actions = torch.tensor([[[0, 1], [1, 0]]])
     advantages = torch.tensor([[[2.0, -4.0], [1.0, 0.0]]])
     old = torch.full((1, 2, 2), math.log(0.5))
-    return logits, Rollout(torch.zeros(1, 2, 2, 1), actions, old, torch.zeros(1, 2, 2), mask, advantages)
+    return logits, by_hand(torch.zeros(1, 2, 2, 1), actions, old, torch.zeros(1, 2, 2), mask, advantages)
 
 
 def test_surrogates_by_hand() -> None:
@@ -149,7 +150,7 @@ LOSSES: dict[str, Loss] = {
 def test_every_loss_has_the_same_first_gradient_at_the_acting_policy(spec: Spec) -> None:
     outputs = torch.randn(4, 3, 5, spec.model_outputs, generator=generator(), requires_grad=True)
     batch = rollout(spec, 4, generator(1))
-    batch = batch._replace(log_probs=objectives.log_prob(spec.kind, outputs.detach(), batch.actions))
+    batch = replace(batch, log_probs=objectives.log_prob(spec.kind, outputs.detach(), batch.actions))
     assert 0 < batch.mask.mean() < 1
     gradients = {
         name: torch.autograd.grad(loss(spec.kind, outputs, batch).sum(), outputs)[0] for name, loss in LOSSES.items()
@@ -172,7 +173,8 @@ def test_masked_steps_contribute_nothing(spec: Spec, name: str) -> None:
     outputs = torch.randn(4, 3, 5, spec.model_outputs, generator=generator(), requires_grad=True)
     batch = rollout(spec, 4, generator(1))
     ended = batch.mask == 0
-    spoilt = batch._replace(
+    spoilt = replace(
+        batch,
         # 1e4 standard deviations off, or 1e4 nats: the ratio would overflow.
         actions=batch.actions.masked_fill(ended.unsqueeze(-1), 1e4) if spec.kind == "continuous" else batch.actions,
         log_probs=batch.log_probs.masked_fill(ended, -1e9),
@@ -187,7 +189,7 @@ def test_masked_steps_contribute_nothing(spec: Spec, name: str) -> None:
 
 def test_a_task_without_valid_steps_costs_nothing() -> None:
     logits, batch = hand_rollout()
-    empty = batch._replace(mask=torch.zeros_like(batch.mask))
+    empty = replace(batch, mask=torch.zeros_like(batch.mask))
     assert objectives.masked_mean(torch.ones(1, 2, 2), empty.mask).tolist() == [0]
     assert [objectives.surrogate(name, "discrete", logits, empty).item() for name in SURROGATES] == [0, 0, 0]
 
@@ -202,7 +204,7 @@ def one_step_losses(name: objectives.Surrogate, centred: bool) -> tuple[Tensor, 
         # One episode of one step for each action, in the place of a task.
         column = [value.reshape(3, 1, 1) for value in (logits.log_softmax(-1), advantages, torch.ones(3))]
         actions = torch.arange(3).reshape(3, 1, 1)
-        batch = Rollout(torch.ones(3, 1, 1, 1), actions, column[0], column[1], column[2], column[1])
+        batch = by_hand(torch.ones(3, 1, 1, 1), actions, column[0], column[1], column[2], column[1])
         return probabilities @ objectives.surrogate(name, "discrete", new.expand(3, 1, 1, 3), batch)
 
     return hessian(surrogate, logits), hessian(lambda new: -(new.softmax(-1) @ rewards), logits)
@@ -263,7 +265,7 @@ def all_trajectories(estimate: str) -> tuple[Rollout, Tensor]:
     log_probs = objectives.log_prob("discrete", policy_logits(THETA, states), actions)
     advantages, ones = reward_to_go(estimate).unsqueeze(1), torch.ones(16, 1, 2)
     observations, log_probs = states.reshape(16, 1, 2, 1), log_probs.unsqueeze(1)
-    batch = Rollout(observations, actions.unsqueeze(1), log_probs, 0 * ones, ones, advantages)
+    batch = by_hand(observations, actions.unsqueeze(1), log_probs, 0 * ones, ones, advantages)
     return batch, nature * log_probs.sum((1, 2)).exp()
 
 
@@ -300,27 +302,27 @@ def test_dice_is_the_change_of_the_return_away_from_the_acting_policy_too() -> N
 
 def test_supervised_losses_by_hand() -> None:
     outputs, targets = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]]]), torch.tensor([[[0.0], [4.0]], [[0.0], [1.0]]])
-    assert objectives.loss("regression", outputs, Examples(outputs, targets)).tolist() == [2.5, 0.5]
+    assert objectives.loss("regression", outputs, Examples(inputs=outputs, targets=targets)).tolist() == [2.5, 0.5]
     logits = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]], [[0.0, math.log(4.0)], [0.0, math.log(4.0)]]])
-    labelled = Examples(outputs, torch.tensor([[0, 1], [1, 0]]))
+    labelled = Examples(inputs=outputs, targets=torch.tensor([[0, 1], [1, 0]]))
     expected = torch.tensor([-(math.log(0.75) + math.log(0.5)) / 2, -(math.log(0.8) + math.log(0.2)) / 2])
     torch.testing.assert_close(objectives.loss("classification", logits, labelled), expected)
     scores = objectives.scores("classification", labelled, logits)
     assert set(scores) == {"loss", "accuracy"}
     # A tie goes to the first class.
     assert scores["accuracy"].tolist() == [0.5, 0.5]
-    assert list(objectives.scores("regression", Examples(outputs, targets), outputs)) == ["loss"]
+    assert list(objectives.scores("regression", Examples(inputs=outputs, targets=targets), outputs)) == ["loss"]
 
 
 def test_targets_are_not_broadcast() -> None:
     outputs = torch.zeros(2, 5, 1)
     with pytest.raises(ValueError, match=r"targets have shape \(2, 5\), expected \(2, 5, 1\)"):
-        objectives.loss("regression", outputs, Examples(outputs, torch.zeros(2, 5)))
+        objectives.loss("regression", outputs, Examples(inputs=outputs, targets=torch.zeros(2, 5)))
 
 
 def test_scores_of_episodes_are_undiscounted_returns() -> None:
     logits, batch = hand_rollout()
-    batch = batch._replace(rewards=torch.tensor([[[1.0, 2.0], [5.0, 100.0]]]))
+    batch = replace(batch, rewards=torch.tensor([[[1.0, 2.0], [5.0, 100.0]]]))
     assert objectives.scores("discrete", batch)["return"].tolist() == [4.0]  # (3 + 5) / 2: 100 came after the end
     with pytest.raises(ValueError, match="need the model's outputs"):
-        objectives.scores("regression", Examples(logits, logits))
+        objectives.scores("regression", Examples(inputs=logits, targets=logits))

@@ -53,7 +53,7 @@ def check_episodes(family: Images, names: dict[Any, tuple[str, ...]]) -> None:
         tasks = family.sample(40, split, generator())
         classes = tasks.parameters["classes"]
         assert {NAMES[label] for label in classes.flatten().tolist()} == set(expected)
-        inputs, targets = tasks.draw(None, None, "support", generator())
+        inputs, targets = vars(tasks.draw("support", generator())).values()
         assert inputs.shape[2:] == (3, 84, 84)
         wanted = torch.tensor([red(name) for name in NAMES])[classes.gather(1, targets)]
         torch.testing.assert_close(inputs[:, :, 0, 40, 40] * 255, wanted.float())
@@ -109,7 +109,7 @@ def test_grey_and_size(root: Path) -> None:
     assert family.spec == Spec((1, 8, 8), 2, "classification", 0)
     tasks = family.sample(3, "train", generator())
     assert tasks.inputs.dtype == torch.uint8
-    assert tasks.draw(None, None, "query", generator()).inputs.shape == (3, 2, 1, 8, 8)
+    assert tasks.draw("query", generator()).inputs.shape == (3, 2, 1, 8, 8)
     assert set(tasks.parameters) == {"classes", "quarter_turns"}
 
 
@@ -162,7 +162,7 @@ def test_all_tasks_share_one_tensor(root: Path) -> None:
 def test_a_picture(root: Path, tmp_path: Path) -> None:
     family = Images(str(root), ways=2, queries=2)
     tasks = family.sample(2, "train", generator())
-    queries = [tasks.draw(None, None, "query", generator())]
+    queries = [tasks.draw("query", generator())]
     with Image.open(family.picture(tasks, queries, tmp_path / "tasks.png")) as picture:
         assert picture.size[0] > 500
 
@@ -650,7 +650,7 @@ def test_black_images_are_pixels_like_others(root: Path) -> None:
             pixels[number, NAMES.index(name)] = 1
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     family = Images(str(root), size=8, ways=2, queries=1)
-    inputs = family.sample(2, "train", generator()).draw(None, None, "support", generator()).inputs
+    inputs = family.sample(2, "train", generator()).draw("support", generator()).inputs
     assert inputs.max() == pytest.approx(1 / 255)
 
 

@@ -157,7 +157,7 @@ def test_episodes(small: Path, tmp_path: Path) -> None:
     assert family.spec == Spec((1, 28, 28), 2, "classification", 0)
     tasks = family.sample(30, "test", generator())
     assert (tasks.support.shape, tasks.query.shape) == ((30, 2, 1), (30, 2, 3))
-    support, query = (tasks.draw(None, None, role, generator()) for role in ("support", "query"))
+    support, query = (tasks.draw(role, generator()) for role in ("support", "query"))
     assert support.inputs.max() == 1
     assert support.inputs.min() == 0
     upright = support.inputs.rot90(-1, (-2, -1))
@@ -291,7 +291,7 @@ def test_the_vinyals_split_is_the_published_one(drawings: omniglot.Drawings) -> 
 def test_splits_share_no_character(drawings: omniglot.Drawings, split: Any) -> None:
     family = Omniglot(ways=20, shots=1, queries=1, split=split)
     seen = [
-        set(family.sample(400, part, generator()).parameters["classes"].flatten().tolist())
+        set(family.sample(1000, part, generator()).parameters["classes"].flatten().tolist())
         for part in ("train", "validation", "test")
     ]
     sizes = (1100, 100, 423) if split == "random" else (1028, 172, 423)
@@ -303,6 +303,6 @@ def test_splits_share_no_character(drawings: omniglot.Drawings, split: Any) -> N
 def test_episodes_of_the_papers_sizes(drawings: omniglot.Drawings) -> None:
     for ways, shots in ((5, 1), (5, 5), (20, 1), (20, 5)):
         tasks = Omniglot(ways=ways, shots=shots, train_shots=10).sample(4, "train", generator())
-        support, query = (tasks.draw(None, None, role, generator()) for role in ("support", "query"))
+        support, query = (tasks.draw(role, generator()) for role in ("support", "query"))
         assert support.inputs.shape == (4, ways * 10, 1, 28, 28)
         assert query.inputs.shape == (4, ways * shots, 1, 28, 28)

@@ -27,7 +27,7 @@ def test_the_papers_distribution() -> None:
     torch.testing.assert_close(tasks.descriptors.amin(0), torch.tensor([0.1, 0.0]), atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.amax(0), torch.tensor([5.0, math.pi]), atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.mean(0), torch.tensor([2.55, math.pi / 2]), atol=0.1, rtol=0)
-    inputs, targets = tasks.draw(None, None, "support", generator())
+    inputs, targets = vars(tasks.draw("support", generator())).values()
     assert inputs.shape == (3000, 10, 1)
     torch.testing.assert_close(inputs.amin(), torch.tensor(-5.0), atol=0.01, rtol=0)
     torch.testing.assert_close(inputs.amax(), torch.tensor(5.0), atol=0.01, rtol=0)
@@ -38,9 +38,7 @@ def test_the_papers_distribution() -> None:
 
 def test_trained_on_ten_shots_and_tested_on_five() -> None:
     family = Sinusoid(shots=5, train_shots=10, half_range=True)
-    drawn = [
-        family.sample(8, split, generator()).draw(None, None, "support", generator()) for split in ("train", "test")
-    ]
+    drawn = [family.sample(8, split, generator()).draw("support", generator()) for split in ("train", "test")]
     assert [examples.inputs.shape[1] for examples in drawn] == [10, 5]
     ends = drawn[1].inputs.amin((1, 2)), drawn[1].inputs.amax((1, 2))
     assert ((ends[0] >= 0) | (ends[1] <= 0)).all()
@@ -52,7 +50,7 @@ def test_harmonics_are_described_by_both_waves() -> None:
     low, high = torch.tensor([0.1, 0, 0.1, 0, 0.5]), torch.tensor([2, 2 * math.pi, 2, 2 * math.pi, 1])
     torch.testing.assert_close(tasks.descriptors.amin(0), low, atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.amax(0), high, atol=0.01, rtol=0)
-    inputs, targets = tasks.draw(None, None, "query", generator())
+    inputs, targets = vars(tasks.draw("query", generator())).values()
     assert inputs.shape == targets.shape == (2000, 100, 1)
     assert targets.abs().max() <= 4
     assert Harmonic().spec == Spec((1,), 1, "regression", 5)

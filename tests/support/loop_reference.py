@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+from support import slow_baseline
 from torch import Tensor
 from torch.nn import functional
 
@@ -164,33 +165,40 @@ def sample_task(goal: np.ndarray, params: Params, episodes: int, horizon: int, a
         tensors = (torch.as_tensor(rewards, dtype=dtype), torch.as_tensor(mask, dtype=dtype))
         steps.append((before, action, log_prob, *tensors))
     fields = [torch.stack(values, dim=1) for values in zip(*steps, strict=True)]
-    return Rollout(*fields, advantages=advantages(fields[0], fields[3], fields[4]))
+    seen, actions, log_probs, rewards, mask = fields
+    ends = torch.zeros_like(mask, dtype=torch.bool)
+    return Rollout(
+        observations=seen,
+        last_observations=torch.as_tensor(observation, dtype=dtype),
+        actions=actions,
+        log_probs=log_probs,
+        rewards=rewards,
+        terminated=ends,
+        truncated=ends,
+        mask=mask,
+        advantages=advantages(seen, torch.as_tensor(observation, dtype=dtype), rewards, mask),
+    )
 
 
-def advantages(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float = 0.99) -> Tensor:
-    """Normalised reward-to-go less a linear baseline, for lambda = 1, of one task."""
-    states, paid, valid = observations.double().numpy(), rewards.double().numpy(), mask.double().numpy()
-    returns = np.zeros_like(paid)
-    for episode in range(len(paid)):
-        following = 0.0
-        for step in reversed(range(paid.shape[1])):
-            following = paid[episode, step] * valid[episode, step] + discount * following
-            returns[episode, step] = following
-    clipped = np.clip(states, -10, 10)
-    time = np.broadcast_to(np.arange(paid.shape[1])[None, :, None] / 100, (*paid.shape, 1))
-    features = np.concatenate([clipped, clipped**2, time, time**2, time**3, np.ones_like(time)], axis=-1)
-    rows = (features * valid[..., None]).reshape(-1, features.shape[-1])
-    gram = rows.T @ rows + 1e-5 * np.eye(rows.shape[1])
-    weights = np.linalg.solve(gram, rows.T @ (returns * valid).reshape(-1))
-    found = (returns - features @ weights) * valid
-    mean = found.sum() / valid.sum()
-    std = np.sqrt((((found - mean) * valid) ** 2).sum() / valid.sum())
-    return torch.as_tensor((found - mean) * valid / (std + 1e-8), dtype=observations.dtype)
+def advantages(observations: Tensor, last: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """Normalised reward-to-go less the baseline of the other episodes, for lambda = 1, of one task."""
+    lengths, found = mask.sum(1).int().tolist(), torch.zeros_like(rewards)
+    seen = torch.cat([observations, last.unsqueeze(1)], dim=1).double().numpy()
+    episodes = slow_baseline.advantages(
+        [np.concatenate([seen[index, :length], seen[index, -1:]]) for index, length in enumerate(lengths)],
+        [rewards[index, :length].double().numpy() for index, length in enumerate(lengths)],
+        [False] * len(lengths),
+        mask.shape[1],
+    )
+    for index, own in enumerate(episodes):
+        found[index, : len(own)] = torch.as_tensor(own, dtype=rewards.dtype)
+    return found
 
 
 def stack(rollouts: list[Rollout]) -> Rollout:
     """Join the rollouts of several tasks along a new first axis."""
-    return Rollout(*(torch.stack(fields) for fields in zip(*(rollout[:6] for rollout in rollouts), strict=True)))
+    names = [name for name in vars(rollouts[0]) if name != "success"]
+    return Rollout(**{name: torch.stack([getattr(rollout, name) for rollout in rollouts]) for name in names})
 
 
 def iteration(params: Params, goals: np.ndarray, episodes: int, horizon: int, step_size: float) -> Params:

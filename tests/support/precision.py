@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,10 +104,14 @@ def data(
             continue
         batch = synthetic.examples(spec, tasks, generator, items)
         if spec.kind == "classification":  # every class in turn
-            batch = Examples(batch.inputs, (torch.arange(items) % spec.output_size).expand(tasks, items))
+            batch = Examples(inputs=batch.inputs, targets=(torch.arange(items) % spec.output_size).expand(tasks, items))
         drawn.append(batch)
-    experience = Experience(torch.rand(tasks, spec.descriptor_size, generator=generator), tuple(drawn[:-1]), drawn[-1])
-    if spec.control and learner.replay is None:
+    experience = Experience(
+        descriptors=torch.rand(tasks, spec.descriptor_size, generator=generator),
+        supports=tuple(drawn[:-1]),
+        query=drawn[-1],
+    )
+    if spec.control and learner.memory is None:
         experience = synthetic.acted(learner, params, experience, generator)
     return params, experience
 
@@ -121,7 +126,7 @@ def cast(params: Params, experience: Experience, chosen: torch.dtype, device: st
         return each_tensor(there, given)
 
     supports = tuple(map(batch, experience.supports))
-    moved = experience._replace(
-        descriptors=there(experience.descriptors), supports=supports, query=batch(experience.query)
+    moved = replace(
+        experience, descriptors=there(experience.descriptors), supports=supports, query=batch(experience.query)
     )
     return {name: there(value) for name, value in params.items()}, moved

@@ -1,11 +1,16 @@
 """Made-up data for tests of the mathematics: rollouts and examples of any shape, without an environment."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import Generator
+from gymnasium.vector import VectorEnv
+from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.control import collect
 from metarl.fewshot.classification import NWayKShot
-from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State
+from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State, policy_of, select
 
 CONTINUOUS = Spec((3,), 2, "continuous")
 DISCRETE = Spec((3,), 4, "discrete")
@@ -22,7 +27,41 @@ def rollout(spec: Spec, tasks: int, generator: Generator, episodes: int = 3, hor
     mask = (torch.arange(horizon) < lengths).to(observations.dtype)
     advantages = torch.randn(shape, generator=generator) * mask
     rewards = torch.randn(shape, generator=generator) * mask
-    return Rollout(observations, actions, log_probs, rewards, mask, advantages)
+    ends = torch.arange(1, horizon + 1) == lengths
+    return Rollout(
+        observations=observations,
+        last_observations=torch.randn(tasks, episodes, *spec.input_shape, generator=torch.Generator().manual_seed(1)),
+        actions=actions,
+        log_probs=log_probs,
+        rewards=rewards,
+        terminated=ends & (lengths < horizon),
+        truncated=torch.zeros_like(ends),
+        mask=mask,
+        advantages=advantages,
+    )
+
+
+def by_hand(
+    observations: Tensor, actions: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, advantages: Tensor
+) -> Rollout:
+    """A rollout of given numbers, whose episodes end by termination."""
+    ends = (mask - torch.cat([mask[:, :, 1:], torch.zeros_like(mask[:, :, :1])], dim=2)).bool()
+    return Rollout(
+        observations=observations,
+        last_observations=observations[:, :, -1],
+        actions=actions,
+        log_probs=log_probs,
+        rewards=rewards,
+        terminated=ends,
+        truncated=torch.zeros_like(ends),
+        mask=mask,
+        advantages=advantages,
+    )
+
+
+def collected(env: VectorEnv, learner: Learner, state: State, *arguments: Any) -> Rollout:
+    """Collect episodes of a learner's policies; ``arguments`` are those of ``collect``."""
+    return collect(env, learner.spec, policy_of(learner, state), *arguments)
 
 
 def acted(learner: Learner, params: Params, experience: Experience, generator: Generator) -> Experience:
@@ -33,13 +72,14 @@ def acted(learner: Learner, params: Params, experience: Experience, generator: G
         for batch in experience.supports:
             supports.append(_act(learner, state, batch, generator))
             state = learner.adapt(state, supports[-1])
-        return experience._replace(supports=tuple(supports), query=_act(learner, state, experience.query, generator))
+        query = _act(learner, state, experience.query, generator)
+        return replace(experience, supports=tuple(supports), query=query)
 
 
 def _act(learner: Learner, state: State, batch: Rollout, generator: Generator) -> Rollout:
     outputs, _ = learner.predict(state, batch.observations)
     actions = objectives.sample(learner.spec.kind, outputs, generator)
-    return batch._replace(actions=actions, log_probs=objectives.log_prob(learner.spec.kind, outputs, actions))
+    return replace(batch, actions=actions, log_probs=objectives.log_prob(learner.spec.kind, outputs, actions))
 
 
 def experience(learner: Learner, params: Params, tasks: int = 4, seed: int = 0) -> Experience:
@@ -48,25 +88,27 @@ def experience(learner: Learner, params: Params, tasks: int = 4, seed: int = 0) 
     spec = learner.spec
     if not spec.control:
         supports = (examples(spec, tasks, generator),) * learner.adaptations
-        return Experience(torch.zeros(tasks, 0), supports, examples(spec, tasks, generator))
+        return Experience(descriptors=torch.zeros(tasks, 0), supports=supports, query=examples(spec, tasks, generator))
     batches = [rollout(spec, tasks, generator) for _ in range(learner.adaptations + 1)]
-    return acted(learner, params, Experience(torch.zeros(tasks, 0), tuple(batches[:-1]), batches[-1]), generator)
+    return acted(
+        learner,
+        params,
+        Experience(descriptors=torch.zeros(tasks, 0), supports=tuple(batches[:-1]), query=batches[-1]),
+        generator,
+    )
 
 
 def few_shot(spec: Spec, tasks: int = 3, items: int = 5) -> Experience:
     """Experience of one adaptation to made-up examples, whoever learns from them."""
     generator = torch.Generator().manual_seed(0)
     support, query = (examples(spec, tasks, generator, items) for _ in range(2))
-    return Experience(torch.zeros(tasks, 0), (support,), query)
+    return Experience(descriptors=torch.zeros(tasks, 0), supports=(support,), query=query)
 
 
 def chosen(given: Experience, tasks: slice | torch.Tensor) -> Experience:
     """Some tasks of an experience of examples."""
 
-    def cut(batch: Examples) -> Examples:
-        return Examples(*(field[tasks] for field in batch))
-
-    return Experience(given.descriptors[tasks], tuple(map(cut, given.supports)), cut(given.query))
+    return select(given, tasks)
 
 
 def initial(learner: Learner) -> Params:
@@ -79,8 +121,8 @@ def initial(learner: Learner) -> Params:
 def examples(spec: Spec, tasks: int, generator: Generator, items: int = 6) -> Examples:
     inputs = torch.randn(tasks, items, *spec.input_shape, generator=generator)
     if spec.kind == "classification":
-        return Examples(inputs, torch.randint(spec.output_size, (tasks, items), generator=generator))
-    return Examples(inputs, torch.randn(tasks, items, spec.output_size, generator=generator))
+        return Examples(inputs=inputs, targets=torch.randint(spec.output_size, (tasks, items), generator=generator))
+    return Examples(inputs=inputs, targets=torch.randn(tasks, items, spec.output_size, generator=generator))
 
 
 def classes(size: int, ways: int = 3, shots: int = 1) -> NWayKShot:

@@ -5,15 +5,20 @@ This package holds what all robots and tasks share. The robots are in ``metarl_e
 with a task. ``warp_lanes`` needs MuJoCo Warp and is imported only when it is used.
 """
 
-from metarl_envs.mujoco import opengl as opengl  # first, because it explains why MuJoCo cannot be imported
-from metarl_envs.mujoco.dynamics import Dynamics, Values
-from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
-from metarl_envs.mujoco.making import make_env, make_lanes, make_vector_env
-from metarl_envs.mujoco.rendering import ABOVE, BESIDE, Camera, Marker, arrows, column, overview
-from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, uniform
-from metarl_envs.mujoco.robots import Motion, Parameters, Robot, box, check_range, check_robot, namespace
-from metarl_envs.mujoco.simulator import Physics, Simulation
-from metarl_envs.mujoco.single import RobotEnv
+try:
+    from metarl_envs.mujoco import opengl as opengl  # first, because it explains why MuJoCo cannot be imported
+    from metarl_envs.mujoco.dynamics import Dynamics, Values
+    from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
+    from metarl_envs.mujoco.making import make_env, make_lanes, make_vector_env
+    from metarl_envs.mujoco.rendering import ABOVE, BESIDE, Camera, Marker, arrows, column, overview
+    from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, uniform
+    from metarl_envs.mujoco.robots import Motion, Parameters, Robot, box, check_range, check_robot, namespace
+    from metarl_envs.mujoco.simulator import Physics, Simulation
+    from metarl_envs.mujoco.single import RobotEnv
+except ImportError as error:
+    if (error.name or "").partition(".")[0] != "mujoco":
+        raise
+    raise ImportError("robots need MuJoCo, which cannot be imported: pip install mujoco") from error
 
 __all__ = [
     "ABOVE",

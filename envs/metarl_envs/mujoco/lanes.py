@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from metarl.environments import as_array, describe, opened
+from metarl.environments import as_array, describe, opened, plain_seed
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array
 from metarl_envs.mujoco.robots import (
     Motion,
@@ -78,7 +78,7 @@ class RobotVectorEnv(RobotLanes):
         The other options are task parameters and factors on the dynamics, one row per lane; only rows of reset lanes
         take effect. Raises ValueError for options that are unknown, of the wrong shape or not finite.
         """
-        super().reset(seed=seed)
+        super().reset(seed=plain_seed(seed))
         given = dict(options or {})
         lanes = as_array(given.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         if lanes.shape != (self.num_envs,) or lanes.dtype != np.bool_:
@@ -111,7 +111,8 @@ class RobotVectorEnv(RobotLanes):
     def _restart(self, lanes: Array) -> None:
         qpos = np.zeros((self.num_envs, self._model.nq))
         qvel = np.zeros((self.num_envs, self._model.nv))
-        qpos[lanes], qvel[lanes] = starting_state(self._robot, self._model, self.np_random, (int(lanes.sum()),))
+        for lane in np.flatnonzero(lanes):  # in turn: the start of a lane does not depend on the lanes after it
+            qpos[lane], qvel[lane] = starting_state(self._robot, self._model, self.np_random, ())
         factors = {name: self._parameters[name].copy() for name in SCALED_FIELDS}
         # Setting factors recomputes the models' constants: skip it when no factor has changed.
         differ = any((factors[name] != self._scaled[name]).any() for name in SCALED_FIELDS)

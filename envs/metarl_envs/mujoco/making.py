@@ -3,14 +3,16 @@
 import importlib.util
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import VectorEnv
 
-from metarl.control import Sampling
+from metarl.control import Pool, Sampling
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
 from metarl_envs.mujoco.robots import RobotFamily
@@ -83,13 +85,29 @@ def make_lanes(
     return WarpVectorEnv(family, num_envs, horizon, device, parameters)
 
 
-def sampling_lanes(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
-    """Return the lanes that a family's episodes are sampled from. MuJoCo Warp's are kept and reused for later tasks.
+class SamplingLanes:
+    """Makes the lanes that a family's episodes are sampled from, and lends them; MuJoCo Warp's are kept.
 
     Raises ValueError as ``make_lanes`` does.
     """
-    make = _kept_lanes if _on_warp(family.simulation.backend, device) else make_lanes
-    return make(family, num_envs, family.sampling.horizon, device)
+
+    def __init__(self, family: SampledFamily) -> None:
+        self._family = family
+        self._own = Pool(partial(_new, family))
+
+    def __call__(self, num_envs: int, device: torch.device) -> RobotLanes:
+        """Return new lanes."""
+        return _new(self._family, num_envs, device)
+
+    def lent(self, num_envs: int, device: torch.device) -> AbstractContextManager[VectorEnv[Any, Any, Any]]:
+        """Lend lanes that nobody else uses meanwhile."""
+        if _on_warp(self._family.simulation.backend, device):
+            return _kept(self._family, num_envs, device).lent(num_envs, device)
+        return self._own.lent(num_envs, device)
+
+
+def _new(family: SampledFamily, num_envs: int, device: torch.device) -> RobotLanes:
+    return make_lanes(family, num_envs, family.sampling.horizon, device)
 
 
 def _on_warp(backend: Backend, device: torch.device) -> bool:
@@ -104,7 +122,9 @@ def _on_warp(backend: Backend, device: torch.device) -> bool:
 
 
 # Capturing a control step takes as long as many steps, so lanes are kept. Every draw resets all lanes with its tasks.
-_kept_lanes = lru_cache(maxsize=4)(make_lanes)
+@lru_cache(maxsize=4)
+def _kept(family: SampledFamily, num_envs: int, device: torch.device) -> Pool:
+    return Pool(partial(_new, family))
 
 
 def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily, dict[str, Any], dict[str, Any]]:

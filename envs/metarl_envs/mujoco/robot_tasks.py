@@ -20,11 +20,12 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from metarl import seeding
 from metarl.control import ControlTasks, Sampling
 from metarl.types import Spec, Split
 from metarl_envs.mujoco.dynamics import Dynamics, Values
 from metarl_envs.mujoco.lanes import RobotLanes
-from metarl_envs.mujoco.making import sampling_lanes
+from metarl_envs.mujoco.making import SamplingLanes
 from metarl_envs.mujoco.rendering import Camera, Marker
 from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, observation_size
 from metarl_envs.mujoco.simulator import Simulation
@@ -69,7 +70,7 @@ class RobotTasks(ABC):
 
     @abstractmethod
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Sample the task's parameters, ``[task, ...]`` by name."""
+        """Sample the task's parameters, ``[task, ...]`` by name; task k's may not depend on the number of tasks."""
 
     @abstractmethod
     def progress(self, motion: Motion, parameters: Parameters) -> Values:
@@ -104,22 +105,26 @@ class RobotTasks(ABC):
         """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        drawn = self.draw_goals(num_tasks, generator)
-        varied = {name: uniform(bounds, generator, num_tasks) for name, bounds in self.dynamics.varied.items()}
-        parameters = {**drawn, **varied}
+        of_goals, of_dynamics = seeding.spawn(generator, 2)
+        factors = seeding.uniform(of_dynamics, num_tasks, len(self.dynamics.varied)).unbind(1)
+        varied = {
+            name: low + (high - low) * factor
+            for (name, (low, high)), factor in zip(self.dynamics.varied.items(), factors, strict=True)
+        }
+        parameters = {**self.draw_goals(num_tasks, of_goals), **varied}
         descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
-        return ControlTasks(self.spec, parameters, descriptors, self.environment, self.sampling)
+        return ControlTasks(self.spec, parameters, descriptors, SamplingLanes(self), self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
-        """Return the lanes that episodes are sampled from: see ``Simulation``."""
-        return sampling_lanes(self, num_envs, device)
+        """Return new lanes such as episodes are sampled from: see ``Simulation``. They belong to the caller."""
+        return SamplingLanes(self)(num_envs, device)
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""
         return RobotEnv(self, parameters, render_mode)
 
 
-def uniform(bounds: tuple[float, float], generator: Generator, *shape: int) -> Tensor:
-    """Sample uniformly from ``[low, high)``, in torch's default dtype."""
+def uniform(bounds: tuple[float, float], generator: Generator, num_tasks: int, *shape: int) -> Tensor:
+    """Sample ``[task, *shape]`` uniformly from ``[low, high)``, in torch's default dtype: see ``seeding.uniform``."""
     low, high = bounds
-    return low + (high - low) * torch.rand(*shape, generator=generator)
+    return low + (high - low) * seeding.uniform(generator, num_tasks, *shape)

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
-from metarl.environments import LaneError, usable_cpus
+from metarl.environments import LaneError, quiet_mujoco, usable_cpus
 from metarl_envs.mujoco.dynamics import Array, Values, scaled_fields, set_scaled_fields
 
 Backend = Literal["auto", "native", "threads", "warp"]
@@ -92,12 +92,8 @@ class Simulation:
 @lru_cache
 def load_model(file: str) -> Any:
     """Compile one of Gymnasium's MuJoCo models. The result is shared; do not change it."""
-    # Silence a deprecation warning of MuJoCo 4 about Gymnasium's files, which goes to standard output and a log file.
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
+    with quiet_mujoco():  # MuJoCo 4 finds Gymnasium's files old
         return mujoco.MjModel.from_xml_path(expand_model_path(file))
-    finally:
-        mujoco.set_mju_user_warning(None)
 
 
 def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:

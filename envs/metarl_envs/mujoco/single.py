@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
+from metarl.environments import plain_seed
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, set_scaled_fields
 from metarl_envs.mujoco.opengl import opengl
 from metarl_envs.mujoco.robots import (
@@ -67,7 +68,7 @@ class RobotEnv(MujocoEnv):
         self._parameters |= given
         if not given.keys().isdisjoint(SCALED_FIELDS):
             self._scale_dynamics()
-        observation, _ = super().reset(seed=seed)
+        observation, _ = super().reset(seed=plain_seed(seed))
         return observation, {}
 
     def reset_model(self) -> Array:

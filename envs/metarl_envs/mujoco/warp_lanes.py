@@ -11,7 +11,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from torch import Generator, Tensor
 
-from metarl.environments import Book, LaneError, opened
+from metarl.environments import Book, LaneError, opened, plain_seed
 from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
@@ -83,6 +83,7 @@ class WarpVectorEnv(RobotLanes):
         The other options are task parameters and factors on the dynamics, one row per lane; only rows of reset lanes
         take effect. Raises ValueError for options that are unknown, of the wrong shape or not finite.
         """
+        seed = plain_seed(seed)
         super().reset(seed=seed)
         if seed is not None:
             self._generator.manual_seed(seed)

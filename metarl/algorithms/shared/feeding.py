@@ -13,12 +13,12 @@ from metarl.types import Batch, Examples, Learner, Spec, State
 
 
 def fed(learner: Learner) -> Learner:
-    """Return a learner of examples whose ``adapt``, ``predict`` and ``replay`` look at what they are given."""
+    """Return a learner of examples whose ``adapt``, ``predict`` and ``unroll`` look at what they are given."""
     if learner.spec.control:
         return learner
     by_hand = _Fed(learner)
-    replay = None if learner.replay is None else by_hand.replay
-    return learner._replace(adapt=by_hand.adapt, predict=by_hand.predict, replay=replay)
+    memory = None if learner.memory is None else learner.memory._replace(unroll=by_hand.unroll)
+    return learner._replace(adapt=by_hand.adapt, predict=by_hand.predict, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class _Fed:
     def predict(self, state: State, inputs: Tensor) -> tuple[Tensor, State]:
         return self.learner.predict(state, _inputs(self.learner.spec, inputs))
 
-    def replay(self, state: State, batch: Batch) -> tuple[Tensor, State]:
-        assert self.learner.replay is not None
-        return self.learner.replay(state, _examples(self.learner.spec, batch))
+    def unroll(self, state: State, batch: Batch) -> tuple[Tensor, State]:
+        assert self.learner.memory is not None
+        return self.learner.memory.unroll(state, _examples(self.learner.spec, batch))
 
 
 def _examples(spec: Spec, batch: Batch) -> Batch:
@@ -44,7 +44,7 @@ def _examples(spec: Spec, batch: Batch) -> Batch:
     if inputs.ndim != 2 + len(spec.input_shape):
         raise ValueError(_shapes(spec, inputs))
     targets = (_classes if spec.kind == "classification" else _values)(spec, targets, tuple(inputs.shape[:2]))
-    return batch if inputs is batch.inputs and targets is batch.targets else Examples(inputs, targets)
+    return batch if inputs is batch.inputs and targets is batch.targets else Examples(inputs=inputs, targets=targets)
 
 
 def _inputs(spec: Spec, inputs: Tensor) -> Tensor:

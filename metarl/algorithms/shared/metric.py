@@ -12,7 +12,7 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, stack
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, pooled
 
 
 class Seen(NamedTuple):
@@ -73,18 +73,17 @@ class Metric:
 
     def embed(self, state: Seen, inputs: Tensor) -> Embedded:
         """Embed the support items together with ``inputs`` ``[task, item, *input_shape]``."""
-        support, targets = (torch.cat(parts, dim=1) for parts in zip(*state.supports, strict=True))
-        classes = functional.one_hot(targets, self.spec.output_size).to(inputs.dtype)
-        known = support.shape[1]
-        embedded = embeddings(self.model, state.params, torch.cat([support, inputs], dim=1), known)
+        support = pooled(state.supports)
+        classes = functional.one_hot(support.targets, self.spec.output_size).to(inputs.dtype)
+        known = support.targets.shape[1]
+        embedded = embeddings(self.model, state.params, torch.cat([support.inputs, inputs], dim=1), known)
         return Embedded(embedded[:, :known], classes, embedded[:, known:])
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean cross-entropy of the query items, in nats, and metrics."""
+        """Return the cross-entropies of the query items, in nats, and metrics."""
         embedded, query = self.embed_experience(params, experience)
         outputs = self.classify(params, embedded)
-        scores = objectives.mean_scores(self.spec.kind, query, outputs, step=1)
-        return objectives.loss(self.spec.kind, outputs, query).mean(), scores
+        return objectives.query_losses(self.spec.kind, outputs, query, step=1)
 
     def embed_experience(self, params: Params, experience: Experience) -> tuple[Embedded, Examples]:
         """Embed the support and the query items of an experience. Also return the query items."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Memory, Params, Spec, pooled
 
 LossOn = Literal["sequence", "query"]
 
@@ -82,8 +82,8 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
     """Return a learner that shows the support items to a recurrent network, then predicts each query item by itself."""
     fold = _Fold(spec, core, loss_on)
-    learner = Learner(spec, 1, core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss, replay=fold.replay)
-    return fed(learner)
+    functions = core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
+    return fed(Learner(spec, 1, *functions, memory=Memory(fold.unroll)))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Fold:
         tasks, some = len(descriptors), next(iter(params.values()))
         return Shown(params, self.core.start(params, tasks), some.new_zeros(tasks, label_size(self.spec)))
 
-    def replay(self, state: Shown, batch: Batch) -> tuple[Tensor, Shown]:
+    def unroll(self, state: Shown, batch: Batch) -> tuple[Tensor, Shown]:
         """Show the items in order. Return predictions ``[task, item, output_size]``, each made before its label."""
         examples = checked(batch)
         own = labels(self.spec, examples.targets, state.last.dtype)
@@ -108,7 +108,7 @@ class _Fold:
         return outputs, Shown(state.params, hidden, own[:, -1])
 
     def adapt(self, state: Shown, batch: Batch) -> Shown:
-        return self.replay(state, batch)[1]
+        return self.unroll(state, batch)[1]
 
     def predict(self, state: Shown, inputs: Tensor) -> tuple[Tensor, Shown]:
         """Predict each item as if it came next. Items do not see each other, and the state does not change."""
@@ -121,24 +121,23 @@ class _Fold:
         return outputs.reshape(*lead, self.spec.output_size), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss on the query items, or on query and support items (``loss_on``), and metrics."""
+        """Return the losses on the query items, or on query and support items (``loss_on``), and metrics."""
         state, query = self.begin(params, experience.descriptors), checked(experience.query)
         supports = [checked(support) for support in experience.supports]
         support_outputs: list[Tensor] = []
         for support in supports:
-            outputs, state = self.replay(state, support)
+            outputs, state = self.unroll(state, support)
             support_outputs.append(outputs)
         query_outputs, _ = self.predict(state, query.inputs)
-        metrics = objectives.mean_scores(self.spec.kind, query, query_outputs, step=len(supports))
+        metrics = objectives.step_scores(self.spec.kind, query, query_outputs, step=len(supports))
         if self.spec.kind == "classification":
-            accuracies = objectives.instance_accuracies(support_outputs[0].detach(), supports[0]).mean(1)
+            accuracies = objectives.instance_accuracies(support_outputs[0].detach(), supports[0])
             metrics |= {f"accuracy/instance_{number}": value for number, value in enumerate(accuracies, start=1)}
         if self.loss_on == "query":
-            return objectives.loss(self.spec.kind, query_outputs, query).mean(), metrics
+            return objectives.loss(self.spec.kind, query_outputs, query), metrics
         # loss_on == "sequence": all support items as they were shown, then the queries.
-        sequence = Examples(*(torch.cat(fields, dim=1) for fields in zip(*supports, query, strict=True)))
-        outputs = torch.cat([*support_outputs, query_outputs], dim=1)
-        return objectives.loss(self.spec.kind, outputs, sequence).mean(), metrics
+        outputs, sequence = torch.cat([*support_outputs, query_outputs], dim=1), pooled([*supports, query])
+        return objectives.loss(self.spec.kind, outputs, sequence), metrics
 
 
 def checked(batch: Batch) -> Examples:

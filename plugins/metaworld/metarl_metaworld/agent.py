@@ -8,8 +8,7 @@ from metaworld.evaluation import Timestep
 from torch import Tensor
 
 from metarl import objectives
-from metarl.advantages import Trajectory, with_advantages
-from metarl.control import ControlTasks, Sampling
+from metarl.advantages import learned
 from metarl.environments import Array
 from metarl.seeding import stream
 from metarl.trained import Trained
@@ -20,7 +19,7 @@ class MetaLearningAgent:
     """Adapts a trained policy to every environment of a Gymnasium vector environment at once.
 
     It implements ``metaworld.evaluation.MetaLearningAgent``: actions are sampled while data are collected; in
-    evaluation they are the means of the adapted policies. Discount and lambda are those that it was trained with.
+    evaluation they are the means of the adapted policies.
 
     Raises:
         ValueError: a run whose policy has a memory, or is told of its task: the protocol has no place for that.
@@ -28,12 +27,8 @@ class MetaLearningAgent:
 
     def __init__(self, trained: Trained, seed: int = 0):
         self._learner, self._params, self._device = trained.learner, trained.params, trained.device
-        if self._learner.observe is not None or self._learner.spec.kind != "continuous":
+        if self._learner.memory is not None or self._learner.spec.kind != "continuous":
             raise ValueError("Meta-World's protocol needs a policy of continuous actions that adapts by inner steps")
-        tasks = trained.tasks(1)
-        if not isinstance(tasks, ControlTasks):
-            raise ValueError("the run was not trained on control tasks")
-        self._sampling: Sampling = tasks.sampling
         self._generator = stream(seed, "metaworld/actions", device=self._device)
         self._state: State | None = None
         self._seen: list[Timestep] = []
@@ -68,7 +63,7 @@ class MetaLearningAgent:
             ValueError: the environments' episodes did not end together, as Meta-World's do.
         """
         with torch.no_grad():
-            self._state = self._learner.adapt(self._state, self._rollout())
+            self._state = learned(self._learner, self._state, self._rollout())
         self._seen = []
 
     def _outputs(self, observations: Array) -> Tensor:
@@ -98,9 +93,17 @@ class MetaLearningAgent:
         actions = episodes([step.aux_policy_outputs["sampled"] for step in seen])
         log_probs = episodes([step.aux_policy_outputs["log_probs"] for step in seen])
         # Nothing lies beyond the end of an episode, so what was seen there does not matter.
-        beyond, never, mask = observations[:, :, -1], torch.zeros_like(rewards[:, :, 0]), torch.ones_like(rewards)
-        trajectory = Trajectory(observations, actions, log_probs, rewards, mask, beyond, never)
-        return with_advantages(trajectory, self._sampling.discount, self._sampling.gae_lambda)
+        never = torch.zeros_like(rewards, dtype=torch.bool)
+        return Rollout(
+            observations=observations,
+            last_observations=observations[:, :, -1],
+            actions=actions,
+            log_probs=log_probs,
+            rewards=rewards,
+            terminated=never,
+            truncated=never,
+            mask=torch.ones_like(rewards),
+        )
 
     def _tensor(self, values: Array) -> Tensor:
         return torch.as_tensor(values, dtype=torch.get_default_dtype(), device=self._device)

@@ -8,14 +8,14 @@ from gymnasium import spaces
 from torch import Generator
 
 import metaworld
-from metarl.control import ControlTasks, Sampling
-from metarl.environments import LaneOptions, Lanes, WorkerLanes, on_workers
+from metarl.control import ControlTasks, Pool, Sampling
+from metarl.environments import LaneOptions, on_workers
 from metarl.types import Spec, Split
+from metarl_metaworld.kinds import KindLanes
 from metarl_metaworld.manipulation import ACTION_SIZE, HORIZON, OBSERVATION_SIZE, Manipulation
 from metarl_metaworld.tasks import POSITIONS, Suite, suite
 
 SAMPLING = Sampling(episodes=10, horizon=HORIZON)
-Kept = dict[int, Lanes | WorkerLanes]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ML1:
     """How episodes are sampled."""
     workers: int | None = None
     """Processes that simulate: 1 for this one, None for one on each CPU."""
-    _kept: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pools: list[Pool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.env not in metaworld.ML1.ENV_NAMES:
@@ -54,8 +54,8 @@ class ML1:
 class ML10:
     """Meta-World ML10: 10 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 15) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 10 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 15) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 10 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -64,7 +64,7 @@ class ML10:
     """How episodes are sampled."""
     workers: int | None = None
     """Processes that simulate: 1 for this one, None for one on each CPU."""
-    _kept: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pools: list[Pool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_workers(self.workers)
@@ -83,8 +83,8 @@ class ML10:
 class ML45:
     """Meta-World ML45: 45 kinds of manipulation to train on, 5 others at test, 50 tasks of each; the goal is hidden.
 
-    The descriptor is the kind (one of 50) and the positions of object and goal. Every lane takes 20 to 30 MB. A
-    meta-batch of a multiple of 45 tasks (at test, 5) lets lanes keep to a kind, whose simulation takes long to build.
+    The descriptor is the kind (one of 50) and the positions of object and goal. Kinds take turns. Every lane takes 20
+    to 30 MB. With a multiple of 45 tasks (at test, 5), simulations keep to a kind: another takes long to build.
     """
 
     seed: int = 0
@@ -93,7 +93,7 @@ class ML45:
     """How episodes are sampled."""
     workers: int | None = None
     """Processes that simulate: 1 for this one, None for one on each CPU."""
-    _kept: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pools: list[Pool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_workers(self.workers)
@@ -119,18 +119,21 @@ def _sample(
     if num_tasks < 1:
         raise ValueError(f"at least one task is needed, not {num_tasks}")
     chosen = suite.sample(num_tasks, split, generator)
+    if not family._pools:
+        spec, horizon = _lane_spec(family.spec), family.sampling.horizon
+        family._pools.append(Pool(partial(_lanes, suite, spec, horizon, family.workers)))
+    return ControlTasks(family.spec, {"task": chosen}, suite.descriptors(chosen), family._pools[0], family.sampling)
 
-    def environment(num_envs: int, device: torch.device) -> Lanes | WorkerLanes:
-        """Return lanes on the CPU, whatever the device; they are kept, because simulations take long to build."""
-        if num_envs not in family._kept or family._kept[num_envs].closed:
-            tasks = spaces.Dict(task=spaces.Discrete(len(suite.tasks)))
-            make, dtype = partial(Manipulation, suite.tasks), torch.empty(0).numpy().dtype.name
-            asked = _lane_spec(family.spec)
-            options = LaneOptions(make, tasks, "options", asked, num_envs, family.sampling.horizon, dtype)
-            family._kept[num_envs] = on_workers(family.workers, options)
-        return family._kept[num_envs]
 
-    return ControlTasks(family.spec, {"task": chosen}, suite.descriptors(chosen), environment, family.sampling)
+def _lanes(
+    suite: Suite, spec: Spec, horizon: int, workers: int | None, num_envs: int, device: torch.device
+) -> KindLanes:
+    """Return lanes on the CPU, whatever the device."""
+    tasks = spaces.Dict(task=spaces.Discrete(len(suite.tasks)))
+    make, dtype = partial(Manipulation, suite.tasks), torch.empty(0).numpy().dtype.name
+    kinds = [suite.kinds.index(task.env_name) for task in suite.tasks]
+    lanes = on_workers(workers, LaneOptions(make, tasks, "options", spec, num_envs, horizon, dtype))
+    return KindLanes(lanes, kinds)
 
 
 def _lane_spec(spec: Spec) -> Spec:

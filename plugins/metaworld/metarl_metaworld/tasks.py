@@ -1,5 +1,6 @@
 """Meta-World's own lists of training and test tasks."""
 
+import itertools
 import pickle
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 
 import metaworld
 from metarl.environments import Array
+from metarl.seeding import spawn
 from metarl.types import Split
 
 POSITIONS = 6
@@ -37,25 +39,24 @@ class Suite(NamedTuple):
         return torch.cat([torch.nn.functional.one_hot(kinds, len(self.kinds)).to(positions), positions], dim=1)
 
     def sample(self, number: int, split: Split, generator: Generator) -> Tensor:
-        """Return the numbers of sampled tasks ``[task]``, evenly over kinds, in their order.
+        """Return the numbers of sampled tasks ``[task]``. Task k is the same, however many there are.
 
-        As in Meta-World's own vector environments: lanes keep to a kind, whose simulation takes long to build. Kinds
-        that get one task more than others, where they cannot have equally many, are drawn; within a kind, no task comes
-        again before all have come. Meta-World has no tasks for validation: it samples those of training.
+        Kinds take turns, in an order that is drawn: each has as many tasks as any other, or one more. Within a kind, no
+        task comes again before all have come. Meta-World has no tasks for validation: it samples those of training.
         """
         first, last = (self.train, len(self.tasks)) if split == "test" else (0, self.train)
-        kinds = list(dict.fromkeys(task.env_name for task in self.tasks[first:last]))
-        each = (last - first) // len(kinds)
-        order = [*list(range(len(kinds))) * (number // len(kinds))]
-        order = sorted(order) + torch.randperm(len(kinds), generator=generator)[: number % len(kinds)].tolist()
-        shuffled = [_cycled(each, number, generator) for _ in kinds]
-        return torch.tensor([first + kind * each + next(shuffled[kind]) for kind in order])
+        kinds = len({task.env_name for task in self.tasks[first:last]})
+        each = (last - first) // kinds
+        of_kinds, *of_tasks = spawn(generator, 1 + kinds)
+        turns = itertools.cycle(torch.randperm(kinds, generator=of_kinds).tolist())
+        shuffled = [_cycled(each, own) for own in of_tasks]
+        return torch.tensor([first + kind * each + next(shuffled[kind]) for kind in itertools.islice(turns, number)])
 
 
-def _cycled(each: int, number: int, generator: Generator) -> Iterator[int]:
-    """Yield all numbers below ``each``, shuffled, again and again, up to ``number`` of them."""
-    rounds = [torch.randperm(each, generator=generator) for _ in range(0, number, each)]
-    return iter(torch.cat(rounds).tolist())
+def _cycled(each: int, generator: Generator) -> Iterator[int]:
+    """Yield all numbers below ``each``, shuffled, again and again."""
+    while True:
+        yield from torch.randperm(each, generator=generator).tolist()
 
 
 def _positions(task: Task) -> Array:

@@ -16,10 +16,12 @@ import metaworld
 from metarl import MAML, Settings, evaluate, open_run, train
 from metarl.algorithms import RL2
 from metarl.control import Sampling
+from metarl.environments import LaneError, LaneOptions, Lanes
 from metarl.testing import check_family
-from metarl.types import Spec
+from metarl.types import Spec, Split
 from metarl_metaworld.agent import MetaLearningAgent
 from metarl_metaworld.families import ML1, ML10, ML45
+from metarl_metaworld.kinds import KindLanes
 from metarl_metaworld.manipulation import Manipulation
 from metarl_metaworld.tasks import suite
 
@@ -82,16 +84,79 @@ def test_train_and_test_tasks(reach: ML1) -> None:
     assert reach.spec == Spec((39,), 4, "continuous", 6)
 
 
-def test_ml10_samples_kinds_evenly() -> None:
+def test_ml10_samples_kinds_in_turn() -> None:
     family = ML10(sampling=SHORT)
     train, test = (family.sample(20, split, generator()) for split in ("train", "test"))
-    assert [number // 50 for number in train.parameters["task"].tolist()] == sorted([*range(10)] * 2)
-    assert [number // 50 for number in test.parameters["task"].tolist()] == sorted([*range(10, 15)] * 4)
+    kinds = [number // 50 for number in train.parameters["task"].tolist()]
+    assert sorted(kinds[:10]) == sorted(kinds[10:]) == list(range(10))
+    assert kinds[:10] == kinds[10:]
+    assert sorted(number // 50 for number in test.parameters["task"].tolist()) == sorted([*range(10, 15)] * 4)
     assert len(set(train.parameters["task"].tolist())) == 20
     assert train.descriptors.shape == (20, family.spec.descriptor_size) == (20, 21)
-    assert train.descriptors[:, :15].argmax(1).tolist() == sorted([*range(10)] * 2)
+    assert train.descriptors[:, :15].argmax(1).tolist() == kinds
     alone = {int(family.sample(1, "train", generator(seed)).parameters["task"]) // 50 for seed in range(30)}
     assert len(alone) > 5, "one task may be of any kind"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tasks_do_not_depend_on_their_number(reach: ML1, split: Split) -> None:
+    for family in (reach, ML10(sampling=SHORT)):
+        many = family.sample(120, split, generator())
+        for number in (1, 3, 60):
+            few = family.sample(number, split, generator())
+            assert torch.equal(few.parameters["task"], many.parameters["task"][:number])
+            assert torch.equal(few.descriptors, many.descriptors[:number])
+
+
+class Counting(gymnasium.Env):
+    """Observes its task, how often it was given a task of another kind, and its steps. Task 9 fails at its second."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), dtype=np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
+
+    def __init__(self) -> None:
+        self.task, self.changes, self.steps = -5, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        task = int((options or {}).get("task", self.task))
+        self.changes += task // 5 != self.task // 5
+        self.task, self.steps = task, 0
+        return self.observed(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.task == 9 and self.steps == 2:
+            raise ValueError("tired")
+        return self.observed(), self.task + float(action[0]), self.task == 3, False, {"success": self.task == 3}
+
+    def observed(self):
+        return np.array([self.task, self.changes, self.steps], dtype=np.float64)
+
+
+def test_lanes_in_any_order_simulate_one_kind_each() -> None:
+    tasks, spec = gymnasium.spaces.Dict(task=gymnasium.spaces.Discrete(10)), Spec((3,), 1, "continuous", 1)
+    env = KindLanes(Lanes(LaneOptions(Counting, tasks, "options", spec, 4, 5, "float64")), [0] * 5 + [1] * 5)
+    actions = np.array([[0.1], [0.2], [0.3], [0.4]])
+    for order in ([0, 8, 3, 7], [6, 3, 0, 5], [2, 1, 6, 5]):
+        assert env.reset(options={"task": np.array(order)})[0][:, 0].tolist() == order
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+        assert observations[:, 0].tolist() == order
+        assert (observations[:, 1] <= 2).all(), "no simulation changed its kind after the first reset"
+        np.testing.assert_allclose(rewards, np.array(order) + actions[:, 0], rtol=1e-6)
+        assert terminated.tolist() == infos["success"].astype(bool).tolist() == [task == 3 for task in order]
+        assert not truncated.any()
+    mask = np.array([False, True, False, True])
+    observations, _ = env.reset(options={"task": np.array([9, 0, 9, 9]), "reset_mask": mask})
+    assert observations[:, 0].tolist() == [2, 0, 6, 9]
+    assert observations[:, 2].tolist() == [1, 0, 1, 0]
+    env.step(actions)
+    with pytest.raises(LaneError, match=r"lanes \[3\], which here are numbered by kind: .*tired") as caught:
+        env.step(actions)
+    assert caught.value.lanes == [3]
+    with pytest.raises(ValueError, match=r"actions of shape \(2, 1\)"):
+        env.step(actions[:2])
+    env.close()
 
 
 def test_ml45_has_its_kinds() -> None:
@@ -118,8 +183,7 @@ def test_training_on_workers_logs_success(tmp_path: Path) -> None:
     assert sorted(rows[0][0]) == ["return/step_0", "return/step_1", "success/step_0", "success/step_1"]
     evaluation = evaluate(result.learner, result.params, family, tasks=2, steps=1)
     assert evaluation.scores["success"].shape == (2, 2)
-    for lanes in family._kept.values():
-        lanes.close()
+    family._pools.clear()
     trained = open_run(tmp_path / "2")
     protocol(MetaLearningAgent(trained))
 

@@ -18,6 +18,7 @@ from metarl.algorithms.maml import MAML
 from metarl.control import RolloutError, Sampling, collect
 from metarl.environments.lanes import LaneError
 from metarl.networks import Network
+from metarl.types import policy_of
 from metarl_envs.bandit import Bandit
 from metarl_envs.mujoco import Dynamics, RobotVectorEnv, Simulation, make_lanes
 from metarl_envs.mujoco.robots import starting_state
@@ -448,7 +449,9 @@ def warp_tasks(**options):
 def test_tasks_draw_rollouts(device, dynamics):
     family, tasks = warp_tasks(dynamics=dynamics)
     learner, state = learner_for(family, tasks, device)
-    rollout, again = (tasks.draw(learner, state, "support", torch.Generator(device).manual_seed(0)) for _ in range(2))
+    rollout, again = (
+        tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0)) for _ in range(2)
+    )
     assert rollout.observations.shape == (3, 2, 5, 17) and rollout.mask.all()
     assert rollout.advantages.device.type == device.type
     assert same(rollout.observations, again.observations)
@@ -459,7 +462,7 @@ def test_tasks_of_a_family_share_lanes_and_do_not_mix(device):
     others = family.sample(3, "train", torch.Generator().manual_seed(1))
     learner, state = learner_for(family, tasks, device)
     drawn = [
-        sampled.draw(learner, state, "support", torch.Generator(device).manual_seed(0)).observations
+        sampled.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0)).observations
         for sampled in (tasks, others, tasks)
     ]
     assert tasks._made[0] is others._made[0]
@@ -469,7 +472,7 @@ def test_tasks_of_a_family_share_lanes_and_do_not_mix(device):
 def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     family, tasks = warp_tasks()
     learner, state = learner_for(family, tasks, device)
-    tasks.draw(learner, state, "support", torch.Generator(device).manual_seed(0))
+    tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0))
     env = tasks._made[0]
     launch = env.simulator._launch
     monkeypatch.setattr(WarpSimulator, "can_be_captured", False)  # in a graph of the whole step nothing explodes
@@ -481,7 +484,7 @@ def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     monkeypatch.setattr(env.simulator, "_launch", explode)
     expected = r"observations are not finite: task 2, lane 4 \(episode 0\), step 3: .* unstable, .* in lanes \[4\]"
     with pytest.raises(RolloutError, match=expected):
-        tasks.draw(learner, state, "support", torch.Generator(device).manual_seed(0))
+        tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0))
 
 
 class Waits(TorchDispatchMode):
@@ -521,11 +524,11 @@ def test_rollouts_on_a_gpu_wait_for_it_once(family):
     tasks = family.sample(3, "train", torch.Generator().manual_seed(0))
     learner, state = learner_for(family, tasks, device)
     generator = torch.Generator(device).manual_seed(0)
-    tasks.draw(learner, state, "support", generator)
+    tasks.rollout(policy_of(learner, state), generator)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        tasks.draw(learner, state, "support", generator)
+        tasks.rollout(policy_of(learner, state), generator)
         torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in told if "called a synchronizing" in str(warning.message)]
     assert len(waits) <= 1, "\n".join(f"{each.filename}:{each.lineno}" for each in waits)

@@ -7,6 +7,7 @@ import metarl_envs  # noqa: F401  # registers the environments
 from metarl.algorithms.maml import MAML
 from metarl.control import Sampling
 from metarl.networks import Network
+from metarl.types import policy_of
 from metarl_envs.mujoco import Dynamics, Motion
 from metarl_envs.robots.half_cheetah import HalfCheetah, HalfCheetahDirection, HalfCheetahVelocity
 
@@ -63,7 +64,7 @@ def test_sampling_is_determined_by_the_generator():
 def test_defaults_are_the_papers():
     family = HalfCheetahVelocity()
     assert family.velocity_range == (0.0, 2.0) and family.control_cost == 0.05
-    assert family.sampling == Sampling(episodes=20, horizon=200, discount=0.99, gae_lambda=1.0)
+    assert family.sampling == Sampling(episodes=20, horizon=200)
 
 
 def test_varied_dynamics_are_parameters_and_descriptors():
@@ -83,9 +84,9 @@ def test_tasks_draw_rollouts(dynamics):
     tasks = family.sample(3, "train", generator())
     learner = MAML(network=Network(hidden=(8,))).build(family.spec)
     state = learner.begin(learner.init(generator()), tasks.descriptors)
-    rollout = tasks.draw(learner, state, "support", generator())
+    rollout = tasks.rollout(policy_of(learner, state), generator())
     assert rollout.observations.shape == (3, 2, 5, 17) and rollout.mask.all()
-    again = tasks.draw(learner, state, "support", generator())
+    again = tasks.rollout(policy_of(learner, state), generator())
     assert torch.equal(rollout.observations, again.observations)
 
 

@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
+from metarl.seeding import uniform
 from metarl.types import Spec, Split
 
 
@@ -63,5 +64,5 @@ class Reach:
         """Sample goals uniformly; the splits share one distribution."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        goals = (2 * torch.rand(num_tasks, generator=generator) - 1) * self.distance
+        goals = (2 * uniform(generator, num_tasks) - 1) * self.distance
         return ControlTasks(self.spec, {"goal": goals}, goals.unsqueeze(-1), ReachEnv, self.sampling)

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
+from metarl.advantages import Advantages
 from metarl.types import Batch, Experience, Learner, Params, Rollout, Spec
 
 
@@ -35,12 +36,12 @@ def predict(state: State, inputs: Tensor) -> tuple[Tensor, State]:
 
 
 def meta_loss(params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the mean policy-gradient loss over tasks."""
+    """Return the policy-gradient loss of each task."""
     query = experience.query
     if not isinstance(query, Rollout):
         raise ValueError("unadapted learns from rollouts only")
     outputs, _ = predict(begin(params, experience.descriptors), query.observations)
-    return objectives.surrogate("likelihood_ratio", "continuous", outputs, query).mean(), {}
+    return objectives.surrogate("likelihood_ratio", "continuous", outputs, query), {}
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,4 @@ class Unadapted:
             mean, log_std = torch.zeros(spec.output_size), torch.full((spec.output_size,), self.std).log()
             return {"weight": weight, "bias": torch.cat([mean, log_std])}
 
-        return Learner(spec, 0, init, begin, adapt, predict, meta_loss)
+        return Learner(spec, 0, init, begin, adapt, predict, meta_loss, Advantages().of_episodes)

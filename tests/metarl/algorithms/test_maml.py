@@ -1,6 +1,7 @@
 """MAML's meta-gradients against finite differences, against a plain loop over tasks, and its options."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def initial(learner, seed=1):
 
 
 def meta_loss(learner, params, experience):
-    return learner.meta_loss(params, experience)[0]
+    return learner.meta_loss(params, experience)[0].mean()
 
 
 def meta_gradient(learner, params, experience):
@@ -216,11 +217,15 @@ def test_tasks_are_independent_and_their_order_does_not_matter():
     def permuted(batch):
         return each_tensor(lambda values: values[order], batch)
 
-    shuffled = Experience(experience.descriptors, tuple(map(permuted, experience.supports)), permuted(experience.query))
+    shuffled = Experience(
+        descriptors=experience.descriptors,
+        supports=tuple(map(permuted, experience.supports)),
+        query=permuted(experience.query),
+    )
     torch.testing.assert_close(meta_loss(learner, params, shuffled), loss)
     torch.testing.assert_close(meta_gradient(learner, params, shuffled), gradient)
 
-    changed = experience.supports[0]._replace(advantages=experience.supports[0].advantages.clone())
+    changed = replace(experience.supports[0], advantages=experience.supports[0].advantages.clone())
     changed.advantages[1] *= -3
     before = learner.adapt(learner.begin(params, experience.descriptors), experience.supports[0]).params
     after = learner.adapt(learner.begin(params, experience.descriptors), changed).params
@@ -265,7 +270,7 @@ def test_any_module_can_be_meta_learned(spec):
 def meta_gradient_allowing_unused(learner, params, experience):
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     loss = meta_loss(learner, leaves, experience)
-    gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    gradients = torch.autograd.grad(loss.mean(), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True))
 
 

@@ -100,7 +100,9 @@ def small(**options):
 
 def examples(tasks=1, items=7):
     rng = generator(3)
-    return Examples(torch.randn(tasks, items, 3, generator=rng), torch.randint(4, (tasks, items), generator=rng))
+    return Examples(
+        inputs=torch.randn(tasks, items, 3, generator=rng), targets=torch.randint(4, (tasks, items), generator=rng)
+    )
 
 
 def one_by_one(params, inputs):
@@ -131,7 +133,7 @@ def one_by_one(params, inputs):
 def test_it_equals_loops_over_tasks_items_heads_and_slots():
     learner, params = small()
     shown = examples(tasks=3)
-    found, _ = learner.replay(learner.begin(params, torch.zeros(3, 0)), shown)
+    found, _ = learner.memory.unroll(learner.begin(params, torch.zeros(3, 0)), shown)
     for task in range(3):
         late = torch.cat([torch.zeros(1, 4), nn.functional.one_hot(shown.targets[task, :-1], 4).double()])
         expected = torch.stack(list(one_by_one(params, torch.cat([shown.inputs[task], late], dim=1))))
@@ -150,7 +152,7 @@ def test_without_its_memory_it_is_an_lstm():
     late = nn.functional.pad(nn.functional.one_hot(shown.targets[:, :-1], 4).double(), (0, 0, 1, 0))
     hidden, _ = reference(torch.cat([shown.inputs, late], dim=2))
     expected = hidden @ params["output.weight"][:, :5].T + params["output.bias"]
-    torch.testing.assert_close(learner.replay(learner.begin(params, torch.zeros(2, 0)), shown)[0], expected)
+    torch.testing.assert_close(learner.memory.unroll(learner.begin(params, torch.zeros(2, 0)), shown)[0], expected)
 
 
 def test_to_begin_with_the_cell_is_kept():
@@ -160,7 +162,7 @@ def test_to_begin_with_the_cell_is_kept():
 
 def test_more_items_than_slots():
     learner, params = small(slots=2)
-    found, _ = learner.replay(learner.begin(params, torch.zeros(1, 0)), examples(items=30))
+    found, _ = learner.memory.unroll(learner.begin(params, torch.zeros(1, 0)), examples(items=30))
     assert found.isfinite().all()
 
 

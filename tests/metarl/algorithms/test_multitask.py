@@ -1,6 +1,7 @@
 """Multi-task learning: conditioned networks by hand and by finite differences; fine-tuning; oracle and pre-trained."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
 from metarl.training.settings import Settings
 from metarl.training.start import train
-from metarl.types import Experience, Spec, each_tensor
+from metarl.types import Examples, Experience, Spec, each_tensor, inputs_of
 from metarl_envs.navigation import PointNavigation
 
 float64 = pytest.mark.usefixtures("float64")
@@ -49,14 +50,14 @@ def prepared(kind, condition, tasks=4, **options):
     }
     make = synthetic.rollout if learner.spec.control else synthetic.examples
     query = make(learner.spec, tasks, generator)
-    experience = Experience(torch.randn(tasks, 2, generator=generator), (), query)
+    experience = Experience(descriptors=torch.randn(tasks, 2, generator=generator), supports=(), query=query)
     if learner.spec.control:
         experience = synthetic.acted(learner, params, experience, generator)
     return learner, params, experience
 
 
 def meta_loss(learner, params, experience):
-    return learner.meta_loss(params, experience)[0]
+    return learner.meta_loss(params, experience)[0].mean()
 
 
 def meta_gradient(learner, params, experience):
@@ -108,8 +109,8 @@ def test_batched_equals_a_plain_loop_over_tasks(kind, condition):
         query = slow_inner.task_of(experience.query, task)
         told = experience.descriptors[task]
         if condition == "concatenate":
-            inputs = query[0]
-            query = query._replace(**{query._fields[0]: torch.cat([inputs, told.expand(*inputs.shape[:-1], 2)], -1)})
+            inputs, field = inputs_of(query), "inputs" if isinstance(query, Examples) else "observations"
+            query = replace(query, **{field: torch.cat([inputs, told.expand(*inputs.shape[:-1], 2)], -1)})
         losses.append(slow_inner.loss(kind, network_of(condition, params, told), query))
     torch.testing.assert_close(meta_loss(learner, params, experience), torch.stack(losses).mean())
 
@@ -120,7 +121,7 @@ def test_tasks_are_independent_and_their_order_does_not_matter(kind, condition):
     learner, params, experience = prepared(kind, condition)
     order = torch.tensor([2, 0, 3, 1])
     query = each_tensor(lambda values: values[order], experience.query)
-    shuffled = Experience(experience.descriptors[order], (), query)
+    shuffled = Experience(descriptors=experience.descriptors[order], supports=(), query=query)
     torch.testing.assert_close(meta_loss(learner, params, shuffled), meta_loss(learner, params, experience))
     torch.testing.assert_close(meta_gradient(learner, params, shuffled), meta_gradient(learner, params, experience))
 
@@ -129,7 +130,7 @@ def test_tasks_are_independent_and_their_order_does_not_matter(kind, condition):
     values[1] *= -3
     state = learner.begin(params, experience.descriptors)
     before = learner.adapt(state, experience.query).tuned.params
-    after = learner.adapt(state, experience.query._replace(**{field: values})).tuned.params
+    after = learner.adapt(state, replace(experience.query, **{field: values})).tuned.params
     for name in before:
         assert torch.equal(before[name][[0, 2, 3]], after[name][[0, 2, 3]])
         assert not torch.equal(before[name][1], after[name][1])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def built(spec, **options):
 def meta_gradient(learner, params, experience):
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     loss, metrics = learner.meta_loss(leaves, experience)
-    gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    gradients = torch.autograd.grad(loss.mean(), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True)), metrics
 
 
@@ -56,7 +57,7 @@ def mini_batches(options, experience, task):
         items, size = len(supports[0].targets) if supports else 0, options["batch_size"]
         for step, support in enumerate(supports):
             chosen = reptile.positions(options["mini_batches"], items, min(size, items), step)
-            supports[step] = Examples(support.inputs[chosen], support.targets[chosen])
+            supports[step] = Examples(inputs=support.inputs[chosen], targets=support.targets[chosen])
     tail = [slow_inner.task_of(experience.query, task)] if options["tail"] == "separate" else []
     return [*supports, *tail]
 
@@ -103,7 +104,7 @@ def test_one_inner_step_is_joint_training(spec):
     experience = synthetic.experience(learner, params)
     moved = SGD(anneal=False).update(learner, params, {}, experience).params
     joint = MultiTask(network=SMALL).build(spec)
-    same_data = Experience(experience.descriptors, (), experience.supports[0])
+    same_data = Experience(descriptors=experience.descriptors, supports=(), query=experience.supports[0])
     expected = SGD(learning_rate=0.3, anneal=False).update(joint, params, {}, same_data).params
     torch.testing.assert_close(moved, expected, rtol=1e-10, atol=1e-12)
 
@@ -149,7 +150,7 @@ def test_serial_reptile_carries_adams_moments_as_one_optimiser_would():
     generator = torch.Generator().manual_seed(5)
     for _ in range(4):
         support = synthetic.examples(REGRESSION, 1, generator)
-        experience = Experience(torch.zeros(1, 0), (support,) * 3, support)
+        experience = Experience(descriptors=torch.zeros(1, 0), supports=(support,) * 3, query=support)
         params = SGD(anneal=False).update(learner, params, {}, experience).params
         for _ in range(3):
             steps.zero_grad()
@@ -205,16 +206,20 @@ def test_tasks_are_independent_and_their_order_does_not_matter(spec, tail):
     def permuted(batch):
         return each_tensor(lambda values: values[order], batch)
 
-    shuffled = Experience(experience.descriptors, tuple(map(permuted, experience.supports)), permuted(experience.query))
+    shuffled = Experience(
+        descriptors=experience.descriptors,
+        supports=tuple(map(permuted, experience.supports)),
+        query=permuted(experience.query),
+    )
     expected, scores = meta_gradient(learner, params, experience)
     found, told = meta_gradient(learner, params, shuffled)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(told, scores)
+    torch.testing.assert_close(told, {name: values[order] for name, values in scores.items()})
 
     field = "advantages" if spec.control else "inputs"
     values = getattr(experience.supports[0], field).clone()
     values[1] *= -3
-    changed = experience.supports[0]._replace(**{field: values})
+    changed = replace(experience.supports[0], **{field: values})
     before = learner.adapt(learner.begin(params, experience.descriptors), experience.supports[0]).params
     after = learner.adapt(learner.begin(params, experience.descriptors), changed).params
     for name in before:

@@ -1,5 +1,6 @@
 """``metarl new``: the names that it takes, and what it writes."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from metarl.cli import main
 from metarl.commands import new
+from metarl.control import Sampling
+from metarl.seeding import stream
 
 KINDS = [*new.KINDS, "algorithm", "outer"]
 
@@ -108,6 +111,19 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
         ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
         ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
         ("outer walk --kind control", "unrecognized arguments: --kind control"),
+        (
+            "tasks walk --env CartPole-v1",
+            "--env ID and --parameter NAME=LOW,HIGH must be given together, with --kind gymnasium",
+        ),
+        (
+            "tasks walk --kind gymnasium --parameter g=1,2",
+            "--env ID and --parameter NAME=LOW,HIGH must be given together",
+        ),
+        ("tasks walk --kind gymnasium --env X-v0 --parameter g=1", "expected NAME=LOW,HIGH"),
+        ("tasks walk --kind gymnasium --env X-v0 --parameter g=2,1", "expected two finite numbers, the lower first"),
+        ("tasks walk --kind gymnasium --env X-v0 --parameter g=1,inf", "expected two finite numbers"),
+        ("tasks walk --kind gymnasium --env X-v0 --parameter spec=1,2", "'spec' cannot be the name of a field"),
+        ("tasks walk --kind gymnasium --env X-v0 --parameter a-b=1,2", "'a-b' cannot be the name of a field"),
         ("outer trpo", "the outer update 'trpo' of metarl"),
         ("outer update", "outer.py already uses the name of the class Update"),
         ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; did you mean 'half-cheetah'?"),
@@ -131,6 +147,28 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
 )
 def test_names_that_cannot_be_are_refused(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert told in refused(capsys, *arguments.split())
+
+
+@pytest.mark.parametrize("parameters", [["length=0.3,0.8"], ["length=0.3,0.8", "gravity=5,15", "force_mag=8,12"]])
+def test_a_family_of_another_environment_is_written(
+    empty_folder: Path, parameters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--kind", "gymnasium", "--env", "CartPole-v1", *(f"--parameter={told}" for told in parameters)]
+    assert main(["new", "tasks", "try-poles", *words]) == 0
+    monkeypatch.syspath_prepend(empty_folder / "try-poles")
+    module: Any = importlib.import_module("try_poles.family")
+    family = module.TryPoles(sampling=Sampling(episodes=2, horizon=5))
+    ranges = {told.partition("=")[0]: tuple(map(float, told.partition("=")[2].split(","))) for told in parameters}
+    assert (family.spec.input_shape, family.spec.output_size, family.spec.kind) == ((4,), 2, "discrete")
+    for name, values in family.sample(50, "train", stream(0, "tasks")).parameters.items():
+        low, high = ranges[name]
+        assert values.shape == (50, 1)
+        assert low <= values.min() < values.max() <= high
+    text = "".join(path.read_text() for path in empty_folder.rglob("*.py")).lower()
+    assert "pendulum" not in text
+    assert "mass" not in text
+    for name in ("try_poles.family", "try_poles"):
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("there", ["folder", "file", "dangling link"])

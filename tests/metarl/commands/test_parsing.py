@@ -1,8 +1,12 @@
 """What metarl reads in tyro's messages, which are for people and may change with its version."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import torch
+from gymnasium import spaces
 
 from metarl.commands.parsing import parse
 
@@ -46,3 +50,39 @@ def test_errors_come_out_of_their_box_in_one_line(encoding: str, columns: str, m
 
 def test_unknown_options_can_be_left_for_later() -> None:
     assert parse(Options, ["--steps", "3", "--other.option", "1"], "try", "Tries.", partial=True) == Options(steps=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of ``numbers``.
+
+    Task parameter: ``group`` ``[task]``.
+    """
+
+    inputs: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(20, 3))
+    """``[row, *shape]``: numbers."""
+    space: spaces.Space[Any] = dataclasses.field(default_factory=lambda: spaces.Discrete(2))
+    """A space."""
+    names: tuple[str, ...] = tuple(f"country {number}" for number in range(142))
+    """Names of the groups."""
+    shots: int = 5
+    """Rows of ``inputs`` that are
+    known."""
+
+
+def test_the_help_shows_options_and_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    kind = dataclasses.make_dataclass("Command", [("tasks", Table, Table())])
+    with pytest.raises(SystemExit):
+        parse(kind, ["--help"], "check", "Check ``it``.")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in (
+        "Check it.",
+        "A table of numbers.",
+        "group [task]",
+        "--tasks.shots INT Rows of inputs that are known.",
+        "(default: 142 values)",
+    ):
+        assert text in shown
+    for hidden in ("`", "--tasks.inputs", "--tasks.space", "country 1", "Tensor"):
+        assert hidden not in shown
+    assert parse(kind, ["--tasks.names", "a", "b", "--tasks.shots", "3"], "check", "").tasks.names == ("a", "b")

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from stable_baselines3 import PPO, SAC
 import metarl
 from metarl import cli, runs, sb3, training
 from metarl.algorithms.maml import MAML
+from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import tasks_with
 from metarl.networks.options import Network
@@ -262,3 +264,71 @@ def test_options_are_told(capsys: Captured) -> None:
 
 def test_evaluations_are_json(baseline: Path) -> None:
     assert json.loads((baseline / runs.EVALUATION).read_text())["metrics"]["return/step_0"]["low"] < 0
+
+
+class Reached(gymnasium.Env[Any, Any]):
+    """Ends after three steps; succeeds in the second where the task's number is above one half."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, number: float = 0.0) -> None:
+        self.number, self.time = float(number), 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        info = {"success": self.time == 2 and self.number > 0.5}
+        return np.zeros(1, np.float32), 1.0, self.time == 3, False, info
+
+
+def test_a_baseline_tells_success_as_other_commands_do() -> None:
+    numbers = gymnasium.spaces.Dict(number=gymnasium.spaces.Box(0.0, 1.0, (), np.float32))
+    family = GymnasiumFamily(Reached, numbers, apply="keyword", sampling=Sampling(episodes=2, horizon=5))
+    tasks = tasks_with(family, {"number": [0.1, 0.9, 0.4, 0.6]})
+    model = sb3.PPOBaseline(hidden=(4,)).build(sb3.TaskVecEnv(family, 1), 0, "cpu")
+    assert sb3.scores(model, family, tasks) == {"return": [3.0] * 4, "success": [0.0, 1.0, 0.0, 1.0]}
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_a_baseline_whose_episodes_outlast_its_first_row_is_logged_and_drawn(
+    algorithm: str, tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    own = ["--n-steps", "16", "--batch-size", "16"] if algorithm == "ppo" else ["--learning-starts", "200"]
+    sizes = ["--timesteps", "192", "--num-envs", "2", "--hidden", "4", "--tasks", "2", "--quiet", *own]
+    horizon = ["--tasks.sampling.episodes", "1", "--tasks.sampling.horizon", "70"]
+    assert cli.main(["baseline", algorithm, "point-navigation", *sizes, *horizon, "--out", str(out)]) == 0
+    rows = logger.read_progress(out / "progress.csv")
+    assert [bool(row["return/step_0"]) for row in rows] == ([False] * 4 + [True] * 2 if algorithm == "ppo" else [True])
+    assert cli.main(["plot", str(out)]) == 0
+    assert (out / "learning.png").exists()
+
+
+def test_a_baseline_that_ends_before_any_episode_is_drawn_without_learning_curves(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    sizes = [
+        "--timesteps",
+        "32",
+        "--num-envs",
+        "2",
+        "--hidden",
+        "4",
+        "--tasks",
+        "2",
+        "--quiet",
+        "--n-steps",
+        "16",
+        "--batch-size",
+        "16",
+    ]
+    horizon = ["--tasks.sampling.episodes", "1", "--tasks.sampling.horizon", "70"]
+    assert cli.main(["baseline", "ppo", "point-navigation", *sizes, *horizon, "--out", str(out)]) == 0
+    assert cli.main(["plot", str(out)]) == 0
+    assert "without a score so far, so not in learning.png: run" in capsys.readouterr().out
+    assert sorted(path.name for path in out.glob("*.png")) == ["adaptation.png"]

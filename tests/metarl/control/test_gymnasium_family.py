@@ -1,18 +1,24 @@
+import copy
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
+from metarl.control.tasks import ControlTasks, tasks_with
 from metarl.environments.lanes import lane_seeds
-from metarl.types import Learner, Spec
+from metarl.types import Learner, Spec, policy_of
 
 CPU = torch.device("cpu")
 GRAVITY = spaces.Dict(g=spaces.Box(5.0, 15.0, ()))
@@ -50,7 +56,7 @@ class Counter(gymnasium.Env):
 
 
 def counters(**options: Any) -> GymnasiumFamily:
-    defaults: dict[str, Any] = {"env": Counter, "parameters": spaces.Dict(length=spaces.Discrete(5, start=2))}
+    defaults: dict[str, Any] = {"env": Counter, "parameters": spaces.Dict(length=spaces.Discrete(9, start=2))}
     return GymnasiumFamily(**{**defaults, **options})
 
 
@@ -124,7 +130,7 @@ def test_finished_lanes_idle_and_the_horizon_truncates() -> None:
 
 def test_an_environments_own_time_limit_is_a_truncation() -> None:
     family = GymnasiumFamily(
-        lambda length: gymnasium.wrappers.TimeLimit(Counter(length), 3), spaces.Dict(length=spaces.Discrete(3, start=2))
+        lambda length: gymnasium.wrappers.TimeLimit(Counter(length), 3), spaces.Dict(length=spaces.Discrete(9, start=2))
     )
     lanes = family.environment(2, CPU)
     lanes.reset(options={"length": [2, 9]})
@@ -166,8 +172,8 @@ def test_discrete_observations_are_one_hot() -> None:
         ("shape", r"ValueError: an observation has shape \(2,\) where \(1,\) was expected"),
         ("observation", "ValueError: an observation holds numbers that are not finite"),
         ("reward", "ValueError: the reward is nan, not a finite number"),
-        ("text", "ValueError: the reward is '3', not a finite number"),
-        ("none", "ValueError: the reward is None, not a finite number"),
+        ("text", "ValueError: the reward is '3', str: expected one finite number"),
+        ("none", "ValueError: the reward is None, NoneType: expected one finite number"),
     ],
 )
 def test_a_broken_environment_is_named(fault: str, cause: str) -> None:
@@ -193,7 +199,7 @@ def test_spaces_that_depend_on_the_task_are_refused() -> None:
     lanes.reset(options={"wide": [1, 1]})
 
 
-def test_environments_are_kept_and_made_anew_only_where_they_must() -> None:
+def test_environments_are_made_anew_only_where_they_must() -> None:
     made = []
 
     def make(**keywords: Any) -> gymnasium.Env:
@@ -207,11 +213,53 @@ def test_environments_are_kept_and_made_anew_only_where_they_must() -> None:
         lanes.reset(options={"length": [3, 4, 5]})
         lanes.reset(options={"length": [3, 4, 5]})
         lanes.reset(options={"length": [3, 6, 5]})
-        assert family.environment(3, CPU) is lanes
         assert len(made) == expected
-        assert family.environment(2, CPU).num_envs == 2
-        lanes.close()
-        assert family.environment(3, CPU) is not lanes
+
+
+def test_lanes_belong_to_who_asked_for_them() -> None:
+    family = counters()
+    mine, theirs = family.environment(1, CPU), family.environment(1, CPU)
+    for lanes in (mine, theirs):
+        lanes.reset(seed=0, options={"length": [9]})
+    theirs.step(np.zeros(1))
+    theirs.close()
+    assert mine.step(np.zeros(1))[0].tolist() == [[1]]
+
+
+def test_draws_borrow_lanes_that_no_other_draw_uses_meanwhile() -> None:
+    family = counters(sampling=Sampling(episodes=1, horizon=3))
+    some, others = family.sample(2, "train", generator()), family.sample(2, "train", generator(1))
+    with some._lanes(2, CPU) as one, others._lanes(2, CPU) as other, some._lanes(2, CPU) as third:
+        assert len({id(one), id(other), id(third)}) == 3
+    with others._lanes(2, CPU) as again:
+        assert again is one  # the one given back last
+    # A copy has lanes of its own, and so has another default dtype.
+    for copied in (copy.copy, copy.deepcopy, lambda it: replace(it), lambda it: pickle.loads(cloudpickle.dumps(it))):
+        with copied(family)._pool.lent(2, CPU) as lanes:
+            assert lanes is not again or copied is copy.copy
+
+
+def test_float64_lanes_after_float32(float64: None) -> None:
+    family = counters(sampling=Sampling(episodes=1, horizon=3))
+    torch.set_default_dtype(torch.float32)
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        with family.sample(2, "train", generator())._lanes(2, CPU) as lanes:
+            assert str(lanes.single_observation_space.dtype) == str(dtype).removeprefix("torch.")
+
+
+def test_threads_of_one_family_draw_as_they_do_alone() -> None:
+    family = GymnasiumFamily("Pendulum-v1", GRAVITY, apply="attribute", sampling=Sampling(episodes=2, horizon=20))
+    idle = learner(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
+
+    def draw(seed: int) -> torch.Tensor:
+        tasks = family.sample(3, "train", generator(seed))
+        return torch.stack([tasks.rollout(policy_of(idle, None), generator(seed)).observations for _ in range(3)])
+
+    alone = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for one, other in zip(alone, threads.map(draw, range(4)), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_tasks_fill_their_ranges_and_depend_on_the_seed_only() -> None:
@@ -233,6 +281,7 @@ def test_tasks_fill_their_ranges_and_depend_on_the_seed_only() -> None:
     assert not torch.equal(family.sample(1000, "train", generator(1)).descriptors, tasks.descriptors)
 
 
+@pytest.mark.filterwarnings("ignore:.*changes nothing in the environment")
 def test_a_box_of_one_number_reaches_the_environment_as_a_float() -> None:
     seen = []
     family = counters(
@@ -252,7 +301,7 @@ def test_draws() -> None:
     family = counters(sampling=Sampling(episodes=2, horizon=4), apply="attribute")
     tasks = family.sample(3, "train", generator())
     certain = learner(family.spec, lambda seen: torch.tensor([0.0, 100.0]).expand(*seen.shape[:-1], 2))
-    rollout = tasks.draw(certain, None, "support", generator())
+    rollout = tasks.rollout(policy_of(certain, None), generator())
     assert rollout.observations.shape == (3, 2, 4, 1)
     lengths = tasks.parameters["length"].clamp(max=4)
     assert rollout.rewards.sum(2).tolist() == [[2 * length] * 2 for length in lengths.tolist()]
@@ -263,7 +312,7 @@ def test_a_broken_draw_names_lane_and_step() -> None:
     family = counters(env=lambda length: Counter(length, "raise"), sampling=Sampling(episodes=2, horizon=4))
     any_action = learner(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
     with pytest.raises(RolloutError, match="lane 0, step 2: KeyError: 'no key'"):
-        family.sample(3, "train", generator()).draw(any_action, None, "support", generator())
+        family.sample(3, "train", generator()).rollout(policy_of(any_action, None), generator())
 
 
 @pytest.mark.parametrize(
@@ -315,12 +364,112 @@ def test_wrong_requests_are_refused() -> None:
         lanes.reset(options={"x": 1})
     with pytest.raises(ValueError, match=r"length is int64 \(3,\) where int64 \(2,\) was expected"):
         lanes.reset(options={"length": [1, 2, 3]})
-    with pytest.raises(ValueError, match=r"length is float64 \(2,\) where int64 \(2,\) was expected"):
+    with pytest.raises(ValueError, match=r"length is 1.5: expected an element of Discrete\(9, start=2\)"):
         lanes.reset(options={"length": [1.5, 2]})
-    with pytest.raises(ValueError, match=r"reset_mask has shape \(1,\) where \(2,\) was expected"):
+    with pytest.raises(ValueError, match=r"reset_mask is bool \(1,\) where bool \(2,\) was expected"):
         lanes.reset(options={"reset_mask": [True]})
     lanes.reset()
     with pytest.raises(ValueError, match=r"actions of shape \(3,\): expected finite numbers of \(2,\)"):
         lanes.step(np.zeros(3))
     with pytest.raises(ValueError, match="expected finite numbers"):
         lanes.step(np.array([0, np.nan]))
+
+
+def test_descriptors_are_in_the_order_of_the_space() -> None:
+    box, pair = spaces.Box(0.0, 1.0), spaces.Box(2.0, 3.0)
+    for parameters, names in (
+        (spaces.Dict(length=box, bonus=pair), ["length", "bonus"]),
+        (spaces.Dict({"length": box, "bonus": pair}), ["bonus", "length"]),
+    ):
+        tasks = counters(parameters=parameters, apply="attribute").sample(4, "train", generator())
+        assert list(tasks.parameters) == names
+        assert torch.equal(tasks.descriptors, torch.cat([tasks.parameters[name] for name in names], dim=1))
+
+
+def test_a_lane_starts_where_the_environment_does_by_the_same_seed_of_its_own() -> None:
+    family = GymnasiumFamily("Pendulum-v1", GRAVITY)
+    bare = gymnasium.make("Pendulum-v1", g=10.0).reset(seed=3)[0]
+    assert (family.environment(1, CPU).reset(seed=[3])[0][0] == bare).all()
+    single = family.single({"g": 10.0}).reset(seed=3)[0]
+    np.testing.assert_array_equal(single, gymnasium.make("Pendulum-v1", g=10.0).reset(seed=lane_seeds(3, 1)[0])[0])
+    assert (single != bare).any()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_tasks_are_given_by_plain_numbers(shape: tuple[int, ...]) -> None:
+    family = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0, shape)))
+    for given in ([9.8, 7.0], [[9.8], [7.0]], np.array([9.8, 7.0]), torch.tensor([9.8, 7.0])):
+        tasks = tasks_with(family, {"g": given})
+        assert tasks.parameters["g"].shape == (2, *shape)
+        torch.testing.assert_close(tasks.descriptors, torch.tensor([[9.8], [7.0]]))
+    with pytest.raises(ValueError, match="the task parameter g is"):
+        tasks_with(family, {"g": [[9.8, 7.0]]})
+
+
+@pytest.mark.parametrize("value", [4.9, np.nan, 9, -7, 2, "4", None])
+def test_tasks_that_a_discrete_space_does_not_hold_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="the task parameter length is"):
+        tasks_with(counters(parameters=spaces.Dict(length=spaces.Discrete(5, start=3))), {"length": [value]})
+
+
+def test_whole_numbers_of_a_discrete_space_may_be_floats() -> None:
+    tasks = tasks_with(counters(), {"length": [4.0]})
+    assert tasks.parameters["length"].tolist() == [4]
+
+
+def test_ends_of_float64_ranges_are_tasks() -> None:
+    family = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(0.7, 0.9, dtype=np.float64)))
+    assert tasks_with(family, {"g": [0.7, 0.9]}).parameters["g"].shape == (2, 1)
+    with pytest.raises(ValueError, match="expected an element of Box"):
+        tasks_with(family, {"g": [0.69]})
+
+
+class Lanes(VectorEnv):
+    """Two lanes of one's own, that return what they are told to."""
+
+    def __init__(self, num_envs: int, told: dict[str, Any]) -> None:
+        self.num_envs, self.told = num_envs, told
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = self.single_action_space = spaces.Box(-1, 1, (1,))
+        self.observation_space = self.action_space = spaces.Box(-1, 1, (num_envs, 1))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return np.zeros((self.num_envs, 1)), {}
+
+    def step(self, actions: Any) -> Any:
+        no = np.zeros(self.num_envs, dtype=bool)
+        ended, cut, info = self.told.get("ended", no), self.told.get("cut", no), self.told.get("info", {})
+        return np.zeros((self.num_envs, 1)), np.zeros(self.num_envs), ended, cut, info
+
+
+def drawn(**told: Any) -> Any:
+    tasks = ControlTasks(
+        Spec((1,), 1, "continuous", 0), {}, torch.zeros(2, 0), lambda lanes, device: Lanes(lanes, told), Sampling(1, 3)
+    )
+    idle = learner(tasks.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
+    return tasks.rollout(policy_of(idle, None), generator())
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"ended": np.array([0.0, 0.3])}, "terminations at step 1 of lane 1 is 0.3"),
+        ({"cut": np.array([0, np.nan])}, "truncations at step 1 of lane 1 is nan"),
+        ({"ended": np.array([None, False])}, "terminations at step 1 are not an array of numbers"),
+        ({"info": {"success": np.array([0.0, np.nan])}}, r"step 1: .*info\['success'\] of lane 1 is nan"),
+        ({"info": {"success": np.array([1, -1])}}, r"info\['success'\] of lane 1 is -1"),
+        ({"info": {"is_success": np.array(["False", True], dtype=object)}}, r"info\['is_success'\] of lane 0 is 'Fal"),
+        ({"info": {"success": np.array([[1], [0]])}}, r"info\['success'\] has shape \(2, 1\)"),
+    ],
+)
+def test_odd_flags_of_ones_own_lanes_are_refused(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        drawn(**told)
+
+
+def test_usual_flags_of_ones_own_lanes_are_taken() -> None:
+    success = {"success": np.array([1.0, np.nan]), "_success": np.array([True, False])}
+    rollout = drawn(ended=np.array([0, 1]), info=success)
+    assert rollout.mask[:, 0].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert rollout.success.tolist() == [[1], [0]]
+    assert drawn(info={"is_success": np.array([0, 1])}).success.tolist() == [[0], [1]]

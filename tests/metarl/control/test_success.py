@@ -1,5 +1,6 @@
 """Success, which some environments tell of, beside the return."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,16 +8,17 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from support import worker_envs
+from support.synthetic import by_hand
 from torch.utils import _pytree as pytree
 
-from metarl import MAML, Settings, evaluate, objectives, train
+from metarl import MAML, Settings, advantages, evaluate, objectives, train
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.speed.parts import Graphs, run_compiled
 from metarl.testing.checks import ContractError, check_batch, check_family
-from metarl.types import Experience, Learner, Rollout, each_tensor, joined, tasks_of
+from metarl.types import Experience, Learner, Rollout, each_tensor, joined, policy_of, select
 
 SAMPLING = Sampling(episodes=2, horizon=6)
 
@@ -32,7 +34,7 @@ def rollout(family: GymnasiumFamily, lengths: list[int]) -> Rollout:
     parameters = {"length": torch.tensor(lengths)}
     still = Learner(family.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
     told: Any = type(tasks)(tasks.spec, parameters, tasks.descriptors, family.environment, SAMPLING)
-    found = told.draw(still, None, "support", torch.Generator().manual_seed(0))
+    found = told.rollout(policy_of(still, None), torch.Generator().manual_seed(0))
     family.environment(2 * len(lengths), torch.device("cpu")).close()
     return found
 
@@ -53,18 +55,20 @@ def test_success_is_a_part_of_the_rollout_like_any_other() -> None:
     def told(changed: Rollout) -> Any:
         return None if changed.success is None else changed.success.tolist()
 
-    assert told(found._replace(advantages=0 * found.advantages)) == expected
+    assert told(replace(found, advantages=0 * found.rewards)) == expected
     assert told(pytree.tree_map(torch.clone, found)) == expected
     leaves, form = pytree.tree_flatten(found)
     assert told(pytree.tree_unflatten(leaves, form)) == expected
-    experience = tasks_of(Experience(torch.zeros(4, 0), (found, found), found), torch.tensor([3, 0]))
+    experience = select(
+        Experience(descriptors=torch.zeros(4, 0), supports=(found, found), query=found), torch.tensor([3, 0])
+    )
     assert [told(batch) for batch in (*experience.supports, experience.query)] == [[[1, 1], [0, 0]]] * 3
-    assert told(tasks_of(experience, slice(1, 2)).query) == [[0, 0]]
-    failed = found._replace(success=torch.tensor([[0.0, 1], [0, 0], [0, 1], [0, 0]]))
+    assert told(select(experience, slice(1, 2)).query) == [[0, 0]]
+    failed = replace(found, success=torch.tensor([[0.0, 1], [0, 0], [0, 1], [0, 0]]))
     assert told(joined([found, failed])) == [[0, 1], [1, 1], [0, 1], [1, 1]]
-    assert told(joined([found, found._replace(success=None)])) is None
-    untold = found._replace(success=None)
-    assert told(each_tensor(torch.clone, untold)) is told(tasks_of(experience._replace(query=untold), slice(1)).query)
+    assert told(joined([found, replace(found, success=None)])) is None
+    untold = replace(found, success=None)
+    assert told(each_tensor(torch.clone, untold)) is told(select(replace(experience, query=untold), slice(1)).query)
     assert objectives.scores("continuous", found)["success"].tolist() == [0, 1, 0, 1]
     assert list(objectives.scores("continuous", untold)) == ["return"]
 
@@ -72,10 +76,8 @@ def test_success_is_a_part_of_the_rollout_like_any_other() -> None:
 def test_a_memory_keeps_success_when_it_prepares_what_it_learns_from() -> None:
     chosen = family(2, 9)
     learner, found = RL2(hidden=3).build(chosen.spec), rollout(chosen, [2, 3, 4, 7])
-    assert learner.prepare is not None
-    prepared = learner.prepare(Experience(torch.zeros(4, 0), (found,), found))
-    assert isinstance(prepared.query, Rollout) and prepared.query.success is not None
-    assert prepared.query.success.tolist() == [[0, 0], [1, 1], [0, 0], [1, 1]]
+    for judged in advantages.judged(learner, None, [found, found]):
+        assert judged.success is found.success and judged.advantages is not None
 
 
 def test_graphs_pass_success_and_its_absence_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,10 +85,10 @@ def test_graphs_pass_success_and_its_absence_on(monkeypatch: pytest.MonkeyPatch)
     found, graphs = rollout(family(2, 9), [2, 3]), Graphs()
 
     def doubled(batch: Rollout) -> Rollout:
-        return batch._replace(rewards=2 * batch.rewards)
+        return replace(batch, rewards=2 * batch.rewards)
 
     with graphs.used(1):
-        for batch in (found, found._replace(success=None)):
+        for batch in (found, replace(found, success=None)):
             given = (pytree.tree_map(lambda leaf: leaf, batch),)
             made = run_compiled("doubles", doubled, given, ())
             assert torch.equal(made.rewards, 2 * batch.rewards)
@@ -103,7 +105,7 @@ def test_success_of_another_form_is_a_fault(success: torch.Tensor, message: str)
     found = rollout(family(2, 9), [2, 3])
     check_batch(found, family(2, 9).spec, 2)
     with pytest.raises(ContractError, match=message):
-        check_batch(found._replace(success=success), family(2, 9).spec, 2)
+        check_batch(replace(found, success=success), family(2, 9).spec, 2)
 
 
 def test_environments_that_do_not_tell() -> None:
@@ -142,7 +144,7 @@ def test_vector_environments_tell_in_their_infos(tensors: bool) -> None:
             infos = next(told)
             return actions, actions, actions, actions, {k: torch.tensor(v) if tensors else v for k, v in infos.items()}
 
-    watch, batch = SuccessWatch(Told()), Rollout(*[torch.zeros(1, 2, 3)] * 6)
+    watch, batch = SuccessWatch(Told()), by_hand(*[torch.zeros(1, 2, 3)] * 6)
     watch.step(None)
     assert watch.scored(batch) is batch
     watch.step(None)

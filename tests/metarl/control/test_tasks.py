@@ -10,16 +10,18 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
+from support.synthetic import collected
 from torch import Tensor
 
 from metarl import objectives
-from metarl.advantages import with_advantages
+from metarl.advantages import Advantages
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.rollouts import RolloutError, collect
+from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks, check_environment
 from metarl.environments.lanes import LaneError
-from metarl.types import Learner, Rollout, Spec
+from metarl.testing.batches import tensors
+from metarl.types import Learner, Rollout, Spec, policy_of
 from metarl_envs.bandit import Bandit
 
 CONTINUOUS = Spec((3,), 1, "continuous")
@@ -117,7 +119,7 @@ def track_tasks(
 def test_every_lane_lives_its_own_task(spec: Spec, device: str | None) -> None:
     env = Track(6, device)
     parameters = {"number": torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(2)}
-    found = collect(env, policy(spec), 0, 3, 4, generator(), parameters)
+    found = collected(env, policy(spec), 0, 3, 4, generator(), parameters)
     assert found.observations.shape == (3, 2, 4, 3)
     assert found.rewards.shape == found.mask.shape == found.log_probs.shape == (3, 2, 4)
     assert found.actions.shape == ((3, 2, 4) if spec.kind == "discrete" else (3, 2, 4, 1))
@@ -149,7 +151,7 @@ def test_a_policy_with_memory_is_threaded_through() -> None:
         seen.append(state.clone())
         return torch.zeros(1, 2, 2), state + observations[..., 1]
 
-    collect(Track(2), policy(CONTINUOUS)._replace(predict=predict), torch.zeros(1, 2), 1, 4, generator())
+    collected(Track(2), policy(CONTINUOUS)._replace(predict=predict), torch.zeros(1, 2), 1, 4, generator())
     assert [state[0, 0].item() for state in seen] == [0, 0, 1, 3]
 
 
@@ -159,7 +161,7 @@ def test_episodes_end_where_their_environments_say_so(device: str | None) -> Non
         "length": torch.tensor([2.0, 1.0, 9.0, 4.0, 2.0, 9.0]),
         "limit": torch.tensor([9.0, 9.0, 3.0, 9.0, 2.0, 4.0]),
     }
-    found = collect(Track(6, device), policy(CONTINUOUS), 0, 3, 4, generator(), limits)
+    found = collected(Track(6, device), policy(CONTINUOUS), 0, 3, 4, generator(), limits)
     assert found.mask.flatten(0, 1).tolist() == [
         [1, 1, 0, 0],
         [1, 0, 0, 0],
@@ -176,8 +178,10 @@ def test_episodes_end_where_their_environments_say_so(device: str | None) -> Non
         [1, 2, 0, 0],
         [1, 2, 3, 4],
     ]
-    # Only the third was cut short: the fifth terminated as well, and the last one reached the horizon.
-    assert found.truncated.flatten().tolist() == [0, 0, 1, 0, 0, 0]
+    # Only the third was cut short: the fifth terminated as well, and the last one was cut at the horizon.
+    assert found.truncated.any(2).flatten().tolist() == [False, False, True, False, False, True]
+    assert found.terminated.any(2).flatten().tolist() == [True, True, False, True, True, False]
+    assert found.truncated[1, 0].tolist() == [False, False, True, False]
     assert found.last_observations[..., 1].flatten().tolist() == [2, 1, 3, 4, 2, 4]
 
 
@@ -188,7 +192,7 @@ def test_rewards_after_the_end_do_not_count() -> None:
             if step > 1:
                 told["terminations"][:] = False  # an environment that forgets that it ended
 
-    found = collect(Track(1, fault=pay), policy(CONTINUOUS), 0, 1, 3, generator(), {"length": torch.ones(1)})
+    found = collected(Track(1, fault=pay), policy(CONTINUOUS), 0, 1, 3, generator(), {"length": torch.ones(1)})
     assert found.rewards.flatten().tolist() == [101, 0, 0]
     assert found.mask.flatten().tolist() == [1, 0, 0]
 
@@ -196,11 +200,11 @@ def test_rewards_after_the_end_do_not_count() -> None:
 def test_one_thread_while_a_simulator_runs_and_all_where_none_does() -> None:
     torch.set_num_threads(2)
     env = Track(2)
-    collect(env, policy(CONTINUOUS), 0, 1, 3, generator())
+    collected(env, policy(CONTINUOUS), 0, 1, 3, generator())
     assert env.threads == [1, 1, 1]
     assert torch.get_num_threads() == 2
     with pytest.raises(RolloutError):
-        collect(Track(2, fault=broken(1)), policy(CONTINUOUS), 0, 1, 3, generator())
+        collected(Track(2, fault=broken(1)), policy(CONTINUOUS), 0, 1, 3, generator())
     assert torch.get_num_threads() == 2
     threads = list[int]()
 
@@ -209,7 +213,7 @@ def test_one_thread_while_a_simulator_runs_and_all_where_none_does() -> None:
         return torch.zeros(*observations.shape[:2], tasks.spec.output_size)
 
     tasks = Bandit().sample(1, "test", generator())
-    collect(tasks.environment(2, torch.device("cpu")), policy(tasks.spec, watched), 0, 1, 3, generator())
+    collected(tasks.environment(2, torch.device("cpu")), policy(tasks.spec, watched), 0, 1, 3, generator())
     assert threads == [2, 2, 2]
 
 
@@ -218,8 +222,8 @@ def test_equal_generators_give_equal_episodes_and_nothing_else_is_drawn_from(spe
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     envs = [Track(4), Track(4), Track(4)]
     seeded = zip(envs, (1, 1, 2), strict=True)
-    first, again, other = (collect(env, policy(spec), 0, 2, 5, generator(seed)) for env, seed in seeded)
-    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    first, again, other = (collected(env, policy(spec), 0, 2, 5, generator(seed)) for env, seed in seeded)
+    assert all(torch.equal(*pair) for pair in zip(tensors(first), tensors(again), strict=True))
     assert not torch.equal(first.actions, other.actions)
     assert envs[0].seeds == envs[1].seeds != envs[2].seeds
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -243,7 +247,7 @@ def test_arrays_that_the_environment_uses_again_are_copied() -> None:
             return super()._observations().astype(np.float64)
 
     for device in (None, "cpu"):
-        found = collect(Frugal(2, device), policy(CONTINUOUS), 0, 1, 4, generator(), {"number": torch.ones(2)})
+        found = collected(Frugal(2, device), policy(CONTINUOUS), 0, 1, 4, generator(), {"number": torch.ones(2)})
         assert found.observations[0, 0, :, 1].tolist() == [0, 1, 2, 3]
         assert found.rewards[0, 0].tolist() == [11, 12, 13, 14]
 
@@ -258,14 +262,17 @@ def test_tasks_can_be_compared() -> None:
 
 class TestDraw:
     def test_a_rollout(self) -> None:
-        tasks = track_tasks(sampling=Sampling(2, 3, 0.9), length=[2.0, 9.0])
-        rollout = tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+        tasks = track_tasks(sampling=Sampling(2, 3), length=[2.0, 9.0])
+        rollout = tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         assert isinstance(rollout, Rollout)
         assert rollout.rewards.tolist() == [[[11, 12, 0]] * 2, [[21, 22, 23]] * 2]
-        assert rollout.advantages.shape == (2, 2, 3)
-        assert (rollout.advantages[rollout.mask == 0] == 0).all()
-        assert all(field.dtype == torch.float64 for field in rollout if field is not None)
+        assert rollout.terminated.tolist() == [[[False, True, False]] * 2, [[False] * 3] * 2]
+        assert not rollout.truncated.any()
+        assert rollout.last_observations[..., :2].tolist() == [[[1, 2]] * 2, [[2, 3]] * 2]
+        numbers = [values for values in vars(rollout).values() if values is not None and values.dtype != torch.bool]
+        assert all(values.dtype == torch.float64 for values in numbers)
         assert rollout.success is None
+        assert rollout.advantages is None
 
     def test_every_draw_starts_fresh_episodes_in_the_same_environment(self) -> None:
         made: list[Track] = []
@@ -276,31 +283,31 @@ class TestDraw:
 
         tasks = track_tasks(make)
         assert not made
-        first, second = (tasks.draw(policy(CONTINUOUS), 0, "support", generator(seed)) for seed in (1, 2))
-        again = tasks.draw(policy(CONTINUOUS), 0, "query", generator(1))
+        first, second = (tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator(seed)) for seed in (1, 2))
+        again = tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator(1))
         assert [env.num_envs for env in made] == [4]
         assert second.observations[:, :, 0, 1].tolist() == [[0, 0], [0, 0]]
         assert not torch.equal(first.actions, second.actions)
         assert made[0].seeds[0] != made[0].seeds[1]
-        assert all(torch.equal(*pair) for pair in zip(first[:6], again[:6], strict=True))
+        assert all(torch.equal(*pair) for pair in zip(tensors(first), tensors(again), strict=True))
 
     def test_a_changed_copy_makes_its_own_environment(self) -> None:
         tasks = track_tasks()
-        tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+        tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         more = replace(tasks, sampling=Sampling(5, 3))
-        assert more.draw(policy(CONTINUOUS), 0, "support", generator()).rewards.shape == (2, 5, 3)
+        assert more.rollout(policy_of(policy(CONTINUOUS), 0), generator()).rewards.shape == (2, 5, 3)
 
     def test_environments_that_would_spoil_the_episodes_are_refused(self) -> None:
         tasks = track_tasks(lambda lanes: Track(lanes + 1))
         with pytest.raises(ValueError, match=r"5 lanes .* expected 4, one for each episode of each task"):
-            tasks.draw(policy(CONTINUOUS), 0, "support", generator())
+            tasks.rollout(policy_of(policy(CONTINUOUS), 0), generator())
         env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 4)
         with pytest.raises(ValueError, match=r"AutoresetMode.NEXT_STEP: expected .* AutoresetMode.DISABLED"):
-            track_tasks(lambda lanes: env).draw(policy(CONTINUOUS), 0, "support", generator())
+            track_tasks(lambda lanes: env).rollout(policy_of(policy(CONTINUOUS), 0), generator())
 
     @pytest.mark.parametrize(
         "options",
-        [{"episodes": 0}, {"horizon": 0}, {"discount": 1.1}, {"gae_lambda": -0.1}, {"discount": float("nan")}],
+        [{"episodes": 0}, {"horizon": 0}],
     )
     def test_samplings_without_sense_are_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
@@ -363,7 +370,7 @@ FAULTS: dict[str, tuple[Callable[[int, Told], None], str]] = {
 def test_broken_environments_are_named(fault: str) -> None:
     spoil, message = FAULTS[fault]
     with pytest.raises(RolloutError, match=message) as caught:
-        collect(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
+        collected(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
     if "raises" in fault:
         assert isinstance(caught.value.__cause__, KeyError)
 
@@ -375,7 +382,7 @@ def test_the_first_fault_is_the_one_that_is_named() -> None:
         broken(4, rewards=put(np.nan, 0))(step, told)
 
     with pytest.raises(RolloutError, match=r"rewards are not finite: task 1, lane 3 \(episode 1\), step 2"):
-        collect(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
+        collected(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
 
 
 @pytest.mark.parametrize(
@@ -392,7 +399,7 @@ def test_lanes_that_an_exception_names_are_told_with_their_tasks(lanes: list[int
             raise LaneError("out of fuel", lanes)
 
     with pytest.raises(RolloutError, match=f"an environment raised: {named}: LaneError: out of fuel") as caught:
-        collect(Track(4, fault=fault), policy(CONTINUOUS), 0, 2, 4, generator())
+        collected(Track(4, fault=fault), policy(CONTINUOUS), 0, 2, 4, generator())
     assert isinstance(caught.value.__cause__, LaneError)
 
 
@@ -421,7 +428,7 @@ def test_gymnasium_environments_are_told_by_task_lane_and_step() -> None:
     idle = policy(family.spec, lambda seen: torch.zeros(*seen.shape[:-1], 2))
     message = r"task 1, lane 2 \(episode 0\), step 2: LaneError: lane 2, step 2: OverflowError: too much"
     with pytest.raises(RolloutError, match=message) as caught:
-        tasks.draw(idle, 0, "support", generator())
+        tasks.rollout(policy_of(idle, 0), generator())
     assert isinstance(caught.value.__cause__.__cause__, OverflowError)
 
 
@@ -438,7 +445,7 @@ def test_actions_of_nan_are_the_policys_fault(strict: bool) -> None:
             return super().step(actions)
 
     with pytest.raises(RolloutError, match=r"actions are not finite: task 1, lane 2 \(episode 0\).*, step 2"):
-        track_tasks(Strict).draw(policy(CONTINUOUS, outputs), 0, "support", generator())
+        track_tasks(Strict).rollout(policy_of(policy(CONTINUOUS, outputs), 0), generator())
 
 
 def test_a_bug_of_the_policy_is_not_blamed_on_the_environment() -> None:
@@ -446,16 +453,16 @@ def test_a_bug_of_the_policy_is_not_blamed_on_the_environment() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        collect(Track(2), policy(CONTINUOUS, outputs), 0, 1, 3, generator())
+        collected(Track(2), policy(CONTINUOUS, outputs), 0, 1, 3, generator())
 
 
 def test_gymnasiums_own_lanes_serve() -> None:
     envs = [lambda: gymnasium.make("Pendulum-v1", max_episode_steps=5)] * 4
     env = gymnasium.vector.SyncVectorEnv(envs, autoreset_mode=AutoresetMode.DISABLED, copy=False)
     idle = policy(Spec((3,), 1, "continuous"), lambda seen: torch.zeros(*seen.shape[:-1], 2))
-    found = collect(env, idle, 0, 2, 5, generator())
+    found = collected(env, idle, 0, 2, 5, generator())
     assert len(found.observations[..., 2].unique()) == 20
-    assert with_advantages(found, 0.99, 1.0).advantages.isfinite().all()
+    assert Advantages().of_episodes(None, [found])[0].advantages.isfinite().all()
 
 
 def test_environments_and_specs_that_disagree_are_refused() -> None:

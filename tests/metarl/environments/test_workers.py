@@ -24,7 +24,8 @@ from metarl.environments import workers
 from metarl.environments.lanes import LaneError, LaneOptions, Lanes, lane_seeds
 from metarl.environments.worker import WorkerError
 from metarl.environments.workers import WorkerLanes, usable_cpus
-from metarl.types import Learner, Spec
+from metarl.testing.batches import tensors
+from metarl.types import Learner, Spec, policy_of
 
 CPU = torch.device("cpu")
 LENGTH = spaces.Dict(length=spaces.Discrete(9, start=2))
@@ -113,10 +114,10 @@ def test_draws_do_not_depend_on_the_workers() -> None:
         indifferent = Learner(
             chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None
         )  # mean 0, standard deviation 1
-        rollouts.append(tasks.draw(indifferent, None, "support", torch.Generator().manual_seed(1)))
+        rollouts.append(tasks.rollout(policy_of(indifferent, None), torch.Generator().manual_seed(1)))
         chosen.environment(6, CPU).close()
-    for one, other in zip(*rollouts, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)
+    for one, other in zip(*map(tensors, rollouts), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_float64(float64: None) -> None:
@@ -193,7 +194,9 @@ def broken(lanes: WorkerLanes, lane: int, fault: int) -> None:
 def test_a_broken_environment_is_named(lanes: WorkerLanes) -> None:
     before = pids(lanes)
     broken(lanes, 3, worker_envs.RAISES)
-    with pytest.raises(LaneError, match=r"^lane 3, step 2: KeyError: 'no key'$") as caught:
+    with pytest.raises(
+        LaneError, match=r"^lane 3, step 2: KeyError: 'no key' \(family.<lambda>, task \{'fault': 1\}\)$"
+    ) as caught:
         lanes.step(np.zeros((5, 1)))
     assert caught.value.lanes == [3]
     assert isinstance(caught.value.__cause__, WorkerError)
@@ -229,16 +232,17 @@ def test_a_simulator_that_takes_its_process_along(lanes: WorkerLanes, fault: int
 
 def test_a_worker_that_somebody_killed() -> None:
     chosen = family(parameters=LENGTH, sampling=Sampling(episodes=2, horizon=4))
-    lanes = chosen.environment(6, CPU)
+    with chosen._pool.lent(6, CPU) as lanes:  # the next draw borrows the same
+        pass
     os.kill(pids(lanes)[0], signal.SIGKILL)
     tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
     indifferent = Learner(chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
     with pytest.raises(RolloutError, match=r"task 0, lane 0 .*step 0: .*lanes 0 to 2 was ended by SIGKILL"):
-        tasks.draw(indifferent, None, "support", torch.Generator())
+        tasks.rollout(policy_of(indifferent, None), torch.Generator())
     wait_until_gone(pids(lanes), 0)
     # The family makes new ones for the next tasks.
     tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
-    assert tasks.draw(indifferent, None, "support", torch.Generator()).rewards.shape == (3, 2, 4)
+    assert tasks.rollout(policy_of(indifferent, None), torch.Generator()).rewards.shape == (3, 2, 4)
     chosen.environment(6, CPU).close()
 
 
@@ -356,7 +360,8 @@ def test_a_script_that_ends_leaves_no_process(end: str) -> None:
 def test_an_error_leaves_no_process() -> None:
     script, found = started("lanes.reset(options={'fault': [0, 0, 0, 1]})\nfor _ in '12': lanes.step(np.zeros((4, 1)))")
     said = ended(script, found)
-    assert said.splitlines()[-1] == "metarl.environments.lanes.LaneError: lane 3, step 2: KeyError: 'no key'"
+    last = "lane 3, step 2: KeyError: 'no key' (make, task {'fault': 1})"
+    assert said.splitlines()[-1] == f"metarl.environments.lanes.LaneError: {last}"
     assert script.returncode == 1
 
 

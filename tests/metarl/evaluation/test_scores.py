@@ -1,22 +1,21 @@
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
 import torch
+from support.synthetic import by_hand
 from torch import Generator, Tensor
 
 from metarl import evaluation, objectives, testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
-from metarl.control import Watched
-from metarl.control import tasks as control_tasks
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
+from metarl.testing.batches import tensors
 from metarl.types import DrawsGroups, Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
@@ -38,10 +37,10 @@ class LineTasks:
     def descriptors(self) -> Tensor:
         return self.slopes.unsqueeze(1)
 
-    def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
+    def draw(self, role: str, generator: Generator) -> Examples:
         self.drawn.append(role)
         inputs = torch.randn(len(self.slopes), 8, 1, generator=generator)
-        return Examples(inputs, self.slopes.reshape(-1, 1, 1) * inputs)
+        return Examples(inputs=inputs, targets=self.slopes.reshape(-1, 1, 1) * inputs)
 
 
 class Lines:
@@ -181,7 +180,9 @@ def test_maml_is_scored_on_examples_without_keeping_graphs() -> None:
 
 def test_classification_has_an_accuracy() -> None:
     scores = objectives.scores(
-        "classification", Examples(torch.zeros(2, 4, 1), torch.zeros(2, 4, dtype=torch.int64)), torch.zeros(2, 4, 3)
+        "classification",
+        Examples(inputs=torch.zeros(2, 4, 1), targets=torch.zeros(2, 4, dtype=torch.int64)),
+        torch.zeros(2, 4, 3),
     )
     found = Evaluation({name: value.unsqueeze(0) for name, value in scores.items()}, LineTasks(torch.ones(2), []), ())
     assert sorted(found.metrics) == ["accuracy/step_0", "loss/step_0"]
@@ -193,26 +194,28 @@ def test_requests_without_sense_are_refused(options: dict[str, int]) -> None:
         evaluate(slope_learner(), {}, Lines(), **options)
 
 
-def test_evaluation_fits_no_baseline_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted, estimate = [], control_tasks.with_advantages
-    monkeypatch.setattr(control_tasks, "with_advantages", lambda *given: fitted.append(1) or estimate(*given))
+def test_evaluation_fits_no_baseline_that_nobody_reads() -> None:
     family, algorithm = testing.small_family("continuous"), MAML(network=Network(hidden=(4,)))
     learner = algorithm.build(family.spec)
+    judged: list[int] = []
+
+    def estimate(state: Any, rollouts: Any) -> Any:
+        judged.append(len(rollouts))
+        return algorithm.advantages.of_episodes(state, rollouts)
+
+    watched = learner._replace(estimate=estimate)
     params = learner.init(torch.Generator().manual_seed(0))
-    found = evaluate(learner, params, family, tasks=3, steps=2)
-    assert len(fitted) == 2
-    assert found.queries[-1].advantages.isnan().all()
-    whole = adapt(learner, params, sample_tasks(family, 3), steps=2)
-    assert len(fitted) == 5
-    for step, one in enumerate(whole):
-        assert one.rollout.advantages.isfinite().all()
+    found = evaluate(watched, params, family, tasks=3, steps=2)
+    assert judged == [1, 1]  # before each step, and not after the last
+    assert [query.advantages for query in found.queries] == [None] * 3
+    for step, one in enumerate(adapt(learner, params, sample_tasks(family, 3), steps=2)):
         assert torch.equal(one.rollout.rewards, found.queries[step].rewards)
         assert found.scores["return"][step].tolist() == one.rollout.rewards.sum(2).mean(1).tolist()
 
 
 def test_a_family_that_draws_something_else_is_refused() -> None:
     learner = slope_learner()
-    rollout = Rollout(*[torch.zeros(2, 1, 1)] * 6)
+    rollout = by_hand(*[torch.zeros(2, 1, 1)] * 6)
 
     class Wrong(LineTasks):
         def draw(self, *arguments: Any) -> Any:
@@ -257,10 +260,9 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
     assert found[0].queries[0].inputs.shape == (7, 6, 2)
 
 
-def all_at_once(monkeypatch: pytest.MonkeyPatch, learner: Learner, params: Params) -> None:
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the examples of all tasks together, as of tasks that cannot be drawn in groups."""
-    draw = partial(evaluation.scores._drawn_at_once, learner, params)
-    monkeypatch.setattr(evaluation.scores, "_drawn_in_groups", lambda _, *arguments: draw(*arguments))
+    monkeypatch.setattr(evaluation.scores, "_drawn_in_groups", evaluation.scores._drawn_at_once)
 
 
 def pictures(**options: Any) -> NWayKShot:
@@ -283,14 +285,14 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
     params = learner.init(torch.Generator().manual_seed(0))
     found = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert gathered == [3, 3, 3, 3, 1, 1]
-    all_at_once(monkeypatch, learner, params)
+    all_at_once(monkeypatch)
     whole = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert all(torch.equal(found.scores[name], whole.scores[name]) for name in ("loss", "accuracy"))
     # The queries are those that were scored, whenever they are asked for.
     (asked,), (again,), (held,) = found.queries, found.queries, whole.queries
     assert len(found.queries) == 1
     assert found.queries[:1][0].targets.shape == found.queries[-1].targets.shape == (7, 6)
-    for one, other, kept in zip(asked, again, held, strict=True):
+    for one, other, kept in zip(*map(tensors, (asked, again, held)), strict=True):
         assert torch.equal(one, other)
         assert torch.equal(one, kept)
     with pytest.raises(IndexError):
@@ -308,7 +310,7 @@ def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     params = learner.init(torch.Generator().manual_seed(0))
     monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 50})
     found = evaluate(learner, params, family, tasks=7, split="train")
-    all_at_once(monkeypatch, learner, params)
+    all_at_once(monkeypatch)
     assert torch.equal(evaluate(learner, params, family, tasks=7, split="train").scores["loss"], found.scores["loss"])
 
 
@@ -316,7 +318,7 @@ def test_a_subclass_changes_what_is_scored() -> None:
     class Dark(EpisodeTasks):
         def draw_groups(self, *arguments: Any) -> Any:
             for examples in super().draw_groups(*arguments):
-                yield examples._replace(inputs=torch.zeros_like(examples.inputs))
+                yield replace(examples, inputs=torch.zeros_like(examples.inputs))
 
     class Family(NWayKShot):
         def sample(self, *arguments: Any) -> EpisodeTasks:
@@ -340,8 +342,6 @@ def test_a_subclass_that_overrides_draw_alone_is_refused(tasks: type) -> None:
 def test_tasks_without_groups_are_drawn_at_once() -> None:
     assert isinstance(pictures().sample(2, "train", torch.Generator()), DrawsGroups)
     assert not isinstance(Lines().sample(2, "train", torch.Generator()), DrawsGroups)
-    family = testing.small_family("continuous")
-    assert isinstance(family.sample(2, "train", torch.Generator()), Watched)
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_data_that_are_not_finite_are_told() -> None:
     learner = slope_learner()
 
     class Broken(LineTasks):
-        def draw(self, learner: Learner, state: Any, role: str, generator: Generator) -> Examples:
-            inputs, targets = super().draw(learner, state, role, generator)
-            return Examples(inputs, targets.log() if role == "query" else targets)
+        def draw(self, role: str, generator: Generator) -> Examples:
+            inputs, targets = vars(super().draw(role, generator)).values()
+            return Examples(inputs=inputs, targets=targets.log() if role == "query" else targets)
 
     class Family(Lines):
         def sample(self, *arguments: Any) -> LineTasks:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.cli import main
 from metarl.fewshot.classification import NWayKShot, on_device, rotated
+from metarl.testing.batches import tensors
 from metarl.types import Examples, Spec, Split
 
 CLASSES = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 7, 8]}
@@ -32,8 +33,8 @@ LABELS = torch.repeat_interleave(torch.arange(9), torch.arange(10, 19))[torch.ra
 def draws(family: NWayKShot, tasks: int = 50, split: Split = "train") -> tuple[Tensor, Examples, Examples]:
     """Return the classes of sampled tasks, their support and their query."""
     sampled = family.sample(tasks, split, generator())
-    support = sampled.draw(None, None, "support", generator(1))
-    return sampled.parameters["classes"], support, sampled.draw(None, None, "query", generator(2))
+    support = sampled.draw("support", generator(1))
+    return sampled.parameters["classes"], support, sampled.draw("query", generator(2))
 
 
 def test_the_labels_are_those_of_the_items() -> None:
@@ -41,7 +42,7 @@ def test_the_labels_are_those_of_the_items() -> None:
         classes, *batches = draws(numbered(shots=3), split=split)
         assert set(classes.flatten().tolist()) == set(allowed)
         assert (classes[:, 0] != classes[:, 1]).all()
-        for inputs, targets in batches:
+        for inputs, targets in map(tensors, batches):
             assert (inputs.shape, targets.shape) == ((50, 6, 1), (50, 6))
             assert torch.equal(LABELS[inputs.squeeze(-1).long()], classes.gather(1, targets))
             assert (targets.sum(1) == 3).all()
@@ -92,7 +93,7 @@ def test_training_may_take_more_ways() -> None:
 
 def test_draws_give_the_same_items_in_an_order_of_their_generator() -> None:
     tasks = numbered(shots=5).sample(3, "train", generator())
-    first, again, other = (tasks.draw(None, None, "support", generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (tasks.draw("support", generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.inputs, again.inputs)
     assert torch.equal(first.targets, again.targets)
     assert not torch.equal(first.inputs, other.inputs)
@@ -177,7 +178,7 @@ def test_turned_images_are_new_classes(rotations: Any, turned: bool) -> None:
         tasks = family.sample(40, split, generator())
         turns = tasks.parameters.get("quarter_turns", torch.zeros(40, 2, dtype=torch.long))
         assert turns.unique().tolist() == ([0, 1, 2, 3] if turns_expected else [0])
-        inputs, targets = tasks.draw(None, None, "query", generator())
+        inputs, targets = vars(tasks.draw("query", generator())).values()
         for task, item in [(task, item) for task in range(40) for item in range(4)]:
             source, by = by_pixels[tuple(inputs[task, item].flatten().tolist())]
             assert LABELS[source] == tasks.parameters["classes"][task, targets[task, item]]
@@ -199,7 +200,7 @@ def test_memory_does_not_grow() -> None:
         for seed in range(iterations):
             tasks = family.sample(16, "train", generator(seed))
             for role in ("support", "query"):
-                tasks.draw(None, None, role, generator(seed))
+                tasks.draw(role, generator(seed))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     before = peak(100)

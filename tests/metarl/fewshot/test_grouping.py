@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.fewshot.grouping import group, split_classes, subsets
+from metarl.fewshot.grouping import group, row_size, split_classes, subsets
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -22,10 +22,12 @@ def test_items_by_label() -> None:
         "validation": [],
         "test": [0],
     }
-    items = groups.choose(torch.tensor([[1, 0], [0, 1]]), 2, generator())
-    assert items.shape == (2, 2, 2)
-    assert set(items[0, 1].tolist()) == set(items[1, 0].tolist()) == {1, 3}
-    assert {*items[0, 0].tolist(), *items[1, 1].tolist()} <= {0, 2, 4}
+    numbers = torch.rand(30, row_size(2, 2), generator=generator(), dtype=torch.float64)
+    chosen, items = groups.choose(torch.tensor([0, 1]), 2, 2, numbers)
+    assert items.shape == (30, 2, 2)
+    assert {tuple(row) for row in chosen.tolist()} == {(0, 1), (1, 0)}, "no group comes twice in a task"
+    assert {tuple(row) for row in items[chosen == 0].tolist()} == {(1, 3), (3, 1)}
+    assert {tuple(sorted(row)) for row in items[chosen == 1].tolist()} == {(0, 2), (0, 4), (2, 4)}
 
 
 def test_shares_and_numbers_of_classes() -> None:
@@ -45,7 +47,8 @@ def test_wrong_fractions(sizes: Any) -> None:
 
 
 def test_every_ordered_subset_is_as_likely() -> None:
-    drawn = subsets(torch.full((24000,), 4), 2, generator())
+    numbers = torch.rand(24000, 4, generator=generator(), dtype=torch.float64)
+    drawn = subsets(torch.full((24000,), 4), numbers)
     counts = Counter(map(tuple, drawn.tolist()))
     assert len(counts) == 12
     # Binomial(24000, 1/12): mean 2000, standard deviation 43.
@@ -54,7 +57,7 @@ def test_every_ordered_subset_is_as_likely() -> None:
 
 def test_subsets_of_different_counts() -> None:
     counts = torch.tensor([[3, 1000], [5, 3]])
-    drawn = subsets(counts, 3, generator())
+    drawn = subsets(counts, torch.rand(2, 2, 6, generator=generator(), dtype=torch.float64))
     assert drawn.shape == (2, 2, 3)
     assert (drawn < counts.unsqueeze(-1)).all()
     assert (drawn >= 0).all()
@@ -62,10 +65,10 @@ def test_subsets_of_different_counts() -> None:
     assert sorted(drawn[0, 0].tolist()) == [0, 1, 2]
 
 
-def test_subsets_depend_on_the_generator_only(float64: None) -> None:
-    drawn = subsets(torch.full((3,), 50), 4, generator())
-    torch.set_default_dtype(torch.float32)
-    assert torch.equal(subsets(torch.full((3,), 50), 4, generator()), drawn)
+def test_what_a_split_holds_out_stays_held_out() -> None:
+    """Literals: runs that were trained with this split must be tested on what they have not seen."""
+    assert split_classes(10)["test"] == (2, 9)
+    assert split_classes(64, seed=3)["validation"] == (14, 18, 39, 43, 47, 50, 51, 58, 60, 63)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_targets_are_the_functions() -> None:
     slope, offset = tasks.parameters["slope"], tasks.parameters["offset"]
     assert torch.equal(tasks.descriptors, torch.stack([slope, offset], dim=1))
     for role in ("support", "query"):
-        inputs, targets = tasks.draw(None, None, role, generator())
+        inputs, targets = vars(tasks.draw(role, generator())).values()
         assert inputs.shape == targets.shape == (30, 7, 1)
         torch.testing.assert_close(targets, slope[:, None, None] * inputs + offset[:, None, None])
         assert inputs.min() >= 4
@@ -45,7 +45,7 @@ def test_parameters_fill_their_ranges() -> None:
 
 def test_points_are_fresh_and_of_the_generator() -> None:
     tasks = lines().sample(3, "train", generator())
-    first, again, other = (tasks.draw(None, None, "support", generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (tasks.draw("support", generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.inputs, other.inputs)
     assert torch.equal(lines().sample(3, "train", generator()).descriptors, tasks.descriptors)
@@ -54,7 +54,7 @@ def test_points_are_fresh_and_of_the_generator() -> None:
 def test_numbers_of_points() -> None:
     def sizes(family: Regression, split: Any) -> tuple[int, ...]:
         tasks = family.sample(2, split, generator())
-        return tuple(tasks.draw(None, None, role, generator()).inputs.shape[1] for role in ("support", "query"))
+        return tuple(tasks.draw(role, generator()).inputs.shape[1] for role in ("support", "query"))
 
     assert sizes(lines(), "train") == (10, 10)
     assert sizes(lines(shots=5), "test") == (5, 100)
@@ -65,14 +65,14 @@ def test_numbers_of_points() -> None:
 def test_support_from_half_of_the_inputs() -> None:
     tasks = lines(inputs=(0.0, 10.0), shots=50, half_range=True).sample(200, "test", generator())
     assert torch.equal(tasks.descriptors, lines().sample(200, "test", generator()).descriptors)
-    support = tasks.draw(None, None, "support", generator()).inputs
+    support = tasks.draw("support", generator()).inputs
     low, high = support.amin((1, 2)), support.amax((1, 2))
     lower = high <= 5
     assert (lower | (low >= 5)).all()
     # Binomial(200, 1/2): standard deviation 7.
     assert 65 < lower.sum() < 135
     assert (high - low).min() > 3.5
-    query = tasks.draw(None, None, "query", generator()).inputs
+    query = tasks.draw("query", generator()).inputs
     assert (query.amin((1, 2)) < 2).all()
     assert (query.amax((1, 2)) > 8).all()
 
@@ -85,7 +85,7 @@ def test_several_inputs_and_outputs(float64: None) -> None:
         output_size=2,
     )
     assert family.spec == Spec((3,), 2, "regression", 1)
-    inputs, targets = family.sample(4, "train", generator()).draw(None, None, "support", generator())
+    inputs, targets = vars(family.sample(4, "train", generator()).draw("support", generator())).values()
     assert (inputs.shape, targets.shape, inputs.dtype) == ((4, 10, 3), (4, 10, 2), torch.float64)
     torch.testing.assert_close(targets[..., 0], 2 * inputs.sum(-1))
 
@@ -132,12 +132,12 @@ def test_a_function_may_write_into_what_it_is_given() -> None:
 
     plain, written = lines().sample(4, "test", generator()), lines(function=writing).sample(4, "test", generator())
     for role in ("support", "query"):
-        expected, found = plain.draw(None, None, role, generator(1)), written.draw(None, None, role, generator(1))
+        expected, found = plain.draw(role, generator(1)), written.draw(role, generator(1))
         assert torch.equal(expected.inputs, found.inputs)
         torch.testing.assert_close(expected.targets, found.targets)
     spoilt = lines(function=spoiling).sample(4, "test", generator())
     before = spoilt.descriptors.clone()
-    first, again = (spoilt.draw(None, None, "support", generator(1)) for _ in range(2))
+    first, again = (spoilt.draw("support", generator(1)) for _ in range(2))
     assert torch.equal(spoilt.descriptors, before)
     assert torch.equal(first.targets, again.targets)
 
@@ -174,7 +174,7 @@ def test_rows_of_a_group() -> None:
     tasks = table(queries=4).sample(60, "train", generator())
     assert set(tasks.parameters["group"].tolist()) == {4, 9}
     assert tasks.descriptors.shape == (60, 0)
-    support, query = (tasks.draw(None, None, role, generator()) for role in ("support", "query"))
+    support, query = (tasks.draw(role, generator()) for role in ("support", "query"))
     assert (support.inputs.shape, query.targets.shape) == ((60, 2, 2), (60, 4, 1))
     rows = torch.cat([support.inputs, query.inputs], dim=1)
     assert (GROUPS[rows[..., 0].long()] == tasks.parameters["group"].unsqueeze(1)).all()
@@ -188,7 +188,7 @@ def test_rows_of_a_group() -> None:
 def test_whole_numbers_are_no_pixels(dtype: torch.dtype) -> None:
     ages = (torch.arange(20) + 18).to(dtype)
     family = table(inputs=ages.unsqueeze(1), targets=(torch.arange(20) % 11).to(dtype))
-    support = family.sample(50, "train", generator()).draw(None, None, "support", generator())
+    support = family.sample(50, "train", generator()).draw("support", generator())
     assert set(support.inputs.flatten().tolist()) <= set(ages.float().tolist())
     assert support.inputs.max() == ages.float()[GROUPS != 1].max()
     assert support.targets.max() == (1 if dtype == torch.bool else 10)
@@ -240,7 +240,7 @@ def test_small_groups_are_left_out_if_asked() -> None:
 
 def test_rows_are_the_same_in_every_draw() -> None:
     tasks = table(shots=3, queries=1).sample(20, "train", generator())
-    first, other = (tasks.draw(None, None, "support", generator(seed)) for seed in (1, 2))
+    first, other = (tasks.draw("support", generator(seed)) for seed in (1, 2))
     assert not torch.equal(first.targets, other.targets)
     assert torch.equal(first.targets.sort(1).values, other.targets.sort(1).values)
 

@@ -211,7 +211,7 @@ def learner_of(downsample, batch_norm="transductive", **options):
 def given(learner, tasks=2):
     rng = generator(3)
     support, query = (synthetic.examples(learner.spec, tasks, rng, items) for items in (5, 4))
-    return Experience(torch.zeros(tasks, 0), (support,) * learner.adaptations, query)
+    return Experience(descriptors=torch.zeros(tasks, 0), supports=(support,) * learner.adaptations, query=query)
 
 
 def moved(learner):
@@ -245,7 +245,7 @@ def test_maml_equals_a_loop_over_tasks(downsample, batch_norm, steps):
     learner = learner_of(downsample, batch_norm, steps=steps)
     experience = given(learner)
     params = {name: value.requires_grad_() for name, value in moved(learner).items()}
-    found = learner.meta_loss(params, experience)[0]
+    found = learner.meta_loss(params, experience)[0].mean()
     expected = reference_meta_loss(params, experience, downsample, batch_norm)
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad(loss, list(params.values())) for loss in (found, expected)]
@@ -258,14 +258,14 @@ def test_meta_gradient_matches_finite_differences(downsample, batch_norm):
     learner = learner_of(downsample, batch_norm, steps=2)
     experience, params = given(learner), moved(learner)
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-    gradients = torch.autograd.grad(learner.meta_loss(leaves, experience)[0], list(leaves.values()))
+    gradients = torch.autograd.grad(learner.meta_loss(leaves, experience)[0].mean(), list(leaves.values()))
 
     # A narrow difference: at a kink of ReLU or a change of a maximum, the inner gradients jump, and the meta-loss too.
     def shifted(name, index, by):
         changed = {key: value.clone() for key, value in params.items()}
         changed[name].view(-1)[index] += by
         with torch.no_grad():
-            return float(learner.meta_loss(changed, experience)[0])
+            return float(learner.meta_loss(changed, experience)[0].mean())
 
     for (name, value), gradient in zip(params.items(), gradients, strict=True):
         for index in {0, value.numel() // 2, value.numel() - 1}:
@@ -295,7 +295,7 @@ def test_who_sees_whom(downsample, batch_norm):
 def test_adaptation_lets_support_items_see_each_other_and_no_query_item():
     learner = learner_of("stride", "inductive")
     experience, params = given(learner), moved(learner)
-    changed = Examples(experience.supports[0].inputs.clone(), experience.supports[0].targets)
+    changed = Examples(inputs=experience.supports[0].inputs.clone(), targets=experience.supports[0].targets)
     changed.inputs[0, 0] += 1
     state = learner.begin(params, experience.descriptors)
     before, after = (learner.adapt(state, support) for support in (experience.supports[0], changed))

@@ -1,6 +1,7 @@
 """Network options: the fully connected Omniglot network, whose statistics batch norm uses, networks without a head."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_meta_gradients_through_batch_norm_match_finite_differences(batch_norm, 
     values = tuple(value.requires_grad_() for value in params.values())
 
     def meta_loss(*values):
-        return learner.meta_loss(dict(zip(params, values, strict=True)), given)[0]
+        return learner.meta_loss(dict(zip(params, values, strict=True)), given)[0].mean()
 
     assert torch.autograd.gradcheck(meta_loss, values, atol=1e-5)
 
@@ -223,11 +224,11 @@ def test_statistics_of_support_items_by_hand(float64):
     for batch_norm in ("transductive", "inductive"):
         learner = ProtoNet(embedding=1, network=Network(lambda _: only_norm(), batch_norm=batch_norm)).build(spec)
         maml = MAML(step_size=1e-9, network=Network(lambda _: norm_and_head(), batch_norm=batch_norm)).build(spec)
-        support = synthetic.Examples(rows[0], torch.tensor([[0, 1]]))
+        support = synthetic.Examples(inputs=rows[0], targets=torch.tensor([[0, 1]]))
         state = maml.adapt(maml.begin(maml.init(generator()), torch.zeros(1, 0)), support)
         said[batch_norm] = maml.predict(state, rows[1])[0][0, :, 0].tolist()
-        given = Experience(torch.zeros(1, 0), (support,), support._replace(inputs=rows[1]))
-        said[f"{batch_norm}, metric"] = learner.meta_loss(learner.init(generator()), given)[0].item()
+        given = Experience(descriptors=torch.zeros(1, 0), supports=(support,), query=replace(support, inputs=rows[1]))
+        said[f"{batch_norm}, metric"] = learner.meta_loss(learner.init(generator()), given)[0].mean().item()
     assert said["transductive"] == pytest.approx([-1, 1])
     assert said["inductive"] == pytest.approx([2, 6])
     # Embeddings: by the support's statistics -1, 1 and 2, 6; by those of all four (mean 4, variance 26 / 4) as a whole.

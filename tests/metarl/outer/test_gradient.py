@@ -12,7 +12,9 @@ from metarl.types import Examples, Experience, Learner, Params, Spec
 
 PARAMS = {"slope": torch.tensor([[1.0, 2.0]]), "offset": torch.tensor(3.0)}
 INPUTS = torch.tensor([[[1.0, 0.0]], [[2.0, 1.0]], [[6.0, 5.0]]])  # [task, item, 2]
-EXPERIENCE = Experience(torch.zeros(3, 0), (), Examples(INPUTS, torch.zeros(3, 1, 1)))
+EXPERIENCE = Experience(
+    descriptors=torch.zeros(3, 0), supports=(), query=Examples(inputs=INPUTS, targets=torch.zeros(3, 1, 1))
+)
 
 
 def learner() -> Learner:
@@ -20,7 +22,7 @@ def learner() -> Learner:
 
     def meta_loss(params: Params, experience: Experience) -> Any:
         losses = experience.query.inputs[:, 0] @ params["slope"][0] + params["offset"]  # type: ignore[union-attr]
-        return losses.mean(), {"loss/step_0": losses.detach().mean()}
+        return losses, {"loss/step_0": losses.detach()}
 
     return MAML().build(Spec((2,), 1, "regression"))._replace(meta_loss=meta_loss)
 
@@ -50,7 +52,7 @@ def test_it_agrees_with_finite_differences_through_adaptation() -> None:
     name, value = list(params.items())[-1]
 
     def loss(shift: float) -> torch.Tensor:
-        return learner.meta_loss({**params, name: value + shift}, experience)[0].detach()
+        return learner.meta_loss({**params, name: value + shift}, experience)[0].mean().detach()
 
     slope = gradient[-value.numel() :].sum()
     torch.testing.assert_close(slope, (loss(1e-5) - loss(-1e-5)) / 2e-5, rtol=1e-6, atol=1e-9)

@@ -5,6 +5,7 @@ import torch
 from support.synthetic import CONTINUOUS, DISCRETE
 
 from metarl import testing, training
+from metarl.advantages import Advantages
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.rl2 import RL2
@@ -29,7 +30,7 @@ LEARNERS = {
     "multitask": MultiTask(network=SMALL),
     "oracle": MultiTask(condition="add", network=SMALL),
     "rl2": RL2(hidden=5),
-    "rl2, 3 episodes": RL2(hidden=5, episodes_per_trial=3, discount=0.9, gae_lambda=0.5),
+    "rl2, 3 episodes": RL2(hidden=5, episodes_per_trial=3, advantages=Advantages(discount=0.9, gae_lambda=0.5)),
 }
 SPECS = [
     Spec((3,), 2, "continuous", 2),
@@ -45,7 +46,7 @@ def test_built_in_learners_have_the_gradient_of_the_surrogate(name, spec):
     """In float32, as they are trained; so does what reads images by convolutions."""
     learner = LEARNERS[name].build(spec)
     TRPO().check(learner)
-    if learner.replay is None and learner.adaptations:
+    if learner.memory is None and learner.adaptations:
         ProMP().check(learner)
 
 

@@ -1,9 +1,11 @@
 """Outer updates: curvature against finite differences, chunks against the whole, what TRPO and ProMP promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import loop_reference, synthetic
-from support.synthetic import CONTINUOUS, DISCRETE
+from support.synthetic import CONTINUOUS, DISCRETE, by_hand
 
 from metarl.algorithms.maml import MAML
 from metarl.networks.options import Network
@@ -13,7 +15,7 @@ from metarl.outer.choice import default_outer
 from metarl.outer.gradient import SGD, Adam
 from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
-from metarl.types import Experience, Rollout, Spec
+from metarl.types import Experience, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -119,9 +121,9 @@ def test_trpo_keeps_its_parameters_when_no_step_is_acceptable(monkeypatch):
 @UPDATES
 def test_a_batch_without_any_advantage_moves_nothing_far(update):
     learner, params, experience = prepared(CONTINUOUS)
-    zero = [batch._replace(advantages=torch.zeros_like(batch.advantages)) for batch in experience.supports]
-    query = experience.query._replace(advantages=torch.zeros_like(experience.query.advantages))
-    found = update.update(learner, params, update.init(params), experience._replace(supports=tuple(zero), query=query))
+    zero = [replace(batch, advantages=torch.zeros_like(batch.advantages)) for batch in experience.supports]
+    query = replace(experience.query, advantages=torch.zeros_like(experience.query.advantages))
+    found = update.update(learner, params, update.init(params), replace(experience, supports=tuple(zero), query=query))
     assert found.finite
     assert all(torch.isfinite(value).all() for value in found.params.values())
 
@@ -133,7 +135,7 @@ def test_a_gradient_that_is_not_finite_is_refused(update):
     broken[0, 0, 0] = float("nan")
     state = update.init(params)
     found = update.update(
-        learner, params, state, experience._replace(query=experience.query._replace(advantages=broken))
+        learner, params, state, replace(experience, query=replace(experience.query, advantages=broken))
     )
     assert not found.finite
     assert found.params is params
@@ -168,7 +170,7 @@ def test_gradient_descent_takes_steps_that_shrink_with_progress(anneal, progress
     loss, metrics = learner.meta_loss(leaves, experience)
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     update = SGD(learning_rate=0.5, anneal=anneal)
-    found = update.update(learner, params, update.init(params), experience._replace(progress=progress))
+    found = update.update(learner, params, update.init(params), replace(experience, progress=progress))
     for (name, value), gradient in zip(params.items(), gradients, strict=True):
         torch.testing.assert_close(found.params[name], value - step_size * gradient)
     assert found.state == {}
@@ -228,5 +230,5 @@ def test_options_out_of_range_are_refused(update, options):
 def test_groups_keep_every_core_at_work(steps, threads, groups, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     zeros = torch.zeros(20, steps // 20, 1)
-    rollout = Rollout(zeros, zeros, zeros, zeros, zeros, zeros)
-    assert len(adapted.split(Experience(torch.zeros(20, 1), (), rollout), None)) == groups
+    rollout = by_hand(zeros, zeros, zeros, zeros, zeros, zeros)
+    assert len(adapted.split(Experience(descriptors=torch.zeros(20, 1), supports=(), query=rollout), None)) == groups

@@ -48,6 +48,22 @@ def test_a_learning_curve_names_runs_steps_and_units(tmp_path: Path) -> None:
     assert "accuracy (fraction correct)" not in found
 
 
+@pytest.mark.parametrize("name", ["_old", "cost$\\bad$", "$x$", "before adaptation", "a\\_b^2", "%"])
+def test_a_run_is_called_in_a_plot_what_it_is_called(tmp_path: Path, name: str) -> None:
+    path = plotting.learning_curve(
+        {name: rows(3, return__step_0=-5), "new": rows(3, return__step_0=-4)}, tmp_path / "a.svg"
+    )
+    assert texts(path).count(name) == 1 + (name == "before adaptation")
+    path = plotting.adaptation_curve({name: evaluation(-5, -1), "new": evaluation(-4, -2)}, tmp_path / "b.svg")
+    assert {name, "new"} <= set(texts(path))
+
+
+def test_no_two_of_forty_runs_look_alike() -> None:
+    points = [tuple(plotting._point(run).items()) for run in range(40)]
+    lines = [(plotting.COLOURS[run % 7], tuple(plotting._marks(run).items())) for run in range(40)]
+    assert len(set(points)) == len(set(lines)) == 40
+
+
 def test_every_score_has_a_panel(tmp_path: Path) -> None:
     runs = {"maml": rows(3, loss__step_0=1.5, accuracy__step_0=0.2)}
     found = texts(plotting.learning_curve(runs, str(tmp_path / "learning.svg")))

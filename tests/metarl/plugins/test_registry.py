@@ -50,6 +50,30 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             del sys.modules[name]
 
 
+@pytest.mark.parametrize("contents", [None, b"", b"\xff\xfe\x00"])
+def test_a_damaged_installation_is_named_and_others_are_listed(install: Install, contents: bytes | None) -> None:
+    install("sound", {"same": "damaged_family:Maze"}, {"damaged_family.py": FAMILY})
+    info = install("broken", {"same": "damaged_family:Maze"}, {}) / "broken-1.0.dist-info"
+    (info / "METADATA").unlink()
+    if contents is not None:
+        (info / "METADATA").write_bytes(contents)
+    problems = {plugin.problem for plugin in available("tasks") if plugin.name == "same"}
+    assert len(problems) == 1
+    assert "offered by a damaged broken-1.0.dist-info of unknown version" in problems.pop()
+    assert described("point-navigation").problem == ""
+
+
+@pytest.mark.parametrize("contents", [b"[metarl.tasks]\nx\xff = a:b\n", b"[metarl.tasks]\nx\n"])
+def test_entry_points_that_cannot_be_read_are_left_out_with_a_warning(install: Install, contents: bytes) -> None:
+    install("sound", {"whole": "damaged_family:Maze"}, {"damaged_family.py": FAMILY})
+    folder = install("broken", {}, {})
+    (folder / "broken-1.0.dist-info" / "entry_points.txt").write_bytes(contents)
+    with pytest.warns(UserWarning, match=r"^broken-1.0.dist-info is damaged, and its plugins are left out: "):
+        found = {plugin.name: plugin.package for plugin in available("tasks")}
+    assert found["whole"] == "sound"
+    assert found["point-navigation"] == "metarl-toolkit"
+
+
 def described(name: str, group: plugins.Group = "tasks") -> plugins.Plugin:
     (found,) = [plugin for plugin in available(group) if plugin.name == name]
     return found

@@ -17,8 +17,9 @@ from metarl.algorithms.maml import MAML
 from metarl.control.tasks import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
+from metarl.runs import checkpoints
 from metarl.runs.checkpoints import load_progress
-from metarl.runs.errors import RunError
+from metarl.runs.layout import RunError
 from metarl.runs.records import read_record, write_record
 from metarl.training.callbacks import KeepCheckpoints
 from metarl.training.settings import Settings
@@ -49,6 +50,28 @@ def flip(path: Path, bit: int) -> None:
     contents = bytearray(path.read_bytes())
     contents[bit // 8] ^= 1 << bit % 8
     path.write_bytes(contents)
+
+
+def test_a_checkpoint_is_read_again_before_it_is_kept_only_where_somebody_else_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, previous, read = tmp_path / "checkpoint.pt", tmp_path / "previous.pt", list[int]()
+    check = checkpoints._check_hash
+    monkeypatch.setattr(checkpoints, "_check_hash", lambda contents: (read.append(len(contents)), check(contents)))
+    for number in range(3):
+        runs.save_checkpoint(path, CONTENTS | {"iteration": number}, keep=previous)
+    assert read == []
+    assert load_progress(previous)["iteration"] == 1
+    read.clear()
+    flip(path, 2000)  # at once, within the file system's clock
+    runs.save_checkpoint(path, CONTENTS | {"iteration": 3}, keep=previous)
+    assert len(read) == 1
+    assert load_progress(previous)["iteration"] == 1, "a damaged one is not kept"
+    read.clear()
+    shutil.copy(previous, path)
+    runs.save_checkpoint(path, CONTENTS | {"iteration": 4}, keep=previous)
+    assert len(read) == 1, "another file"
+    assert load_progress(previous)["iteration"] == 1
 
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import lock
-from metarl.runs.errors import RunError
+from metarl.runs.layout import RunError
 from metarl.runs.lock import RUN_LOCK, claim
 from metarl.runs.logger import read_progress
 from metarl.training.settings import Settings

@@ -16,7 +16,8 @@ from metarl import runs
 from metarl.control.sampling import Sampling
 from metarl.files import write_json
 from metarl.runs import layout, logger
-from metarl.runs.logger import ProgressCSV, read_progress
+from metarl.runs.logger import read_progress
+from metarl.runs.writers import ProgressCSV
 from metarl.training.settings import Settings
 from metarl.training.start import train
 from metarl_envs.bandit import Bandit
@@ -134,7 +135,7 @@ def test_the_table_counts_steps(capsys: pytest.CaptureFixture[str]) -> None:
 # Hyper-parameters
 
 CONFIG = {
-    "format": 1,
+    "format": 2,
     "algorithm": {"reference": "maml", "options": {"step_size": 0.5, "first_order": True, "schedule": [1.0, 0.5]}},
     "tasks": {"reference": "bandit", "options": {"arms": 3, "sampling": {"episodes": 2}}},
     "outer": {"reference": "metarl.outer:TRPO", "options": {}},

@@ -180,3 +180,18 @@ def test_a_place_that_cannot_be_written_is_found_out_at_once(read_only: Path, ca
         "new tasks my-own-bandit --out {run}/x",
     ):
         assert "no permission to write into" in refused(capsys, *command.format(run=run).split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "maml", "bandit", "--out", "LONG"], ["plot", "run", "--out", "LONG"],
+        ["evaluate", "run", "--out", "LONG.json"],
+        ["export", "run", "LONG.zip"], ["render", "run", "--out", "LONG.gif"], ["new", "tasks", "LONG"],
+        ["new", "tasks", "try-it", "--out", "LONG"], ["train", "maml", "images", "--tasks.root", "LONG"],
+    ],
+)  # fmt: skip
+def test_a_name_that_is_too_long_is_refused_in_a_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word.replace("LONG", "a" * 300) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the path {'a' * 40}... cannot be: File name too long" in line

@@ -17,8 +17,7 @@ from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import replacing
-from metarl.runs.errors import RunError
-from metarl.runs.layout import written
+from metarl.runs.layout import RunError, written
 from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
 
@@ -71,7 +70,7 @@ def test_commands_refuse_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("text", ["{}", "{", '{"format": 1}', '{"format": 2}', '{"name": "a page of mine"}'])
+@pytest.mark.parametrize("text", ["{}", "{", '{"format": 1}', '{"format": 99}', '{"name": "a page of mine"}'])
 def test_a_configuration_of_something_else_is_not_replaced(tmp_path: Path, text: str) -> None:
     put(tmp_path, MINE, "mine")
     (tmp_path / "config.json").write_text(text)
@@ -99,18 +98,28 @@ def test_a_baselines_model_is_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [Settings(iterations=np.int64(2)), Settings(seed=np.int64(2)), Settings(wandb=b"x"), Settings(seed={1: object()})],  # type: ignore[arg-type]
+    "changes",
+    [{"seed": object()}, {"wandb": b"x"}, {"seed": {1: object()}}, {"iterations": np.int64(2)}],
 )
-def test_what_cannot_be_recorded_is_noticed_before_anything_moves(tmp_path: Path, settings: Any) -> None:
+def test_what_cannot_be_recorded_is_noticed_before_anything_moves(tmp_path: Path, changes: Any) -> None:
     train(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"settings cannot be recorded in a run folder: \w+=.* is of type|needs W"):
-        training.train(ALGORITHM, FAMILY, Adam(), settings, tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"settings cannot be recorded in a run folder: \w+=.* is of type"):
+        runs.create(tmp_path, CONFIG | {"settings": changes}, overwrite=True)
     unknown = MAML(network=Network(architecture=lambda spec: torch.nn.Linear(*spec.input_shape, spec.model_outputs)))
     with pytest.raises(ValueError, match="cannot be recorded"):
         training.train(unknown, FAMILY, Adam(), Settings(1, 2), tmp_path, overwrite=True)
     assert contents(tmp_path) == before
+
+
+def test_numbers_of_numpy_are_recorded_as_pythons(tmp_path: Path) -> None:
+    train(tmp_path)
+    settings = Settings(iterations=np.int64(1), meta_batch_size=np.int8(2), seed=np.uint64(3), device="cpu")  # type: ignore[arg-type]
+    training.train(ALGORITHM, FAMILY, Adam(learning_rate=np.float32(0.5)), settings, tmp_path, overwrite=True)  # type: ignore[arg-type]
+    config = runs.read_config(tmp_path)
+    assert config["outer"]["options"]["learning_rate"] == 0.5
+    assert (config["settings"]["iterations"], config["settings"]["seed"]) == (1, 3)
+    assert training.recorded(tmp_path).settings == settings.filled(FAMILY.spec)
 
 
 class Killed(BaseException):

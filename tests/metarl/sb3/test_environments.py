@@ -21,7 +21,8 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks, tasks_with
 from metarl.environments.lanes import LaneError
-from metarl.sb3 import TaskVecEnv
+from metarl.sb3 import TaskVecEnv, policy
+from metarl.trained import Trained
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
@@ -222,3 +223,65 @@ def test_a_broken_environment_is_told() -> None:
     env.reset()
     with pytest.raises(LaneError, match="lane 0, step 1: AssertionError: it has ended"):
         env.step(np.zeros(2, dtype=int))
+
+
+def seen(family: Any, seed: Any) -> np.ndarray[Any, Any]:
+    env = TaskVecEnv(family, 2, seed=seed)
+    found = [env.reset(), *(env.step(np.zeros((2, 1), dtype=np.float32))[0] for _ in range(12))]
+    env.close()
+    return np.array(found)
+
+
+@pytest.mark.parametrize("apply", ["keyword", "attribute"])
+def test_the_seed_decides_all_episodes(apply: Any) -> None:
+    pendulums = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)), apply, Sampling(horizon=4))
+    first = seen(pendulums, 0)
+    np.testing.assert_array_equal(first, seen(pendulums, 0))
+    np.testing.assert_array_equal(first, seen(pendulums, np.int64(0)))
+    assert not (first == seen(pendulums, 1)).all((1, 2)).any()
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3)])
+@pytest.mark.parametrize("family", [NAVIGATION, BANDIT, HalfCheetahVelocity(sampling=Sampling(horizon=4))])
+def test_seeds_may_be_numpys(family: Any, seed: Any) -> None:
+    env, other = TaskVecEnv(family, 2, seed=seed), TaskVecEnv(family, 2, seed=3)
+    np.testing.assert_array_equal(env.reset(), other.reset())
+    lanes = family.environment(2, torch.device("cpu"))
+    np.testing.assert_array_equal(*(np.asarray(lanes.reset(seed=one)[0]) for one in (seed, 3)))
+    single = family.single({name: rows[0].numpy() for name, rows in family.sample(
+        1, "train", torch.Generator().manual_seed(0)).parameters.items()})  # fmt: skip
+    np.testing.assert_array_equal(*(single.reset(seed=one)[0] for one in (seed, 3)))
+    with pytest.raises(ValueError, match=r"the seed is 1.5: expected an integer"):
+        TaskVecEnv(family, 2, seed=1.5)
+
+
+def test_ppo_on_a_seed_is_reproducible() -> None:
+    pendulums = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)), sampling=Sampling(horizon=4))
+    nets = []
+    for _ in range(2):
+        env = TaskVecEnv(pendulums, 2, seed=5)
+        model = PPO("MlpPolicy", env, n_steps=12, batch_size=24, n_epochs=1, seed=0, device="cpu").learn(48)
+        nets.append(model.policy.state_dict())
+    assert all(torch.equal(value, nets[1][name]) for name, value in nets[0].items())
+
+
+def test_policies_leave_the_lanes_of_others_open() -> None:
+    env = TaskVecEnv(COUNTDOWN, 1)
+    env.reset()
+    learner = metarl.MAML(network=metarl.Network(hidden=(3,))).build(COUNTDOWN.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    trained = Trained(metarl.MAML(), COUNTDOWN, learner, params, torch.device("cpu"), 0)
+    lanes = COUNTDOWN.environment(1, torch.device("cpu"))
+    lanes.reset(seed=0)
+    policy(trained)
+    metarl.train(metarl.MAML(), COUNTDOWN, settings=metarl.Settings(iterations=1, meta_batch_size=1))
+    assert lanes.step(np.zeros(1, dtype=int))[0].shape == (1, 1)
+
+
+def test_lanes_with_running_statistics_are_refused() -> None:
+    class Counted(PointNavigation):
+        def environment(self, num_envs: int, device: torch.device) -> Any:
+            return gymnasium.wrappers.vector.RecordEpisodeStatistics(super().environment(num_envs, None))
+
+    with pytest.raises(ValueError, match="the wrapper RecordEpisodeStatistics, whose statistics are no part of a run"):
+        TaskVecEnv(Counted(), 2)

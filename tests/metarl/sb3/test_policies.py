@@ -103,7 +103,6 @@ def test_it_is_evaluated_alone_and_in_lanes() -> None:
         (MultiTask(network=SMALL), NAVIGATION),
         (MultiTask(condition="multiply", network=SMALL), NAVIGATION),
         (MultiTask(condition="heads", network=SMALL), BANDIT),
-        (MAML(network=SMALL), PENDULUM),
     ],
 )
 @pytest.mark.parametrize("steps", [0, 1])
@@ -126,6 +125,115 @@ def test_an_exported_model_is_the_policy(algorithm: Any, family: Any, steps: int
     np.testing.assert_allclose(
         model.predict(told, deterministic=True)[0], policy.predict(told, deterministic=True)[0], rtol=0, atol=1e-6
     )
+
+
+class Spaces(gymnasium.Env[Any, Any]):
+    """Keeps the last action, and starts at a random observation."""
+
+    def __init__(self, sees: Any, acts: Any) -> None:
+        self.observation_space, self.action_space = sees, acts
+        self.action: Any = None
+
+    def heed(self, g: float) -> None:
+        self.g = g
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.action = action
+        return self.observation_space.sample(), 0.0, False, True, {}
+
+
+def heeding(make: Any) -> GymnasiumFamily:
+    return GymnasiumFamily(make, spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: env.unwrapped.heed(g))
+
+
+SEEN, ODD = spaces.Box(-2, 2, (3,)), spaces.Box(np.array([-1.0, 5.0]), np.array([3.0, 6.0]), dtype=np.float64)
+PIXELS = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sees", "acts"),
+    [
+        (SEEN, spaces.Box(-2, 2, (1,))),
+        (SEEN, ODD),
+        (SEEN, spaces.Box(-2, 3, (2, 2))),
+        (SEEN, spaces.Discrete(3, start=5)),
+        (SEEN, spaces.Discrete(3)),
+        (spaces.Discrete(4, start=2), spaces.Discrete(3, start=-1)),
+        (spaces.Discrete(4, start=2), ODD),
+        (PIXELS, ODD),
+        (spaces.Box(0, 255, (4, 5), np.uint8), ODD),
+        (spaces.Box(0, 255, (2, 4, 5, 3), np.uint8), ODD),
+        (spaces.Box(-1, 1, (4, 5, 3)), spaces.Discrete(3, start=1)),
+    ],
+)
+def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes(sees: Any, acts: Any) -> None:
+    family = GymnasiumFamily(
+        lambda: Spaces(sees, acts), spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: env.unwrapped.heed(g)
+    )
+    trained, real = learnt(MAML(network=SMALL), family), Spaces(sees, acts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "metarl.sb3.shifted", None)
+        model = PPO.load(_file(sb3.to_ppo(trained, n_steps=4, batch_size=4)), env=real, device="cpu")
+    assert model.action_space == acts
+    policy, lanes = sb3.policy(trained), family.environment(1, torch.device("cpu"))
+    own = sb3.policy(trained, own_spaces=True)
+    for seed in range(5):
+        seen, _ = lanes.reset(seed=[seed])
+        lanes.step(policy.predict(seen, deterministic=True)[0])
+        observation, _ = real.reset(seed=seed)
+        action, _ = model.predict(observation, deterministic=True)
+        same, _ = own.predict(observation, deterministic=True)
+        np.testing.assert_allclose(action, same, rtol=1e-5, atol=1e-5)
+        assert (same.dtype, same.shape) == (acts.dtype, acts.shape) and real.action_space.contains(same)
+        assert own.predict(np.stack([observation] * 2))[0].shape == (2, *acts.shape)
+        np.testing.assert_allclose(action, lanes._envs[0].unwrapped.action, rtol=1e-5, atol=1e-5)
+        assert real.action_space.contains(action.astype(acts.dtype))
+        sampled, _ = model.predict(observation)
+        assert real.action_space.contains(sampled.astype(acts.dtype))
+    before = sb3.import_actor(model, trained.algorithm, family)
+    for name, value in before.items():
+        torch.testing.assert_close(value, trained.params[name], rtol=1e-4, atol=1e-5)
+    model.learn(8)
+
+
+def test_the_pendulum_itself_gets_the_torques_of_its_lanes(tmp_path: Path) -> None:
+    trained = learnt(MAML(network=SMALL), PENDULUM)
+    task = trained.task(g=7.0)
+    sb3.to_ppo(trained, task, steps=1, seed=2).save(tmp_path / "model.zip")
+    env = gymnasium.make("Pendulum-v1", g=7.0)
+    model = PPO.load(tmp_path / "model.zip", env=env, device="cpu")
+    assert (model.observation_space, model.action_space) == (env.observation_space, env.action_space)
+    lanes, policy = PENDULUM.environment(1, torch.device("cpu")), sb3.policy(trained, task, 1, seed=2)
+    seen, _ = lanes.reset(seed=[3], options={"g": [7.0]})
+    alone, _ = env.reset(seed=3)
+    for _ in range(5):
+        seen, *_ = lanes.step(policy.predict(seen, deterministic=True)[0])
+        alone, *_ = env.step(model.predict(alone, deterministic=True)[0])
+        np.testing.assert_allclose(seen[0], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bounds_that_depend_on_the_task_need_a_task() -> None:
+    class Motor(Spaces):
+        def __init__(self, g: float) -> None:
+            super().__init__(SEEN, spaces.Box(-g, g, (1,)))
+
+    family = GymnasiumFamily(Motor, spaces.Dict(g=spaces.Box(5.0, 15.0)))
+    trained = learnt(MAML(network=SMALL), family)
+    with pytest.raises(ValueError, match=r"the environment's spaces depend on the task, .*: give the task"):
+        sb3.to_ppo(trained)
+    assert sb3.to_ppo(trained, trained.task(g=7.0)).action_space == spaces.Box(-7, 7, (1,))
+
+
+def test_actors_of_other_actions_are_refused() -> None:
+    model = PPO("MlpPolicy", gymnasium.make("Pendulum-v1"), policy_kwargs={"net_arch": [8, 6]}, device="cpu")
+    other = heeding(lambda: Spaces(SEEN, spaces.Box(-4, 4, (1,))))
+    with pytest.raises(ValueError, match=r"the model acts in Box\(-2.0, 2.0, .* environments act in Box\(-4.0, 4.0"):
+        sb3.import_actor(model, MAML(network=SMALL), other)
 
 
 def test_an_exported_model_learns_without_metarl(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
+import json
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,14 +9,15 @@ import torch
 
 from metarl import evaluation
 from metarl.algorithms.maml import MAML
+from metarl.cli import main
 from metarl.control import rollouts
 from metarl.control.sampling import Sampling
 from metarl.evaluation import scores
 from metarl.sb3 import policies
-from metarl.speed.devices import float32, send, without_cudnn
+from metarl.speed.devices import float32, resolve_device, send, without_cudnn
 from metarl.training import loop
 from metarl.training.settings import Settings
-from metarl.training.start import train
+from metarl.training.start import recorded, train
 from metarl.types import Learner
 from metarl_envs.bandit import Bandit
 from metarl_plugins.sinusoid import Sinusoid
@@ -193,3 +197,77 @@ def test_convolutions_and_products_on_a_gpu_are_float32(filters: int, size: int)
     for one, other in zip(found, expected, strict=True):
         # TF32's 10 bits would leave 3e-4.
         assert (one - other).norm() / other.norm() < 5e-6
+
+
+@pytest.fixture
+def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pretend that there are so many CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "device"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (1, "auto", "cuda"),
+        (1, "cpu", "cpu"),
+        (1, "cuda", "cuda"),
+        (1, "cuda:0", "cuda:0"),
+        (12, "cuda:11", "cuda:11"),
+    ],
+    indirect=["gpus"],
+)
+def test_devices_that_are_there(gpus: int, name: str, device: str) -> None:
+    assert resolve_device(name) == torch.device(device)
+    assert Settings(device=name).device == name
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "message"),
+    [
+        (0, "cuda", "device cuda was requested, but torch finds no CUDA device; use --device cpu or auto"),
+        (0, "cuda:0", "device cuda:0 was requested, but torch finds no CUDA device; use --device cpu or auto"),
+        (1, "cuda:1", "torch finds only cuda:0; use one of them, or --device cpu"),
+        (2, "cuda:2", "torch finds only cuda:0 to cuda:1; use one of them, or --device cpu"),
+    ],
+    indirect=["gpus"],
+)
+def test_devices_that_are_not_there(gpus: int, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        resolve_device(name)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(MAML(), Bandit(), settings=Settings(device=name))
+
+
+@pytest.mark.parametrize(
+    "name", ["tpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:x", "cuda:1,2", "cpu:0", "mps", ""]
+)
+def test_names_that_are_no_devices(name: str) -> None:
+    for refuse in (lambda: resolve_device(name), lambda: Settings(device=name)):
+        with pytest.raises(ValueError, match=re.escape(f"device={name!r}: expected auto, cpu, cuda or cuda:N")):
+            refuse()
+
+
+@pytest.mark.parametrize("gpus", [2], indirect=True)
+@pytest.mark.parametrize("command", ["train maml bandit --out X", "check bandit", "evaluate X", "resume X", "render X"])
+def test_one_of_several_is_chosen_on_the_command_line(
+    gpus: int, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not command.startswith(("train", "check")):
+        train(MAML(), Bandit(), settings=Settings(1, 2, device="cpu"), out="X")
+    assert main([*command.split(), "--device", "cuda:2"]) == 2
+    assert "torch finds only cuda:0 to cuda:1" in capsys.readouterr().err
+    assert main([*command.split(), "--device", "cuda:"]) == 2
+    assert "expected auto, cpu, cuda or cuda:N, such as cuda:0" in capsys.readouterr().err
+
+
+def test_a_run_records_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loop, "resolve_device", lambda name: CPU)
+    train(MAML(), Bandit(), settings=Settings(1, 2, device="cuda:1"), out=tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["device"] == "cuda:1"
+    assert recorded(tmp_path / "run").settings.device == "cuda:1"

@@ -199,6 +199,7 @@ REASONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the environments of .* draw from torch's default generator")
 @pytest.mark.parametrize("how", REASONS)
 def test_what_cannot_be_compiled_is_told_once_and_runs_as_it_is(how, uncompiled, float64, monkeypatch):
     monkeypatch.setattr(parts, "MAX_PARTS", 3)
@@ -229,7 +230,8 @@ def test_what_is_changed_later_is_found_and_reaches_the_run(started, uncompiled,
     """After iteration 5 there is a tenfold reward: found in iteration 8, or at once in a process that starts there."""
     monkeypatch.setitem(BROKEN, "Paid", Paid)
     monkeypatch.setattr(Paid, "factor", 1.0)
-    run = Run(MAML(network=SMALL), Lanes("Paid"), FEW, Settings(12, 3, compile=True, device="cpu"))
+    # The mean return of twelve tasks varies by less than half. Steps after the last graph pay more at once.
+    run = Run(MAML(network=SMALL), Lanes("Paid"), FEW, Settings(12, 12, compile=True, device="cpu"))
     progress, returns, warned = run.first()._replace(iteration=started), {}, {}
     while progress.iteration < 12:
         number = progress.iteration + 1
@@ -243,8 +245,8 @@ def test_what_is_changed_later_is_found_and_reaches_the_run(started, uncompiled,
     assert found == [8]
     assert "are no longer compiled: they depend on more than their arguments" in warned[8][0]
     assert f"a change after iteration {4 if started == 0 else 5} " in warned[8][0]
-    assert all(returns[number] < 3 * returns[5] for number in range(8, 13))  # returns are negative
-    assert all(returns[number] > 3 * returns[5] for number in (6, 7))
+    assert all(returns[number] < 6 * returns[5] for number in range(8, 13))  # returns are negative
+    assert all(returns[number] > 6 * returns[5] for number in (6, 7))
 
 
 def test_a_change_of_one_percent_is_found(uncompiled, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.synthetic import by_hand
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,7 +55,10 @@ class Broken:
     def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
         tasks = self.changed_tasks(self.family.sample(num_tasks, split, generator))
         changed = SimpleNamespace(parameters=tasks.parameters, descriptors=tasks.descriptors)
-        changed.draw = lambda *arguments: self.changed_batch(tasks.draw(*arguments))
+        draw = tasks.rollout if self.family.spec.control else tasks.draw
+        setattr(
+            changed, "rollout" if self.family.spec.control else "draw", lambda *given: self.changed_batch(draw(*given))
+        )
         return changed
 
 
@@ -86,7 +91,7 @@ def one_descriptor(tasks: Any) -> Any:
 def resurrected(rollout: Rollout) -> Rollout:
     mask = rollout.mask.clone()
     mask[0, 0] = torch.tensor([1.0, 0.0, 1.0])
-    return rollout._replace(mask=mask)
+    return replace(rollout, mask=mask)
 
 
 def drifting_tasks() -> Callable[..., Any]:
@@ -96,12 +101,52 @@ def drifting_tasks() -> Callable[..., Any]:
 
 def noisy() -> Callable[..., Any]:
     seeds = iter(range(1000))
-    return lambda batch: batch._replace(inputs=batch.inputs + next(seeds))
+    return lambda batch: replace(batch, inputs=batch.inputs + next(seeds))
 
 
 class Lenient(Broken):
     def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
         return super().sample(max(num_tasks, 1), split, generator)
+
+
+class Column(Broken):
+    """A family whose tasks depend on their number: what is drawn for the second parameter begins after the first."""
+
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        tasks = self.family.sample(num_tasks, split, generator)
+        slopes = torch.rand(num_tasks, generator=generator)
+        return dataclasses.replace(tasks, parameters={"slope": slopes})
+
+
+class Limited(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        if num_tasks > 5:
+            raise ValueError("there are 5 tasks")
+        return super().sample(num_tasks, split, generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """Tasks whose points are drawn for all of them, item by item."""
+
+    tasks: Any
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return self.tasks.parameters
+
+    @property
+    def descriptors(self) -> Tensor:
+        return self.tasks.descriptors
+
+    def draw(self, role: Any, generator: torch.Generator) -> Examples:
+        inputs = torch.rand(2, len(self.descriptors), 1, generator=generator).movedim(0, 1)
+        return Examples(inputs=inputs, targets=self.parameters["slope"][:, None, None] * inputs)
+
+
+class Interleaved(Broken):
+    def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
+        return Shared(self.family.sample(num_tasks, split, generator))
 
 
 class Leaking(Broken):
@@ -128,9 +173,9 @@ class Centred:
     def descriptors(self) -> Tensor:
         return self.parameters["slope"].unsqueeze(-1)
 
-    def draw(self, learner: Any, state: Any, role: Any, generator: torch.Generator) -> Examples:
-        drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(learner, state, role, generator)
-        return drawn._replace(targets=drawn.targets - drawn.targets.mean(0))
+    def draw(self, role: Any, generator: torch.Generator) -> Examples:
+        drawn = dataclasses.replace(self.tasks, parameters=self.parameters).draw(role, generator)
+        return replace(drawn, targets=drawn.targets - drawn.targets.mean(0))
 
 
 def test_whole_plugins_pass() -> None:
@@ -157,6 +202,18 @@ def test_whole_plugins_pass() -> None:
         (Broken(sample=unseeded), "seeding", "sampling tasks drew from a global generator"),
         (Broken(sample=fixed), "seeding", "the tasks of 5 seeds are the same"),
         (Broken(sample=drifting_tasks()), "seeding", "'classes' of two samples with the same seed differ"),
+        (
+            Column(LINES),
+            "number",
+            r"of 3 tasks and of 7, the first 3 should be the same, but 'slope' and 'descriptors' differ: draw all "
+            r"random numbers of a task in one row, by metarl.seeding.uniform\(generator, num_tasks, how_many\), or "
+            r"each task's from a generator of its own, by metarl.seeding.spawn\(generator, num_tasks\)",
+        ),
+        (
+            Interleaved(LINES),
+            "number",
+            "the first 3 should be the same, but their support data differ: draw all random",
+        ),
         (Broken(LINES, sample=one_descriptor), "descriptors", "tasks with different parameters all have the same"),
         (
             Broken(spec=Spec((4,), 3, "classification")),
@@ -165,25 +222,25 @@ def test_whole_plugins_pass() -> None:
         ),
         (Broken(spec=Spec((3,), 2, "classification")), "draws", r"there are targets \[2\]: expected 0 to 1"),
         (Broken(spec=Spec((3,), 3, "regression")), "draws", "targets: found"),
-        (Broken(spec=Spec((3,), 3, "discrete")), "draws", "a discrete family drew Examples: expected a Rollout"),
+        (Broken(spec=Spec((3,), 3, "discrete")), "draws", r"has no rollout\(policy, generator\)"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.double())),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.double())),
             "draws",
             "inputs: found torch.float64",
         ),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs / 0)),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs / 0)),
             "draws",
             "inputs: found numbers",
         ),
-        (Broken(draw=lambda batch: batch._replace(targets=batch.targets.int())), "draws", "targets: found"),
-        (Broken(draw=lambda batch: Rollout(*[batch.inputs] * 6)), "draws", "drew Rollout: expected Examples"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(actions=batch.actions / 1)), "draws", "actions: found"),
+        (Broken(draw=lambda batch: replace(batch, targets=batch.targets.int())), "draws", "targets: found"),
+        (Broken(draw=lambda batch: by_hand(*[batch.inputs] * 6)), "draws", "drew Rollout: expected Examples"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, actions=batch.actions / 1)), "draws", "actions: found"),
         (Broken(draw=other_globals), "determinism", "drawing data drew from a global generator"),
         (Broken(draw=numpy_globals), "determinism", "drawing data drew from a global generator"),
         (Broken(draw=noisy()), "determinism", "two draws of support data from equal tasks with the same seed differ"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=0 * batch.inputs)),
+            Broken(draw=lambda batch: replace(batch, inputs=0 * batch.inputs)),
             "splits",
             "tasks are also test tasks",
         ),
@@ -194,18 +251,18 @@ def test_whole_plugins_pass() -> None:
         ),
         (Leaking(), "splits", "some train and validation tasks are also test tasks: hold tasks out"),
         (
-            Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.float())),
+            Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.float())),
             "dtypes",
             "with torch.float64 as",
         ),
         (Broken(BANDIT, draw=resurrected), "mask", "mask rises within an episode"),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=batch.mask / 2)), "mask", "numbers other than 0 and 1"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=batch.mask / 2)), "mask", "numbers other than 0 and 1"),
         (
-            Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)),
+            Broken(BANDIT, draw=lambda batch: replace(batch, mask=0 * batch.mask)),
             "mask",
             "there are rewards",
         ),
-        (Broken(BANDIT, draw=lambda batch: batch._replace(mask=0 * batch.mask)), "mask", "mask begins with 0"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=0 * batch.mask)), "mask", "mask begins with 0"),
     ],
 )
 def test_broken_families_are_found_by_one_check(family: Any, check: str, message: str) -> None:
@@ -217,7 +274,7 @@ def test_broken_families_are_found_by_one_check(family: Any, check: str, message
 
 
 def test_all_that_fails_is_told_at_once() -> None:
-    family = Lenient(draw=lambda batch: batch._replace(inputs=batch.inputs.double(), targets=batch.targets.int()))
+    family = Lenient(draw=lambda batch: replace(batch, inputs=batch.inputs.double(), targets=batch.targets.int()))
     with pytest.raises(ContractError) as caught:
         testing.check_family(family)
     told = str(caught.value).splitlines()
@@ -247,6 +304,25 @@ def test_a_family_without_test_tasks_is_told_of() -> None:
     assert outcomes["splits"].verdict == "skipped"
 
 
+def test_rounding_may_depend_on_the_number_of_tasks() -> None:
+    """Functions are computed several numbers at a time, the last ones otherwise."""
+
+    def rounded(batch: Examples) -> Examples:
+        last = batch.targets.flatten()[-3:]
+        return batch._replace(targets=batch.targets.flatten().index_copy(
+            0, torch.arange(batch.targets.numel())[-3:], last * (1 + torch.finfo(last.dtype).eps)
+        ).reshape(batch.targets.shape))  # fmt: skip
+
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Broken(LINES, draw=rounded))}
+    assert outcomes["number"].verdict == "ok"
+
+
+def test_a_family_of_few_tasks_cannot_be_asked_for_more() -> None:
+    outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Limited(LINES))}
+    assert outcomes["number"].verdict == "skipped"
+    assert outcomes["number"].messages == ("the family has no 7 train tasks: there are 5 tasks",)
+
+
 def test_tasks_that_all_draw_the_same_are_noted() -> None:
     family = Regression(lambda inputs, slope: inputs, {"slope": (-1.0, 1.0)}, shots=2)
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
@@ -256,7 +332,7 @@ def test_tasks_that_all_draw_the_same_are_noted() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_data_on_another_device_than_the_generators_are_found() -> None:
-    family = Broken(draw=lambda batch: batch._replace(inputs=batch.inputs.cpu()))
+    family = Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.cpu()))
     assert set(failures(testing.family_outcomes(family))) == {"device"}
 
 
@@ -348,7 +424,7 @@ def drifting() -> Callable[[Tensor], Tensor]:
         ),
         (changed(writing), "purity", "the learner changed its parameters or its data in place"),
         (with_loss(lambda loss, params: 0 * loss), "meta-loss", "the meta-gradient is zero"),
-        (with_loss(lambda loss, params: loss.reshape(1)), "meta-loss", "the meta-loss: found"),
+        (with_loss(lambda loss, params: loss.mean()), "meta-loss", "the meta-loss: found"),
         (with_loss(lambda loss, params: (loss - loss).sqrt()), "meta-loss", "the meta-gradient of .* is not finite"),
         (
             with_loss(lambda loss, params: loss, told=False),
@@ -428,7 +504,7 @@ def test_data_drawn_in_groups_are_those_drawn_at_once() -> None:
 
         def draw_groups(self, role: Any, generator: torch.Generator, size: int) -> Any:
             for group, examples in enumerate(super().draw_groups(role, generator, size)):
-                yield examples._replace(inputs=examples.inputs + group)
+                yield replace(examples, inputs=examples.inputs + group)
 
     def shifted(family: Any, *arguments: Any) -> Shifted:
         return Shifted(**vars(family.sample(*arguments)))

@@ -93,7 +93,7 @@ def with_metrics(**more: Any) -> Descent:
 
 def scored_afterwards(update: Update, learner: Learner, params: Params, state: Any, experience: Experience) -> Update:
     _, told = learner.meta_loss(update.params, experience)
-    return update._replace(metrics={**update.metrics, **{name: value.detach() for name, value in told.items()}})
+    return update._replace(metrics={**update.metrics, **{name: value.detach().mean() for name, value in told.items()}})
 
 
 def writing(write: Callable[..., Any]) -> Descent:

@@ -1,5 +1,6 @@
 """Films: policies act in single environments, and are filmed before and after adaptation."""
 
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,18 +14,19 @@ import pytest
 import torch
 from gymnasium import spaces
 from PIL import Image
+from support.synthetic import collected
 
 import metarl
 from metarl import objectives
 from metarl.cli import main
 from metarl.control.gymnasium_family import GymnasiumFamily
-from metarl.control.rollouts import collect
 from metarl.control.sampling import Sampling
 from metarl.pictures import video
+from metarl.pictures.frames import frame_of
 from metarl.pictures.video import Clip
 from metarl.runs import layout
 from metarl.seeding import stream
-from metarl.trained import films
+from metarl.trained import Trained, films
 from metarl.types import Family
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
@@ -144,7 +146,7 @@ def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
     state = opened.adapt(task, steps=1, seed=4)[1].state
     learner = films._acting_by_the_mean(opened.learner) if mean else opened.learner
     env = NAVIGATION.environment(1, torch.device("cpu"))
-    again = collect(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
+    again = collected(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
     assert clips[1][1].caption == f"after 1 step, return {again.rewards.sum():.1f}"
     assert clips[1][0].caption.startswith("before adaptation, return -")
 
@@ -289,3 +291,71 @@ def test_runs_of_examples_are_refused_in_one_line(tmp_path: Path, capsys: pytest
 def test_films_are_made_without_a_display_library(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
     assert main(["render", str(run), "--steps", "0", "--height", "60"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rendered", "pixel"),
+    [
+        (np.full((4, 6, 3), 0.5), 128),
+        (np.full((4, 6, 3), 200.0, np.float32), 200),
+        (np.full((4, 6, 3), 200, np.int64), 200),
+        (np.full((4, 6), 7, np.uint8), 7),
+        (np.full((4, 6, 1), 7, np.uint8), 7),
+        (np.full((3, 4, 6), 7, np.uint8), 7),
+        (np.full((4, 6, 4), 7, np.uint8), 7),
+        (np.ones((4, 6), bool), 255),
+        ([np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 9, np.uint8)], 9),
+        (np.full((4, 6, 3), 9, np.uint8).tolist(), 9),
+        (Image.new("RGB", (6, 4), (9, 9, 9)), 9),
+        (torch.full((4, 6, 3), 0.5), 128),
+    ],
+)
+def test_frames_of_any_usual_form(rendered: Any, pixel: int) -> None:
+    frame = frame_of(rendered)
+    assert (frame.shape, frame.dtype, np.unique(frame).tolist()) == ((4, 6, 3), np.uint8, [pixel])
+    assert frame_of(rendered, height=8).shape == (8, 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "told"),
+    [
+        ("hello", "render() returned str, no picture: expected an array [height, width, 3] of uint8"),
+        (None, "render() returned NoneType, no picture"),
+        ([], "render() returned list, no picture"),
+        (np.zeros((4, 6, 2)), "render() returned float64 (4, 6, 2), no picture"),
+        (np.full((4, 6, 3), 300), "render() returned pixels from 300.0 to 300.0: expected 0 to 255, or 0 to 1"),
+        (np.full((4, 6, 3), np.nan), "render() returned pixels from nan to nan"),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_anything_is_adapted(
+    rendered: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counter, "render", lambda self: rendered)
+    learner = metarl.MAML().build(COUNTERS.spec)
+    trained = Trained(metarl.MAML(), COUNTERS, learner, {}, torch.device("cpu"), 0)
+    with pytest.raises(ValueError, match=re.escape(f"GymnasiumFamily cannot be rendered: {told}")[:-1]):
+        films.film(trained, trained.tasks(1))
+
+
+def test_environments_without_pictures_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unseen.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "from gymnasium import spaces\n"
+        "from metarl import GymnasiumFamily, Sampling\n"
+        "class Unseen(gymnasium.Env):\n"
+        "    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,))\n"
+        "    def __init__(self, g): self.g = g\n"
+        "    def reset(self, *, seed=None, options=None): return np.full(1, self.g / 9, np.float32), {}\n"
+        "    def step(self, action): return np.full(1, self.g / 9, np.float32), 0.0, False, False, {}\n"
+        "unseen = GymnasiumFamily(Unseen, spaces.Dict(g=spaces.Box(1.0, 2.0)), sampling=Sampling(2, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--iterations", "1", "--meta-batch-size", "2", "--quiet", "--out", "run"]
+    assert main(["train", "maml", "unseen:unseen", *options]) == 0
+    capsys.readouterr()
+    assert main(["render", "run"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("metarl: GymnasiumFamily cannot be rendered:") and "render_mode" in told
+    assert told.count("\n") == 1

@@ -1,5 +1,6 @@
 """A run, opened: the parameters of its checkpoints, tasks of one's own, and adapted policies."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,8 @@ def test_a_task_of_ones_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"goal": (0.1, 0.6)}, "expected, for each task, an element of Box"),
-        ({"goal": 0.1}, "expected, for each task, an element of Box"),
+        ({"goal": (0.1, 0.6)}, r"goal is \[0.1, 0.6\]: expected an element of Box"),
+        ({"goal": 0.1}, r"goal is float64 \(1,\) where for each task, an element of Box"),
         ({"target": (0.1, 0.2)}, r"\['target'\] were given: expected goal"),
         ({}, r"\[\] were given: expected goal"),
     ],
@@ -82,3 +83,11 @@ def test_given_tasks_are_described_as_sampled_ones_are(name: str) -> None:
     sampled = family.sample(3, "train", torch.Generator().manual_seed(1))
     again = tasks_with(family, sampled.parameters)
     assert torch.equal(again.descriptors, sampled.descriptors)
+
+
+def test_an_opened_run_is_pickled(folder: Path) -> None:
+    opened = metarl.open_run(folder, device="cpu")
+    again = pickle.loads(pickle.dumps(opened))
+    ours, theirs = (one.adapt(one.tasks(2))[1].rollout for one in (opened, again))
+    assert torch.equal(ours.rewards, theirs.rewards)
+    assert (again.family, again.algorithm, again.iteration) == (opened.family, opened.algorithm, 3)

@@ -254,7 +254,7 @@ def test_gradients_that_are_not_finite_are_refused(uncompiled):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_run_is_near_the_plain_one_and_resumes_exactly(tmp_path):
-    settings = {"meta_batch_size": 3, "checkpoint_every": 2}
+    settings = {"meta_batch_size": 3, "checkpoint_every": 2, "log_every": 1}
     plain, compiled = (Settings(4, **settings, compile=compile) for compile in (False, True))
     ends = []
     keep = [lambda iteration: ends.append(iteration.progress)]

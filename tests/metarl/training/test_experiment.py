@@ -9,6 +9,7 @@ import pytest
 
 import metarl
 from metarl import Settings
+from metarl.advantages import Advantages
 from metarl.algorithms.maml import MAML
 from metarl.cli import main
 from metarl.networks.options import Network
@@ -33,11 +34,15 @@ def test_installed_recipes_can_be_made(algorithm: str, tasks: str, variant: str)
 
 def test_a_recipe_is_what_its_file_says() -> None:
     made = recipe("maml", "half-cheetah-direction")
-    assert made.algorithm == MAML(learn_step_sizes=True, network=Network(hidden=(64, 64), activation="tanh"))
+    assert made.algorithm == MAML(
+        learn_step_sizes=True,
+        network=Network(hidden=(64, 64), activation="tanh"),
+        advantages=Advantages(gae_lambda=0.95),
+    )
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=400, meta_batch_size=20)
+    assert made.settings == Settings(iterations=400, meta_batch_size=20).filled(made.family.spec)
     family: Any = made.family
-    assert (family.sampling.horizon, family.sampling.gae_lambda, family.robot.action_scale) == (100, 0.95, 5.0)
+    assert (family.sampling.horizon, family.robot.action_scale) == (100, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
 
 
@@ -45,7 +50,7 @@ def test_without_a_recipe_there_are_defaults() -> None:
     for made in (recipe("maml", "point-navigation", "none"), recipe("reptile", "point-navigation")):
         assert made.recipe is None
         assert made.family == PointNavigation()
-        assert made.settings == Settings()
+        assert made.settings == Settings().filled(made.family.spec)
     assert recipe("maml", "point-navigation", outer="adam").outer == Adam()
     assert recipe("maml", "point-navigation", outer="adam").algorithm == recipe("maml", "point-navigation").algorithm
 

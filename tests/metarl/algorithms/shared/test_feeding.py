@@ -49,25 +49,27 @@ def outputs(learner: Learner, support: Examples, query: Tensor) -> Tensor:
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: type(one).__name__)
 def test_bytes_are_read_as_the_family_reads_them(algorithm: Any) -> None:
     learner = algorithm.build(SPEC)
-    expected = outputs(learner, Examples(pixels() / 255, TARGETS), pixels(5) / 255)
-    assert torch.equal(outputs(learner, Examples(pixels(), TARGETS), pixels(5)), expected)
-    assert torch.equal(outputs(learner, Examples(pixels(), TARGETS.to(torch.uint8)), pixels(5)), expected)
+    expected = outputs(learner, Examples(inputs=pixels() / 255, targets=TARGETS), pixels(5) / 255)
+    assert torch.equal(outputs(learner, Examples(inputs=pixels(), targets=TARGETS), pixels(5)), expected)
+    assert torch.equal(
+        outputs(learner, Examples(inputs=pixels(), targets=TARGETS.to(torch.uint8)), pixels(5)), expected
+    )
     masks = pixels(4, 1), pixels(5, 1)
-    expected = outputs(learner, Examples(masks[0].float(), TARGETS), masks[1].float())
-    assert torch.equal(outputs(learner, Examples(masks[0], TARGETS), masks[1]), expected)
+    expected = outputs(learner, Examples(inputs=masks[0].float(), targets=TARGETS), masks[1].float())
+    assert torch.equal(outputs(learner, Examples(inputs=masks[0], targets=TARGETS), masks[1]), expected)
 
 
 def test_numbers_are_not_scaled() -> None:
     learner = MAML(network=NETWORK).build(Spec((3,), 1, "regression"))
     ages = torch.randint(18, 90, (2, 4, 3), dtype=torch.uint8, generator=generator())
     targets = torch.arange(8).reshape(2, 4, 1)
-    expected = outputs(learner, Examples(ages.float(), targets.float()), ages.float())
-    assert torch.equal(outputs(learner, Examples(ages, targets), ages), expected)
+    expected = outputs(learner, Examples(inputs=ages.float(), targets=targets.float()), ages.float())
+    assert torch.equal(outputs(learner, Examples(inputs=ages, targets=targets), ages), expected)
 
 
 def test_what_a_family_draws_is_handed_on_as_it_is() -> None:
     family = NWayKShot(torch.randn(60, 1, 6, 6, generator=generator()), torch.arange(60) % 12, ways=3, shots=2)
-    batch = family.sample(2, "train", generator()).draw(None, None, "support", generator())
+    batch = family.sample(2, "train", generator()).draw("support", generator())
     assert feeding._examples(family.spec, batch) is batch
 
 
@@ -106,7 +108,7 @@ def test_items_of_another_kind_are_refused(algorithm: Any, inputs: Any, targets:
     learner = algorithm.build(SPEC)
     state = learner.begin(learner.init(generator()), torch.zeros(2, 0))
     with pytest.raises(ValueError, match=message):
-        learner.adapt(state, Examples(inputs, targets))
+        learner.adapt(state, Examples(inputs=inputs, targets=targets))
     if not message.startswith("targets") and inputs.ndim < 6:
         with pytest.raises(ValueError, match=message):
             learner.predict(state, inputs)
@@ -116,7 +118,7 @@ def test_targets_of_another_width_are_refused() -> None:
     learner = MAML(network=NETWORK).build(Spec((3,), 2, "regression"))
     state = learner.begin(learner.init(generator()), torch.zeros(2, 0))
     with pytest.raises(ValueError, match=r"targets have shape \(2, 4, 1\), expected \(2, 4, 2\)"):
-        learner.adapt(state, Examples(torch.zeros(2, 4, 3), torch.zeros(2, 4, 1)))
+        learner.adapt(state, Examples(inputs=torch.zeros(2, 4, 3), targets=torch.zeros(2, 4, 1)))
 
 
 def test_policies_are_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.training.settings import Settings
 from metarl.training.start import train
-from metarl.types import Examples, Experience, Spec
+from metarl.types import Examples, Experience, Spec, each_tensor, pooled
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -58,7 +59,7 @@ def experience(tasks=3, items=7):
     rng = generator()
     support, query = (synthetic.examples(SPEC, tasks, rng, items) for _ in range(2))
     support.targets[:, :4] = torch.arange(4)
-    return Experience(torch.zeros(tasks, 0), (support,), query)
+    return Experience(descriptors=torch.zeros(tasks, 0), supports=(support,), query=query)
 
 
 def outputs(learner, params, given, *more):
@@ -80,7 +81,7 @@ LINEAR = {"embedding": 2, "network": Network(hidden=())}
 
 def by_hand(algorithm, support, targets, query):
     learner, params = plain(algorithm)
-    given = Examples(torch.tensor([support]), torch.tensor([targets]))
+    given = Examples(inputs=torch.tensor([support]), targets=torch.tensor([targets]))
     state = learner.adapt(learner.begin(params, torch.zeros(1, 0)), given)
     return learner.predict(state, torch.tensor([query]))[0][0]
 
@@ -159,9 +160,9 @@ def test_pairs_by_hand():
     """Sigmoids of 0, ln 3 and -ln 3 are 1/2, 3/4 and 1/4: the logits of the two pairs are 1 - 4/4 and 1 - 8/4."""
     learner, params = plain(Siamese(**LINEAR))
     params |= {"pair:weight": torch.tensor([-4.0, -8.0]), "pair:bias": torch.tensor(1.0)}
-    support = Examples(torch.tensor([[[math.log(3), 0.0], [0.0, -math.log(3)]]]), torch.tensor([[0, 1]]))
-    query = Examples(torch.zeros(1, 1, 2), torch.tensor([[0]]))
-    given = Experience(torch.zeros(1, 0), (support,), query)
+    support = Examples(inputs=torch.tensor([[[math.log(3), 0.0], [0.0, -math.log(3)]]]), targets=torch.tensor([[0, 1]]))
+    query = Examples(inputs=torch.zeros(1, 1, 2), targets=torch.tensor([[0]]))
+    given = Experience(descriptors=torch.zeros(1, 0), supports=(support,), query=query)
     loss, metrics = learner.meta_loss(params, given)
     assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
     assert metrics["loss/step_1"].item() == pytest.approx(math.log(1 + math.exp(-1)))
@@ -173,8 +174,13 @@ def test_pairs_of_one_class_weigh_as_much_as_all_others():
     learner, params = plain(Siamese(**LINEAR))
     params |= {"pair:weight": torch.tensor([-4.0, -8.0]), "pair:bias": torch.tensor(1.0)}
     inputs = torch.tensor([[[math.log(3), 0.0], [0.0, -math.log(3)], [0.0, -math.log(3)]]])
-    support, query = Examples(inputs, torch.tensor([[0, 1, 1]])), Examples(torch.zeros(1, 1, 2), torch.tensor([[0]]))
-    loss = learner.meta_loss(params, Experience(torch.zeros(1, 0), (support,), query))[0]
+    support, query = (
+        Examples(inputs=inputs, targets=torch.tensor([[0, 1, 1]])),
+        Examples(inputs=torch.zeros(1, 1, 2), targets=torch.tensor([[0]])),
+    )
+    loss = learner.meta_loss(params, Experience(descriptors=torch.zeros(1, 0), supports=(support,), query=query))[
+        0
+    ].mean()
     assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
 
 
@@ -199,7 +205,7 @@ def test_meta_gradient_matches_finite_differences(name):
     values = tuple(value.requires_grad_() for value in params.values())
 
     def meta_loss(*values):
-        return learner.meta_loss(dict(zip(params, values, strict=True)), experience())[0]
+        return learner.meta_loss(dict(zip(params, values, strict=True)), experience())[0].mean()
 
     assert torch.autograd.gradcheck(meta_loss, values)
 
@@ -211,18 +217,20 @@ def test_the_meta_loss_is_that_of_the_outputs(name):
     loss, metrics = learner.meta_loss(params, given)
     found = outputs(learner, params, given)
     expected = nn.functional.cross_entropy(found.flatten(0, 1), given.query.targets.flatten())
-    torch.testing.assert_close(metrics["loss/step_1"], expected)
+    torch.testing.assert_close(metrics["loss/step_1"].mean(), expected)
     hits = (found.argmax(-1) == given.query.targets).double().mean()
-    torch.testing.assert_close(metrics["accuracy/step_1"], hits)
+    torch.testing.assert_close(metrics["accuracy/step_1"].mean(), hits)
     if name != "siamese":
-        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(loss.mean(), expected)
 
 
 def task_of(given, task):
     def cut(examples):
-        return Examples(*(field[task : task + 1] for field in examples))
+        return each_tensor(lambda field: field[task : task + 1], examples)
 
-    return Experience(given.descriptors[task : task + 1], (cut(given.supports[0]),), cut(given.query))
+    return Experience(
+        descriptors=given.descriptors[task : task + 1], supports=(cut(given.supports[0]),), query=cut(given.query)
+    )
 
 
 @every_algorithm
@@ -232,8 +240,10 @@ def test_batched_equals_a_loop_over_tasks(name):
     apart = [task_of(given, task) for task in range(3)]
     found = outputs(learner, params, given)
     torch.testing.assert_close(found, torch.cat([outputs(learner, params, one) for one in apart]))
-    loss = learner.meta_loss(params, given)[0]
-    torch.testing.assert_close(loss, torch.stack([learner.meta_loss(params, one)[0] for one in apart]).mean())
+    loss = learner.meta_loss(params, given)[0].mean()
+    torch.testing.assert_close(
+        loss.mean(), torch.stack([learner.meta_loss(params, one)[0].mean() for one in apart]).mean()
+    )
 
 
 @every_algorithm
@@ -242,12 +252,12 @@ def test_permuting_the_tasks_permutes_the_results(name):
     params, given, order = initial(learner), experience(), torch.tensor([2, 0, 1])
 
     def permuted(examples):
-        return Examples(*(field[order] for field in examples))
+        return each_tensor(lambda field: field[order], examples)
 
-    shuffled = given._replace(supports=(permuted(given.supports[0]),), query=permuted(given.query))
+    shuffled = replace(given, supports=(permuted(given.supports[0]),), query=permuted(given.query))
     found = outputs(learner, params, given)
     torch.testing.assert_close(outputs(learner, params, shuffled), found[order], rtol=1e-12, atol=1e-13)
-    losses = [learner.meta_loss(params, one)[0] for one in (given, shuffled)]
+    losses = [learner.meta_loss(params, one)[0].mean() for one in (given, shuffled)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-12, atol=1e-13)
 
 
@@ -270,7 +280,7 @@ def test_permuting_the_query_items_permutes_the_outputs(name):
     learner = ALGORITHMS[name].build(SPEC)
     params, given = initial(learner), experience()
     order = torch.tensor([6, 2, 0, 5, 1, 3, 4])
-    permuted = given._replace(query=Examples(*(field[:, order] for field in given.query)))
+    permuted = replace(given, query=each_tensor(lambda field: field[:, order], given.query))
     found = outputs(learner, params, given)
     torch.testing.assert_close(outputs(learner, params, permuted), found[:, order], rtol=1e-12, atol=1e-13)
 
@@ -280,7 +290,7 @@ def test_permuting_the_support_items_changes_nothing_but_the_full_context(name):
     learner = ALGORITHMS[name].build(SPEC)
     params, given = initial(learner), experience()
     order = torch.tensor([6, 2, 0, 5, 1, 3, 4])
-    permuted = given._replace(supports=(Examples(*(field[:, order] for field in given.supports[0])),))
+    permuted = replace(given, supports=(each_tensor(lambda field: field[:, order], given.supports[0]),))
     found, again = outputs(learner, params, given), outputs(learner, params, permuted)
     assert torch.allclose(found, again, rtol=1e-12) == (not getattr(ALGORITHMS[name], "full_context", False))
 
@@ -289,7 +299,7 @@ def test_permuting_the_support_items_changes_nothing_but_the_full_context(name):
 def test_adapting_again_to_the_same_items_changes_nothing(name):
     learner = ALGORITHMS[name].build(SPEC)
     params, given = initial(learner), experience()
-    again = Examples(*(field.clone() for field in given.supports[0]))
+    again = each_tensor(torch.clone, given.supports[0])
     assert torch.equal(outputs(learner, params, given), outputs(learner, params, given, again, given.supports[0]))
 
 
@@ -298,16 +308,16 @@ def test_further_items_are_pooled(name):
     learner = ALGORITHMS[name].build(SPEC)
     params, given = initial(learner), experience()
     further = synthetic.examples(SPEC, 3, generator(5), items=2)
-    pooled = Examples(*(torch.cat(parts, 1) for parts in zip(given.supports[0], further, strict=True)))
+    both = pooled([given.supports[0], further])
     found = outputs(learner, params, given, further)
-    torch.testing.assert_close(found, outputs(learner, params, given._replace(supports=(pooled,))))
+    torch.testing.assert_close(found, outputs(learner, params, replace(given, supports=(both,))))
     assert not torch.allclose(found, outputs(learner, params, given))
 
 
 @every_algorithm
 def test_every_class_is_as_likely_before_anything_was_seen(name):
     learner = ALGORITHMS[name].build(SPEC)
-    found = outputs(learner, initial(learner), experience()._replace(supports=()))
+    found = outputs(learner, initial(learner), replace(experience(), supports=()))
     assert found.shape == (3, 7, 4)
     assert not found.any()
 
@@ -358,15 +368,15 @@ def test_meta_gradient_through_convolutions_matches_finite_differences(algorithm
     params = {name: value + 0.2 * torch.randn(value.shape, generator=rng) for name, value in learner.init(rng).items()}
     support, query = (synthetic.examples(IMAGES, 2, rng, items) for items in (4, 5))
     support.targets[:] = torch.arange(4)
-    given = Experience(torch.zeros(2, 0), (support,), query)
+    given = Experience(descriptors=torch.zeros(2, 0), supports=(support,), query=query)
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-    gradients = torch.autograd.grad(learner.meta_loss(leaves, given)[0], list(leaves.values()))
+    gradients = torch.autograd.grad(learner.meta_loss(leaves, given)[0].mean(), list(leaves.values()))
 
     def shifted(name, index, by):
         moved = params | {name: params[name].clone()}
         moved[name].view(-1)[index] += by
         with torch.no_grad():
-            return float(learner.meta_loss(moved, given)[0])
+            return float(learner.meta_loss(moved, given)[0].mean())
 
     for (name, value), gradient in zip(params.items(), gradients, strict=True):
         for index in {0, value.numel() // 2, value.numel() - 1}:
@@ -398,7 +408,9 @@ def test_query_images_see_each_other_by_transductive_batch_norm_alone(batch_norm
 @pytest.mark.parametrize("kind", [ProtoNet, Matching])
 def test_by_default_the_network_is_without_its_head(kind):
     learner = kind(network=Network("conv4", filters=3)).build(IMAGES)
-    given = Experience(torch.zeros(2, 0), (synthetic.examples(IMAGES, 2, generator(1)),), None)
+    given = Experience(
+        descriptors=torch.zeros(2, 0), supports=(synthetic.examples(IMAGES, 2, generator(1)),), query=None
+    )
     params = initial(learner)
     state = learner.adapt(learner.begin(params, given.descriptors), given.supports[0])
     assert learner.predict(state, given.supports[0].inputs)[0].shape == (2, 6, 4)
@@ -440,7 +452,7 @@ def test_targets_that_are_no_classes_are_refused(targets, message):
     learner = ProtoNet(**SMALL).build(SPEC)
     state = learner.begin(initial(learner), torch.zeros(2, 0))
     with pytest.raises(ValueError, match=message):
-        learner.adapt(state, Examples(torch.zeros(2, 5, 3), targets))
+        learner.adapt(state, Examples(inputs=torch.zeros(2, 5, 3), targets=targets))
 
 
 def test_rollouts_are_refused():

@@ -1,6 +1,8 @@
 """Learning from labelled examples by a recurrent network: what it is shown and when, whatever the network."""
 
 import math
+from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple
 
 import pytest
@@ -16,7 +18,7 @@ from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import Core
 from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
-from metarl.types import Examples, Experience, Spec
+from metarl.types import Examples, Experience, Spec, each_tensor
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -46,7 +48,7 @@ def outputs(learner, params, given):
 
 def said(learner, params, support):
     """What is said of each support item, before it is told."""
-    return learner.replay(learner.begin(params, torch.zeros(len(support.inputs), 0)), support)[0]
+    return learner.memory.unroll(learner.begin(params, torch.zeros(len(support.inputs), 0)), support)[0]
 
 
 class Steps(NamedTuple):
@@ -70,10 +72,10 @@ def echo(spec, weights):
 def test_each_item_comes_with_the_label_of_the_one_before():
     """Inputs are (item, one-hot label), which the echo turns into (item, 10 label_0 + label_1)."""
     learner, state = echo(Spec((1,), 2, "classification"), [[1.0, 0.0], [0.0, 10.0], [0.0, 1.0]])
-    shown = Examples(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[0, 1, 1]]))
-    first, state = learner.replay(state, shown)
+    shown = Examples(inputs=torch.tensor([[[1.0], [2.0], [3.0]]]), targets=torch.tensor([[0, 1, 1]]))
+    first, state = learner.memory.unroll(state, shown)
     assert first.tolist() == [[[1, 0], [1002, 1010], [2003, 2001]]]
-    again, _ = learner.replay(state, shown)
+    again, _ = learner.memory.unroll(state, shown)
     assert again.tolist() == [[[3001, 3001], [4002, 4010], [5003, 5001]]]
     asked, after = learner.predict(state, torch.tensor([[[7.0], [8.0]]]))
     assert asked.tolist() == [[[3007, 3001], [3008, 3001]]]
@@ -83,8 +85,8 @@ def test_each_item_comes_with_the_label_of_the_one_before():
 def test_a_value_comes_with_a_sign_that_it_was_told():
     """Inputs are (item, value, 1 where a value was told), echoed as (100 item + 10 value + told)."""
     learner, state = echo(Spec((1,), 1, "regression"), [[100.0], [10.0], [1.0]])
-    shown = Examples(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.0], [3.0]]]))
-    first, state = learner.replay(state, shown)
+    shown = Examples(inputs=torch.tensor([[[1.0], [2.0]]]), targets=torch.tensor([[[0.0], [3.0]]]))
+    first, state = learner.memory.unroll(state, shown)
     assert first.flatten().tolist() == [100, 1000 + 200 + 1]
     assert learner.predict(state, torch.tensor([[[5.0]]]))[0].item() == 2000 + 500 + 31
 
@@ -98,7 +100,7 @@ def test_a_label_reaches_later_items_and_never_its_own(name, spec):
     for item in range(5):
         targets = support.targets.clone()
         targets[:, item] = (targets[:, item] + 1) % 4
-        after = said(learner, params, Examples(support.inputs, targets))
+        after = said(learner, params, Examples(inputs=support.inputs, targets=targets))
         assert torch.equal(after[:, : item + 1], before[:, : item + 1])
         if item < 4:
             assert (after[:, item + 1] != before[:, item + 1]).all()
@@ -109,7 +111,7 @@ def test_the_gradient_of_an_answer_in_its_own_label_is_zero(name):
     learner = ALGORITHMS[name].build(REGRESSION)
     support = few_shot(REGRESSION).supports[0]
     targets = support.targets.clone().requires_grad_()
-    answers = said(learner, initial(learner), Examples(support.inputs, targets))
+    answers = said(learner, initial(learner), Examples(inputs=support.inputs, targets=targets))
     for item in range(5):
         (gradient,) = torch.autograd.grad(answers[:, item].sum(), targets, retain_graph=True, materialize_grads=True)
         assert not gradient[:, item:].any()
@@ -136,8 +138,8 @@ def test_an_item_is_asked_about_as_if_it_were_the_next_one_shown(name, spec):
     state = learner.adapt(learner.begin(params, given.descriptors), given.supports[0])
     found = learner.predict(state, given.query.inputs)[0]
     for item in range(5):
-        alone = Examples(*(field[:, item : item + 1] for field in given.query))
-        torch.testing.assert_close(found[:, item : item + 1], learner.replay(state, alone)[0])
+        alone = each_tensor(itemgetter((slice(None), slice(item, item + 1))), given.query)
+        torch.testing.assert_close(found[:, item : item + 1], learner.memory.unroll(state, alone)[0])
 
 
 @both_networks
@@ -171,8 +173,8 @@ def test_showing_items_in_two_batches_is_showing_them_in_one(name):
     learner = ALGORITHMS[name].build(CLASSIFICATION)
     params, given = initial(learner), few_shot(CLASSIFICATION)
     support = given.supports[0]
-    parts = tuple(Examples(*(field[:, part] for field in support)) for part in (slice(2), slice(2, 5)))
-    found = outputs(learner, params, given._replace(supports=parts))
+    parts = tuple(each_tensor(itemgetter((slice(None), part)), support) for part in (slice(2), slice(2, 5)))
+    found = outputs(learner, params, replace(given, supports=parts))
     torch.testing.assert_close(found, outputs(learner, params, given))
 
 
@@ -184,7 +186,7 @@ def test_meta_gradient_matches_finite_differences(name, spec):
     values = tuple(value.requires_grad_() for value in params.values())
 
     def meta_loss(*values):
-        return learner.meta_loss(dict(zip(params, values, strict=True)), given)[0]
+        return learner.meta_loss(dict(zip(params, values, strict=True)), given)[0].mean()
 
     assert torch.autograd.gradcheck(meta_loss, values)
 
@@ -197,8 +199,8 @@ def test_batched_equals_a_loop_over_tasks(name, spec):
     apart = [chosen(given, slice(task, task + 1)) for task in range(3)]
     found = torch.cat([outputs(learner, params, one) for one in apart])
     torch.testing.assert_close(outputs(learner, params, given), found)
-    losses = torch.stack([learner.meta_loss(params, one)[0] for one in apart])
-    torch.testing.assert_close(learner.meta_loss(params, given)[0], losses.mean())
+    losses = torch.stack([learner.meta_loss(params, one)[0].mean() for one in apart])
+    torch.testing.assert_close(learner.meta_loss(params, given)[0].mean(), losses.mean())
 
 
 @every_algorithm
@@ -208,7 +210,7 @@ def test_permuting_tasks_permutes_outputs(name, spec):
     params, given, order = initial(learner), few_shot(spec), torch.tensor([2, 0, 1])
     permuted = chosen(given, order)
     torch.testing.assert_close(outputs(learner, params, permuted), outputs(learner, params, given)[order])
-    torch.testing.assert_close(learner.meta_loss(params, permuted)[0], learner.meta_loss(params, given)[0])
+    torch.testing.assert_close(learner.meta_loss(params, permuted)[0], learner.meta_loss(params, given)[0][order])
 
 
 @both_networks
@@ -229,19 +231,24 @@ def test_the_meta_loss_is_of_all_items_or_of_the_query_items(network):
     first, answers = said(learner, params, given.supports[0]), outputs(learner, params, given)
     everything = torch.cat([first, answers], 1), torch.cat([given.supports[0].targets, given.query.targets], 1)
     loss, metrics = learner.meta_loss(params, given)
-    torch.testing.assert_close(loss, functional.cross_entropy(*(values.flatten(0, 1) for values in everything)))
+    torch.testing.assert_close(loss.mean(), functional.cross_entropy(*(values.flatten(0, 1) for values in everything)))
     on_query = functional.cross_entropy(answers.flatten(0, 1), given.query.targets.flatten())
-    torch.testing.assert_close(metrics["loss/step_1"], on_query)
+    torch.testing.assert_close(metrics["loss/step_1"].mean(), on_query)
     query_loss, _ = ALGORITHMS[f"{network}, query"].build(CLASSIFICATION).meta_loss(params, given)
-    torch.testing.assert_close(query_loss, on_query)
+    torch.testing.assert_close(query_loss.mean(), on_query)
 
 
 def test_instance_accuracies_by_hand():
     """The echo takes the label before for the answer: of 0 0 1 1 1 0, the second, fourth and fifth are right."""
     learner, state = echo(Spec((1,), 2, "classification"), [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     targets = torch.tensor([[0, 0, 1, 1, 1, 0]])
-    shown, query = Examples(torch.zeros(1, 6, 1), targets), Examples(torch.zeros(1, 1, 1), torch.tensor([[0]]))
-    _, metrics = learner.meta_loss(state.params, Experience(torch.zeros(1, 0), (shown,), query))
+    shown, query = (
+        Examples(inputs=torch.zeros(1, 6, 1), targets=targets),
+        Examples(inputs=torch.zeros(1, 1, 1), targets=torch.tensor([[0]])),
+    )
+    _, metrics = learner.meta_loss(
+        state.params, Experience(descriptors=torch.zeros(1, 0), supports=(shown,), query=query)
+    )
     assert {name: value.item() for name, value in metrics.items() if name.startswith("accuracy/")} == {
         "accuracy/step_1": 1,
         "accuracy/instance_1": 0.5,  # no label before the first, which is then taken for 0: right by chance

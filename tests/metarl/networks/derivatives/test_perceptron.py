@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support.synthetic import by_hand
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -11,7 +12,7 @@ from metarl import objectives
 from metarl.networks import models, options
 from metarl.networks.derivatives import perceptron
 from metarl.networks.options import Network
-from metarl.types import Examples, Rollout, Spec
+from metarl.types import Examples, Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -299,20 +300,20 @@ def loop(spec, activation, params, inputs):
 
 def regression():
     spec = Spec((3,), 2, "regression")
-    batch = Examples(random(TASKS, 6, 3, seed=1), random(TASKS, 6, 2, seed=2))
+    batch = Examples(inputs=random(TASKS, 6, 3, seed=1), targets=random(TASKS, 6, 2, seed=2))
     return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
 
 
 def images():
     spec = Spec((2, 3, 3), 4, "classification")
-    batch = Examples(random(TASKS, 6, 2, 3, 3, seed=1), torch.arange(TASKS * 6).reshape(TASKS, 6) % 4)
+    batch = Examples(inputs=random(TASKS, 6, 2, 3, 3, seed=1), targets=torch.arange(TASKS * 6).reshape(TASKS, 6) % 4)
     return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
 
 
 def policy():
     spec, shape = Spec((3,), 2, "continuous"), (TASKS, 4, 5)
     values = [random(*shape, seed=seed) for seed in range(3)]
-    batch = Rollout(random(*shape, 3, seed=5), random(*shape, 2, seed=6), *values[:2], torch.ones(shape), values[2])
+    batch = by_hand(random(*shape, 3, seed=5), random(*shape, 2, seed=6), *values[:2], torch.ones(shape), values[2])
     return spec, batch.observations, lambda outputs: objectives.surrogate("likelihood_ratio", spec.kind, outputs, batch)
 
 

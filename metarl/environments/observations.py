@@ -1,0 +1,116 @@
+"""How a policy sees an environment's observations: numbers of one shape, in the policy's dtype.
+
+Nothing here imports torch, to keep worker processes small.
+"""
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+Array = np.ndarray[Any, Any]
+Observed = spaces.Box | spaces.Discrete
+PIXEL = 255
+"""The largest value of a pixel."""
+
+
+class Layout(NamedTuple):
+    """How observations of a space are laid out for a policy."""
+
+    space: Observed
+    given: tuple[int, ...]
+    """The shape of the environment's observations."""
+    shape: tuple[int, ...]
+    """The shape that the policy sees."""
+    image: bool = False
+    """Whether these are pixels of 0 to 255, which are divided by 255."""
+    axes: tuple[int, ...] | None = None
+    """The order of the axes, channels first; None: as they are."""
+
+
+def layout(space: Observed) -> Layout:
+    """Return how a policy sees a space.
+
+    Discrete observations are one-hot. Images, whose values are bounded by 0 and 255, become ``[channel, height,
+    width]`` in [0, 1]; those of several frames have the frames' channels one after another. Boxes of three axes whose
+    last one is the shortest are laid out as images too. All others stay as they are.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Layout(space, (), (int(space.n),))
+    shape = space.shape
+    image = len(shape) in (2, 3, 4) and bool((space.low == 0).all() and (space.high == PIXEL).all())
+    last = len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
+    axes = (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2) if last else None
+    ordered = shape if axes is None else tuple(shape[axis] for axis in axes)
+    if len(shape) == 3:
+        return Layout(space, shape, ordered, image, axes)
+    if image:  # grey, or several frames
+        return Layout(space, shape, (math.prod(ordered[:-2]), *ordered[-2:]), image, axes)
+    return Layout(space, shape, shape)
+
+
+class Eye:
+    """Reads the observations of one lane, in a policy's dtype.
+
+    Args:
+        dtype: The policy's dtype.
+        where: What a warning calls the environment.
+    """
+
+    def __init__(self, dtype: Any, where: str) -> None:
+        self._dtype, self._where = np.dtype(dtype), where
+        self._exact = 2.0 / float(np.finfo(self._dtype).eps)  # every integer below it is told apart
+        self._before: Array | None = None
+        self._warned = False
+
+    def read(self, seen: Layout, observation: Any) -> Array:
+        """Return an observation as the policy sees it. Raises ValueError for one outside its space.
+
+        Warns once where observations that differ become equal in the policy's dtype.
+        """
+        array = np.asarray(observation)
+        space, given, shape, image, axes = seen
+        if array.shape != given:
+            raise ValueError(f"an observation has shape {array.shape} where {given} was expected")
+        if isinstance(space, spaces.Discrete):
+            if observation not in space:
+                raise ValueError(f"the observation {observation!r} is not in {space}")
+            return np.asarray(np.arange(space.start, space.start + space.n) == array)
+        if array.dtype == self._dtype:
+            if not np.isfinite(array).all():
+                self._check_large(array, observation)
+        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
+            self._check_large(array, observation)
+        if axes is not None:
+            array = array.transpose(axes)
+        if image:
+            array = array / self._dtype.type(PIXEL)
+        return array if array.shape == shape else array.reshape(shape)
+
+    def _check_large(self, array: Array, observation: Any) -> None:
+        """Raise ValueError for numbers that the dtype does not hold; warn where it does not tell them apart."""
+        if not np.isfinite(array).all():
+            raise ValueError(f"an observation holds numbers that are not finite: {observation!r}")
+        if np.abs(array).max() > np.finfo(self._dtype).max:
+            raise ValueError(f"an observation holds numbers that {self._dtype} does not hold: {observation!r}")
+        before, self._before = self._before, array.copy()
+        if self._warned or before is None or before.shape != array.shape:
+            return
+        lost = (array != before) & (array.astype(self._dtype) == before.astype(self._dtype))
+        if lost.any():
+            self._warned = True
+            one, other = before[lost].flat[0], array[lost].flat[0]
+            warnings.warn(
+                f"{self._where}: the observations {one} and {other} are the same number in {self._dtype}: subtract a "
+                f"constant such as {one} from them, for example in gymnasium.wrappers.TransformObservation",
+                stacklevel=2,
+            )
+
+
+def named(env: Any) -> str:
+    """Return what messages call an environment, from its id or from what makes it."""
+    made = getattr(env, "func", env)
+    name = made if isinstance(made, str) else str(getattr(made, "__qualname__", type(made).__qualname__))
+    return name.replace(".<locals>", "")
