@@ -56,7 +56,7 @@ def _advice(target: Any) -> str:
         for attribute, value in list(vars(module).items()) if isinstance(module, types.ModuleType) else ():
             if value is target and name != "__main__" and not attribute.startswith("_"):
                 return f"pass '{name}:{attribute}' instead of the object"
-    return "bind it to a name in an importable module, and pass 'module:name' instead of the object"
+    return "assign it to a name in an importable module, and pass 'module:name' instead of the object"
 
 
 def _changed(target: Any, base: Any) -> dict[str, Any]:

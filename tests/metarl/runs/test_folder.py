@@ -178,7 +178,7 @@ def test_a_local_class_is_refused() -> None:
 def test_a_class_that_is_no_dataclass_is_refused_as_its_options_are_unknown() -> None:
     with pytest.raises(ValueError, match="Plain is not a dataclass"):
         runs.describe(Plain(rate=0.5))
-    with pytest.raises(ValueError, match="is not of the class of"):
+    with pytest.raises(ValueError, match="which is of another class"):
         runs.describe(MAML(), here("Varied"))
 
 

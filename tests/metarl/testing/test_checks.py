@@ -309,7 +309,7 @@ def test_rounding_may_depend_on_the_number_of_tasks() -> None:
 
     def rounded(batch: Examples) -> Examples:
         last = batch.targets.flatten()[-3:]
-        return batch._replace(targets=batch.targets.flatten().index_copy(
+        return replace(batch, targets=batch.targets.flatten().index_copy(
             0, torch.arange(batch.targets.numel())[-3:], last * (1 + torch.finfo(last.dtype).eps)
         ).reshape(batch.targets.shape))  # fmt: skip
 
