@@ -157,7 +157,7 @@ def _list(arguments: list[str]) -> Execute:
     if arguments and arguments[0] not in groups:
         return lambda: _say(USAGE)
     chosen = [groups[arguments[0]]] if arguments else list(groups.values())
-    return lambda: _say("\n\n".join(_table(group) for group in chosen))
+    return lambda: _say(_tables(chosen))
 
 
 def _recipes() -> str:
@@ -165,11 +165,15 @@ def _recipes() -> str:
     return "\n".join(["recipes:", *(lines or ["  none installed"])])
 
 
-def _table(group: plugins.Group) -> str:
-    installed = plugins.available(group)
-    width = max([len(plugin.name) for plugin in installed], default=0)
+def _tables(groups: list[plugins.Group]) -> str:
+    found = plugins.available(*groups)
+    return "\n\n".join(_table(group, [plugin for plugin in found if plugin.group == group]) for group in groups)
+
+
+def _table(group: plugins.Group, found: list[plugins.Plugin]) -> str:
+    width = max([len(plugin.name) for plugin in found], default=0)
     lines = []
-    for plugin in installed:
+    for plugin in found:
         description = f"BROKEN: {plugin.problem}" if plugin.problem else plugin.summary
         lines.append(f"  {plugin.name:<{width}}  {description}  [{plugin.package} {plugin.version}]")
     return "\n".join([f"{group}:", *(lines or ["  none installed"])])

@@ -4,7 +4,7 @@ The task axis comes first in every tensor. Supervised data are ``[task, item, ..
 ``[task, episode, time, ...]``, adapted parameters ``[task, *shape]``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -166,12 +166,7 @@ class Tasks(Protocol):
 
 @runtime_checkable
 class LabelledTasks(Tasks, Protocol):
-    """Tasks of labelled examples.
-
-    Examples that need much memory may be drawn some tasks at a time, too: by ``draw_groups(role, generator, size)``,
-    which yields what ``draw`` returns by that generator, ``size`` tasks at a time, and ``items``, how many examples a
-    task has, support and query.
-    """
+    """Tasks of labelled examples. They may have one more ability, that of ``DrawsGroups``."""
 
     def draw(self, role: Role, generator: Generator) -> Examples:
         """Draw a fresh support or query set of each task, on the generator's device."""
@@ -183,6 +178,21 @@ class Environments(Tasks, Protocol):
 
     def rollout(self, policy: Policy, generator: Generator) -> Rollout:
         """Run fresh episodes of every task, on the generator's device."""
+
+
+@runtime_checkable
+class DrawsGroups(LabelledTasks, Protocol):
+    """Tasks that can draw their examples for a few tasks at a time, so that not all are held in memory at once.
+
+    ``draw_groups`` and ``draw`` must return the same examples: a subclass that overrides one must override both.
+    """
+
+    @property
+    def items(self) -> int:
+        """Examples per task, support and query together."""
+
+    def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
+        """Yield what ``draw`` would return with this generator, ``size`` tasks at a time."""
 
 
 class Family(Protocol):

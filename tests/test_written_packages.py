@@ -75,7 +75,7 @@ def inner_environment(folder: Path) -> tuple[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["tasks", "algorithm"])
+@pytest.mark.parametrize("what", ["tasks", "algorithm", "outer"])
 def test_a_written_package_asks_for_nothing_but_the_toolkit(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""``metarl baseline ALGORITHM TASKS``: a Stable-Baselines3 algorithm on the same tasks, for comparison."""
+"""``metarl baseline ALGORITHM TASKS``: train a Stable-Baselines3 algorithm on the same tasks, for comparison."""
 
 import dataclasses
 from pathlib import Path
@@ -14,10 +14,10 @@ from metarl.pictures import plotting
 from metarl.seeding import stream
 
 SPLIT = "test"
-BASELINE_HELP = """Train ppo or sac of Stable-Baselines3 on a family of tasks, and score it on held-out ones.
+BASELINE_HELP = """Train ppo or sac of Stable-Baselines3 on a family of tasks, and score it on held-out tasks.
 
-It does not adapt: its scores stand beside those of other runs before adaptation, and those after it tell what
-adaptation is worth. Name both, 'metarl baseline ppo TASKS --help', for all options."""
+A baseline does not adapt. Compare its scores with those of other runs before and after adaptation. 'metarl baseline ppo
+TASKS --help' shows all options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +25,17 @@ class BaselineSettings:
     """Options common to every baseline."""
 
     timesteps: int = 100_000
-    """Environment steps to train for, of all lanes together."""
+    """Total environment steps of training, over all lanes."""
     num_envs: int = 8
-    """Lanes that are stepped at once."""
+    """Number of lanes (parallel environments)."""
     train_tasks: int | None = None
-    """Train on so many tasks, over and over (default: a new task for every episode)."""
+    """Train on this many fixed tasks (default: a new task for every episode)."""
     tasks: int = 40
-    """Held-out tasks to score: those of 'metarl evaluate'."""
+    """Held-out tasks to score: the same tasks as in 'metarl evaluate'."""
     deterministic: bool = False
-    """Score the most likely actions, and not sampled ones as all other scores here do."""
+    """Score the most likely actions. By default, actions are sampled, as in all other scores."""
     seed: int = 0
-    """Decides everything random."""
+    """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "num_envs", "tasks"):
@@ -46,7 +46,7 @@ class BaselineSettings:
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``ALGORITHM TASKS [options]``: an SB3 algorithm on the same tasks, for comparison."""
+    """``ALGORITHM TASKS [options]``: train an SB3 algorithm on the same tasks, for comparison."""
     if arguments in (["-h"], ["--help"]):
         parse(BaselineSettings, ["--help"], "baseline ALGORITHM TASKS", BASELINE_HELP)
     if len(arguments) < 2 or arguments[0] not in sb3.BASELINES or arguments[1].startswith("-"):
@@ -61,7 +61,7 @@ def prepare(arguments: list[str]) -> Execute:
     tasks = plugins.absolute_paths(plugins.checked_options(chosen.tasks))
     chosen = dataclasses.replace(chosen, tasks=tasks)
     out = chosen.out or Path("runs") / f"{name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
-    out = out.absolute()  # families may change the working folder
+    out = out.absolute()  # absolute, because families may change the working directory
     model = _model(chosen)
     held = runs.create(out, _record(name, tasks_name, chosen), chosen.overwrite)
 
@@ -74,7 +74,7 @@ def prepare(arguments: list[str]) -> Execute:
         write_bytes(out / runs.MODEL, sb3.saved(model))
         runs.settle(out)
         if interrupted:
-            print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved, and is not scored")
+            print(f"stopped after {model.num_timesteps} steps; {out / runs.MODEL} is saved but not scored")
             return INTERRUPTED
         _score(model, chosen, out)
         return DONE
@@ -88,8 +88,8 @@ def _options(baseline: Any, family: Any) -> type[Any]:
         [
             ("settings", OmitArgPrefixes[BaselineSettings], BaselineSettings()),
             ("out", Annotated[Path | None, arg(help="Run folder (default: runs/ALGORITHM-TASKS-SEED).")], None),
-            ("overwrite", Annotated[bool, arg(help="Replace the run that the folder holds.")], False),
-            ("quiet", Annotated[bool, arg(help="No table.")], False),
+            ("overwrite", Annotated[bool, arg(help="Replace an existing run in that folder.")], False),
+            ("quiet", Annotated[bool, arg(help="Print no table.")], False),
             ("algorithm", OmitArgPrefixes[type(baseline)], baseline),  # type: ignore[misc]
             ("tasks", type(family), family),
         ],
@@ -116,7 +116,7 @@ def _record(name: str, tasks_name: str, chosen: Any) -> dict[str, Any]:
 
 
 def _score(model: Any, chosen: Any, out: Path) -> None:
-    """Score the model on the tasks that ``metarl evaluate`` takes, and write it as that does."""
+    """Score the model on the tasks of ``metarl evaluate``, and write the same files."""
     settings = chosen.settings
     tasks = chosen.tasks.sample(settings.tasks, SPLIT, stream(settings.seed, f"tasks/{SPLIT}"))
     scores = sb3.scores(model, chosen.tasks, tasks, settings.seed, settings.deterministic)

@@ -1,4 +1,4 @@
-"""``metarl check PLUGIN``: run the contract on a plugin, and tell what fails and where."""
+"""``metarl check PLUGIN``: run the contract tests of a plugin, and show what fails and where."""
 
 import dataclasses
 import difflib
@@ -18,13 +18,13 @@ from metarl.types import Family, Kind
 KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classification")
 
 MEMBERS: dict[plugins.Group, str] = {"tasks": "sample", "algorithms": "build", "outers": "update"}
-"""By what an object is known to be of a group."""
-ON = arg(help="Families to learn from, by name (default: a small made-up one of each kind).")
+"""The member by which an object of each group is recognised."""
+ON = arg(help="Names of families to check with (default: a small synthetic family of each kind).")
 
-CHECK_HELP = """Run the contract on a plugin: every check, with what was found, what was expected, and where.
+CHECK_HELP = """Run the contract tests of a plugin. A failed check shows what was found, what was expected, and where.
 
-Exit codes: 0 all hold, 1 one does not, 2 the request was wrong. Name the plugin, 'metarl check NAME --help', for its
-own options too."""
+Exit codes: 0 if all checks pass, 1 if one fails, 2 if the request is invalid. 'metarl check NAME --help' also shows the
+plugin's own options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class CheckOptions:
     """Options of ``metarl check``."""
 
     device: Device = "auto"
-    """Where data are drawn, and learnt from, besides the CPU; auto is cuda where there is one."""
+    """Device to check in addition to the CPU; auto uses cuda if it is available."""
 
 
 def prepare(arguments: list[str]) -> Execute:
-    """``[tasks|algorithms|outers] NAME [options]``: run the contract on a plugin."""
+    """``[tasks|algorithms|outers] NAME [options]``: run the contract tests of a plugin."""
     if arguments in (["-h"], ["--help"]):
         parse(CheckOptions, ["--help"], "check NAME", CHECK_HELP)
     named: list[plugins.Group] = [group for group in plugins.GROUPS if arguments[:1] == [group]]
@@ -47,8 +47,8 @@ def prepare(arguments: list[str]) -> Execute:
     try:
         prefix = {"tasks": "tasks", "algorithms": "algorithm", "outers": "outer"}[group]
         target = training.source(group, name, made_with(prefix, options, f"check {name}")).target
-    except Exception as error:  # a plugin's code may raise anything when it is imported, and when it is made
-        if _asked_wrongly(error, name):
+    except Exception as error:  # importing or building a plugin may raise anything
+        if _nothing_to_check(error, name):
             raise
         check = "import" if isinstance(error, plugins.PluginError) else "make"  # what was imported failed afterwards
         outcome = Outcome(check, "FAILED", (f"{_message(error)}{raised_at(error)}",), error)
@@ -58,44 +58,41 @@ def prepare(arguments: list[str]) -> Execute:
 
 
 def _group(name: str) -> plugins.Group:
-    """Return the group that a name is of. Raises ValueError where it is of none, or of several."""
+    """Return the group of a name. Raises ValueError if it is in no group, or in several."""
     if ":" in name:
         target = plugins.import_attribute(name)
         groups = [group for group, member in MEMBERS.items() if hasattr(target, member)]
-        told = (
-            f"{name} has no 'sample', as task families do, and no 'build', as algorithms do, and no 'update', as outer "
-            "updates do"
+        problem = (
+            f"{name} is not a plugin: task families have 'sample', algorithms have 'build', outer updates have 'update'"
         )
     else:
-        names = {group: [plugin.name for plugin in plugins.available(group)] for group in plugins.GROUPS}
+        names = {group: [plugin.name for plugin in plugins.installed(group)] for group in plugins.GROUPS}
         groups = [group for group in plugins.GROUPS if name in names[group]]
         near = difflib.get_close_matches(name, [one for group in plugins.GROUPS for one in names[group]])
-        asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        told = (
-            f"no task family, no algorithm and no outer update is called {name!r}{asked}; 'metarl list' shows all names"
-        )
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        problem = f"no task family, algorithm or outer update is called {name!r}{hint}; 'metarl list' shows all names"
     if len(groups) > 1:
-        asked = " or ".join(f"'metarl check {group} {name}'" for group in groups)
-        told = f"{name} is {'both' if len(groups) == 2 else 'all'}: ask for {asked}"
+        choices = " or ".join(f"'metarl check {group} {name}'" for group in groups)
+        problem = f"{name} is in {len(groups)} groups: choose {choices}"
     if len(groups) != 1:
-        raise ValueError(told)
+        raise ValueError(problem)
     return groups[0]
 
 
-def _asked_wrongly(error: Exception, name: str) -> bool:
-    """Return whether nothing is there to be checked; else what is there is broken."""
+def _nothing_to_check(error: Exception, name: str) -> bool:
+    """Return whether the plugin does not exist; otherwise, it exists and is broken."""
     if not isinstance(error, plugins.PluginError):
         return False
     return error.__cause__ is None or (":" in name and isinstance(error.__cause__, ModuleNotFoundError))
 
 
 def _message(error: Exception) -> str:
-    told = " ".join(str(error).split())
-    return told if isinstance(error, plugins.PluginError) else f"{type(error).__name__}: {told}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, plugins.PluginError) else f"{type(error).__name__}: {text}"
 
 
 def _families(name: str, family: Any, arguments: list[str]) -> Execute:
-    """Check a family, built with the options that are given."""
+    """Check a family with the given options."""
     options = _options(("tasks", type(family), family))
     chosen = parse(options, arguments, f"check {name}", f"Check the task family {name}.")
     resolve_device(chosen.request.device)
@@ -108,7 +105,7 @@ def _families(name: str, family: Any, arguments: list[str]) -> Execute:
 
 
 def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
-    """Check an algorithm, built with the options that are given, on some families."""
+    """Check an algorithm with the given options on some families."""
     options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], ON], ()))
     chosen = parse(options, arguments, f"check {name}", f"Check the algorithm {name}.")
     families = _chosen_families(chosen)
@@ -120,8 +117,8 @@ def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
 
 
 def _outers(name: str, outer: Any, arguments: list[str]) -> Execute:
-    """Check an outer update, built with the options that are given, on some families."""
-    by = arg(name="algorithm", help="Algorithm whose learners are moved, by name (default: a small MAML).")
+    """Check an outer update with the given options on some families."""
+    by = arg(name="algorithm", help="Name of the algorithm to check with (default: a small MAML).")
     options = _options(
         ("outer", type(outer), outer),
         ("tasks", Annotated[tuple[str, ...], ON], ()),
@@ -143,29 +140,29 @@ def _options(*parts: tuple[Any, ...]) -> type[Any]:
 
 
 def _chosen_families(chosen: Any) -> dict[str, Family]:
-    """Return the families to learn from, by what they are called. Raises ValueError for a device that is not there."""
+    """Return the families to check with, by title. Raises ValueError for a device that is not available."""
     resolve_device(chosen.request.device)
-    made: dict[str, Family] = {f"made-up {kind}": small_family(kind) for kind in KINDS}
-    return {name: training.source("tasks", name).target for name in chosen.tasks} or made
+    synthetic: dict[str, Family] = {f"synthetic {kind} tasks": small_family(kind) for kind in KINDS}
+    return {name: training.source("tasks", name).target for name in chosen.tasks} or synthetic
 
 
 def _on_families(
     what: str, name: str, target: Any, families: dict[str, Family], outcomes: Callable[[Family], list[Outcome]]
 ) -> int:
-    """Report what came of the checks on each family, of which one at least must be served."""
-    parts = [(f"with {told}", _served(what, outcomes, family)) for told, family in families.items()]
+    """Report the outcomes of the checks on each family. At least one of them must be supported."""
+    parts = [(f"with {title}", _on_family(what, outcomes, family)) for title, family in families.items()]
     own = _recorded(target, name)
-    if all(found[0].check == "serves" for _, found in parts):
-        own.insert(0, Outcome("serves", "FAILED", (f"the {what} serves none of these families",)))
+    if all(found[0].check == "supports" for _, found in parts):
+        own.insert(0, Outcome("supports", "FAILED", (f"the {what} supports none of these families",)))
     return _report([*parts, (name, own)])
 
 
-def _served(what: str, outcomes: Callable[[Family], list[Outcome]], family: Family) -> list[Outcome]:
-    """Return what came of the checks on one family, or that it is refused."""
+def _on_family(what: str, outcomes: Callable[[Family], list[Outcome]], family: Family) -> list[Outcome]:
+    """Return the outcomes of the checks on one family, or a single one that says that it is refused."""
     try:
         return outcomes(family)
     except ValueError as error:
-        return [Outcome("serves", "skipped", (f"the {what} refuses: {' '.join(str(error).split())}",))]
+        return [Outcome("supports", "skipped", (f"the {what} refuses: {' '.join(str(error).split())}",))]
 
 
 def _recorded(target: Any, name: str) -> list[Outcome]:
@@ -175,21 +172,21 @@ def _recorded(target: Any, name: str) -> list[Outcome]:
         except ValueError as error:
             yield Fault(str(error), type(target))
 
-    return run_checks([Check("record", "a run folder records it, and rebuilds it", record)], target)
+    return run_checks([Check("record", "a run folder can record and rebuild it", record)], target)
 
 
 def _report(parts: Sequence[tuple[str, list[Outcome]]]) -> int:
-    """Print a line for each check, and how many came out how. Returns the exit code."""
+    """Print a line for each message of each check, then the counts. Return the exit code."""
     outcomes = [outcome for _, part in parts for outcome in part]
     width = max(len(outcome.check) for outcome in outcomes)
     for title, part in parts:
         if title:
             print(f"{title}:")
         for outcome in part:
-            for told in outcome.told:
-                print(f"  {outcome.verdict:<7}  {outcome.check:<{width}}  {told}")
+            for message in outcome.messages:
+                print(f"  {outcome.verdict:<7}  {outcome.check:<{width}}  {message}")
     counts = Counter({outcome.verdict: 0 for outcome in outcomes})
     for outcome in outcomes:
-        counts[outcome.verdict] += len(outcome.told)  # as many as lines above
+        counts[outcome.verdict] += len(outcome.messages)  # as many as lines above
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict]))
     return FAILED if counts["FAILED"] else DONE

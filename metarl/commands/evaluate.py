@@ -23,7 +23,7 @@ from metarl.types import Learner, Pictured, Split
 Metrics = Mapping[str, Mapping[str, Any]]
 
 EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
-"""What evaluation.json repeats of the request."""
+"""Options that evaluation.json records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +35,29 @@ class EvaluateOptions:
     tasks: int = 40
     """Held-out tasks to adapt to."""
     steps: int | None = None
-    """Adaptation steps; scores are given after 0, 1, ..., this many. By default 3, or 1 where a memory is shown
-    examples."""
+    """Adaptation steps. Scores are reported after 0, 1, ..., this many steps. By default 3, or 1 for learners with
+    memory on labelled examples."""
     split: Split = "test"
-    """Which tasks."""
+    """Split of the tasks."""
     seed: int = 0
-    """Decides the tasks, and the random numbers of adaptation."""
+    """Seed of the tasks and of all random numbers in adaptation."""
     checkpoint: runs.Checkpoint = "last"
-    """last; best, of the best training score (the MAML paper's protocol); validated, of the best validation; previous,
-    the checkpoint before the last; or one that was kept: checkpoint-100."""
+    """last: the last one; best: that with the best training score (the MAML paper's protocol); validated: that with the
+    best validation score; previous: the one before the last; or a kept one, such as checkpoint-100."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the inner step size at step 1, 2, ...; by default the run's own."""
+    """Factors of the inner step size at steps 1, 2, ...; by default the run's own."""
     episodes: int | None = None
     """Episodes before each adaptation step; by default the run's own."""
     oracle: Path | None = None
-    """Run of an algorithm that knows each task, evaluated on the same ones, to tell with --pretrained how much of the
-    gap between the two is closed."""
+    """Evaluated run of an algorithm that observes the task parameters. With --pretrained, it gives the gap closed:
+    (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
-    """Run of a network trained on all tasks at once, evaluated on the same ones."""
+    """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
     device: Device = "auto"
-    """Where to run."""
+    """Device for networks and data; auto uses cuda if it is available."""
     out: Path | None = None
-    """File to write, ending in .json, with pictures beside it; then nothing is written into the run folder. By default
-    evaluation.json there: the one before it is kept as evaluation-1.json, evaluation-2.json, ..."""
+    """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
+    evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ..."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -67,16 +67,16 @@ class EvaluateOptions:
                 raise ValueError(f"--out {self.out} exists: nothing is overwritten; choose another file")
             check_place(self.out)
         if (self.oracle is None) != (self.pretrained is None):
-            raise ValueError("--oracle and --pretrained go together: the gap is the one between them")
+            raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
         if self.tasks < 1:
             raise ValueError(f"--tasks {self.tasks}: expected at least 1")
         if self.steps is not None and self.steps < 0:
             raise ValueError(f"--steps {self.steps}: expected at least 0")
 
 
-EVALUATE_HELP = """Adapt to held-out tasks and score every step on the way.
+EVALUATE_HELP = """Adapt to held-out tasks, and score every adaptation step.
 
-Options of the run's algorithm and tasks can be changed for it: --algorithm.step-size 0.05, --tasks.shots 5."""
+Options of the run's algorithm and tasks can be changed, such as --algorithm.step-size 0.05 or --tasks.shots 5."""
 
 
 def prepare(arguments: list[str]) -> Execute:
@@ -85,7 +85,7 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
     if chosen.out is not None:
         return _prepared(chosen, arguments if changes else None)
-    runs.read_config(chosen.run)  # nothing is written into a folder that holds no run
+    runs.read_config(chosen.run)  # first, so that no lock is written into a folder without a run
     held = runs.claim(chosen.run, "evaluating", runs.EVALUATION_LOCK)
     try:
         execute = _prepared(chosen, arguments if changes else None)
@@ -101,7 +101,7 @@ def prepare(arguments: list[str]) -> Execute:
 
 
 def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
-    """Read the run, and what it is compared with; ``changes`` is the command line where it changes options."""
+    """Load the run and those that it is compared with. ``changes``: the command line, if it changes options."""
     run = _evaluated(chosen, changes)
     config = runs.read_config(chosen.run)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
@@ -133,7 +133,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
 
 
 def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
-    """Write an evaluation and its pictures, into the run folder or to the file that was asked for."""
+    """Write an evaluation and its pictures, into the run folder or beside the file ``--out``."""
     if chosen.out is None:
         folder, prefix = chosen.run, ""
         if (kept := runs.write_evaluation(folder, record)) is not None:
@@ -154,7 +154,7 @@ def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, r
 
 
 def _without_repetition(metrics: Metrics) -> Metrics:
-    """Leave out the last steps where nothing changes, task by task: a metric learner knows all after one look."""
+    """Leave out last steps that change no task's score: metric learners learn everything in one step."""
     steps = sorted({int(name.rpartition("_")[2]) for name in metrics if "/step_" in name})
     while len(steps) > 2 and all(
         values == metrics[f"{name.rpartition('_')[0]}_{steps[-2]}"]
@@ -167,7 +167,7 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 
 
 def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
-    """Rebuild the run with the options that it is evaluated with."""
+    """Rebuild the run with the options of the evaluation."""
     algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
     trained_on = family
     if changes is not None:
@@ -195,7 +195,7 @@ def _has_other_folder(family: Any, trained_on: Any) -> bool:
 
 
 def _steps(learner: Learner) -> int:
-    """Return how many steps to evaluate: a memory is made for one look at the support items, not for more."""
+    """Return the default number of steps. A memory is trained to read the support items once."""
     return 1 if learner.memory is not None and not learner.spec.control else 3
 
 

@@ -1,7 +1,7 @@
 """``metarl new tasks|algorithm|outer NAME``: write a small, working plugin package to start from.
 
-Standard library only, so that it answers at once. The packages are the files of ``metarl/templates``, which speak of
-``my-family``, ``my-algorithm`` and ``my-outer``.
+It imports only the standard library, so it starts at once. Packages are made from ``metarl/templates``, whose plugins
+are called ``my-family``, ``my-algorithm`` and ``my-outer``.
 """
 
 import argparse
@@ -37,14 +37,14 @@ TRAINED = {
     "algorithm": "{} point-navigation --iterations 100",
     "outer": "maml sinusoid --outer {} --iterations 1000",
 }
-"""What may be written, and how it is trained."""
+"""Arguments of ``metarl train`` for each kind of plugin."""
 _TAKEN = ("sampling", "spec", "parameter_space", "sample", "environment", "single")
 """Names that a family of Gymnasium environments has already."""
 TITLES = {"family": "task family", "algorithm": "algorithm", "outer": "outer update"}
 
 
 class Names(NamedTuple):
-    """What a plugin is called where."""
+    """The names of a plugin, its module and its class."""
 
     plugin: str  # half-cheetah
     module: str  # half_cheetah
@@ -52,7 +52,7 @@ class Names(NamedTuple):
 
     @classmethod
     def of(cls, plugin: str) -> "Names":
-        """Return the names that follow from the plugin's."""
+        """Derive all names from that of the plugin."""
         return cls(plugin, plugin.replace("-", "_"), "".join(word.capitalize() for word in plugin.split("-")))
 
 
@@ -66,7 +66,7 @@ def prepare(arguments: list[str]) -> Execute:
     check_folder(folder.parent)
     files = render(chosen.name, kind, changed)
     if os.path.lexists(folder):
-        raise ValueError(f"{folder} exists already; nothing is overwritten: choose another folder with --out")
+        raise ValueError(f"{folder} already exists and is not overwritten; choose another folder with --out")
 
     def execute() -> int:
         write(folder, files)
@@ -80,19 +80,19 @@ def prepare(arguments: list[str]) -> Execute:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, told in one line by the command that runs it."""
+    """A parser that raises its errors. The command line then prints them in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError."""
-        raise ValueError(f"{message}; '{self.prog} --help' tells the options")
+        raise ValueError(f"{message}; '{self.prog} --help' shows the options")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="metarl new", description="Write a small, working plugin package to start from.")
     whats = parser.add_subparsers(dest="what", required=True, metavar="|".join(TRAINED))
     tasks = whats.add_parser("tasks", help="a task family", description="Write a package with a task family.")
-    kinds = "; ".join(f"{kind}: {told}" for kind, told in KINDS.items())
-    tasks.add_argument("--kind", choices=KINDS, default="control", help=f"what it is about (default: control). {kinds}")
+    kinds = "; ".join(f"{kind}: {description}" for kind, description in KINDS.items())
+    tasks.add_argument("--kind", choices=KINDS, default="control", help=f"kind of tasks (default: control). {kinds}")
     tasks.add_argument("--env", metavar="ID", help="with --kind gymnasium: the environment's id, such as CartPole-v1")
     tasks.add_argument(
         "--parameter", metavar="NAME=LOW,HIGH", action="append", default=[],
@@ -107,35 +107,35 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a name that a plugin cannot have, or that something else has."""
+    """Raise ValueError for a name that is invalid or already in use."""
     if not plugins.NAME.fullmatch(name):
         raise ValueError(f"the name {name!r} is not lower-case words joined by hyphens{_corrected(name)}")
     names = Names.of(name)
-    if found := [plugin for group in plugins.GROUPS for plugin in plugins.available(group) if plugin.name == name]:
-        raise ValueError(f"the {found[0]} has that name; choose another, or uninstall {found[0].package}")
+    if found := [plugin for plugin in plugins.installed(*plugins.GROUPS) if plugin.name == name]:
+        raise ValueError(f"the {found[0]} already has this name; choose another, or uninstall {found[0].package}")
     if keyword.iskeyword(names.module) or keyword.iskeyword(names.cls) or names.cls in dir(builtins):
-        raise ValueError(f"the module {names.module} or the class {names.cls} is a word of Python's own{_advice(name)}")
+        raise ValueError(f"the module {names.module} or the class {names.cls} has a name of Python's{_advice(name)}")
     if names.module in sys.stdlib_module_names:
         raise ValueError(f"{names.module!r} is a module of Python's standard library{_advice(name)}")
     if importlib.util.find_spec(names.module) is not None:
-        raise ValueError(f"a module {names.module!r} is installed, or lies in this folder{_advice(name)}")
-    if _installed(name):
+        raise ValueError(f"a module {names.module!r} is installed or in the current folder{_advice(name)}")
+    if _is_distribution(name):
         raise ValueError(f"a package {name!r} is installed{_advice(name)}")
 
 
 def _corrected(name: str) -> str:
-    """Return the name that was meant, as the end of a sentence; nothing where none of its letters can be used."""
+    """Return the nearest valid name, as the end of a sentence; empty if there is none."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
     better = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     better = f"my-{better}" if better[:1].isdigit() else better
-    return f"; how about {better!r}?" if better else ""
+    return f"; did you mean {better!r}?" if better else ""
 
 
 def _advice(name: str) -> str:
     return f"; choose another, such as 'my-{name}'"
 
 
-def _installed(name: str) -> bool:
+def _is_distribution(name: str) -> bool:
     try:
         return bool(metadata.version(name))
     except metadata.PackageNotFoundError:
@@ -146,13 +146,13 @@ Change = Callable[[str], str]
 
 
 def _environment(env: str | None, parameters: Sequence[str], kind: str) -> Change:
-    """Return a function that puts another environment into the sources of a family. Raises ValueError."""
+    """Return a function that puts another environment into a family's source. Raises ValueError for wrong options."""
     if env is None and not parameters:
         return lambda text: text
     if kind != "gymnasium" or env is None or not parameters:
         raise ValueError(
-            "--env ID and --parameter NAME=LOW,HIGH go together, with --kind gymnasium, such as --env CartPole-v1 "
-            "--parameter length=0.3,0.8"
+            "--env ID and --parameter NAME=LOW,HIGH must be given together, with --kind gymnasium, such as --env "
+            "CartPole-v1 --parameter length=0.3,0.8"
         )
     ranges = dict(map(_range, parameters))
     names = list(ranges)
@@ -196,9 +196,9 @@ def _range(parameter: str) -> tuple[str, tuple[float, float]]:
 
 
 def render(name: str, kind: str, change: Change = lambda text: text) -> dict[str, str]:
-    """Return the files of a package, by their path in it: of a family of a kind, an 'algorithm', or an 'outer' update.
+    """Return the text of each file of a package, by path. ``kind``: a kind of family, 'algorithm' or 'outer'.
 
-    ``change`` is applied to the templates first. Raises ValueError where the class's name is taken there.
+    ``change`` is applied to the templates first. Raises ValueError if the name of the class is already used in a file.
     """
     what = "family" if kind in KINDS else kind
     names, placeholders = Names.of(name), Names.of(f"my-{what}")
@@ -211,7 +211,7 @@ def render(name: str, kind: str, change: Change = lambda text: text) -> dict[str
     files = {path: change(_template(source)) for path, source in sources.items()}
     for path, text in files.items():
         if path.endswith(".py") and names != placeholders and names.cls in _identifiers(text):
-            raise ValueError(f"the class {names.cls} would take a name that {Path(path).name} needs{_advice(name)}")
+            raise ValueError(f"{Path(path).name} already uses the name of the class {names.cls}{_advice(name)}")
     files[f"{placeholders.module}/__init__.py"] = f'"""The {TITLES[what]} my-{what} for metarl."""\n'
     files[f"{placeholders.module}/py.typed"] = ""
     return {_renamed(path, placeholders, names): _renamed(text, placeholders, names) for path, text in files.items()}
@@ -233,7 +233,7 @@ def _renamed(text: str, old: Names, new: Names) -> str:
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write files below a new folder, all of them or none."""
+    """Write files into a new folder: all of them, or none if it fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}-{os.getpid()}")
     partial.mkdir()

@@ -59,7 +59,7 @@ def prepare(arguments: list[str]) -> Execute:
     run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
 
     def execute() -> int:
-        if not chosen.quiet and (aside := runs.told(out)):
+        if not chosen.quiet and (aside := runs.aside_note(out)):
             print(f"{out} has no checkpoint yet{aside}, until there is one")
         return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
@@ -119,7 +119,7 @@ def _options(experiment: Experiment) -> type[Any]:
 
 def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
     """Return the options of every run. ``outer`` and the recipe's ``variant`` are defaults."""
-    names = ", ".join(plugin.name for plugin in plugins.available("outers"))
+    names = ", ".join(plugin.name for plugin in plugins.installed("outers"))
     help_outer = f"Outer update of the meta-parameters: {names}, or module:attribute." + (
         " Default: the algorithm's choice." if outer is None else ""
     )

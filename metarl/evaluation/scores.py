@@ -16,6 +16,7 @@ from metarl.seeding import stream
 from metarl.speed import float32, send, usual_modes
 from metarl.types import (
     Batch,
+    DrawsGroups,
     Examples,
     Family,
     Learner,
@@ -44,7 +45,8 @@ class Evaluation:
     """``[step, task]`` by name: return, or loss and accuracy."""
     tasks: Tasks
     queries: Sequence[Batch]
-    """What the scores of each step were measured on. Examples drawn in groups are drawn again when asked for."""
+    """What the scores of each step were measured on. Examples that were drawn in groups are drawn again when they are
+    read."""
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
@@ -156,24 +158,25 @@ def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: i
 
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    draw = _drawn_in_groups if _in_groups(tasks) else _drawn_at_once
-    groups, queries = draw(learner, params, tasks, seed, device)
-    told = [_scores(learner, learner.begin(params, known), support, query, steps) for known, support, query in groups]
-    scores = [{name: torch.cat([group[step][name] for group, _ in told]) for name in told[0][0][0]}
-              for step in range(steps + 1)]  # fmt: skip
-    found = [instances for _, instances in told if instances is not None]
-    return scores, queries, torch.cat(found, dim=1).cpu() if found else None
-
-
-def _in_groups(tasks: Tasks) -> bool:
-    """Whether tasks can be drawn in groups: not where a subclass has changed ``draw`` alone."""
-    lineage = type(tasks).__mro__
-    places = [[name in vars(kind) for kind in lineage] for name in ("draw_groups", "draw")]
-    return any(places[0]) and places[0].index(True) <= places[1].index(True)
+    if isinstance(tasks, DrawsGroups):
+        groups, queries = _drawn_in_groups(learner, tasks, seed, device)
+    else:
+        groups, queries = _drawn_at_once(learner, tasks, seed, device)
+    results = [
+        _scores(learner, learner.begin(params, descriptors), support, query, steps)
+        for descriptors, support, query in groups
+    ]
+    first, _ = results[0]
+    scores = [
+        {name: torch.cat([group_scores[step][name] for group_scores, _ in results]) for name in first[step]}
+        for step in range(steps + 1)
+    ]
+    instances = [group_instances for _, group_instances in results if group_instances is not None]
+    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None
 
 
 def _drawn_at_once(
-    learner: Learner, params: Params, tasks: Tasks, seed: int, device: torch.device
+    learner: Learner, tasks: Tasks, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
     descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
     support = _checked(learner, labelled.draw("support", _stream(seed, "support", device)))
@@ -185,9 +188,9 @@ def _drawn_at_once(
 
 
 def _drawn_in_groups(
-    learner: Learner, params: Params, tasks: Any, seed: int, device: torch.device
+    learner: Learner, tasks: DrawsGroups, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
-    """Draw the tasks' examples as they are needed, from the same streams: images of many tasks fill the memory."""
+    """Draw each group's examples when it is scored, from the same streams: images of many tasks fill the memory."""
     size = _group_size(tasks.items * prod(learner.spec.input_shape), device)
     parts = (tasks.draw_groups(role, _stream(seed, role, device), size) for role in get_args(Role))
     return zip(torch.split(send(tasks.descriptors, device), size), *parts, strict=True), Redrawn(tasks, seed, device)
@@ -195,9 +198,9 @@ def _drawn_in_groups(
 
 @dataclass(frozen=True)
 class Redrawn(Sequence[Batch]):
-    """The query examples of an evaluation, drawn again whenever they are asked for."""
+    """The query examples of an evaluation. They are drawn again each time they are read, not kept in memory."""
 
-    tasks: Tasks
+    tasks: DrawsGroups
     seed: int
     device: torch.device
 
@@ -208,7 +211,7 @@ class Redrawn(Sequence[Batch]):
         if isinstance(index, slice):
             return tuple(self[one] for one in range(len(self))[index])
         range(len(self))[index]  # raises IndexError
-        return labelled_tasks(self.tasks).draw("query", _stream(self.seed, "query", self.device))
+        return self.tasks.draw("query", _stream(self.seed, "query", self.device))
 
 
 def _stream(seed: int, role: Role, device: torch.device) -> Generator:
@@ -224,13 +227,16 @@ def _checked(learner: Learner, batch: Batch) -> Examples:
 def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
         for name, values in vars(batch).items():
-            # A GPU would have to be waited for; there, such numbers show in the scores.
+            # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
             if values.device.type == "cpu" and not values.isfinite().all():
-                raise ValueError(f"the {role} {name} that the family drew hold numbers that are not finite")
+                raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
 
 
 def _group_size(numbers: int, device: torch.device) -> int:
-    """How many tasks of so many numbers go together: a network's activations take a hundred times their memory."""
+    """Return how many tasks to process at once, given the input numbers of one.
+
+    A network's activations take about a hundred times the memory of its inputs.
+    """
     return max(1, NUMBERS_PER_GROUP["cpu" if device.type == "cpu" else "gpu"] // max(1, numbers))
 
 

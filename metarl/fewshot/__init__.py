@@ -1,7 +1,7 @@
 """Families of labelled examples: N-way K-shot classification, and regression of functions and tables.
 
-Data sets themselves are plugins. Start reading in ``classification``; ``grouping`` deals classes out to the splits,
-``regression`` has the families of functions and tables.
+Data sets are plugins. Start reading in ``classification``. ``grouping`` assigns classes to splits, ``regression`` has
+the families of functions and tables, and ``numbers`` converts data to network inputs.
 """
 
 from metarl.fewshot.classification import (
@@ -16,11 +16,12 @@ from metarl.fewshot.classification import (
 )
 from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, split_classes
 from metarl.fewshot.numbers import image_scale, numbers
-from metarl.fewshot.regression import FunctionTasks, Regression, TableRegression, TableTasks
+from metarl.fewshot.regression import POINTS, FunctionTasks, Regression, TableRegression, TableTasks
 
 __all__ = [
     "EPISODE",
     "FRACTIONS",
+    "POINTS",
     "SPLITS",
     "Classes",
     "EpisodeTasks",

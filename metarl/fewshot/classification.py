@@ -1,4 +1,4 @@
-"""Few-shot classification of labelled items that one tensor holds: an episode is an index and a gather."""
+"""Few-shot classification of labelled items in one tensor. An episode is drawn as indices into it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,61 +10,61 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
+from metarl.fewshot.grouping import SPLITS, Classes, Groups, Sizes, group, row_size
 from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numbers
 from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Batch, Examples, Role, Spec, Split
 
 Rotations = Literal["none", "train", "all"]
-"""In which splits images turned by 90, 180 and 270 degrees count as new classes."""
+"""Splits in which images rotated by 90, 180 and 270 degrees count as new classes."""
 
 EPISODE = ("ways", "shots", "queries", "train_shots", "test_queries", "train_ways", "rotations")
-"""Options of ``NWayKShot`` that families made with it have too."""
+"""Options of ``NWayKShot`` that families built on it share."""
 SHOWN = 4
-"""Tasks that a picture shows."""
+"""Tasks in a picture."""
 
 
 @dataclass(frozen=True, eq=False)
 class NWayKShot:
-    """N-way K-shot classification of the labelled items of a tensor: a task is N classes to tell apart.
+    """N-way K-shot classification: the items of a tensor, with labels. Each task has N classes to distinguish.
 
-    A task's classes are drawn from those of its split and numbered 0, 1, ..., N - 1 at random; which items of them are
-    support and which are query is drawn too, once, and they share none. Task parameters: ``classes`` ``[task, way]``,
-    the labels; with rotations also ``quarter_turns`` ``[task, way]``, counterclockwise. Nothing describes a task.
+    A task's classes are drawn from its split, and numbered 0, 1, ..., N - 1 at random. Its support and query items are
+    drawn once, when the task is sampled, without overlap. Task parameters: ``classes`` ``[task, way]``, the labels;
+    with rotations also ``quarter_turns`` ``[task, way]``, counterclockwise. Descriptors are empty.
 
     Raises:
-        ValueError: an option is out of range, shapes do not agree, two splits share a class; from ``sample``, a split
-            with fewer classes than ways, or a class with fewer items than support and query take.
+        ValueError: an option is out of range, shapes do not agree, or two splits share a class. ``sample`` raises it
+            for a split with fewer classes than ways, and for a class with too few items for support and query.
     """
 
     inputs: Tensor
-    """``[item, *shape]``: images of uint8 are scaled to [0, 1], anything else is read as the numbers that it holds."""
+    """``[item, *shape]``. Images of uint8 are scaled to [0, 1]; other inputs are not scaled."""
     labels: Tensor
     """``[item]``: the class of each item, an integer."""
     ways: int = 5
-    """Classes of a task."""
+    """Classes per task."""
     shots: int = 1
-    """Support items of each class."""
+    """Support items per class."""
     queries: int | None = None
-    """Query items of each class in meta-training; by default as many as shots."""
+    """Query items per class in meta-training; by default as many as shots."""
     train_shots: int | None = None
-    """Support items of each class in meta-training, where Reptile takes more; by default as many as shots."""
+    """Support items per class in meta-training; by default as many as shots. Reptile uses more."""
     test_queries: int | None = None
-    """Query items of each class at validation and test; by default as many as shots, as in the MAML paper's code."""
+    """Query items per class in validation and test; by default as many as shots, as in the MAML paper's code."""
     train_ways: int | None = None
-    """Classes of a task in meta-training, where prototypical networks take more; by default as many as ways."""
+    """Classes per task in meta-training; by default as many as ways. Prototypical networks use more."""
     rotations: Rotations = "none"
-    """In which splits square images turned by 90, 180 and 270 degrees count as new classes: none, train or all. The
-    classes of a task are always different ones before they are turned."""
+    """Splits in which square images rotated by 90, 180 and 270 degrees count as new classes: none, train or all. A task
+    never contains two rotations of the same class."""
     classes: Classes | None = None
-    """The labels of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
+    """The labels of each split; by default a random 64, 16 and 20 % of them (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
-    """What errors call the classes 0, 1, ...; by default their labels."""
+    """Names of the classes 0, 1, ... for error messages; by default their labels."""
     scale: float | None = None
-    """What inputs are divided by; by default 255 for images of uint8 that hold more than 0 and 1, and 1 for others."""
+    """Inputs are divided by this; by default 255 for images of uint8 with values above 1, else 1."""
     drop_small: bool = False
-    """Leave out classes with fewer items than support and query take; a warning says how many."""
+    """Leave out classes with fewer items than support and query take. A warning counts them."""
 
     def __post_init__(self) -> None:
         check_episode(**{name: getattr(self, name) for name in EPISODE})
@@ -74,47 +74,48 @@ class NWayKShot:
         if self.rotations != "none" and (self.inputs.ndim < 3 or self.inputs.shape[-1] != self.inputs.shape[-2]):
             raise ValueError(f"rotations need square images, not inputs of shape {tuple(self.inputs.shape[1:])}")
         self._groups  # noqa: B018  # raises ValueError for wrong labels and splits
-        self._scale  # noqa: B018  # warns where it is not plain
+        self._scale  # noqa: B018  # warns if it is doubtful
         if self.drop_small:
-            self._groups.tell_small({split: self._sizes(split) for split in SPLITS}, "classes")
+            self._groups.warn_of_small(self._sizes)
 
     @property
     def spec(self) -> Spec:
-        """An item in, one of the ways out, of which a test may use fewer than training."""
+        """Input: an item. Output: one of the ways; a test may use fewer ways than training."""
         return Spec(tuple(self.inputs.shape[1:]), most_ways(self.ways, self.train_ways), "classification")
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "EpisodeTasks":
-        """Sample tasks. Raises ValueError for fewer than one, and for a split that cannot fill an episode."""
+        """Sample tasks. Raises ValueError for fewer than one task, and for a split that cannot fill an episode."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        (support, query), ways = self._sizes(split), self._ways(split)
-        # Doubles, whatever the default: the tasks of a seed do not depend on it.
+        (support, query), ways = self._sizes[split], self._ways(split)
+        # Always float64, so that the tasks of a seed do not depend on torch's default dtype.
         size = row_size(ways, support + query)
         numbers = uniform(generator, num_tasks, size + ways, dtype=torch.float64)
         groups, items = self._groups.choose(self._pool(split), ways, support + query, numbers[:, :size])
         parameters = {"classes": self._groups.labels[groups]}
         if self.rotations != "none":
-            turned = self.rotations in ("all", split)
-            parameters["quarter_turns"] = ((4 if turned else 1) * numbers[:, size:]).long()
+            turns = 4 if self.rotations in ("all", split) else 1
+            parameters["quarter_turns"] = (turns * numbers[:, size:]).long()
         return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
 
     def check_split(self, split: Split) -> None:
-        """Raise ValueError for a split that has classes, but cannot fill an episode."""
+        """Raise ValueError if a split has classes but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
 
     def fingerprint(self) -> str:
-        """Return a digest of the items and their labels: a run is not used on other data than it was trained on."""
+        """Return a digest of the items and their labels. A run is only used with the data that it was trained on."""
         return fingerprint(self.inputs, self.labels)
-
-    def _sizes(self, split: Split) -> tuple[int, int]:
-        return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
 
     def _ways(self, split: Split) -> int:
         return (split == "train" and self.train_ways) or self.ways
 
     def _pool(self, split: Split) -> Tensor:
-        return self._groups.pool(split, self._ways(split), sum(self._sizes(split)), self.names, drop=self.drop_small)
+        return self._groups.pool(split, self._ways(split), sum(self._sizes[split]), self.drop_small)
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return episode_sizes(self.shots, self.queries, self.train_shots, self.test_queries)
 
     @cached_property
     def _scale(self) -> float:
@@ -122,35 +123,38 @@ class NWayKShot:
 
     @cached_property
     def _groups(self) -> Groups:
-        return group(self.labels, self.classes)
+        return group(self.labels, self.classes, self.names)
 
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTasks:
-    """Tasks made of labelled items: which items of a tensor are whose support and query."""
+    """Tasks made of labelled items: the positions of each task's support and query items in a tensor."""
 
     inputs: Tensor  # [item, *shape], the items of all tasks
     support: Tensor  # [task, way, shot] positions in inputs
     query: Tensor  # [task, way, query]
     parameters: dict[str, Tensor]
-    scale: float | None = None  # what inputs are divided by; None: 255 for uint8, 1 for others
+    scale: float | None = None  # inputs are divided by this; None: by 255 for uint8, else by 1
+
+    def __init_subclass__(cls) -> None:
+        refuse_draw_alone(cls)
 
     @property
     def descriptors(self) -> Tensor:
-        """``[task, 0]``: nothing describes a task."""
+        """Empty: ``[task, 0]``."""
         return torch.zeros(len(self.support), 0)
 
     @property
     def items(self) -> int:
-        """How many items a task has, support and query."""
+        """Items per task, support and query together."""
         return self.support[0].numel() + self.query[0].numel()
 
     def draw(self, role: Role, generator: Generator) -> Examples:
-        """Return all items of a role, in random order; every draw returns the same ones."""
+        """Return all items of a role in random order. Every draw returns the same items."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
     def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
-        """Yield what ``draw`` returns, ``size`` tasks at a time, so that the items of all need not be held at once."""
+        """Yield what ``draw`` returns, ``size`` tasks at a time: the images of all tasks may not fit in memory."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
@@ -166,22 +170,29 @@ class EpisodeTasks:
             yield Examples(inputs=numbers(inputs, self.scale), targets=targets[group])
 
     def first(self, count: int) -> "EpisodeTasks":
-        """Return the first tasks."""
+        """Return the first ``count`` tasks."""
         parameters = {name: values[:count] for name, values in self.parameters.items()}
         return replace(self, support=self.support[:count], query=self.query[:count], parameters=parameters)
 
 
-def episode_items(
-    split: Split, shots: int, queries: int | None, train_shots: int | None, test_queries: int | None
-) -> tuple[int, int]:
-    """Return how many support and query items each class has in the episodes of a split."""
-    if split == "train":
-        return train_shots or shots, queries or shots
-    return shots, test_queries or shots
+def refuse_draw_alone(tasks: type) -> None:
+    """Raise TypeError for a subclass that overrides ``draw`` alone: evaluation uses ``draw_groups`` instead."""
+    if "draw" in vars(tasks) and "draw_groups" not in vars(tasks):
+        raise TypeError(
+            f"{tasks.__name__} overrides draw, and evaluation would not use it: override draw_groups instead, which "
+            "draw calls"
+        )
+
+
+def episode_sizes(shots: int, queries: int | None, train_shots: int | None, test_queries: int | None) -> Sizes:
+    """Return the number of support and query items of each class in each split. Raises ValueError for one below 1."""
+    check_counts(shots=shots, queries=queries, train_shots=train_shots, test_queries=test_queries)
+    train, test = (train_shots or shots, queries or shots), (shots, test_queries or shots)
+    return {split: train if split == "train" else test for split in SPLITS}
 
 
 def most_ways(ways: int, train_ways: int | None) -> int:
-    """Return how many classes a network must tell apart, in meta-training or at test."""
+    """Return how many classes a network must distinguish, in meta-training or at test."""
     return max(ways, train_ways or 0)
 
 
@@ -194,7 +205,7 @@ def check_episode(
     train_ways: int | None,
     rotations: Rotations,
 ) -> None:
-    """Raise ValueError for options that no episode can have."""
+    """Raise ValueError for invalid options of episodes."""
     for name, count in {"ways": ways, "train_ways": train_ways}.items():
         if count is not None and count < 2:
             raise ValueError(f"{name}={count}: a task has at least 2 classes")
@@ -204,16 +215,16 @@ def check_episode(
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ValueError for a number of items below 1."""
+    """Raise ValueError for a count below 1. None is accepted."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name}={count}: expected at least 1")
 
 
 def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels", item: str = "item") -> None:
-    """Raise ValueError unless both are tensors, there is a label for each item, and all values are finite.
+    """Raise ValueError unless both are tensors, each item has a label, and all values are finite.
 
-    They must be so as numbers of torch's default dtype too; a warning tells what the cast to it makes equal.
+    Values must also be finite in torch's default dtype. A warning names distinct values that this cast makes equal.
     """
     for found in (values, labels):
         if not isinstance(found, Tensor):
@@ -225,9 +236,9 @@ def check_items(values: Tensor, labels: Tensor, what: str = "inputs and labels",
 
 
 def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
-    """Draw the support and query images of an evaluation's first tasks; return the path.
+    """Plot the support and query images of the first tasks of an evaluation; return the path.
 
-    They are drawn once more, and only those that are shown: ``queries`` would hold the images of all tasks.
+    It draws these images again, because ``queries`` would load the images of all tasks.
     """
     from metarl.pictures.plotting import episodes
 
@@ -238,15 +249,15 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
 
 def gather(inputs: Tensor, items: Tensor) -> Tensor:
     """Return the inputs ``[item, *shape]`` at positions ``[task, item]``, on the positions' device."""
-    held = on_device(inputs, items.device)
-    return held.index_select(0, items.flatten()).reshape(*items.shape, *inputs.shape[1:])
+    source = on_device(inputs, items.device)
+    return source.index_select(0, items.flatten()).reshape(*items.shape, *inputs.shape[1:])
 
 
 _copies = WeakIdKeyDictionary()
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, copied there once, whichever families and tasks of this process ask for it."""
+    """Return a tensor on a device. All families and tasks of this process share one copy per device."""
     if tensor.device == device:
         return tensor
     if tensor not in _copies:
@@ -258,7 +269,7 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def rotated(images: Tensor, quarter_turns: Tensor) -> Tensor:
-    """Turn images ``[task, item, ..., size, size]`` counterclockwise by ``[task, item]`` times 90 degrees."""
+    """Rotate images ``[task, item, ..., size, size]`` counterclockwise by ``[task, item]`` times 90 degrees."""
     turns = quarter_turns.reshape(*quarter_turns.shape, *[1] * (images.ndim - 2))
     images = torch.where(turns % 2 == 1, images.rot90(1, (-2, -1)), images)
     return torch.where(turns >= 2, images.flip(-2, -1), images)

@@ -1,4 +1,4 @@
-"""Few-shot regression: of functions whose parameters differ between tasks, or of a table whose rows belong to tasks."""
+"""Few-shot regression of functions whose parameters differ between tasks, and of tables whose rows belong to tasks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,39 +7,41 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot.classification import check_counts, check_items, episode_items, gather
-from metarl.fewshot.grouping import SPLITS, Classes, Groups, group, row_size
+from metarl.fewshot.classification import check_counts, check_items, episode_sizes, gather, refuse_draw_alone
+from metarl.fewshot.grouping import Classes, Groups, Sizes, group, row_size
 from metarl.fewshot.numbers import fingerprint, numbers
 from metarl.seeding import stream, uniform
 from metarl.speed import send
 from metarl.types import Examples, Role, Spec, Split
 
-LOOKED_AT = 64
-"""Tasks, and points of each, at which a function is tried."""
+POINTS = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
+"""Options of ``Regression`` that families built on it share."""
+TRIED = 64
+"""Tasks, and points of each, at which a function is evaluated to check it."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """Regression of a function: tasks differ in its parameters, each uniform in its range.
+    """Regression of a function. Tasks differ in its parameters, each uniform in its range.
 
-    Inputs are uniform too, and fresh in every draw. The descriptor is the parameters, in their order. The splits share
-    one distribution.
+    Inputs are uniform too, and new in every draw. The descriptor is the parameters, in their order. All splits have the
+    same distribution.
 
     Raises:
-        ValueError: an option is out of range; the function takes other parameters, gives another shape, or, at some of
-            many random points, numbers that are not finite.
+        ValueError: an option is out of range; the function does not accept the parameters, returns another shape, or
+            returns numbers that are not finite at some of many random points.
     """
 
     function: Callable[..., Tensor]
-    """``function(inputs [task, item, input_size], name=[task, 1, 1], ...)`` gives ``[task, item, output_size]``."""
+    """``function(inputs [task, item, input_size], name=[task, 1, 1], ...)`` returns ``[task, item, output_size]``."""
     parameters: Mapping[str, tuple[float, float]]
-    """Ends of the range of each of the function's parameters."""
+    """Range of each parameter of the function."""
     inputs: tuple[float, float] = (-5.0, 5.0)
-    """Ends of the range of inputs."""
+    """Range of the inputs."""
     input_size: int = 1
-    """Numbers in an input."""
+    """Numbers per input."""
     output_size: int = 1
-    """Numbers in a target."""
+    """Numbers per target."""
     shots: int = 10
     """Support points."""
     queries: int | None = None
@@ -47,19 +49,19 @@ class Regression:
     train_shots: int | None = None
     """Support points in meta-training; by default as many as shots."""
     test_queries: int = 100
-    """Query points at validation and test: the more, the better is the error over all inputs measured."""
+    """Query points in validation and test. More points measure the error over all inputs more precisely."""
     half_range: bool = False
-    """Take support points from one half of the inputs, the lower or the upper at random; queries from everywhere."""
+    """Draw support points from one half of the inputs, lower or upper at random, and queries from all inputs."""
 
     def __post_init__(self) -> None:
-        counts = ("input_size", "output_size", "shots", "queries", "train_shots", "test_queries")
-        check_counts(**{name: getattr(self, name) for name in counts})
+        check_counts(input_size=self.input_size, output_size=self.output_size)
+        self._sizes  # noqa: B018  # raises ValueError for wrong numbers of points
         for name, (low, high) in {**self.parameters, "inputs": self.inputs}.items():
             if not low <= high:
                 raise ValueError(f"{name}=({low}, {high}): expected the lower end of the range first")
             if not torch.tensor([low, high], dtype=torch.get_default_dtype()).isfinite().all():
-                raise ValueError(f"{name}=({low}, {high}): expected ends that are finite")
-        with torch.random.fork_rng(devices=[]):  # a noisy function may draw from the global generator
+                raise ValueError(f"{name}=({low}, {high}): expected finite numbers")
+        with torch.random.fork_rng(devices=[]):  # a function with noise may draw from the global generator
             self._check_function()
             self._check_values()
 
@@ -70,33 +72,41 @@ class Regression:
         except Exception as error:
             raise ValueError(f"the function fails for the parameters {', '.join(lowest)}: {error}") from error
         if shape != (1, 2, self.output_size):
-            raise ValueError(f"for two inputs of a task the function gives {shape}, not {(1, 2, self.output_size)}")
+            raise ValueError(
+                f"for two inputs of one task, the function returns shape {shape}: expected {(1, 2, self.output_size)}"
+            )
 
     def _check_values(self) -> None:
-        tasks = self._tasks(LOOKED_AT, (LOOKED_AT, LOOKED_AT), stream(0, "function"))
+        tasks = self._tasks(TRIED, (TRIED, TRIED), stream(0, "function"))
         drawn = tasks.draw("query", stream(1, "function"))
         inputs, targets = drawn.inputs, drawn.targets
         wrong = (~targets.isfinite()).nonzero()
         if len(wrong):
             task, item, output = wrong[0].tolist()
-            told = f"{targets[task, item, output]:g} for the input {inputs[task, item].tolist()}"
-            share = f"{len(wrong) / targets.numel():.1%} of its values are not finite"
-            raise ValueError(f"the function gives {told}, and {share}: narrow the ranges of inputs or parameters")
+            value, place = targets[task, item, output], inputs[task, item].tolist()
+            raise ValueError(
+                f"the function returns {value:g} for the input {place}, and "
+                f"{len(wrong) / targets.numel():.1%} of its values are not finite: narrow the ranges of inputs or "
+                "parameters"
+            )
 
     @property
     def spec(self) -> Spec:
-        """A point in, the function's value there out; described by the function's parameters."""
+        """Input: a point. Output: the function's value there. Descriptor: the function's parameters."""
         return Spec((self.input_size,), self.output_size, "regression", len(self.parameters))
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "FunctionTasks":
         """Sample the function's parameters. Raises ValueError for fewer than one task."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        sizes = episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
-        return self._tasks(num_tasks, sizes, generator)
+        return self._tasks(num_tasks, self._sizes[split], generator)
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return episode_sizes(self.shots, self.queries, self.train_shots, self.test_queries)
 
     def _tasks(self, num_tasks: int, sizes: tuple[int, int], generator: Generator) -> "FunctionTasks":
-        # The last number says which half, and is drawn in any case: parameters are the same without the half range.
+        # The last number chooses the half. It is always drawn, so that the parameters do not depend on half_range.
         *numbers, half = uniform(generator, num_tasks, len(self.parameters) + 1).unbind(1)
         ranges = zip(self.parameters.items(), numbers, strict=True)
         parameters = {name: low + (high - low) * number for (name, (low, high)), number in ranges}
@@ -109,11 +119,11 @@ class Regression:
 
 @dataclass(frozen=True, eq=False)
 class FunctionTasks:
-    """Tasks made of a function with parameters of its own for each."""
+    """Tasks that share a function and have different parameters."""
 
     function: Callable[..., Tensor]
     parameters: dict[str, Tensor]  # [task]
-    support: Tensor  # [task, 2] ends of the range of inputs
+    support: Tensor  # [task, 2] range of the inputs
     query: Tensor  # [task, 2]
     sizes: tuple[int, int]  # support and query points
     input_size: int
@@ -124,32 +134,32 @@ class FunctionTasks:
         return torch.stack(list(self.parameters.values()), dim=1)
 
     def draw(self, role: Role, generator: Generator) -> Examples:
-        """Draw fresh points of every task."""
+        """Draw new points of every task."""
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
         inputs = low + (high - low) * uniform(generator, len(ends), items, self.input_size)
-        # Copies: a function that writes into what it is given would change inputs, and the task itself.
+        # Copies, because a function may write into its arguments: that would change the inputs and the tasks.
         parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
         return Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
 
 
 @dataclass(frozen=True, eq=False)
 class TableRegression:
-    """Regression on a table whose rows come in groups: a task is a group, some rows of which are known.
+    """Regression on a table whose rows come in groups. Each task is one group.
 
-    Which rows are support and which are query is drawn when a task is sampled; they share none. Task parameter:
-    ``group`` ``[task]``. Nothing describes a task.
+    A task's support and query rows are drawn once, when the task is sampled, without overlap. Task parameter: ``group``
+    ``[task]``. Descriptors are empty.
 
     Raises:
-        ValueError: an option is out of range, shapes do not agree, two splits share a group; from ``sample``, a split
-            without groups, or a group with fewer rows than support and query take.
+        ValueError: an option is out of range, shapes do not agree, or two splits share a group. ``sample`` raises it
+            for a split without groups, and for a group with too few rows for support and query.
     """
 
     inputs: Tensor
-    """``[row, *shape]``; scale them, for nothing here does, whatever their dtype."""
+    """``[row, *shape]``, of any dtype. They are not scaled here: scale them before."""
     targets: Tensor
-    """``[row, output_size]`` or ``[row]``; scale them too."""
+    """``[row, output_size]`` or ``[row]``. They are not scaled either."""
     groups: Tensor
     """``[row]``: the group of each row, an integer."""
     shots: int = 10
@@ -159,37 +169,35 @@ class TableRegression:
     train_shots: int | None = None
     """Support rows in meta-training; by default as many as shots."""
     test_queries: int | None = None
-    """Query rows at validation and test; by default as many as shots."""
+    """Query rows in validation and test; by default as many as shots."""
     splits: Classes | None = None
-    """The groups of each split; by default 64, 16 and 20 % of them at random (``metarl.fewshot.split_classes``)."""
+    """The groups of each split; by default a random 64, 16 and 20 % of them (``metarl.fewshot.split_classes``)."""
     names: Sequence[str] = ()
-    """What errors call the groups 0, 1, ...; by default their numbers."""
+    """Names of the groups 0, 1, ... for error messages; by default their numbers."""
     drop_small: bool = False
-    """Leave out groups with fewer rows than support and query take; a warning says how many."""
+    """Leave out groups with fewer rows than support and query take. A warning counts them."""
 
     def __post_init__(self) -> None:
-        check_counts(
-            shots=self.shots, queries=self.queries, train_shots=self.train_shots, test_queries=self.test_queries
-        )
+        self._sizes  # noqa: B018  # raises ValueError for wrong numbers of rows
         check_items(self.inputs, self.groups, "inputs and groups", "row")
         check_items(self.targets, self.groups, "targets and groups", "row")
         if self.targets.ndim > 2:
             raise ValueError(f"targets have shape {tuple(self.targets.shape)}: expected [row] or [row, output_size]")
         self._groups  # noqa: B018  # raises ValueError for wrong groups and splits
         if self.drop_small:
-            self._groups.tell_small({split: self._sizes(split) for split in SPLITS}, "groups")
+            self._groups.warn_of_small(self._sizes)
 
     @property
     def spec(self) -> Spec:
-        """A row in, its targets out."""
+        """Input: a row. Output: its targets."""
         return Spec(tuple(self.inputs.shape[1:]), self._targets.shape[1], "regression")
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "TableTasks":
-        """Sample tasks. Raises ValueError for fewer than one, and for a split that cannot fill an episode."""
+        """Sample tasks. Raises ValueError for fewer than one task, and for a split that cannot fill an episode."""
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        support, query = self._sizes(split)
-        # Doubles, whatever the default: the tasks of a seed do not depend on it.
+        support, query = self._sizes[split]
+        # Always float64, so that the tasks of a seed do not depend on torch's default dtype.
         numbers = uniform(generator, num_tasks, row_size(1, support + query), dtype=torch.float64)
         chosen = self._groups.choose(self._pool(split), 1, support + query, numbers)
         groups, rows = (of_one.squeeze(1) for of_one in chosen)
@@ -197,20 +205,20 @@ class TableRegression:
         return TableTasks(self.inputs, self._targets, rows[:, :support], rows[:, support:], parameters)
 
     def check_split(self, split: Split) -> None:
-        """Raise ValueError for a split that has groups, but cannot fill an episode."""
+        """Raise ValueError if a split has groups but cannot fill an episode."""
         if len(self._groups.pools[split]):
             self._pool(split)
 
     def fingerprint(self) -> str:
-        """Return a digest of the rows and their groups: a run is not used on other data than it was trained on."""
+        """Return a digest of the rows and their groups. A run is only used with the data that it was trained on."""
         return fingerprint(self.inputs, self.targets, self.groups)
 
-    def _sizes(self, split: Split) -> tuple[int, int]:
-        return episode_items(split, self.shots, self.queries, self.train_shots, self.test_queries)
-
     def _pool(self, split: Split) -> Tensor:
-        items, words = sum(self._sizes(split)), ("group", "groups")
-        return self._groups.pool(split, 1, items, self.names, words, self.drop_small)
+        return self._groups.pool(split, 1, sum(self._sizes[split]), self.drop_small)
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return episode_sizes(self.shots, self.queries, self.train_shots, self.test_queries)
 
     @cached_property
     def _targets(self) -> Tensor:
@@ -218,12 +226,12 @@ class TableRegression:
 
     @cached_property
     def _groups(self) -> Groups:
-        return group(self.groups, self.splits)
+        return group(self.groups, self.splits, self.names, words=("group", "groups"))
 
 
 @dataclass(frozen=True, eq=False)
 class TableTasks:
-    """Tasks made of rows: which rows of a table are whose support and query."""
+    """Tasks made of rows: the positions of each task's support and query rows in a table."""
 
     inputs: Tensor  # [row, *shape], the rows of all tasks
     targets: Tensor  # [row, output_size]
@@ -231,25 +239,28 @@ class TableTasks:
     query: Tensor  # [task, row]
     parameters: dict[str, Tensor]
 
+    def __init_subclass__(cls) -> None:
+        refuse_draw_alone(cls)
+
     @property
     def descriptors(self) -> Tensor:
-        """``[task, 0]``: nothing describes a task."""
+        """Empty: ``[task, 0]``."""
         return torch.zeros(len(self.support), 0)
 
     @property
     def items(self) -> int:
-        """How many rows a task has, support and query."""
+        """Rows per task, support and query together."""
         return self.support.shape[1] + self.query.shape[1]
 
     def draw(self, role: Role, generator: Generator) -> Examples:
-        """Return all rows of a role, in random order; every draw returns the same ones."""
+        """Return all rows of a role in random order. Every draw returns the same rows."""
         return next(self.draw_groups(role, generator, len(self.support)))
 
     def draw_groups(self, role: Role, generator: Generator, size: int) -> Iterator[Examples]:
-        """Yield what ``draw`` returns, ``size`` tasks at a time, so that the rows of all need not be held at once."""
+        """Yield what ``draw`` returns, ``size`` tasks at a time: the rows of all tasks may not fit in memory."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         rows = chosen.gather(1, uniform(generator, *chosen.shape).argsort(1))
-        for some in torch.split(rows, size):
-            inputs, targets = (numbers(gather(values, some), 1) for values in (self.inputs, self.targets))
+        for part in torch.split(rows, size):
+            inputs, targets = (numbers(gather(values, part), 1) for values in (self.inputs, self.targets))
             yield Examples(inputs=inputs, targets=targets)

@@ -16,6 +16,7 @@ from metarl.plugins.registry import (
     find_again,
     group_of,
     import_attribute,
+    installed,
     load,
     name_of,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "fitted",
     "group_of",
     "import_attribute",
+    "installed",
     "load",
     "name_of",
     "recipes",

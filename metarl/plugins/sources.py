@@ -15,18 +15,26 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _DYNAMIC = {"*", "__getattr__", "exec", "globals"}
 
 
-def summary(module: str, attribute: str) -> str:
+Trees = dict[str, ast.Module]
+"""Syntax trees by module, of modules whose imports can be found."""
+
+
+def summary(module: str, attribute: str, trees: Trees) -> str:
     """Return the first docstring line of an attribute; empty if it cannot be found without importing the module.
+
+    The modules that it reads are added to ``trees``, and modules in ``trees`` are not read again.
 
     Raises ImportError, with the cause, if the import would surely fail: a module does not exist or cannot be parsed,
     it imports something that is not installed, or the attribute is not defined.
     """
     parts = module.split(".")
-    trees = [_parsed(".".join(parts[: end + 1])) for end in range(len(parts))]
-    for tree in trees:
-        _require_imports(tree)
+    for package in (".".join(parts[: end + 1]) for end in range(len(parts))):
+        if package not in trees:
+            tree = _parsed(package)
+            _require_imports(tree)
+            trees[package] = tree
     name, *inner = attribute.split(".")
-    node = _binding(trees[-1], name)
+    node = _binding(trees[module], name)
     if node is None:
         raise ImportError(f"the module {module!r} does not define {name!r}")
     if isinstance(node, ast.ImportFrom):

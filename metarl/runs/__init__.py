@@ -1,9 +1,9 @@
-"""A run folder: what is kept on disk, and only that.
+"""A run folder: the files of a run, and how they are written and read.
 
-Plain data, tensors and frozen dataclasses come in; how they were made is not known here. Start reading in ``folder``;
-``layout`` names its files, ``checkpoints`` and ``records`` write and read them, ``lock`` keeps a second writer out,
-``replacing`` sets aside a run that another one replaces, ``options`` turns frozen dataclasses into JSON and back,
-``logger`` writes rows while training.
+This package stores plain data, tensors and frozen dataclasses, and does not know how they are made. Start reading in
+``folder``. ``layout`` names the files, ``checkpoints`` and ``records`` write and read them, ``lock`` prevents a second
+writer, ``replacing`` sets aside a run that is being replaced, ``options`` converts frozen dataclasses to JSON and back,
+and ``logger`` writes the logs of training.
 """
 
 from metarl.runs.checkpoints import (
@@ -33,7 +33,7 @@ from metarl.runs.layout import (
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.options import describe, rebuild
 from metarl.runs.records import write_record
-from metarl.runs.replacing import put_back, settle, told, unfinished
+from metarl.runs.replacing import aside_note, put_back, settle, unfinished
 
 __all__ = [
     "BEST",
@@ -51,6 +51,7 @@ __all__ = [
     "Checkpoint",
     "Claim",
     "RunError",
+    "aside_note",
     "check_architecture",
     "check_state",
     "checkpoint",
@@ -67,7 +68,6 @@ __all__ = [
     "rebuild",
     "save_checkpoint",
     "settle",
-    "told",
     "unfinished",
     "versions",
     "write_evaluation",

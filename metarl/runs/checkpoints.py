@@ -1,8 +1,8 @@
-"""Checkpoints: tensors and plain values, loadable with ``torch.load(weights_only=True)``, with a hash of every byte.
+"""Checkpoints: tensors and plain values, loadable with ``torch.load(weights_only=True)``, with a hash of all bytes.
 
-The file is torch's own, a zip archive, and the hash is the archive's comment: readers of zip files pass over it, files
-without one (of earlier versions, or written with ``torch.save``) are read all the same, and no byte is left out of it.
-It finds damage; it is no signature.
+The file has torch's own format, a zip archive. The hash is the archive's comment, which readers of zip files ignore.
+Files without a hash (from earlier versions, or written with ``torch.save``) can be read too. The hash detects damage.
+It is not a signature.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ from metarl.types import Params
 _MARK = b"metarl sha256 "
 _COMMENT = len(_MARK) + 64
 _END, _END_SIZE = b"PK\x05\x06", 22
-"""How the last record of a zip archive begins, and its bytes; the last two tell the length of the comment after it."""
+"""First bytes and size of the last record of a zip archive. Its last two bytes are the length of the comment that
+follows (PKWARE's APPNOTE, 4.3.16)."""
 
 _whole: deque[tuple[int, ...]] = deque(maxlen=16)
 """Files that this process has written, or read and found to be whole."""
@@ -35,29 +36,29 @@ _SETTLED = 5_000_000_000
 """Nanoseconds after which another writer of a file shows in its time, on any file system."""
 
 Checkpoint = str
-"""``last``, ``best`` or ``validated``: the last parameters, those of the best training score, or those of the best
-score on validation tasks; ``previous``, the checkpoint before the last; or the name of a file that ``KeepCheckpoints``
-kept: ``checkpoint-100``."""
+"""``last``: the last parameters; ``best``: those with the best training score; ``validated``: those with the best score
+on validation tasks; ``previous``: the checkpoint before the last; or a file of ``KeepCheckpoints``, such as
+``checkpoint-100``."""
 NAMED = {"last": CHECKPOINT, "best": BEST, "validated": BEST_EVALUATION, "previous": PREVIOUS}
 
 
 def checkpoint(folder: Path, which: Checkpoint) -> Path:
-    """Return a checkpoint's file. Raises RunError for an unknown one, or where no validation has kept any."""
+    """Return the path of a checkpoint. Raises RunError for an unknown name, and for a run without validation."""
     if which in NAMED:
         path = folder / NAMED[which]
         if which == "validated" and not path.exists():
-            raise RunError(f"{folder} has no {BEST_EVALUATION}: none is kept without --validate-every in training")
+            raise RunError(f"{folder} has no {BEST_EVALUATION}: only training with --validate-every writes it")
         return path
     kept = {path.stem: path for path in sorted(folder.glob("checkpoint-*.pt"))}
     name = str(which).removesuffix(".pt")
     if name not in kept:
-        there = f"; in {folder} there are also {', '.join(kept)}" if kept else ""
-        raise RunError(f"checkpoint={which!r}: expected one of {', '.join(NAMED)} or checkpoint-ITERATION{there}")
+        others = f"; {folder} also has {', '.join(kept)}" if kept else ""
+        raise RunError(f"checkpoint={which!r}: expected one of {', '.join(NAMED)} or checkpoint-ITERATION{others}")
     return kept[name]
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None = None) -> None:
-    """Write tensors and plain values; what the file held before is kept as ``keep``, if it is whole."""
+    """Write tensors and plain values. The previous checkpoint is kept as ``keep``, unless it is damaged."""
     buffer = io.BytesIO()
     torch.save({"format": CHECKPOINT_FORMAT, **contents}, buffer)
     with buffer.getbuffer() as view:
@@ -74,7 +75,7 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], keep: Path | None =
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Give a whole file a second name, in place of the older one there; a damaged one must not take its place."""
+    """Give a file a second name, in place of an older file. Do nothing if the file is missing or damaged."""
     try:
         if _identity(path.stat()) not in _whole:
             _check_hash(path.read_bytes())
@@ -84,7 +85,7 @@ def _keep(path: Path, kept: Path) -> None:
     try:
         os.link(path, temporary)
         temporary.replace(kept)
-    except OSError:  # no hard links here
+    except OSError:  # this file system has no hard links
         write_bytes(kept, path.read_bytes())
     finally:
         with contextlib.suppress(OSError):
@@ -101,21 +102,22 @@ def _remember(file: os.stat_result) -> None:
 
 
 def _check_hash(contents: bytes) -> None:
-    """Raise ValueError where a file is no whole zip archive, or its hash is that of other contents."""
+    """Raise ValueError unless a file is a complete zip archive whose hash, if it has one, is right."""
     if contents[-_END_SIZE:].startswith(_END) and contents[-2:] == b"\0\0":
-        return  # without a hash
+        return  # a comment of length 0: no hash
     end = contents[-_COMMENT - _END_SIZE :]
-    said = _COMMENT.to_bytes(2, "little") + _MARK
-    if not (end.startswith(_END) and end[_END_SIZE - 2 :].startswith(said)):
+    comment = _COMMENT.to_bytes(2, "little") + _MARK
+    if not (end.startswith(_END) and end[_END_SIZE - 2 :].startswith(comment)):
         raise ValueError("its end is missing")
+    # The hash was computed before the comment was added, when the length of the comment was still 0.
     digest = hashlib.sha256(memoryview(contents)[: -_COMMENT - 2])
     digest.update(b"\0\0")
     if digest.hexdigest().encode() != end[-64:]:
-        raise ValueError("its hash is that of other contents")
+        raise ValueError("its hash does not match its contents")
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. Raises RunError where it is missing, damaged, cut short, or not one of metarl's."""
+    """Read a checkpoint. Raises RunError if it is missing, damaged or truncated, or was not written by metarl."""
     try:
         with path.open("rb") as file:
             found, data = os.fstat(file.fileno()), file.read()
@@ -124,22 +126,20 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             _remember(found)
         contents = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except FileNotFoundError:
-        missing = (
-            f"{path} does not exist: the run has not saved a checkpoint yet{replacing.told(path.parent)}{_offer(path)}"
-        )
-        raise RunError(missing) from None
-    except Exception as error:  # bytes that are no checkpoint make torch raise anything, KeyError for one
+        hint = f"{replacing.aside_note(path.parent)}{_previous_note(path)}"
+        raise RunError(f"{path} does not exist: the run has not saved a checkpoint yet{hint}") from None
+    except Exception as error:  # for other files, torch may raise anything, such as KeyError
         cause = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         raise RunError(
-            f"{path} cannot be read; it may be cut short, damaged or no checkpoint at all ({cause}){_offer(path)}"
+            f"{path} cannot be read; it may be truncated, damaged, or not a checkpoint ({cause}){_previous_note(path)}"
         ) from error
     if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
     return contents
 
 
-def _offer(path: Path) -> str:
-    """Tell, as the end of a sentence, of the checkpoint before the last one, if that can be read instead."""
+def _previous_note(path: Path) -> str:
+    """Return, as the end of a sentence, how to use the checkpoint before the last one, if that can be read."""
     previous = path.with_name(PREVIOUS)
     if path.name != CHECKPOINT or not previous.exists():
         return ""
@@ -147,11 +147,11 @@ def _offer(path: Path) -> str:
         iteration = load_progress(previous)["iteration"]
     except RunError:
         return ""
-    return f"; the one before it, of iteration {iteration}, is whole: rename {previous} to {CHECKPOINT} to take it"
+    return f"; the one before it, of iteration {iteration}, is intact: to use it, rename {previous} to {CHECKPOINT}"
 
 
 def load_progress(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of where a run stands. Raises RunError as ``load_checkpoint``, or where it tells nonsense."""
+    """Read a checkpoint of a training run. Raises RunError like ``load_checkpoint``, and for invalid values."""
     saved = load_checkpoint(path, device)
     iteration, refused, best = (saved.get(name, "missing") for name in ("iteration", "refused", "best"))
     params: Any = saved.get("params")
@@ -165,10 +165,10 @@ def load_progress(path: Path, device: torch.device | str = "cpu") -> dict[str, A
     for name, holds in checks.items():
         if not holds:
             found = repr(saved[name])[:80] if name in saved else "missing"
-            raise RunError(f"{path} is damaged: {name} is {' '.join(found.split())}{_offer(path)}")
+            raise RunError(f"{path} is damaged: {name} is {' '.join(found.split())}{_previous_note(path)}")
     for name, value in saved["params"].items():
         if not bool(torch.isfinite(value).all()):
-            raise RunError(f"{path} holds numbers that are not finite, in the parameter {name}{_offer(path)}")
+            raise RunError(f"{path} has numbers that are not finite in the parameter {name}{_previous_note(path)}")
     return saved
 
 
@@ -177,14 +177,15 @@ def _is_named(values: Any) -> bool:
 
 
 def check_state(expected: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
-    """Raise RunError where the state of an outer update is none that could follow from its first, ``expected``."""
+    """Raise RunError unless a state of an outer update has the form of its initial state, ``expected``."""
     for name, value in expected.items():
         if name not in found:
-            raise RunError(f"{path} is damaged, or of another outer update: it lacks {name} of its state")
+            raise RunError(f"{path} is damaged, or was written by another outer update: its state has no {name}")
         ours, theirs = (_kind(one) for one in (value, found[name]))
-        if value is not None and ours != theirs:  # None stands for what the first update will find out
+        if value is not None and ours != theirs:  # None: the first update sets the value
             raise RunError(
-                f"{path} is damaged, or of another outer update: {name} of its state is {theirs}, not {ours}"
+                f"{path} is damaged, or was written by another outer update: {name} of its state is {theirs}, not "
+                f"{ours}"
             )
     for name, number in _numbers("", found):
         if math.isnan(number) if isinstance(number, float) else bool(torch.isnan(number).any()):
@@ -192,7 +193,7 @@ def check_state(expected: Mapping[str, Any], found: Mapping[str, Any], path: Pat
 
 
 def _kind(value: Any) -> str:
-    """Say what a value of a state is; plain numbers and tensors of one number stand for each other in compiled runs."""
+    """Describe the type of a value in a state. In compiled runs, a tensor of one number may replace a plain number."""
     if isinstance(value, Tensor) and value.ndim:
         return f"{value.dtype} {tuple(value.shape)}"
     if isinstance(value, dict):

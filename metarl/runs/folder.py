@@ -1,7 +1,7 @@
 """A run folder: config.json, progress.csv, checkpoint.pt, best.pt, evaluation.json, pictures, TensorBoard events.
 
-It needs nothing else to be resumed or evaluated. Files are written to a temporary neighbour, synced and renamed, so
-that a crash or a full disk leaves the last good one as it was.
+Resuming or evaluating a run needs nothing else. Each file is written to a temporary file beside it, synced and renamed.
+So a crash or a full disk does not damage the previous file.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from metarl.runs.records import read_record, write_record
 def create(
     folder: Path, config: Mapping[str, Any], overwrite: bool = False, first: Mapping[str, Any] | None = None
 ) -> Claim:
-    """Make a run folder and write its configuration, and the checkpoint of iteration 0 if one is given.
+    """Create a run folder. Write its configuration and, if given, the checkpoint of iteration 0.
 
-    A run that stands there is set aside, see ``replacing``. Nothing else is moved or deleted. Returns the lock of the
-    folder, which nobody else may write into until it is released.
+    An existing run is set aside (see ``replacing``). Nothing else is moved or deleted. Return the lock of the folder:
+    no other process can write there until it is released.
 
     Raises:
-        RunError: the configuration is not plain data; the folder holds a run, and overwrite is off; it holds other
-            files, and no run; it cannot be written to; or another process does. Then everything is as it was.
+        RunError: the configuration is not plain data; the folder contains a run, and overwrite is off; it contains
+            other files but no run; it is not writable; or another process holds its lock. Then nothing is changed.
     """
     record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
     replacing.check_free(folder)
@@ -41,8 +41,8 @@ def create(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        kind = "it is a link to nothing" if folder.is_symlink() and not folder.exists() else error.strerror
-        raise RunError(f"cannot make the run folder {folder}: {kind}") from error
+        cause = "it is a broken link" if folder.is_symlink() and not folder.exists() else error.strerror
+        raise RunError(f"cannot create the run folder {folder}: {cause}") from error
     held = claim(folder, "training")
     try:
         replacing.check_free(folder)
@@ -50,7 +50,7 @@ def create(
         _begin(folder, record, overwrite, first)
     except OSError as error:
         held.release()
-        raise RunError(f"cannot begin a run in {folder}: {error.strerror}; nothing there was lost") from error
+        raise RunError(f"cannot start a run in {folder}: {error.strerror}; no file there was lost") from error
     except BaseException:
         held.release()
         raise
@@ -69,7 +69,7 @@ def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapp
 
 
 def _recordable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as it will be read back. Raises RunError, with the first value that cannot be."""
+    """Return a configuration as a dict. Raises RunError, naming the first value, if it is not JSON."""
     for section, values in config.items():
         for name, value in values.items() if isinstance(values, Mapping) else [("", values)]:
             try:
@@ -83,45 +83,45 @@ def _recordable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_replaced(folder: Path, overwrite: bool) -> None:
-    """Raise RunError unless the run in a folder may be replaced."""
+    """Raise RunError unless the run in a folder can and may be replaced."""
     try:
         read_config(folder)
     except RunError as error:
         raise RunError(
-            f"{folder} holds a {CONFIG} that does not tell of a run, and nothing is overwritten ({error}); choose "
-            "another folder with --out, or remove that file"
+            f"{folder} contains a {CONFIG} that is not a run's, so nothing is overwritten ({error}); choose another "
+            "folder with --out, or remove that file"
         ) from error
     if not overwrite:
         raise RunError(
-            f"{folder} already holds a run; choose another folder with --out, go on with it (metarl "
+            f"{folder} already contains a run; choose another folder with --out, continue the run (metarl "
             f"resume {typed(folder)}), or replace it with --overwrite"
         )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run's configuration. Raises RunError where there is none."""
+    """Read a run's configuration. Raises RunError if there is none, or if it is damaged."""
     try:
         config = read_record(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{folder} holds no run: {CONFIG} is missing{replacing.told(folder)}") from None
+        raise RunError(f"{folder} contains no run: {CONFIG} is missing{replacing.aside_note(folder)}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if type(found) is not int or not 1 <= found <= FORMAT:
         raise RunError(f"{folder / CONFIG} has format {found}; this version reads 1 to {FORMAT}")
     absent = [name for name in (*GROUPS, "settings") if not isinstance(config.get(name), dict)]
     if absent:
-        raise RunError(f"{folder / CONFIG} is damaged: it does not tell the {' and the '.join(absent)} of the run")
+        raise RunError(f"{folder / CONFIG} is damaged: it lacks {' and '.join(absent)}")
     return migrated(config)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Read a run's evaluation. Raises RunError where there is none, or none that can be read."""
+    """Read a run's evaluation. Raises RunError if there is none, or if it cannot be read."""
     path = folder / EVALUATION
     try:
         contents = read_record(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("metrics"), dict):
-        raise RunError(f"{path} is not an evaluation: it holds no metrics")
+        raise RunError(f"{path} is not an evaluation: it has no metrics")
     kinds = {"tasks": int, "split": str}
     wrong = [name for name, kind in kinds.items() if type(contents.get(name)) is not kind]
     wrong += [name for name, values in contents["metrics"].items() if "/step_" in name and not _is_summary(values)]
@@ -131,8 +131,8 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def _is_summary(values: Any) -> bool:
-    told = [values.get(name) for name in ("mean", "low", "high")] if isinstance(values, dict) else [None]
-    return all(type(number) in (int, float) for number in told)
+    numbers = [values.get(name) for name in ("mean", "low", "high")] if isinstance(values, dict) else [None]
+    return all(type(number) in (int, float) for number in numbers)
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def _holds(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
+    """Return the versions of the packages that results depend on."""
     return {"metarl": _version("metarl-toolkit")} | {name: _version(name) for name in RECORDED_PACKAGES}
 
 
@@ -183,7 +183,7 @@ def _version(distribution: str) -> str:
 
 
 def _git_revision() -> str | None:
-    """Return the commit of metarl's own checkout; None where it was installed from a wheel."""
+    """Return the commit of metarl's own checkout; None if it was installed from a wheel."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

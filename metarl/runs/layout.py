@@ -1,4 +1,4 @@
-"""What the files of a run folder are called, and the error of a folder that cannot be used."""
+"""Names of the files in a run folder, and the exception for folders that cannot be used."""
 
 import re
 from pathlib import Path
@@ -21,24 +21,25 @@ PAST = "evaluation-{}.json"
 PREVIOUS = "previous.pt"
 """The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
-"""What evaluations during training, callbacks and baselines add."""
+"""Files of evaluations during training, of callbacks, and of baselines."""
 PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif")
 WANDB = "wandb-id.txt"
-"""Where a run folder keeps the run's identity on Weights & Biases."""
+"""File with the run's identifier on Weights & Biases."""
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
-"""What a configuration records, and the registry's group of it."""
+"""Plugins that a configuration records, and the group of each in the registry."""
 RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "stable-baselines3")
-"""Beside metarl itself, which is recorded as that: whatever its distribution is called, records stay comparable."""
+"""Packages whose versions are recorded besides metarl's. That one is recorded under the name metarl, whatever its
+distribution is called, so that records stay comparable."""
 
 _NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
 _NUMBERED = re.compile(r"checkpoint-\d+\.pt|evaluation-\d+\.json")
 
 
 def written(folder: Path, baseline: bool) -> list[Path]:
-    """Return the files that metarl has written into a run folder, relative to it, the configuration last.
+    """Return the paths of the files that metarl wrote into a run folder, relative to it, the configuration last.
 
-    Only a baseline writes a model: elsewhere ``model.zip`` is somebody's export, and stays.
+    Only a baseline writes a model. In other folders, ``model.zip`` is a user's export and is not included.
     """
     names = [*_NAMES, *([MODEL] if baseline else [])]
     found = [path for path in folder.glob("*") if path.name in names or _NUMBERED.fullmatch(path.name)]

@@ -1,8 +1,8 @@
-"""Who may write into a folder: one process at a time, by a lock file that tells which. Readers do not ask.
+"""Lock files: one process at a time may write into a folder. Reading needs no lock.
 
-The file is made whole and at once, by a hard link, which holds on network file systems too; where there are no hard
-links it is created exclusively. A lock is stale where its process is gone: that can be told on the machine that it ran
-on, and nowhere else, so the lock of another machine stands until somebody removes it.
+A lock file names its process. It is created atomically by a hard link, which also works on network file systems.
+Without hard links, it is created exclusively. A lock is stale if its process no longer runs. Only the machine of that
+process can know this, so a lock from another machine stays until somebody removes it.
 """
 
 import contextlib
@@ -22,23 +22,23 @@ from metarl.files import TEMPORARY, machine, temporary_beside
 from metarl.runs.layout import RunError
 
 RUN_LOCK, EVALUATION_LOCK = "run.lock", "evaluation.lock"
-"""Of what trains in a folder, and of what evaluates into one: an evaluation may go on beside training."""
+"""Locks for training and for evaluation. A run can be evaluated while it trains."""
 _TRIES = 8
 _ENDED = "ended"
-"""What is told of a process that has ended, and whose parent has not yet asked how."""
+"""The start time of a zombie: a process that has ended, but whose parent has not yet read its exit code."""
 _PROBE = 4096
-"""A lock is padded to a page, so that a disk without room for any file is found out."""
+"""A lock is padded to this size, one page, so that writing it fails on a full disk."""
 
 
 class Claim:
-    """A lock that this process holds; it is released by ``release``, or when nobody refers to it any more."""
+    """A lock that this process holds. ``release`` removes it, and so does the deletion of the object."""
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self.token = path, token
         self._end = weakref.finalize(self, _release, path, token, os.getpid())
 
     def release(self) -> None:
-        """Remove the lock, if it is still this one."""
+        """Remove the lock file, if it is still this lock's."""
         self._end()
 
     def __enter__(self) -> "Claim":
@@ -49,17 +49,17 @@ class Claim:
 
 
 def is_lock(name: str) -> bool:
-    """Return whether a file of this name is a lock, or the right to remove a stale one."""
+    """Return whether a file name is that of a lock, or of a lock for removing a stale lock."""
     return any(name == lock or name.startswith(f"{lock}-") for lock in (RUN_LOCK, EVALUATION_LOCK))
 
 
 def claim(folder: Path, doing: str, name: str = RUN_LOCK) -> Claim:
-    """Take the lock of a folder, which must exist, and remove what killed writers have left there.
+    """Take the lock of an existing folder, and remove temporary files that killed processes left there.
 
     Raises:
-        RunError: another process holds it, nothing can be written there, or its name is not UTF-8.
+        RunError: another process holds the lock, the folder is not writable, or its name is not UTF-8.
     """
-    path = folder.absolute() / name  # environments may change the working folder
+    path = folder.absolute() / name  # absolute, because environments may change the working directory
     check_text(folder.absolute())
     try:
         token = _take(path, doing) or _take_from_garbage(path, doing)
@@ -82,7 +82,7 @@ def check_text(folder: Path) -> None:
 
 
 def _take_from_garbage(path: Path, doing: str) -> str | None:
-    """Try again where this process itself holds the lock, perhaps for what nobody refers to any more."""
+    """Try again if this process itself holds the lock: the object that holds it may be garbage already."""
     owner = _read(path)
     if owner is None or owner.get("process") != os.getpid():
         return None
@@ -91,40 +91,41 @@ def _take_from_garbage(path: Path, doing: str) -> str | None:
 
 
 def _take(path: Path, doing: str) -> str | None:
-    """Return the token of a new lock, or None where another process holds it."""
+    """Return the token of a new lock; None if another process holds the lock."""
     for _ in range(_TRIES):
         token = secrets.token_hex(8)
-        if _create(path, _told(token, doing)):
+        if _create(path, _record(token, doing)):
             return token
         owner = _read(path)
         if owner is not None and not _stale(owner):
             return None
         if owner is None and path.exists():
-            return None  # it cannot be read: whose it is, nobody knows
+            return None  # it cannot be read, so its owner is unknown
         if owner is not None:
             _break(path, owner)
     return None
 
 
 def _break(path: Path, owner: Mapping[str, Any]) -> None:
-    """Remove a stale lock. Of several processes that want to, one has the right to, by a lock named after the stale."""
+    """Remove a stale lock. A second lock, named after the stale one, lets only one process at a time do this."""
     right = path.with_name(f"{path.name}-{owner['token']}")
     token = _take(right, "removing a stale lock")
     if token is not None:
         with Claim(right, token):
-            if (_read(path) or {}).get("token") == owner["token"]:  # else somebody has been faster
+            if (_read(path) or {}).get("token") == owner["token"]:  # else another process was faster
                 path.unlink()
 
 
 def _create(path: Path, text: bytes) -> bool:
-    """Create a file with its contents at once; return False where there is one."""
+    """Create a file with its contents atomically. Return False if it exists already."""
     temporary = temporary_beside(path)
     try:
         _write_new(temporary, text)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return temporary.stat().st_nlink > 1  # NFS says so, too, where the answer to a link that it made was lost
+            # NFS also reports this if it made the link but its answer was lost (open(2), O_EXCL): count the links.
+            return temporary.stat().st_nlink > 1
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
                 raise
@@ -153,7 +154,7 @@ def _write_new(path: Path, text: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _told(token: str, doing: str) -> bytes:
+def _record(token: str, doing: str) -> bytes:
     pid = os.getpid()
     owner = {
         "token": token, "doing": doing, "host": os.uname().nodename if hasattr(os, "uname") else "", "process": pid,
@@ -163,7 +164,7 @@ def _told(token: str, doing: str) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a lock tells of its owner; None where there is none, or it is damaged."""
+    """Return the record of a lock's owner; None if there is no lock, or it is damaged."""
     try:
         with path.open("rb") as file:
             owner = json.loads(file.read(2 * _PROBE))
@@ -176,7 +177,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _stale(owner: Mapping[str, Any]) -> bool:
-    """Return whether a lock's process is known to be gone."""
+    """Return whether a lock's process is known to have ended."""
     if owner["machine"] != machine():
         return False
     if not alive(owner["process"]):
@@ -186,28 +187,29 @@ def _stale(owner: Mapping[str, Any]) -> bool:
 
 
 def alive(process: int) -> bool:
-    """Return whether a process of this machine may be alive; True where that cannot be told."""
-    if os.name == "nt":  # there, signal 0 is no question
+    """Return whether a process of this machine may be running; True if that is unknown."""
+    if os.name == "nt":  # there, signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        return True  # it is somebody else's
+        return True  # it belongs to another user
     return True
 
 
 def process_start(process: int) -> str | None:
-    """Return when a process began, as a text that is the same whenever it is asked for; None where nothing tells.
+    """Return the start time of a process, as a text that never changes; None if it is unknown.
 
-    Numbers of processes come again: the time tells a process from a later one of the same number.
+    Process numbers are reused. The start time distinguishes a process from a later one with the same number.
     """
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return None if os.path.isdir("/proc/self") or os.name == "nt" else _start_by_ps(process)
+    # After the name in parentheses: the state, and 19 fields later the start time in ticks since boot (proc(5)).
     return _ENDED if fields[0] in "ZX" else f"{boot} {fields[19]}"
 
 
@@ -223,22 +225,22 @@ def _start_by_ps(process: int) -> str | None:
 def _holder(path: Path) -> str:
     owner = _read(path)
     if owner is None:
-        return f"{path} cannot be read as a lock; if nothing writes there, remove that file"
-    told = f"process {owner['process']} on {owner['host']} is {owner['doing']} there since {owner['since']}"
+        return f"{path} cannot be read as a lock; if no process writes there, remove that file"
+    holder = f"process {owner['process']} on {owner['host']} is {owner['doing']} there since {owner['since']}"
     if owner["machine"] == machine():
-        return f"{told}; wait for it, stop it, or choose another folder"
-    return f"{told}; wait for it, or, if it is gone, remove {path}"
+        return f"{holder}; wait for it, stop it, or choose another folder"
+    return f"{holder}; wait for it, or, if it has ended, remove {path}"
 
 
 def _release(path: Path, token: str, process: int) -> None:
-    """Remove a lock, unless it is another's by now, or this is a child of the process that took it."""
+    """Remove a lock, unless another process holds it now, or this process is a child of the one that took it."""
     if os.getpid() == process and (_read(path) or {}).get("token") == token:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def _sweep(folder: Path) -> None:
-    """Remove files that killed processes of this machine were writing."""
+    """Remove temporary files of killed processes of this machine."""
     for path in _unfinished(folder):
         with contextlib.suppress(OSError):
             path.unlink()

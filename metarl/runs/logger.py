@@ -1,6 +1,6 @@
-"""What a training run writes while it runs: a table, progress.csv, TensorBoard events and, if asked, W&B.
+"""The logs of training: a table, progress.csv, TensorBoard events and, optionally, Weights & Biases.
 
-Stable-Baselines3's logger does the writing (see ``writers``). It is imported only when something is to be written.
+Stable-Baselines3's logger writes them (see ``writers``). It is imported only when something is written.
 """
 
 import re
@@ -24,7 +24,7 @@ TABLE_EVERY = 10
 
 
 def import_wandb() -> Any:
-    """Return the package wandb. Raises ValueError where it is missing."""
+    """Return the package wandb. Raises ValueError if it is not installed."""
     try:
         import wandb
     except ImportError as error:
@@ -50,7 +50,7 @@ def import_writers() -> Any:
 def open_all(
     folder: Path | None, start: int, last: int, quiet: bool
 ) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Open the files, the table and the bar, and yield the function that writes a row to all of them."""
+    """Open the files, the table and the progress bar; yield a function that writes a row to all of them."""
     files = open_files(folder, start) if folder else None
     table = None if quiet else open_table()
     bar = tqdm(total=last, initial=start, disable=quiet or not sys.stderr.isatty(), unit="it", dynamic_ncols=True)
@@ -74,9 +74,9 @@ def open_all(
 
 
 def open_files(folder: Path, iteration: int) -> Any:
-    """Return the logger of what a run folder tells, from which everything after ``iteration`` is struck.
+    """Return the logger of a run folder's files, and remove rows after ``iteration`` from progress.csv.
 
-    It is one of Stable-Baselines3's. Raises ValueError where that is missing.
+    It is one of Stable-Baselines3's. Raises ValueError if that is not installed.
     """
     writers = import_writers()
     began_before = any(folder.glob("events.out.tfevents.*"))
@@ -92,7 +92,7 @@ def open_files(folder: Path, iteration: int) -> Any:
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's options by dotted names, such as ``algorithm.step_size``, as TensorBoard takes them."""
+    """Return a run's options by dotted names, such as ``algorithm.step_size``, for TensorBoard."""
     parts = {name: config[name] for name in files.GROUPS if config.get(name)}  # baselines have no outer update
     named = {name: part["reference"] for name, part in parts.items()}
     for name, part in parts.items():
@@ -111,9 +111,9 @@ def _flat(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
-    """Write an evaluation's adaptation curve, over adaptation steps, as TensorBoard events in place of older ones.
+    """Write the adaptation curve of an evaluation as TensorBoard events, in place of older ones.
 
-    They are a TensorBoard run of their own, in a folder of the run's, because their steps are not iterations.
+    It is a separate TensorBoard run, in a subfolder, because its steps are adaptation steps and not iterations.
     """
     for old in folder.glob(files.ADAPTATION_EVENTS):
         old.unlink()
@@ -129,7 +129,10 @@ def write_adaptation(folder: Path, metrics: Mapping[str, Mapping[str, Any]], pic
 
 
 def open_table() -> Any:
-    """Return the logger of the table on standard output. Raises ValueError where Stable-Baselines3 is missing."""
+    """Return the logger that prints the table on standard output.
+
+    Raises ValueError if Stable-Baselines3 is not installed.
+    """
     writers = import_writers()
     return writers.Logger(None, [writers.HumanOutputFormat(sys.stdout)])
 
@@ -142,7 +145,7 @@ def dump(logger: Any, values: Mapping[str, Any], iteration: int) -> None:
 
 
 class _Name(str):
-    """A metric's name; SB3's table sorts them, and the number at the end of a name counts: step_2, then step_10."""
+    """A metric's name that sorts by the number at its end: step_2 before step_10. SB3 sorts its table by name."""
 
     def __lt__(self, other: str) -> bool:
         return _order(str(self)) < _order(str(other))

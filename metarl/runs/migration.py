@@ -1,4 +1,4 @@
-"""Configurations of earlier versions, brought to the present format one step after another."""
+"""Convert configurations of earlier versions to the current format, one format at a time."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ JUDGED = ("discount", "gae_lambda")
 
 
 def migrated(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration of any earlier format, or of this one, in the present format."""
+    """Return a configuration of any format in the current one."""
     found = copy.deepcopy(config)
     for step in STEPS[found["format"] - 1 :]:
         step(found)
@@ -18,11 +18,11 @@ def migrated(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _advantages_belong_to_algorithms(config: dict[str, Any]) -> None:
-    """Format 1 recorded discount and lambda with the tasks' sampling, and rl2's own beside its other options."""
+    """Move discount and lambda. Format 1 recorded them with the tasks' sampling, and rl2's own with its options."""
     algorithm, tasks = (config[group].get("options", {}) for group in ("algorithm", "tasks"))
     sampling = tasks.get("sampling")
     options: dict[str, Any] = {}
-    for holder in (sampling, algorithm):  # rl2's own are those that acted
+    for holder in (sampling, algorithm):  # rl2's own come last: it used those
         if isinstance(holder, dict):
             options |= {name: holder.pop(name) for name in JUDGED if name in holder}
     if options:
@@ -30,4 +30,4 @@ def _advantages_belong_to_algorithms(config: dict[str, Any]) -> None:
 
 
 STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms]
-"""What changes a configuration of format 1, 2, ... into the next one."""
+"""Functions that convert a configuration of format 1, 2, ... to the next format."""

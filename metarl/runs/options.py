@@ -1,4 +1,4 @@
-"""Frozen dataclasses of options as JSON and back: what config.json says of an algorithm, a family, an outer update."""
+"""Frozen dataclasses of options as JSON, and back: config.json's records of algorithms, families and outer updates."""
 
 import dataclasses
 import json
@@ -18,13 +18,13 @@ _ALLOWED = "use numbers, text, paths, enums, and tuples and frozen dataclasses o
 
 
 def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
-    """Record a frozen dataclass, such as an algorithm or a family, as JSON: where it comes from and its options.
+    """Return a JSON record of a frozen dataclass, such as an algorithm or a family: its origin and its options.
 
-    ``reference`` is the name or ``module:attribute`` that the user gave; by default that of its class, by name where
-    it is installed under one.
+    ``reference`` is the name or ``module:attribute`` that the user gave. By default, it is that of the class: its
+    installed name if it has one.
 
     Raises:
-        ValueError: it could not be rebuilt from such a record.
+        ValueError: it could not be rebuilt from this record.
     """
     group, kind = plugins.group_of(target), type(target).__qualname__
     reference = reference or plugins.name_of(group, type(target))
@@ -44,7 +44,7 @@ def describe(target: Any, reference: str | None = None) -> dict[str, Any]:
         if not _same(value, rebuilt[name]):
             ours, theirs = (f"{plugins.shortened(one)} ({type(one).__qualname__})" for one in (value, rebuilt[name]))
             raise ValueError(
-                f"{kind} cannot be recorded in a run folder: its option {name} is {ours}, and would come back as "
+                f"{kind} cannot be recorded in a run folder: its option {name} is {ours}, and would be read back as "
                 f"{theirs}; {_ALLOWED}"
             )
     return record
@@ -56,17 +56,17 @@ def _advice(target: Any) -> str:
         for attribute, value in list(vars(module).items()) if isinstance(module, types.ModuleType) else ():
             if value is target and name != "__main__" and not attribute.startswith("_"):
                 return f"pass '{name}:{attribute}' instead of the object"
-    return "bind it to a name in an importable module, and pass 'module:name' instead of the object"
+    return "assign it to a name in an importable module, and pass 'module:name' instead of the object"
 
 
 def _changed(target: Any, base: Any) -> dict[str, Any]:
-    """Return the options that make target from its class, or from the instance that its name stands for."""
+    """Return the options of target that differ from its base: a class, or the instance that its name refers to."""
     if target is base:
         return {}
     if not dataclasses.is_dataclass(target):
-        raise TypeError(f"{type(target).__name__} is not a dataclass, whose options could be read")
+        raise TypeError(f"{type(target).__name__} is not a dataclass, so its options cannot be read")
     if type(target) is not (base if isinstance(base, type) else type(base)):
-        raise TypeError(f"that name stands for {plugins.shortened(base)}, which did not make it")
+        raise TypeError(f"that name refers to {plugins.shortened(base)}, which is of another class")
     if isinstance(base, type):
         return _options(target)
     return {name: value for name, value in _options(target).items() if not _same(value, getattr(base, name))}
@@ -78,8 +78,8 @@ def _options(target: Any) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are the same, and of the same types: 1 is neither True nor a member of an IntEnum."""
-    # Identity first: arrays and tensors refuse to say in one word whether they are equal.
+    """Return whether two values are equal and have the same types: 1 is neither True nor a member of an IntEnum."""
+    # Identity first: the comparison of arrays and tensors with more than one element is no single bool.
     if one is other:
         return True
     if type(one) is not type(other):
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 
 def rebuild(record: Mapping[str, Any], group: plugins.Group) -> Any:
-    """Rebuild what ``describe`` recorded. Raises PluginError or RunError where that is impossible."""
+    """Rebuild a dataclass from a record of ``describe``. Raises PluginError or RunError if that is impossible."""
     try:
         reference, recorded = record["reference"], record["options"]
         base = _base(reference, group)
@@ -154,13 +154,13 @@ def rebuild(record: Mapping[str, Any], group: plugins.Group) -> Any:
         if isinstance(error, RunError):
             raise
         raise RunError(
-            f"{record.get('reference')} cannot be made with the options that this run recorded: "
+            f"{record.get('reference')} cannot be built with the options that this run recorded: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    """Return a value read from JSON as its type hint says. JSON has lists only: they are tuples unless it says else."""
+    """Return a value read from JSON with the type of its hint. Lists become tuples, unless the hint says list."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return _restored(_choice(parts, value), value)

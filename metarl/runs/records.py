@@ -1,4 +1,4 @@
-"""JSON files of a run folder: written with a checksum in them, and read with it, of files of a sane size and depth."""
+"""JSON files of a run folder. They contain a checksum. Reading checks it, and limits the size and depth of a file."""
 
 import hashlib
 import json
@@ -10,22 +10,22 @@ from metarl.files import write_json
 from metarl.runs.layout import RunError
 
 CHECKSUM = "sha256"
-"""The entry of a record that holds its checksum; records of earlier versions have none, and are read all the same."""
+"""The key of a record's checksum. Records of earlier versions have none and can still be read."""
 LARGEST, DEEPEST = 2**28, 50
-"""Bytes, and levels of lists and objects within each other: what writes these files stays far below both."""
+"""Limits on bytes and on levels of nesting. The files that metarl writes are far smaller."""
 
 
 def write_record(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write an object as JSON, atomically, with its checksum."""
+    """Write an object as JSON with its checksum, atomically."""
     write_json(path, {**contents, CHECKSUM: _checksum(contents)})
 
 
 def read_record(path: Path) -> Any:
-    """Read JSON, and an object without its checksum.
+    """Read JSON; return an object without its checksum.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
-        RunError: it cannot be read, or an object has changed since it was written.
+        FileNotFoundError, NotADirectoryError: the file does not exist.
+        RunError: it cannot be read, or the object has changed since it was written.
     """
     contents = read_json(path)
     if not isinstance(contents, dict) or CHECKSUM not in contents:
@@ -34,13 +34,13 @@ def read_record(path: Path) -> Any:
     if checksum != _checksum(contents):
         raise RunError(
             f"{path} has changed since it was written: it is damaged, or was edited by hand; if you edited it, remove "
-            f'its entry "{CHECKSUM}"'
+            f'the entry "{CHECKSUM}" from it'
         )
     return contents
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON, without a look at any checksum. Raises as ``read_record``."""
+    """Read JSON without checking a checksum. Raises the same errors as ``read_record``."""
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
@@ -48,18 +48,18 @@ def read_json(path: Path) -> Any:
             raise ValueError(f"it is larger than {LARGEST} bytes")
         contents = json.loads(text.decode("utf-8"))
         if _is_deep(contents):
-            raise ValueError(f"lists and objects stand in each other more than {DEEPEST} deep")
+            raise ValueError(f"lists and objects are nested more than {DEEPEST} deep")
     except (FileNotFoundError, NotADirectoryError):
         raise
     except RecursionError as error:
-        raise RunError(f"{path} cannot be read: lists and objects stand in each other too deep") from error
+        raise RunError(f"{path} cannot be read: lists and objects are nested too deep") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     return contents
 
 
 def _checksum(contents: Mapping[str, Any]) -> str:
-    read_back = json.loads(json.dumps(contents))  # tuples as lists, and so on
+    read_back = json.loads(json.dumps(contents))  # as it will be read: tuples become lists, and so on
     return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
 
 

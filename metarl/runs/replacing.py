@@ -1,7 +1,8 @@
-"""A run that another one replaces: set aside until the new one has a checkpoint, and put back where that fails.
+"""Replacing a run: the old one is set aside until the new one has a checkpoint, and restored if that fails.
 
-It goes to a folder below the run folder, file by file, the configuration last, and comes back in the same order. So at
-any moment one of the two folders has the configuration of what can be restored, and a crash in between is seen.
+Its files are moved one by one into a folder inside the run folder, the configuration last, and back in the same order.
+So at any moment, one of the two folders contains the configuration of a run that can be restored, and a crash in
+between is detected.
 """
 
 import contextlib
@@ -18,25 +19,25 @@ from metarl.runs.lock import is_lock
 ASIDE = "metarl-replaced-{}"
 _ASIDE = re.compile(r"metarl-replaced-(\d+)")
 _SHOWN = 3
-"""How many files in the way are named."""
+"""Most file names in an error message."""
 
 
 def check_free(folder: Path) -> None:
-    """Raise RunError where a folder holds files, and no run: they are somebody's."""
+    """Raise RunError if a folder contains files but no run: they belong to the user."""
     if not folder.is_dir() or os.path.lexists(folder / CONFIG) or _asides(folder):
         return
     found = sorted(path.name for path in folder.iterdir() if not _left_behind(path.name))
     if found:
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise RunError(
-            f"{folder} is not empty, and holds no run ({shown}): a run needs a folder of its own; choose another with "
+            f"{folder} is not empty and contains no run ({shown}): a run needs its own folder; choose another with "
             "--out"
         )
 
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[None]:
-    """Set the run in a folder aside, if there is one, while another begins there; where that fails, put it back."""
+    """Set aside the run in a folder, if any, while a new one starts there. If that fails, restore the old run."""
     try:
         if (folder / CONFIG).exists():
             _set_aside(folder)
@@ -60,7 +61,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Undo what a crash, or an error, has left half done: a run that was set aside, and no other begun in its place."""
+    """Restore a run that was set aside, if no new run replaced it because of a crash or an error."""
     if unfinished(folder):
         aside = _asides(folder)[-1]
         _move(aside, folder)
@@ -68,30 +69,30 @@ def put_back(folder: Path) -> None:
 
 
 def unfinished(folder: Path) -> bool:
-    """Return whether a run was set aside in part only, or no other has begun in its place."""
+    """Return whether a run was set aside only partly, or was not replaced by a new one."""
     last = _asides(folder)[-1:]
     return bool(last) and not ((last[0] / CONFIG).exists() and (folder / CONFIG).exists())
 
 
 def settle(folder: Path) -> None:
-    """Remove what was set aside: the run in a folder has a checkpoint of its own."""
+    """Delete the runs that were set aside, once the run in a folder has its own checkpoint."""
     for aside in _asides(folder):
         for name in written(aside, _baseline(aside)):
             (aside / name).unlink(missing_ok=True)
         _remove_empty(aside)
 
 
-def told(folder: Path) -> str:
-    """Tell, as the end of a sentence, where the run is that one without a checkpoint was to replace."""
+def aside_note(folder: Path) -> str:
+    """Return, as the end of a sentence, where the replaced run is, if the new one has no checkpoint yet."""
     if not (asides := _asides(folder)):
         return ""
     if (asides[-1] / CONFIG).exists():
-        return f"; the run that it was to replace is whole, in {asides[-1]}"
-    return f"; some of its files are in {asides[-1]}: replacing it was cut short, and 'metarl resume' puts them back"
+        return f"; the run that it was to replace is kept in {asides[-1]}"
+    return f"; some of its files are in {asides[-1]}: replacing it was interrupted, and 'metarl resume' restores them"
 
 
 def _asides(folder: Path) -> list[Path]:
-    """Return the folders of runs that were set aside, oldest first."""
+    """Return the folders of the runs that were set aside, oldest first."""
     try:
         return sorted((path for path in folder.iterdir() if _ASIDE.fullmatch(path.name)), key=_number)
     except OSError:
@@ -109,7 +110,7 @@ def _left_behind(name: str) -> bool:
 
 
 def _baseline(folder: Path) -> bool:
-    """Return whether a configuration is a baseline's."""
+    """Return whether a folder contains a baseline."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -126,5 +127,5 @@ def _move(source: Path, target: Path) -> None:
 
 def _remove_empty(aside: Path) -> None:
     for folder in (aside / "adaptation", aside):
-        with contextlib.suppress(OSError):  # what somebody else has put there stays
+        with contextlib.suppress(OSError):  # other files in it are the user's
             folder.rmdir()

@@ -10,7 +10,7 @@ from metarl.runs.layout import RunError
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:
-    """Rows of a progress.csv; a last line that was cut short is left out. Raises RunError for what is no such file."""
+    """Return the rows of a progress.csv, without an incomplete last line. Raises RunError for an invalid file."""
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
@@ -22,12 +22,12 @@ def read_progress(path: Path) -> list[dict[str, str]]:
 
 
 def _check_rows(columns: Sequence[str], rows: list[dict[str, str]]) -> None:
-    """Raise ValueError for columns without a name or of the same one, and for cells that are no numbers."""
+    """Raise ValueError for columns without a name or with the same name, and for cells that are not numbers."""
     if columns and ("" in columns or len(set(columns)) < len(columns) or "iteration" not in columns):
         raise ValueError("its first line does not name the columns, one of them iteration")
     for number, row in enumerate(rows, start=2):
         if None in row or not row["iteration"].isdecimal():
-            raise ValueError(f"line {number} is no row of an iteration")
+            raise ValueError(f"line {number} is not a row of an iteration")
         for name, cell in row.items():
             if cell and not _is_number(cell):
                 raise ValueError(f"{name} in line {number} is {cell[:40]!r}: expected a number")
@@ -42,7 +42,7 @@ def _is_number(cell: str) -> bool:
 
 
 def write_rows(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    """Write a progress.csv, whole or not at all."""
+    """Write a progress.csv atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if columns:

@@ -1,7 +1,7 @@
-"""Where rows of a training run are written to, for Stable-Baselines3's logger; only ``logger`` imports this module.
+"""Writers of rows for Stable-Baselines3's logger. Only ``logger`` imports this module.
 
-SB3's own writer of progress.csv truncates the file of an interrupted run and orders columns differently in every
-process.
+SB3's own CSV writer would truncate the progress.csv of an interrupted run, and its order of columns differs between
+processes.
 """
 
 import csv
@@ -25,7 +25,7 @@ from metarl.runs.rows import read_progress, write_rows
 
 
 class ProgressCSV(KVWriter):
-    """Appends rows to a CSV file, whose columns stay in the order in which they first appeared."""
+    """Appends rows to a CSV file. Columns stay in the order in which they first appeared."""
 
     def __init__(self, path: Path, rows: list[dict[str, str]]) -> None:
         self.path = path
@@ -33,7 +33,7 @@ class ProgressCSV(KVWriter):
         write_rows(path, self.columns, rows)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append one row; the file is rewritten where it brings new columns."""
+        """Append one row. The file is rewritten if the row has new columns."""
         new = [key for key in key_values if key not in self.columns]
         if new:
             rows = read_progress(self.path)
@@ -46,13 +46,13 @@ class ProgressCSV(KVWriter):
             raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held open between rows."""
+        """Do nothing: the file is not kept open between rows."""
 
 
 class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """Hides the events of steps from ``purge_step`` on that an interrupted run left behind.
+    """Writes TensorBoard events, and hides those of an interrupted run from ``purge_step`` on.
 
-    The first row that has scores says which are the metrics of these hyper-parameters.
+    The first row with scores also registers the hyper-parameters and these scores (TensorBoard's HParams).
     """
 
     def __init__(self, folder: Path, purge_step: int | None, hyperparameters: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write the scalars of one row."""
-        metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # read from the scalars
+        metrics: dict[str, float] = {name: 0.0 for name in key_values if "/step_" in name}  # HParams reads the scalars
         if self._hyperparameters and metrics:  # a baseline has no score before its first episode ends
             super().write({"hparams": HParam(self._hyperparameters, metrics)}, {"hparams": ()}, step)
             self._hyperparameters = {}
@@ -70,9 +70,9 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
 
 
 class WeightsAndBiases(KVWriter):
-    """Sends rows to a project on Weights & Biases, under an identity that the run folder keeps.
+    """Sends rows to a project on Weights & Biases, with an identifier that is stored in the run folder.
 
-    Rows that an interrupted run has sent already are not taken twice: W&B drops steps that it has.
+    After an interruption, some rows are sent again. W&B ignores steps that it has received already.
     """
 
     def __init__(self, wandb: Any, folder: Path, project: str, config: Mapping[str, Any]) -> None:
@@ -93,5 +93,5 @@ class WeightsAndBiases(KVWriter):
         self._run.log({str(name): value for name, value in key_values.items()}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining rows."""
         self._run.finish()

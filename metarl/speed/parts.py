@@ -1,8 +1,8 @@
-"""Parts of an iteration as graphs: functions of tensors that run as few kernels, or as one launch.
+"""Compile parts of an iteration: functions of tensors run as a few fused kernels, or as one CUDA graph.
 
-Such a function is pure: what it reads stands in its arguments, tensors and plain values in any structure of tuples,
-lists and dicts, or comes from its streams of random numbers; what it changes stands in its result. In a run that is not
-compiled, and where there can be no graph of a function, it is called as it is.
+Such a function must be pure. It may read only its arguments (tensors and plain values in nested tuples, lists and
+dicts) and draw only from the given random generators, and it returns everything that it changes. If the run is not
+compiled, or a function cannot be compiled, the function is called as usual.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,21 +21,22 @@ from metarl.speed.tracing import Function, Kernels, TraceError, fused
 
 Result = TypeVar("Result")
 CHECKS, EVERY = 2, 50
-"""Iterations in which a part is compared with itself: the first ones, for a number that the graph should not have kept
-shows in a next; and every so many, see ``is_comparison``, for what somebody changes later does not reach a graph. One
-call is compared, ten of an episode's steps, say: far below 1 % of the time on a CPU. On a GPU TRPO's update is done
-once more, which is 2 % if it takes all of the time."""
-FAR = 0.05
-"""Largest distance of each result from the plain one's, relative to its norm. Rounding adds up along an episode, and in
-conjugate gradients; a wrong number is farther away."""
+"""Iterations in which a compiled part is compared with the plain function: the first ``CHECKS``, because a number that
+was wrongly compiled as a constant shows in a later iteration; and some later ones (``is_comparison`` with ``EVERY``),
+because a compiled part does not see what is changed during training. Each time, one call is compared, such as ten steps
+of the episodes. On a CPU, this takes far less than 1 % of the time. On a GPU, TRPO's update runs a second time, which
+is at most 2 %."""
+FAR = 1e-3
+"""Largest distance of a compiled result from the plain one, relative to its norm. Measured on a CPU, in float32: at
+most 5e-7 for ten steps of an environment, and 1.4e-5 for TRPO's step if its sums are taken in another order."""
 MAX_PARTS = 16
-"""Kinds of arguments of a function, such as one for each inner step, before it is called as it is."""
+"""A function is compiled for at most so many kinds of arguments, such as one for each inner step."""
 WARM_UP = 2
-"""Times that a graph runs before it is captured: libraries allocate when they are first used."""
+"""Calls of a function before its graph is captured, because libraries allocate memory in their first calls."""
 
 
 Runnable = Callable[[Sequence[Tensor], Sequence[Generator]], Sequence[Tensor]]
-"""What stands for a function: ``(inputs, streams) -> results``."""
+"""A compiled function: ``(inputs, streams) -> results``."""
 Make = Callable[[Function, Sequence[Tensor], Sequence[Generator]], tuple[Runnable, Sequence[Tensor]]]
 _HOLE = object()
 _USED: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
@@ -49,18 +50,18 @@ def run_is_compiled() -> bool:
 def run_compiled(
     name: str, function: Callable[..., Result], arguments: tuple[Any, ...], streams: Sequence[Generator]
 ) -> Result:
-    """Return ``function(*arguments)``: in a compiled run by torch.compile's kernels, on a GPU as a CUDA graph.
+    """Return ``function(*arguments)``. In a compiled run, use kernels of torch.compile, on a GPU in a CUDA graph.
 
-    ``name`` tells the parts of a run apart, and stands in the warning that one is not compiled.
+    ``name`` identifies the part in the run, and in the warning if it cannot be compiled.
     """
     graphs = _USED.get()
     return function(*arguments) if graphs is None else graphs.run(graphs.fused, name, function, arguments, streams)
 
 
 def run_captured(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Return ``function(*arguments)``: in a compiled run on a GPU by a CUDA graph, captured and replayed.
+    """Return ``function(*arguments)``. In a compiled run on a GPU, capture it as a CUDA graph and replay that.
 
-    For functions that draw nothing, of more operations than torch.compile has patience for.
+    For functions that draw no random numbers and have too many operations for torch.compile.
     """
     graphs = _USED.get()
     if graphs is None or not _on_gpu(arguments):
@@ -69,46 +70,46 @@ def run_captured(name: str, function: Callable[..., Result], *arguments: Any) ->
 
 
 class _Structure(NamedTuple):
-    """Tensors and plain values in tuples, lists and dicts, without the tensors."""
+    """A nested structure of tuples, lists and dicts, without its tensors."""
 
     form: Form
     leaves: tuple[Any, ...]
-    """Plain values; _HOLE where a tensor stood; the type of anything else."""
+    """Plain values; _HOLE in place of each tensor; the type of anything else."""
 
     def require_plain(self) -> None:
-        """Raise TraceError for what is neither a tensor nor a plain value: it might hold tensors unseen."""
+        """Raise TraceError for anything but tensors and plain values: it might contain tensors."""
         if strange := [leaf for leaf in self.leaves if isinstance(leaf, type)]:
-            raise TraceError(f"a {strange[0].__name__} is no tensor, plain value, tuple, list or dict of such")
+            raise TraceError(f"a {strange[0].__name__} is not a tensor, plain value, tuple, list or dict")
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A function that has a graph."""
+    """A compiled function."""
 
     graph: Runnable
     result: _Structure
     checks: int = 0
-    """How often it was compared with itself."""
+    """Number of comparisons with the plain function so far."""
     agreed: int = 0
-    """Iteration in which that was done last."""
+    """Iteration of the last comparison."""
 
     def wants_a_check(self, iteration: int) -> bool:
         return iteration != self.agreed and (self.checks < CHECKS or is_comparison(iteration, EVERY))
 
 
 class Graphs:
-    """The graphs of one run: of one learner, one family, one outer update."""
+    """The compiled parts of one run: of its learner, family and outer update."""
 
     def __init__(self) -> None:
         self.iteration = 0
         self.parts: dict[Any, _Part] = {}
         self.refused: set[str] = set()
-        """Names of what cannot be compiled, and is called as it is."""
+        """Names of parts that cannot be compiled. The plain functions are called instead."""
         self._kernels: dict[Any, Kernels] = {}
 
     @contextmanager
     def used(self, iteration: int) -> Iterator[None]:
-        """Let ``run_compiled`` and ``run_captured`` use them, for one iteration."""
+        """Let ``run_compiled`` and ``run_captured`` use these graphs inside the ``with`` block, for one iteration."""
         self.iteration = iteration
         token = _USED.set(self)
         try:
@@ -124,7 +125,7 @@ class Graphs:
         arguments: tuple[Any, ...],
         streams: Sequence[Generator],
     ) -> Result:
-        """Return ``function(*arguments)``, by its graph if that can be; a warning tells why it cannot."""
+        """Return ``function(*arguments)`` from its graph. If that is impossible, warn and call the plain function."""
         if name in self.refused:
             return function(*arguments)
         given, inputs = _apart(arguments)
@@ -148,9 +149,10 @@ class Graphs:
     def _check(
         self, key: Any, make: Make, function: Callable[..., Any], inputs: list[Tensor], streams: Sequence[Generator]
     ) -> Any:
-        """Run a function as it is, and its graph, which is made if there is none yet; return what the graph does.
+        """Compare a function with its graph, which is made if there is none yet; return the graph's results.
 
-        Not what the function does: a run that is resumed is checked anew, and must not come out differently for it.
+        It does not return the function's results: a resumed run compares in other iterations, and must get the same
+        numbers.
         """
         name, given, *_ = key
         given.require_plain()
@@ -169,20 +171,20 @@ class Graphs:
             graph, expected = make(flat, inputs, streams)
             part = _Part(graph, results[-1])
         else:
-            raise TraceError("their arguments are of too many kinds")
+            raise TraceError("they are called with too many kinds of arguments")
         _rewind(streams, before)
         found = part.graph(inputs, streams)
-        require_same(found, expected, FAR, "they depend on more than their arguments and streams")
+        require_same(found, expected, FAR, "they depend on more than their arguments and random generators")
         self.parts[key] = replace(part, checks=part.checks + 1, agreed=self.iteration)
         return _together(part.result, found)
 
     def fused(
         self, function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
     ) -> tuple[Runnable, Sequence[Tensor]]:
-        """Return a function traced and compiled, and what it returned as it is."""
+        """Trace and compile a function. Return it with the results of the plain function."""
         graph, results = tracing.trace_part(function, inputs, streams)
         traced: Any = graph.kernels
-        # Equal graphs, such as those of two inner steps, share their kernels.
+        # Equal graphs, such as those of two inner steps, share kernels.
         key = traced.code, *map(_kind, (*graph.constants, *inputs))
         if key not in self._kernels:
             self._kernels[key] = fused(graph.kernels, inputs[0].device)
@@ -191,17 +193,20 @@ class Graphs:
 
 def _refusal(name: str, why: str, iteration: int, part: _Part | None) -> str:
     if part is None or part.agreed >= iteration - 1:
-        return f"{name} are not compiled, which changes their speed only: {why}"
+        return f"{name} are not compiled, which affects only speed: {why}"
     return (
-        f"{name} are not compiled any more: {why}; what was changed after iteration {part.agreed} (a family's "
-        f"difficulty, say) was not seen until now, in iteration {iteration}"
+        f"{name} are no longer compiled: {why}; a change after iteration {part.agreed} (such as of a family's "
+        f"difficulty) had no effect until now, iteration {iteration}"
     )
 
 
 def captured(
     function: Function, inputs: Sequence[Tensor], streams: Sequence[Generator]
 ) -> tuple[Runnable, Sequence[Tensor]]:
-    """Return a function captured as a CUDA graph, and what it returned as it is."""
+    """Capture a function as a CUDA graph. Return its replay with the results of the plain function.
+
+    The graph reads its inputs from fixed memory, so each replay copies them there first (torch.cuda.CUDAGraph).
+    """
     device = inputs[0].device  # which need not be the current one
     aside, recorded = torch.cuda.Stream(device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
     places = [value.clone() for value in inputs]
@@ -210,14 +215,14 @@ def captured(
         for _ in range(WARM_UP):
             function(places, streams)
     torch.cuda.current_stream(device).wait_stream(aside)
-    with torch.cuda.graph(recorded, stream=aside):  # the same, for which libraries have allocated by now
+    with torch.cuda.graph(recorded, stream=aside):  # the stream of the warm-up, for which libraries have allocated
         results = [result.detach() for result in function(places, streams)]
 
     def replay(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:
         for place, value in zip(places, values, strict=True):
             place.copy_(value)
         recorded.replay()
-        return [result.clone() for result in results]  # whose memory the next replay takes
+        return [result.clone() for result in results]  # copies, because the next replay overwrites them
 
     return replay, function(inputs, streams)
 
@@ -248,7 +253,7 @@ def _together(structure: _Structure, tensors: Sequence[Tensor]) -> Any:
 
 
 def _kind(tensor: Tensor) -> Any:
-    """Return what a graph takes for granted of a tensor."""
+    """Return the properties of a tensor that a graph is compiled for."""
     return tensor.shape, tensor.dtype, tensor.device
 
 

@@ -1,7 +1,7 @@
-"""The contracts of task families, algorithms and outer updates, to be run in anybody's tests.
+"""Contract tests of task families, algorithms and outer updates, for the tests of any plugin.
 
-A check is a generator that is given what it is about and yields what it found wrong. Start reading in ``checks``, which
-runs them; ``families``, ``environments``, ``algorithms`` and ``outers`` hold them.
+A check is a generator: it takes the plugin under test and yields faults. Start reading in ``checks``, which runs them.
+The checks are in ``families``, ``environments``, ``algorithms`` and ``outers``.
 """
 
 from metarl.testing.checks import (

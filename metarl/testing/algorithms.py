@@ -1,4 +1,4 @@
-"""What is asked of an algorithm's learner, built for a family and shown its data."""
+"""Checks of an algorithm: its learner is built for a family and gets that family's data."""
 
 import dataclasses
 import itertools
@@ -30,12 +30,12 @@ from metarl.types import (
 )
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
-"""What a meta-loss tells of labelled examples."""
+"""Scores that a meta-loss reports for labelled examples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AlgorithmSubject:
-    """An algorithm, built for a family, with experience that it gathered itself."""
+    """An algorithm under test, with a family, and experience that its own learner gathers."""
 
     algorithm: Algorithm
     family: Family
@@ -45,7 +45,7 @@ class AlgorithmSubject:
 
     @cached_property
     def learner(self) -> Learner:
-        """The learner. Raises ValueError where the algorithm does not serve the family."""
+        """The learner. Raises ValueError if the algorithm does not support the family."""
         return self.algorithm.build(self.family.spec)
 
     @cached_property
@@ -55,7 +55,7 @@ class AlgorithmSubject:
 
     @cached_property
     def experience(self) -> Experience:
-        """What one meta-iteration learns from."""
+        """The experience of one meta-iteration."""
         return self.gathered(torch.device("cpu"))
 
     def gathered(self, device: torch.device) -> Experience:
@@ -65,7 +65,7 @@ class AlgorithmSubject:
         return gather(self.learner, params, self.family.sample(self.count, "train", stream(0, "tasks")), draws)[0]
 
     def outputs(self, experience: Experience, params: Params | None = None) -> list[Tensor]:
-        """Outputs for the first query inputs, before the first adaptation and after the last."""
+        """Return the outputs for the first query inputs, before the first adaptation and after the last."""
         inputs = first_inputs(experience.query)
         with torch.no_grad():
             state = self.learner.begin(params or self.params, experience.descriptors)
@@ -76,25 +76,25 @@ class AlgorithmSubject:
 
 
 def first_inputs(query: Batch) -> Tensor:
-    """``[task, item, *input_shape]``: items, or the first observations of episodes."""
+    """Return items, or the first observations of episodes, ``[task, item, *input_shape]``."""
     return query.inputs if isinstance(query, Examples) else query.observations[:, :, 0]
 
 
 def _build(subject: AlgorithmSubject) -> Found:
     learner, spec = subject.learner, subject.family.spec
     if learner.spec != spec:
-        yield Fault(f"the learner is for {learner.spec}, built for {spec}", subject.algorithm.build)
+        yield Fault(f"the learner's spec is {learner.spec}, but it was built for {spec}", subject.algorithm.build)
 
 
 def _initialisation(subject: AlgorithmSubject) -> Found:
     init, before = subject.learner.init, global_states()
     params, again, other = (init(Generator().manual_seed(seed)) for seed in (0, 0, 1))
     if global_states() != before:
-        yield Fault("initialisation drew from a global generator: use the one given", init)
+        yield Fault("initialisation drew from a global generator: use the given one", init)
     if not equal(params.values(), again.values()):
-        yield Fault("two initialisations by one seed differ: use the generator given", init)
+        yield Fault("two initialisations with the same seed differ: use the given generator", init)
     if equal(params.values(), other.values()):
-        yield Fault("initialisations by two seeds are the same: use the generator given", init)
+        yield Fault("initialisations with two seeds are the same: use the given generator", init)
     for name, value in params.items():
         yield from shape_faults(name, value, tuple(value.shape), blamed=init)
         if value.requires_grad:
@@ -111,27 +111,28 @@ def _outputs(subject: AlgorithmSubject) -> Found:
 def _determinism(subject: AlgorithmSubject) -> Found:
     before, learner = global_states(), subject.learner
     if not equal(subject.outputs(subject.experience), subject.outputs(subject.experience)):
-        yield Fault("outputs after the same adaptations differ: learning must be a function", learner.adapt)
+        yield Fault("outputs after the same adaptations differ: adaptation must be deterministic", learner.adapt)
     losses = [learner.meta_loss(subject.params, subject.experience)[0].detach() for _ in range(2)]
     if not equal(losses[:1], losses[1:]):
-        told = "the meta-loss of the same experience differs: learning must be a function"
-        yield Fault(told, learner.meta_loss)
+        message = "two meta-losses of the same experience differ: the meta-loss must be deterministic"
+        yield Fault(message, learner.meta_loss)
     if global_states() != before:
         yield Fault("learning drew from a global generator", learner.adapt)
 
 
 def _purity(subject: AlgorithmSubject) -> Found:
-    # Fresh data: what was written by the checks before would be written again.
+    # New data: a learner that overwrites its data would write the same values again into data of earlier checks.
     fresh = dataclasses.replace(subject).experience
     experience = dataclasses.replace(fresh, supports=tuple(_last_changed(support) for support in fresh.supports))
     before = [values.clone() for values in _tensors(subject.params, experience)]
     subject.outputs(experience)
     if not equal(_tensors(subject.params, experience), before):
-        yield Fault("the learner wrote into its parameters or its data: make new tensors", subject.learner.adapt)
+        yield Fault("the learner changed its parameters or its data in place: make new tensors", subject.learner.adapt)
         return
     subject.learner.meta_loss(subject.params, experience)
     if not equal(_tensors(subject.params, experience), before):
-        yield Fault("the meta-loss wrote into its parameters or its data: make new tensors", subject.learner.meta_loss)
+        message = "the meta-loss changed its parameters or its data in place: make new tensors"
+        yield Fault(message, subject.learner.meta_loss)
 
 
 def _tensors(params: Params, experience: Experience) -> list[Tensor]:
@@ -165,21 +166,22 @@ def _scores(subject: AlgorithmSubject) -> Found:
     _, metrics = subject.learner.meta_loss(subject.params, subject.experience)
     for score in SCORES.get(subject.learner.spec.kind, ()):
         if not any(name.startswith(f"{score}/step_") for name in metrics):
-            told = f"the meta-loss tells {', '.join(metrics) or 'nothing'}: expected {score}/step_k among it"
-            yield Fault(told, subject.learner.meta_loss)
+            reported = ", ".join(metrics) or "nothing"
+            message = f"the metrics of the meta-loss are {reported}: expected also {score}/step_k"
+            yield Fault(message, subject.learner.meta_loss)
 
 
 def _order(subject: AlgorithmSubject) -> Found:
     order, learner = torch.arange(subject.count).flip(0), subject.learner
-    turned = select(subject.experience, order)
-    for found, expected in zip(subject.outputs(turned), subject.outputs(subject.experience), strict=True):
+    reversed_tasks = select(subject.experience, order)
+    for found, expected in zip(subject.outputs(reversed_tasks), subject.outputs(subject.experience), strict=True):
         if not close(found, expected[order]):
-            yield Fault("turning the order of the tasks does not turn that of the outputs", learner.predict)
-    losses = (learner.meta_loss(subject.params, one)[0].detach() for one in (subject.experience, turned))
+            yield Fault("reversing the order of the tasks does not reverse that of the outputs", learner.predict)
+    losses = (learner.meta_loss(subject.params, one)[0].detach() for one in (subject.experience, reversed_tasks))
     before, after = (values.mean() for values in losses)
     if not close(before, after):
-        told = f"the order of the tasks changes the meta-loss from {before:.6g} to {after:.6g}"
-        yield Fault(told, learner.meta_loss)
+        message = f"the order of the tasks changes the meta-loss from {before:.6g} to {after:.6g}"
+        yield Fault(message, learner.meta_loss)
 
 
 def _independence(subject: AlgorithmSubject) -> Found:
@@ -187,7 +189,7 @@ def _independence(subject: AlgorithmSubject) -> Found:
     changed = dataclasses.replace(experience, supports=tuple(_last_changed(support) for support in experience.supports))
     for found, expected in zip(subject.outputs(changed), subject.outputs(experience), strict=True):
         if not close(found[:-1], expected[:-1]):
-            yield Fault("changing the support of one task changes another's outputs", subject.learner.adapt)
+            yield Fault("changing the support data of one task changes another's outputs", subject.learner.adapt)
 
 
 def _last_changed(batch: Batch) -> Batch:
@@ -210,20 +212,20 @@ def _outputs_of(learner: Learner, state: State, rollout: Rollout) -> Tensor:
 def _replay(subject: AlgorithmSubject) -> Found:
     learner, experience = subject.learner, subject.experience
     if not learner.spec.control:
-        raise NotChecked("there are no actions among labelled examples")
+        raise NotChecked("labelled examples have no actions")
     blamed = learner.memory.unroll if learner.memory else learner.predict
     with torch.no_grad():
         state = learner.begin(subject.params, experience.descriptors)
         for batch in (*experience.supports, experience.query):
             rollout = rollout_of(batch)
-            said = _outputs_of(learner, state, rollout)
-            found = objectives.log_prob(learner.spec.kind, said, rollout.actions) * rollout.mask
+            outputs = _outputs_of(learner, state, rollout)
+            found = objectives.log_prob(learner.spec.kind, outputs, rollout.actions) * rollout.mask
             if not close(found, rollout.log_probs * rollout.mask):
                 ratios = (found - rollout.log_probs * rollout.mask).exp()
                 yield Fault(
-                    f"the policy replays a rollout otherwise than it acted: its probability ratios, which should be 1, "
-                    f"run from {ratios.min():.3g} to {ratios.max():.3g}; what it says of an observation must not "
-                    "depend on the others that it is shown (as by batch norm)",
+                    "replaying a rollout gives other action probabilities than acting did: their ratios should be 1, "
+                    f"but range from {ratios.min():.3g} to {ratios.max():.3g}; the output for an observation must not "
+                    "depend on other observations in the batch (as with batch norm)",
                     blamed,
                 )
                 return
@@ -236,12 +238,12 @@ def _dtypes(subject: AlgorithmSubject) -> Found:
         for check in (_initialisation, _outputs):
             for fault in check(other):
                 if isinstance(fault, Fault):
-                    yield fault._replace(told=f"with {dtype} as torch's default, {fault.told}")
+                    yield fault._replace(message=f"with {dtype} as torch's default, {fault.message}")
 
 
 def _device(subject: AlgorithmSubject) -> Found:
     if subject.device.type == "cpu":
-        raise NotChecked("there is no CUDA device, or the CPU was asked for")
+        raise NotChecked("no CUDA device, or device cpu was chosen")
     params = {name: value.to(subject.device).requires_grad_() for name, value in subject.params.items()}
     experience = subject.gathered(subject.device)
     loss, _ = subject.learner.meta_loss(params, experience)
@@ -251,17 +253,17 @@ def _device(subject: AlgorithmSubject) -> Found:
 
 
 CHECKS = (
-    Check("build", "the learner is for the family's spec", _build),
-    Check("initialisation", "parameters follow from the generator given", _initialisation, ("build",)),
-    Check("outputs", "they fit the spec, before and after adaptation", _outputs, ("initialisation",)),
-    Check("determinism", "the same experience teaches the same", _determinism, ("outputs",)),
-    Check("purity", "parameters and data are left as they are", _purity, ("outputs",)),
-    Check("meta-loss", "one number for each task, whose gradient is finite and not zero", _meta_loss, ("outputs",)),
-    Check("objective", "its outer update makes the meta-loss small", _objective, ("meta-loss",)),
-    Check("scores", "the meta-loss tells the scores of labelled examples", _scores, ("meta-loss",)),
+    Check("build", "the learner has the family's spec", _build),
+    Check("initialisation", "parameters depend only on the given generator", _initialisation, ("build",)),
+    Check("outputs", "outputs fit the spec, before and after adaptation", _outputs, ("initialisation",)),
+    Check("determinism", "the same experience gives the same result", _determinism, ("outputs",)),
+    Check("purity", "parameters and data are not changed in place", _purity, ("outputs",)),
+    Check("meta-loss", "one number per task, with a finite gradient that is not zero", _meta_loss, ("outputs",)),
+    Check("objective", "the default outer update minimises the meta-loss", _objective, ("meta-loss",)),
+    Check("scores", "the meta-loss reports the scores of labelled examples", _scores, ("meta-loss",)),
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
-    Check("independence", "what one task shows changes no other", _independence, ("determinism",)),
-    Check("replay", "a policy replays the log-probabilities with which it acted", _replay, ("determinism",)),
-    Check("dtypes", "torch's default dtype is followed", _dtypes, ("outputs",)),
-    Check("device", "it learns on the device of its data", _device, ("outputs",)),
+    Check("independence", "the data of one task do not affect other tasks", _independence, ("determinism",)),
+    Check("replay", "replaying a rollout gives the log-probabilities of acting", _replay, ("determinism",)),
+    Check("dtypes", "tensors have torch's default dtype", _dtypes, ("outputs",)),
+    Check("device", "learning runs on the device of the data", _device, ("outputs",)),
 )

@@ -1,4 +1,4 @@
-"""What a batch must be: shapes, dtypes and ranges that follow from the Spec."""
+"""Checks of batches: the shapes, dtypes and ranges that the Spec requires."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from metarl.types import Batch, Examples, Rollout, Spec
 
 
 def batch_faults(batch: Batch, spec: Spec, tasks: int, blamed: Any = None) -> Found:
-    """Yield what is wrong with the shapes, dtypes and ranges of a batch; with a rollout's mask, ``mask_faults``."""
+    """Yield faults in the shapes, dtypes and ranges of a batch. ``mask_faults`` checks a rollout's mask."""
     if isinstance(batch, Rollout) and spec.control:
         yield from _rollout_faults(batch, spec, tasks, blamed)
     elif isinstance(batch, Examples) and not spec.control:
@@ -51,31 +51,31 @@ def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Foun
     if batch.success is not None:
         yield from shape_faults("success", batch.success, lead[:2], blamed=blamed)
         if not ((batch.success == 0) | (batch.success == 1)).all():
-            yield Fault("success holds other numbers than 0 and 1", blamed)
+            yield Fault("success contains numbers other than 0 and 1", blamed)
 
 
 def mask_faults(batch: Rollout, blamed: Any = None) -> Found:
-    """Yield where a mask is not 1 while the episode runs and then 0, or where anything is earned after the end."""
+    """Yield faults of a mask that is not 1 while the episode runs and then 0, and of rewards after the end."""
     ended = batch.mask == 0
     if not (ended | (batch.mask == 1)).all():
-        yield Fault("mask holds other numbers than 0 and 1", blamed)
+        yield Fault("mask contains numbers other than 0 and 1", blamed)
     if (batch.mask.diff(dim=2) > 0).any():
         yield Fault("mask rises within an episode: expected 1 while it runs, then 0", blamed)
     if ended[:, :, 0].any():
-        yield Fault("mask begins with 0: expected that every episode has a first step", blamed)
+        yield Fault("mask begins with 0: expected at least one step in every episode", blamed)
     if batch.rewards[ended].any():
         yield Fault("there are rewards after the end: expected 0 where the mask is", blamed)
     yield from _end_faults(batch, blamed)
 
 
 def _end_faults(batch: Rollout, blamed: Any) -> Found:
-    """Yield where an episode ends without a mark, or a mark stands where none ends."""
+    """Yield faults of episodes that end without a flag, and of flags where no episode ends."""
     ends, running = batch.terminated | batch.truncated, batch.mask > 0
     stops = running[:, :, :-1] & ~running[:, :, 1:]
     if (ends & ~running).any() or (ends[:, :, :-1] & ~stops).any():
         yield Fault("terminated or truncated is set where the episode does not end", blamed)
     if (stops & ~ends[:, :, :-1]).any():
-        yield Fault("an episode ends before the horizon, and is neither terminated nor truncated", blamed)
+        yield Fault("an episode ends before the horizon, but is neither terminated nor truncated", blamed)
     if (batch.terminated & batch.truncated).any():
         yield Fault("a step is both terminated and truncated: expected terminated only", blamed)
 
@@ -83,7 +83,7 @@ def _end_faults(batch: Rollout, blamed: Any) -> Found:
 def shape_faults(
     name: str, values: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None, blamed: Any = None
 ) -> Found:
-    """Yield a fault unless these are finite numbers of a shape, and of torch's default dtype unless another is told."""
+    """Yield a fault unless values are a finite tensor of a shape and a dtype, by default torch's default dtype."""
     if not isinstance(values, Tensor):
         yield Fault(f"{name}: found {type(values).__name__}, expected a tensor", blamed)
         return
@@ -95,19 +95,19 @@ def shape_faults(
 
 
 def tensors(batch: Batch) -> list[Tensor]:
-    """Return the tensors of a batch, without what it does not tell of."""
+    """Return the tensors of a batch, without fields that are None."""
     return [values for values in vars(batch).values() if values is not None]
 
 
 def global_states() -> tuple[object, ...]:
-    """Return where the generators that nobody may draw from stand."""
-    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  # the global one is what is asked about
+    """Return the states of the global generators, which a plugin must not draw from."""
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  # the global generator is meant here
     return torch.get_rng_state().tolist(), random.getstate(), state["key"].tolist(), state["pos"]
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make a dtype torch's default for a while."""
+    """Make a dtype torch's default inside the ``with`` block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -117,11 +117,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def equal(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
-    """Return whether tensors are the same one by one."""
+    """Return whether two sequences of tensors are equal, element by element."""
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 def close(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal up to the rounding of sums in another order."""
+    """Return whether two tensors are equal up to rounding, such as that of sums in another order."""
+    # Half of the digits: the square root of the dtype's machine epsilon.
     tolerance = torch.finfo(one.dtype).eps ** 0.5
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""The contracts of plugins, to be run in anybody's tests: what metarl.types asks of families, algorithms and outers."""
+"""Run the contract tests of plugins: what ``metarl.types`` requires of families, algorithms and outer updates."""
 
 from collections.abc import Sequence
 from typing import get_args
@@ -27,15 +27,15 @@ __all__ = [
 
 
 class ContractError(AssertionError):
-    """A plugin does not do what is asked of it; the message says what it did, what was expected, and where."""
+    """A plugin breaks its contract. The message says what it did, what was expected, and where."""
 
 
 def check_family(family: Family, tasks: int = 3, device: Device = "auto") -> None:
     """Run every check of ``family_outcomes``.
 
     Raises:
-        ContractError: the family breaks its contract; the message tells all that was found.
-        ValueError: device cuda where there is none.
+        ContractError: the family breaks its contract; the message lists all faults.
+        ValueError: device cuda without a CUDA device.
     """
     _raise_failures(family_outcomes(family, tasks, device))
 
@@ -44,8 +44,8 @@ def check_algorithm(algorithm: Algorithm, family: Family, tasks: int = 4, device
     """Run every check of ``algorithm_outcomes``.
 
     Raises:
-        ContractError: the algorithm breaks its contract; the message tells all that was found.
-        ValueError: the algorithm does not serve the family; or device cuda where there is none.
+        ContractError: the algorithm breaks its contract; the message lists all faults.
+        ValueError: the algorithm does not support the family, or device cuda without a CUDA device.
     """
     _raise_failures(algorithm_outcomes(algorithm, family, tasks, device))
 
@@ -57,12 +57,12 @@ def check_outer(
     tasks: int = 4,
     device: Device = "auto",
 ) -> None:
-    """Run every check of ``outer_outcomes``; by default with a small made-up family of each kind that is served.
+    """Run every check of ``outer_outcomes``; by default on a small synthetic family of each supported kind.
 
     Raises:
-        ContractError: the outer update breaks its contract; the message tells all that was found.
-        ValueError: the outer update does not serve the algorithm's learner for the family, or for any kind; the
-            algorithm does not serve the family; or device cuda where there is none.
+        ContractError: the outer update breaks its contract; the message lists all faults.
+        ValueError: the outer update does not support the algorithm's learner for the family, or for any kind; the
+            algorithm does not support the family; or device cuda without a CUDA device.
     """
     if family is not None:
         _raise_failures(outer_outcomes(outer, family, algorithm, tasks, device))
@@ -75,16 +75,16 @@ def check_outer(
         except ValueError as refusal:
             refusals.append(f"{kind}: {refusal}")
             continue
-        outcomes += [one._replace(told=tuple(f"with made-up {kind}: {told}" for told in one.told)) for one in found]
+        outcomes += [outcome.within(f"with synthetic {kind} tasks: ") for outcome in found]
     if not outcomes:
-        raise ValueError(f"{type(outer).__name__} serves no kind; {'; '.join(refusals)}")
+        raise ValueError(f"{type(outer).__name__} supports no kind of task; {'; '.join(refusals)}")
     _raise_failures(outcomes)
 
 
 def family_outcomes(family: Family, tasks: int = 3, device: Device = "auto") -> list[Outcome]:
-    """Sample tasks of every split, draw from them, play in their lanes, and return what came of each check.
+    """Sample tasks of every split, draw data, run episodes in their lanes, and return the outcome of each check.
 
-    ``device``: where data are drawn besides the CPU; auto is cuda where there is one.
+    ``device``: where data are drawn in addition to the CPU; auto uses cuda if it is available.
     """
     on = resolve_device(device)
     outcomes = run_checks(families.CHECKS, Subject(family, tasks, on))
@@ -94,9 +94,9 @@ def family_outcomes(family: Family, tasks: int = 3, device: Device = "auto") -> 
 
 
 def algorithm_outcomes(algorithm: Algorithm, family: Family, tasks: int = 4, device: Device = "auto") -> list[Outcome]:
-    """Build an algorithm for a family, gather experience, and return what came of each check.
+    """Build an algorithm for a family, gather experience, and return the outcome of each check.
 
-    Raises ValueError where the algorithm does not serve the family.
+    Raises ValueError if the algorithm does not support the family.
     """
     algorithm.build(family.spec)
     subject = algorithms.AlgorithmSubject(algorithm, family, tasks, resolve_device(device))
@@ -106,17 +106,17 @@ def algorithm_outcomes(algorithm: Algorithm, family: Family, tasks: int = 4, dev
 def outer_outcomes(
     outer: Outer, family: Family, algorithm: Algorithm | None = None, tasks: int = 4, device: Device = "auto"
 ) -> list[Outcome]:
-    """Build an algorithm (default: a small MAML) for a family, take steps, and return what came of each check.
+    """Build an algorithm (default: a small MAML) for a family, take steps, and return the outcome of each check.
 
-    Raises ValueError where the algorithm does not serve the family, or the outer update not its learner.
+    Raises ValueError if the algorithm does not support the family, or the outer update does not support its learner.
     """
     subject = algorithms.AlgorithmSubject(algorithm or small_algorithm(), family, tasks, resolve_device(device))
-    _require_served(outer, subject.learner)
+    _require_supported(outer, subject.learner)
     return run_checks(outers.CHECKS, OuterSubject(outer, subject))
 
 
-def _require_served(outer: Outer, learner: Learner) -> None:
-    """Raise ValueError where an outer update refuses a learner so; other refusals are for the checks to find."""
+def _require_supported(outer: Outer, learner: Learner) -> None:
+    """Raise ValueError if an outer update refuses a learner with one. The checks report any other exception."""
     try:
         if isinstance(outer, Selective):
             outer.check(learner)
@@ -130,9 +130,9 @@ def check_batch(batch: Batch, spec: Spec, tasks: int) -> None:
     faults = list(batch_faults(batch, spec, tasks))
     if isinstance(batch, Rollout) and not faults:
         faults += mask_faults(batch)
-    told = [f"{fault.told}{placed(fault.blamed)}" for fault in faults if isinstance(fault, Fault)]
-    if told:
-        raise ContractError("\n".join(told))
+    messages = [f"{fault.message}{placed(fault.blamed)}" for fault in faults if isinstance(fault, Fault)]
+    if messages:
+        raise ContractError("\n".join(messages))
 
 
 def _raise_failures(outcomes: Sequence[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of a control family's vector environments: lanes that start, end, idle and restart, one or many."""
+"""Checks of a control family's vector environments: how lanes start, end, idle and restart, alone and together."""
 
 import dataclasses
 from functools import cached_property
@@ -13,25 +13,25 @@ from metarl import control
 from metarl.control import ControlTasks, Noted, Single, resampled
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
-from metarl.testing.playing import Lanes, Played, random_actions, told
+from metarl.testing.playing import Lanes, Played, as_tensor, random_actions
 from metarl.testing.subject import ROLES, Subject, drawing
 from metarl.types import Rollout
 
 BEYOND = 2
-"""Steps that are taken after the horizon, where every lane should idle."""
+"""Steps after the horizon, in which every lane should idle."""
 SURE = 20
-"""Steps for which a lane alone must agree with the same lane among many; later, rounding may have grown."""
+"""Steps in which a lane alone must agree with the same lane among many. Later, rounding errors may have grown."""
 
 
 class ControlSubject(Subject):
-    """A control family whose episodes are played once for all checks."""
+    """A control family under test. All checks share its episodes."""
 
     @cached_property
     def tasks(self) -> ControlTasks:
-        """Tasks to play. Raises NotChecked for a third party's own kind, which need not have an environment."""
+        """The tasks. Raises NotChecked for other classes than ControlTasks, which need not have an environment."""
         tasks = self.sample()
         if not isinstance(tasks, ControlTasks):
-            raise NotChecked(f"{type(tasks).__name__} is no ControlTasks: there is no vector environment to look at")
+            raise NotChecked(f"{type(tasks).__name__} is not ControlTasks, so there is no vector environment to check")
         return tasks
 
     @cached_property
@@ -41,12 +41,12 @@ class ControlSubject(Subject):
 
     @cached_property
     def played(self) -> Played:
-        """What came of them."""
+        """The responses of the lanes to these actions."""
         return Lanes(self.tasks).play(self.actions)
 
     @cached_property
     def random(self) -> bool:
-        """Whether the same actions after a reset by another seed lead elsewhere."""
+        """Whether the same actions after a reset with another seed give another episode."""
         return not equal(self.played, Lanes(self.tasks, seed=1).play(self.actions))
 
 
@@ -60,7 +60,7 @@ def _mask(subject: ControlSubject) -> Found:
 
 def _parameters(subject: ControlSubject) -> Found:
     if not isinstance(subject.family, Noted):
-        raise NotChecked("the family does not say what its environments read (it has no notes)")
+        raise NotChecked("the family does not report what its environments read (it has no notes)")
     for note in subject.family.notes:
         yield Note(note)
 
@@ -89,28 +89,30 @@ def _space(subject: ControlSubject) -> Found:
         if outside.any():
             step, lane = outside.nonzero()[0].tolist()
             where = f"step {step}, task {lane}: {seen[step, lane].tolist()}"
-            yield Fault(f"an observation lies outside {space} ({where})", subject.tasks.environment)
+            yield Fault(f"an observation is outside {space} ({where})", subject.tasks.environment)
 
 
 def _resets(subject: ControlSubject) -> Found:
     lanes, blamed = Lanes(subject.tasks), subject.tasks.environment
     if not torch.equal(lanes.reset(), lanes.reset()):
-        yield Fault("two resets by one seed start differently: use the seed given to reset", blamed)
+        message = "two resets with the same seed give different observations: use the seed given to reset"
+        yield Fault(message, blamed)
     elif not equal(lanes.play(subject.actions), lanes.play(subject.actions)):
-        yield Fault("the same actions after two resets by one seed lead elsewhere: use the seed given to reset", blamed)
+        message = "the same actions after two resets with the same seed give different episodes"
+        yield Fault(f"{message}: use the seed given to reset", blamed)
 
 
 def _horizon(subject: ControlSubject) -> Found:
     horizon = subject.tasks.sampling.horizon
     if _terminates_at_horizon(subject, horizon) and _terminates_at_horizon(subject, horizon + 1):
-        wrong = "every lane is terminated at the horizon, wherever that is: a time limit truncates"
-        yield Fault(wrong, subject.tasks.environment)
+        message = "every lane is terminated at the horizon, whatever the horizon: a time limit must truncate instead"
+        yield Fault(message, subject.tasks.environment)
     elif not subject.played.over[horizon - 1].all():
-        yield Note(f"lanes are not truncated at the horizon, step {horizon}: sampling stops there all the same")
+        yield Note(f"lanes are not truncated at the horizon, step {horizon}; sampling stops there anyway")
 
 
 def _terminates_at_horizon(subject: ControlSubject, horizon: int) -> bool:
-    """Return whether all lanes run until a horizon, and are terminated there."""
+    """Return whether all lanes run up to a horizon and are terminated there."""
     try:
         other = resampled(subject.family, horizon=horizon)
     except ValueError:
@@ -127,9 +129,9 @@ def _idling(subject: ControlSubject) -> Found:
         raise NotChecked(f"no lane ended within {len(subject.actions)} steps")
     for name, flags in (("terminated", played.terminated), ("truncated", played.truncated)):
         if (flags[:-1] & ~flags[1:]).any():
-            yield Fault(f"a lane that was {name} is so no more, though it was not reset", blamed)
+            yield Fault(f"a lane that was {name} is not {name} in a later step, without a reset", blamed)
     if played.rewards[1:][ended].any():
-        yield Fault("a lane that has ended is still paid: expected rewards of 0 until it is reset", blamed)
+        yield Fault("a lane that has ended still gets rewards: expected 0 until it is reset", blamed)
     if not torch.equal(played.observations[2:][ended], played.observations[1:-1][ended]):
         yield Fault("a lane that has ended still moves: expected its last observation until it is reset", blamed)
 
@@ -137,11 +139,11 @@ def _idling(subject: ControlSubject) -> Found:
 def _restarts(subject: ControlSubject) -> Found:
     lanes, actions, blamed = Lanes(subject.tasks), subject.actions, subject.tasks.environment
     middle, first, others = len(actions) // 2, slice(0, 1), slice(1, None)
-    random = subject.random  # asked before these lanes are played: a family may keep its lanes, and give them out again
+    random = subject.random  # before these lanes are used: a family may keep its lanes and return the same ones again
     before = lanes.play(actions[:middle]).observations[-1]
     after = lanes.restart(torch.arange(lanes.count) == 0)
     if not torch.equal(after[others], before[others]):
-        yield Fault("restarting one lane by reset_mask moves the others", blamed)
+        yield Fault("resetting one lane by reset_mask changes the others", blamed)
         return
     if random:
         return
@@ -149,9 +151,10 @@ def _restarts(subject: ControlSubject) -> Found:
     mixed[:, first] = actions[: len(mixed), first]
     found, steps = lanes.go_on(after, mixed), len(mixed)
     if not equal(found.part(0, steps, first), subject.played.part(0, steps, first)):
-        yield Fault("a lane restarted by reset_mask does not begin anew: compare its state and step count", blamed)
+        message = "a lane that was reset by reset_mask does not start again: check its state and its step count"
+        yield Fault(message, blamed)
     if not equal(found.part(0, steps, others), subject.played.part(middle, middle + steps, others)):
-        yield Fault("after one lane was restarted by reset_mask, the others go on differently", blamed)
+        yield Fault("after one lane was reset by reset_mask, the others continue differently", blamed)
 
 
 def _alone(subject: ControlSubject) -> Found:
@@ -159,14 +162,14 @@ def _alone(subject: ControlSubject) -> Found:
         only = slice(lane, lane + 1)
         parameters = {name: values[only] for name, values in subject.tasks.parameters.items()}
         tasks = dataclasses.replace(subject.tasks, parameters=parameters, descriptors=subject.tasks.descriptors[only])
-        # Where every lane has a generator of its own, lane i is seeded with seed + i.
+        # If each lane has its own generator, lane i has the seed + i.
         alone = Lanes(tasks, seed=lane if subject.random else 0).play(subject.actions[:, only])
         yield from _differences(subject, lane, alone, "in a lane alone", subject.tasks.environment)
 
 
 def _single(subject: ControlSubject) -> Found:
     if not isinstance(subject.family, Single):
-        raise NotChecked("the family offers no single environment (a method named single)")
+        raise NotChecked("the family has no single environment (no method single)")
     parameters = {name: values[0].numpy() for name, values in subject.tasks.parameters.items()}
     steps = int((~subject.played.over[:, 0]).sum()) + 1
     single = _played_singly(subject.family.single(parameters, None), subject.actions[:steps, 0])
@@ -174,11 +177,11 @@ def _single(subject: ControlSubject) -> Found:
 
 
 def _played_singly(env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:
-    """Act in a single environment, until its episode ends."""
-    observations, steps = [told(env.reset(seed=0)[0])], list[tuple[float, bool, bool]]()
+    """Run one episode in a single environment."""
+    observations, steps = [as_tensor(env.reset(seed=0)[0])], list[tuple[float, bool, bool]]()
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action.numpy())
-        observations.append(told(observation))
+        observations.append(as_tensor(observation))
         steps.append((float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
             break
@@ -188,7 +191,7 @@ def _played_singly(env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:
 
 
 def _differences(subject: ControlSubject, lane: int, other: Played, where: str, blamed: Any) -> Found:
-    """Yield where an episode elsewhere departs from that of a lane among many."""
+    """Yield the first difference between the episode of a lane among many and the same episode elsewhere."""
     steps = len(other.rewards)
     among = subject.played.part(0, steps, slice(lane, lane + 1))
     agree = [close(one.float(), two.float()) for one, two in zip(among[0], other[0], strict=True)]
@@ -198,21 +201,21 @@ def _differences(subject: ControlSubject, lane: int, other: Played, where: str, 
     if all(agree):
         return
     if subject.random:
-        raise NotChecked(f"episodes are random, and a task {where} meets other random numbers")
+        raise NotChecked(f"episodes are random, and a task {where} gets other random numbers")
     step = agree.index(False)
-    departure = f"task {lane} {where} departs from its lane among {subject.count} at step {step} of {steps}"
-    yield Fault(departure, blamed) if step <= SURE else Note(f"{departure}: rounding that grows, or something rare?")
+    message = f"task {lane} {where} differs from its lane among {subject.count} at step {step} of {steps}"
+    yield Fault(message, blamed) if step <= SURE else Note(f"{message}: growing rounding errors, or a rare event?")
 
 
 CHECKS = (
-    Check("mask", "1 while an episode runs, then 0, and nothing is earned after the end", _mask, ("draws",)),
-    Check("parameters", "what is set reaches what the environment reads", _parameters),
-    Check("environment", "it has a lane for each episode, and fits the spec", _environment, ("tasks",)),
-    Check("resets", "episodes follow from the seed of the reset", _resets, ("environment",)),
-    Check("space", "observations lie in their space", _space, ("environment",)),
-    Check("horizon", "episodes are truncated there, which is not to be terminated", _horizon, ("environment",)),
-    Check("idling", "lanes that have ended repeat their observation, unpaid", _idling, ("environment",)),
-    Check("reset_mask", "its lanes begin anew, the others go on", _restarts, ("environment", "resets", "idling")),
-    Check("lanes", "a lane alone does as it does among others", _alone, ("environment", "resets")),
-    Check("single", "the single environment does as a lane does", _single, ("environment", "resets")),
+    Check("mask", "1 while an episode runs, then 0; rewards are 0 after the end", _mask, ("draws",)),
+    Check("parameters", "the environment reads the parameters that are set", _parameters),
+    Check("environment", "it has one lane per episode, and fits the spec", _environment, ("tasks",)),
+    Check("resets", "episodes depend only on the seed of the reset and on actions", _resets, ("environment",)),
+    Check("space", "observations are in the observation space", _space, ("environment",)),
+    Check("horizon", "episodes are truncated at the horizon, not terminated", _horizon, ("environment",)),
+    Check("idling", "lanes that have ended repeat their observation, with reward 0", _idling, ("environment",)),
+    Check("reset_mask", "resets the lanes of the mask and no others", _restarts, ("environment", "resets", "idling")),
+    Check("lanes", "a lane behaves alone as among others", _alone, ("environment", "resets")),
+    Check("single", "the single environment behaves as a lane", _single, ("environment", "resets")),
 )

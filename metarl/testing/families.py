@@ -1,4 +1,4 @@
-"""What is asked of every task family: how tasks are sampled, and what is drawn from them."""
+"""Checks of every task family: how it samples tasks, and what is drawn from them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from metarl.seeding import stream
 from metarl.testing.batches import batch_faults, close, default_dtype, equal, global_states, shape_faults, tensors
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
-from metarl.types import Examples, Kind, SharesTasks, Split, Tasks
+from metarl.types import DrawsGroups, Examples, Kind, SharesTasks, Split, Tasks
 
 
 def _spec(subject: Subject) -> Found:
@@ -29,14 +29,14 @@ def _spec(subject: Subject) -> Found:
 
 
 def _member(target: Any, name: str) -> Any:
-    """Return a property's function, so that its place can be told; else the class."""
+    """Return a property's function, which has a place in the source; if there is none, return the class."""
     return getattr(getattr(type(target), name, None), "fget", None) or type(target)
 
 
 def _tasks(subject: Subject) -> Found:
     for split in get_args(Split):
         if refusal := subject.refusal(split):
-            yield Note(f"there are no {split} tasks: {refusal}")
+            yield Note(f"the family has no {split} tasks: {refusal}")
     for split in subject.splits():
         tasks, blamed = subject.sample(split), subject.family.sample
         for name, values in tasks.parameters.items():
@@ -54,7 +54,7 @@ def _refusal(subject: Subject) -> Found:
         subject.family.sample(0, "train", stream(0, "train"))
     except ValueError:
         return
-    yield Fault("sample(0, ...) gave tasks: expected a ValueError for fewer than one", subject.family.sample)
+    yield Fault("sample(0, ...) returned tasks: expected a ValueError for fewer than one task", subject.family.sample)
 
 
 def _seeding(subject: Subject) -> Found:
@@ -63,12 +63,12 @@ def _seeding(subject: Subject) -> Found:
         one, other = subject.sample(split).parameters, subject.sample(split).parameters
         for name in one:
             if not torch.equal(one[name], other[name]):
-                yield Fault(f"{name!r} of two samples by one seed differ: use the generator given", blamed)
+                yield Fault(f"{name!r} of two samples with the same seed differ: use the given generator", blamed)
     if global_states() != before:
-        yield Fault("sampling tasks drew from a global generator: use the one given", blamed)
+        yield Fault("sampling tasks drew from a global generator: use the given one", blamed)
     others = [subject.sample("train", seed).parameters.values() for seed in range(1, 6)]
     if all(equal(found, others[0]) for found in others):
-        yield Fault("the tasks of 5 seeds are the same: use the generator given", blamed)
+        yield Fault("the tasks of 5 seeds are the same: use the given generator", blamed)
 
 
 def _number(subject: Subject) -> Found:
@@ -79,24 +79,24 @@ def _number(subject: Subject) -> Found:
         try:
             more = subject.sample(split, count=many)
         except ValueError as refusal:
-            raise NotChecked(f"there are no {many} {split} tasks: {refusal}") from refusal
-        told = f"of {few} tasks and of {many}, the first {few} should be the same, but"
+            raise NotChecked(f"the family has no {many} {split} tasks: {refusal}") from refusal
+        message = f"of {few} tasks and of {many}, the first {few} should be the same, but"
         ours, theirs = (dict(found.parameters) | {"descriptors": found.descriptors} for found in (tasks, more))
         differ = [name for name, values in ours.items() if not _alike(values, theirs[name][:few])]
         if differ:
-            yield Fault(f"{told} {' and '.join(map(repr, differ))} differ: {ROWS}", subject.family.sample)
+            yield Fault(f"{message} {' and '.join(map(repr, differ))} differ: {ROWS}", subject.family.sample)
             return
         if subject.spec.control:
             continue
         for role in ROLES:
             drawn, others = tensors(subject.draw(tasks, role)), tensors(subject.draw(more, role))
             if not all(_alike(one, other[:few]) for one, other in zip(drawn, others, strict=True)):
-                yield Fault(f"{told} their {role} data differ: {ROWS}", drawing(tasks))
+                yield Fault(f"{message} their {role} data differ: {ROWS}", drawing(tasks))
                 return
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    # Functions such as exp2 round otherwise at the end of an array, whose place depends on the number of tasks.
+    # Vectorised functions such as exp2 round differently at the end of an array, and so depend on its length.
     return close(one, other) if one.is_floating_point() and one.shape == other.shape else torch.equal(one, other)
 
 
@@ -109,19 +109,19 @@ ROWS = (
 def _descriptors(subject: Subject) -> Found:
     blamed, tasks = subject.family.sample, subject.sample()
     if isinstance(tasks, ControlTasks) and isinstance(subject.family, Parametrised):
-        # Which also refuses parameters that parameter_space does not hold.
+        # tasks_with also refuses parameters outside parameter_space.
         expected = control.tasks_with(subject.family, tasks.parameters).descriptors
         if expected.shape != tasks.descriptors.shape or not torch.equal(expected, tasks.descriptors):
-            told = "descriptors are not the task parameters, flattened, in the order of parameter_space"
-            yield Fault(f"{told}: expected {expected.tolist()}, found {tasks.descriptors.tolist()}", blamed)
+            message = "descriptors are not the task parameters, flattened, in the order of parameter_space"
+            yield Fault(f"{message}: expected {expected.tolist()}, found {tasks.descriptors.tolist()}", blamed)
     if not subject.spec.descriptor_size:
         return
-    described = [tuple(row) for row in tasks.descriptors.tolist()]
-    by_parameters = dict(zip(rows(tasks), described, strict=True))
-    if any(by_parameters[row] != told for row, told in zip(rows(tasks), described, strict=True)):
-        yield Fault("tasks of the same parameters have different descriptors", blamed)
-    if len(by_parameters) > 1 and len(set(described)) == 1:
-        yield Fault("tasks of different parameters all have the same descriptor", blamed)
+    descriptors = [tuple(row) for row in tasks.descriptors.tolist()]
+    by_parameters = dict(zip(rows(tasks), descriptors, strict=True))
+    if any(by_parameters[row] != descriptor for row, descriptor in zip(rows(tasks), descriptors, strict=True)):
+        yield Fault("tasks with the same parameters have different descriptors", blamed)
+    if len(by_parameters) > 1 and len(set(descriptors)) == 1:
+        yield Fault("tasks with different parameters all have the same descriptor", blamed)
 
 
 def rows(tasks: Tasks) -> list[tuple[float, ...]]:
@@ -133,25 +133,26 @@ def rows(tasks: Tasks) -> list[tuple[float, ...]]:
 def _splits(subject: Subject) -> Found:
     if "test" not in subject.splits():
         raise NotChecked("the family has no test tasks")
-    met = {split: [subject.sample(split, seed) for seed in range(20)] for split in subject.splits()}
+    samples = {split: [subject.sample(split, seed) for seed in range(20)] for split in subject.splits()}
     seen: dict[str, set[Any]] = {
-        split: {row for tasks in found for row in rows(tasks)} | _items(subject, found) for split, found in met.items()
+        split: {row for tasks in batches for row in rows(tasks)} | _items(subject, batches)
+        for split, batches in samples.items()
     }
     shared = sorted(split for split in seen if split != "test" and seen[split] & seen["test"])
     if not shared:
         return
     if isinstance(subject.family, SharesTasks) and subject.family.splits_share_tasks:
-        yield Note("the splits share tasks, as the family says: test tasks may have been met in training")
+        yield Note("splits_share_tasks is True: test tasks may also occur in training")
         return
     yield Fault(
-        f"{' and '.join(shared)} tasks are among the test tasks: hold some out for each split, or, where there are too "
-        "few, let the family say splits_share_tasks = True",
+        f"some {' and '.join(shared)} tasks are also test tasks: hold tasks out for each split, or, if there are too "
+        "few, set splits_share_tasks = True in the family",
         subject.family.sample,
     )
 
 
 def _items(subject: Subject, found: list[Tasks]) -> set[Any]:
-    """Return the items of some classification tasks: a class that two splits share brings its items into both."""
+    """Return the items of classification tasks: if two splits share a class, they share items."""
     if subject.spec.kind != "classification":
         return set()
     batches = [subject.draw(tasks, role) for tasks in found for role in ROLES]
@@ -171,19 +172,32 @@ def _determinism(subject: Subject) -> Found:
     for role in ROLES:
         tasks, again = subject.sample(), subject.sample()
         drawn = tensors(subject.draw(tasks, role))
-        for told, redrawn in (("two draws", subject.draw(again, role)), ("a task's draws", subject.draw(tasks, role))):
+        for which, redrawn in (("equal", subject.draw(again, role)), ("the same", subject.draw(tasks, role))):
             if not equal(drawn, tensors(redrawn)):
-                yield Fault(f"{told} of {role} data by one seed differ: use the generator given", drawing(tasks))
+                message = f"two draws of {role} data from {which} tasks with the same seed differ"
+                yield Fault(f"{message}: use the given generator", drawing(tasks))
         if all(equal(drawn, tensors(subject.draw(tasks, role, seed))) for seed in range(1, 4)):
-            yield Fault(f"{role} data of 4 seeds are the same: use the generator given", drawing(tasks))
+            yield Fault(f"{role} data of 4 seeds are the same: use the given generator", drawing(tasks))
     if global_states() != before:
-        yield Fault("drawing data drew from a global generator: use the one given", drawing(tasks))
+        yield Fault("drawing data drew from a global generator: use the given one", drawing(tasks))
+
+
+def _groups(subject: Subject) -> Found:
+    tasks = subject.sample()
+    if not isinstance(tasks, DrawsGroups):
+        raise NotChecked("the tasks cannot be drawn in groups (no method draw_groups)")
+    for role in ROLES:
+        groups = list(tasks.draw_groups(role, stream(0, role), 1))
+        together = [torch.cat(values) for values in zip(*map(tensors, groups), strict=True)]
+        drawn = tensors(subject.draw(tasks, role))
+        if len(groups) != subject.count or not equal(together, drawn):
+            yield Fault(f"draw_groups gives other {role} data than draw with the same generator", tasks.draw_groups)
 
 
 def _independence(subject: Subject) -> Found:
     tasks = subject.sample()
     if subject.count < 2:
-        raise NotChecked("that takes two tasks")
+        raise NotChecked("this check needs two tasks")
     drawn, samples = tensors(subject.draw(tasks)), (subject.sample("train", seed) for seed in range(1, 20))
     for others in islice((found for found in samples if rows(found)[-1] != rows(tasks)[-1]), 5):
         other = tensors(subject.draw(with_last(tasks, others)))
@@ -192,13 +206,13 @@ def _independence(subject: Subject) -> Found:
             return
         if not equal(drawn, other):
             return
-    yield Note("changing a task's parameters changed nothing that it drew: do they reach it, or are rewards rare?")
+    yield Note("changing a task's parameters did not change its data: are they used, or are rewards just rare?")
 
 
 def with_last(tasks: Tasks, others: Tasks) -> Tasks:
-    """Return tasks with the last one of others in the place of their own. Raises NotChecked where that is unclear."""
+    """Return tasks with the last task replaced by that of others. Raises NotChecked unless tasks are a dataclass."""
     if not dataclasses.is_dataclass(tasks) or isinstance(tasks, type):
-        raise NotChecked(f"{type(tasks).__name__} is no dataclass, so that one of its tasks could be changed")
+        raise NotChecked(f"{type(tasks).__name__} is not a dataclass, so the check cannot replace one of its tasks")
     count = len(tasks.descriptors)
 
     def joined(one: Any, other: Any) -> Any:
@@ -220,12 +234,12 @@ def _dtypes(subject: Subject) -> Found:
         expected = (subject.count, subject.spec.descriptor_size)
         descriptors = shape_faults("descriptors", tasks.descriptors, expected, blamed=subject.family.sample)
         for fault in (*descriptors, *faults):
-            yield Fault(f"with {dtype} as torch's default, {fault.told}", getattr(fault, "blamed", None))
+            yield Fault(f"with {dtype} as torch's default, {fault.message}", getattr(fault, "blamed", None))
 
 
 @contextmanager
 def other_dtype() -> Iterator[torch.dtype]:
-    """Make float64 torch's default dtype for a while, or float32 where it is float64."""
+    """Make float64 torch's default dtype inside the ``with`` block, or float32 if it is float64 already."""
     other = torch.float32 if torch.get_default_dtype() == torch.float64 else torch.float64
     with default_dtype(other):
         yield other
@@ -233,28 +247,29 @@ def other_dtype() -> Iterator[torch.dtype]:
 
 def _device(subject: Subject) -> Found:
     if subject.device.type == "cpu":
-        raise NotChecked("there is no CUDA device, or the CPU was asked for")
+        raise NotChecked("no CUDA device, or device cpu was chosen")
     tasks = subject.sample()
     for role in ROLES:
         batch = subject.draw(tasks, role, device=subject.device)
         yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
         for name, values in vars(batch).items():
             if values is not None and values.device.type != subject.device.type:
-                told = f"{name} are on {values.device}, drawn by a generator on {subject.device}"
-                yield Fault(told, drawing(tasks))
+                message = f"{name} are on {values.device}, but the generator is on {subject.device}"
+                yield Fault(message, drawing(tasks))
 
 
 CHECKS = (
-    Check("spec", "its kind and its sizes make sense", _spec),
-    Check("tasks", "parameters and descriptors have a row for each task, in every split", _tasks, ("spec",)),
-    Check("refusal", "fewer than one task is a ValueError", _refusal, ("spec",)),
-    Check("seeding", "tasks follow from the generator given, and from no other", _seeding, ("tasks",)),
+    Check("spec", "its kind and its sizes are valid", _spec),
+    Check("tasks", "parameters and descriptors have one row per task, in every split", _tasks, ("spec",)),
+    Check("refusal", "sampling fewer than one task raises ValueError", _refusal, ("spec",)),
+    Check("seeding", "tasks depend only on the given generator", _seeding, ("tasks",)),
     Check("descriptors", "they agree with the parameters", _descriptors, ("tasks",)),
     Check("draws", "shapes, dtypes and ranges fit the spec, in every split and role", _draws, ("tasks",)),
-    Check("determinism", "data follow from the generator given, and from no other", _determinism, ("draws", "seeding")),
+    Check("determinism", "data depend only on the given generator", _determinism, ("draws", "seeding")),
+    Check("groups", "tasks drawn in groups give the same data", _groups, ("draws", "determinism")),
     Check("independence", "a task's data do not depend on other tasks", _independence, ("draws", "determinism")),
-    Check("number", "task k does not depend on how many tasks there are", _number, ("independence",)),
-    Check("splits", "test tasks are not met in training", _splits, ("draws", "seeding")),
-    Check("dtypes", "torch's default dtype is followed", _dtypes, ("draws",)),
+    Check("number", "task k does not depend on the number of tasks", _number, ("independence",)),
+    Check("splits", "test tasks do not occur in training", _splits, ("draws", "seeding")),
+    Check("dtypes", "tensors have torch's default dtype", _dtypes, ("draws",)),
     Check("device", "data are drawn on the generator's device", _device, ("draws",)),
 )

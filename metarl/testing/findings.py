@@ -1,4 +1,4 @@
-"""Running named checks on a plugin: what was found, and where in its source."""
+"""Run named checks on a plugin and report what they found, and where in its source."""
 
 import inspect
 import sys
@@ -9,29 +9,29 @@ from typing import Any, Literal, NamedTuple
 
 Verdict = Literal["ok", "FAILED", "note", "skipped"]
 TOOLKIT = ("metarl", "torch", "gymnasium", "numpy")
-"""Packages whose functions a plugin calls: what they raise was most often brought about by their caller."""
+"""Packages that plugins call. If one of them raises, the cause is most often in the plugin that called it."""
 
 
 class Fault(NamedTuple):
-    """A promise that is not kept."""
+    """A broken promise."""
 
-    told: str
+    message: str
     """What was found, and what was expected."""
     blamed: Any = None
-    """The function or class that does not keep it."""
+    """The function or class at fault."""
 
 
 class Note(NamedTuple):
-    """What is no fault, and yet worth knowing."""
+    """Not a fault, but worth knowing."""
 
-    told: str
+    message: str
 
 
 Found = Iterator[Fault | Note]
 
 
 class NotChecked(Exception):
-    """Why a check cannot be run here; whatever it found before stands."""
+    """Raised by a check that cannot run here, with the reason. What it found before still counts."""
 
 
 class Check(NamedTuple):
@@ -39,31 +39,35 @@ class Check(NamedTuple):
 
     name: str
     promise: str
-    """What holds where nothing was found."""
+    """What holds if the check finds no fault."""
     run: Callable[[Any], Found]
     needs: tuple[str, ...] = ()
-    """Checks without which this one says nothing new, or cannot be run."""
+    """Checks that must pass first. Otherwise, this one would fail for the same reason, or could not run."""
 
 
 class Outcome(NamedTuple):
-    """What came of one check."""
+    """The result of one check."""
 
     check: str
     verdict: Verdict
-    told: tuple[str, ...]
-    """Each fault with its place, each note; or the promise that is kept, or why it was not looked at."""
+    messages: tuple[str, ...]
+    """The faults with their places, or the notes; else the promise that holds, or the reason for skipping the check."""
     error: Exception | None = None
-    """What the plugin raised, if it did."""
+    """The exception that the plugin raised, if any."""
+
+    def within(self, context: str) -> "Outcome":
+        """Return the outcome with a context in front of each message."""
+        return self._replace(messages=tuple(f"{context}{message}" for message in self.messages))
 
     def __str__(self) -> str:
-        """Return one line for each thing told."""
-        return "\n".join(f"{self.check}: {told}" for told in self.told)
+        """Return one line for each message."""
+        return "\n".join(f"{self.check}: {message}" for message in self.messages)
 
 
 def run_checks(checks: Sequence[Check], subject: Any, earlier: Sequence[Outcome] = ()) -> list[Outcome]:
-    """Run every check that does not need one that failed, now or earlier, and return what came of each, in order."""
+    """Run checks and return their outcomes in order. Skip a check that needs one that failed, now or ``earlier``."""
     outcomes: list[Outcome] = []
-    unmet = {found.check for found in earlier if found.verdict == "FAILED"}
+    unmet = {outcome.check for outcome in earlier if outcome.verdict == "FAILED"}
     for check in checks:
         missing = [name for name in check.needs if name in unmet]
         if missing:
@@ -80,11 +84,13 @@ def _outcome(check: Check, subject: Any) -> Outcome:
     faults, notes, reason, error = list[str](), list[str](), None, None
     try:
         for found in check.run(subject):
-            told = found.told if isinstance(found, Note) else f"{found.told}{placed(found.blamed)}"
-            (notes if isinstance(found, Note) else faults).append(told)
+            if isinstance(found, Note):
+                notes.append(found.message)
+            else:
+                faults.append(f"{found.message}{placed(found.blamed)}")
     except NotChecked as skipped:
         reason = str(skipped)
-    except Exception as raised:  # a plugin's code may raise anything; the outcome keeps it
+    except Exception as raised:  # a plugin may raise anything; the outcome records it
         error = raised
         faults.append(f"{type(raised).__name__}: {' '.join(str(raised).split())}{raised_at(raised)}")
     if faults:
@@ -95,7 +101,7 @@ def _outcome(check: Check, subject: Any) -> Outcome:
 
 
 def placed(blamed: Any) -> str:
-    """Return where a function or a class stands, as the end of a sentence; nothing for None."""
+    """Return the place of a function or class in its source, as the end of a sentence; empty for None."""
     if blamed is None:
         return ""
     target = inspect.unwrap(getattr(blamed, "func", blamed))
@@ -103,12 +109,12 @@ def placed(blamed: Any) -> str:
     try:
         defined = target if hasattr(target, "__qualname__") else type(target)
         return f" ({_file(inspect.getsourcefile(defined) or '?')}:{inspect.getsourcelines(defined)[1]}, {name})"
-    except (TypeError, OSError):  # there is no source: a builtin, or something typed at a prompt
+    except (TypeError, OSError):  # no source: a builtin, or code typed at a prompt
         return f" ({name})"
 
 
 def raised_at(error: BaseException) -> str:
-    """Return where in the plugin an exception, or its first cause, came from, as the end of a sentence."""
+    """Return the place in the plugin that raised an exception, or its first cause, as the end of a sentence."""
     if hasattr(error, "blamed"):
         return ""  # the message names the place
     while error.__cause__ is not None:

@@ -1,4 +1,4 @@
-"""What is asked of an outer update, shown a learner that has something to learn and what it learns from."""
+"""Checks of an outer update: it gets a learner that has something to learn, and experience."""
 
 import dataclasses
 import math
@@ -20,11 +20,11 @@ from metarl.testing.updating import Inputs, OuterSubject, all_finite, same
 from metarl.types import Chunked, Selective, Update
 
 STEPS = 3
-"""Updates in which parameters must have moved: a warm-up may begin with a step of length 0."""
+"""Updates within which the parameters must change. One is not enough: a warm-up may begin with a step of length 0."""
 CHUNKED = 1e-6
-"""Largest distance, in float64, of the steps for other numbers of groups, relative to their length."""
+"""Largest distance between the steps for different numbers of groups, in float64, relative to their length."""
 PLAIN = (int, float, bool, type(None))
-"""What a state may hold besides tensors."""
+"""Types of values in a state, besides tensors."""
 
 
 def _refusal(subject: OuterSubject) -> Found:
@@ -36,13 +36,14 @@ def _refusal(subject: OuterSubject) -> Found:
             answer = check(learner)
         except ValueError as refusal:
             if not str(refusal):
-                yield Fault("check(learner) refuses without a word: tell what is served instead", check)
+                yield Fault("check(learner) raised a ValueError without a message: say what is supported", check)
         except Exception as error:
-            told = f"check(learner) raised {type(error).__name__}: {error}: expected a ValueError, or nothing"
-            yield Fault(told, check)
+            message = f"check(learner) raised {type(error).__name__}: {error}: expected a ValueError or no exception"
+            yield Fault(message, check)
         else:
             if answer is not None:
-                yield Fault(f"check(learner) returned {answer!r}, which nobody reads: refuse by a ValueError", check)
+                message = f"check(learner) returned {answer!r}, which is ignored: raise ValueError to refuse a learner"
+                yield Fault(message, check)
 
 
 def _state(subject: OuterSubject) -> Found:
@@ -51,57 +52,62 @@ def _state(subject: OuterSubject) -> Found:
 
 def _state_faults(origin: str, state: Any, blamed: Any) -> Found:
     if not isinstance(state, dict):
-        yield Fault(f"{origin} returned {type(state).__name__} for a state: expected a dictionary", blamed)
+        yield Fault(f"{origin} returned {type(state).__name__} as the state: expected a dictionary", blamed)
         return
     for name, value in state.items():
         if not isinstance(name, str) or not (isinstance(value, Tensor) or type(value) in PLAIN):
-            told = f"{origin} returned a state in which {name!r} is {type(value).__name__}"
-            yield Fault(f"{told}: expected tensors and numbers by name, which a checkpoint keeps", blamed)
+            message = f"{origin} returned a state in which {name!r} is {type(value).__name__}"
+            yield Fault(f"{message}: expected tensors and numbers by name, so that a checkpoint can store it", blamed)
         elif isinstance(value, Tensor) and value.requires_grad:
-            yield Fault(f"{origin} returned a state in which {name!r} keeps the graph that made it: detach it", blamed)
+            yield Fault(f"{origin} returned a state in which {name!r} requires a gradient: detach it", blamed)
 
 
 def _update(subject: OuterSubject) -> Found:
     inputs, blamed = subject.inputs, subject.outer.update
     update: Any = subject.update(inputs.copied())
     if not isinstance(update, Update):
-        yield Fault(f"the update is {type(update).__name__}: expected metarl.types.Update", blamed)
+        yield Fault(f"update returned {type(update).__name__}: expected metarl.types.Update", blamed)
         return
     if not update.finite:
-        yield Fault("a meta-gradient that is finite was refused: expected finite=True", blamed)
+        yield Fault("a finite meta-gradient was refused: expected finite=True", blamed)
     if list(update.params) != list(inputs.params):
         found, expected = (", ".join(params) for params in (update.params, inputs.params))
-        yield Fault(f"the moved parameters are {found}: expected {expected}, in this order", blamed)
+        yield Fault(f"the new parameters are {found}: expected {expected}, in this order", blamed)
         return
     for name, value in inputs.params.items():
         moved = update.params[name]
-        yield from shape_faults(f"moved {name}", moved, tuple(value.shape), value.dtype, blamed)
+        yield from shape_faults(f"the new {name}", moved, tuple(value.shape), value.dtype, blamed)
         if isinstance(moved, Tensor) and moved.requires_grad:
-            yield Fault(f"moved {name} keeps the graph that made it: detach it", blamed)
+            yield Fault(f"the new {name} requires a gradient: detach it", blamed)
     yield from _state_faults("update", update.state, blamed)
 
 
 def _metrics(subject: OuterSubject) -> Found:
     inputs, blamed = subject.inputs, subject.outer.update
     _, of_tasks = subject.learner.meta_loss(inputs.params, inputs.experience)
-    told = {name: values.mean() for name, values in of_tasks.items()}
+    reported = {name: values.mean() for name, values in of_tasks.items()}
     metrics = subject.update(subject.inputs).metrics
     for name, value in metrics.items():
         if not _is_number(value):
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             yield Fault(f"the metric {name!r} is {found}: expected one number", blamed)
         elif isinstance(value, Tensor) and value.requires_grad:
-            yield Fault(f"the metric {name!r} keeps the graph that made it: detach it", blamed)
+            yield Fault(f"the metric {name!r} requires a gradient: detach it", blamed)
         elif name == "outer/refused":
-            yield Fault("the metric 'outer/refused' is the training loop's: choose another name", blamed)
-        elif not str(name).startswith("outer/") and name not in told:
-            yield Fault(f"the metric {name!r} stands among others': expected a name that begins with outer/", blamed)
-        elif name in told and not close(torch.as_tensor(value).to(told[name]), told[name].detach()):
-            found = f"{float(value):.6g}, and {float(told[name]):.6g} before the step"
-            yield Fault(f"the metric {name!r} is {found}: tell that of the parameters that are given", blamed)
-    missing = [] if subject.learner.spec.control else [name for name in told if name not in metrics]
+            yield Fault("the metric 'outer/refused' is reserved for the training loop: choose another name", blamed)
+        elif not str(name).startswith("outer/") and name not in reported:
+            yield Fault(
+                f"the metric {name!r} is no metric of the meta-loss: expected a name that begins with outer/", blamed
+            )
+        elif name in reported and not close(torch.as_tensor(value).to(reported[name]), reported[name].detach()):
+            found = f"{float(value):.6g}, but was {float(reported[name]):.6g} before the step"
+            yield Fault(f"the metric {name!r} is {found}: report that of the given parameters", blamed)
+    missing = [] if subject.learner.spec.control else [name for name in reported if name not in metrics]
     if missing:
-        yield Fault(f"the metrics lack {', '.join(missing)}, which the meta-loss tells and nobody else logs", blamed)
+        message = (
+            f"the metrics lack {', '.join(missing)}: pass on all metrics of the meta-loss, so that they are logged"
+        )
+        yield Fault(message, blamed)
 
 
 def _is_number(value: Any) -> bool:
@@ -114,7 +120,7 @@ def _purity(subject: OuterSubject) -> Found:
     inputs, expected = subject.inputs, subject.inputs
     subject.outer.init(inputs.params)
     if not same(inputs.params, expected.params):
-        yield Fault("init wrote into the parameters: make new tensors", subject.outer.init)
+        yield Fault("init changed the parameters in place: make new tensors", subject.outer.init)
         return
     subject.update(inputs)
     intact = {
@@ -123,21 +129,21 @@ def _purity(subject: OuterSubject) -> Found:
         "experience": equal(inputs.data, expected.data),
     }
     if written := [name for name, is_intact in intact.items() if not is_intact]:
-        told = f"the update wrote into the {' and the '.join(written)}: make new tensors and dictionaries"
-        yield Fault(told, subject.outer.update)
+        message = f"update changed the {' and the '.join(written)} in place: make new tensors and dictionaries"
+        yield Fault(message, subject.outer.update)
 
 
 def _determinism(subject: OuterSubject) -> Found:
     before = global_states()
     states = [subject.outer.init(subject.inputs.params) for _ in range(2)]
     if not same(*states):
-        yield Fault("the states of two beginnings from the same parameters differ", subject.outer.init)
+        yield Fault("two initial states for the same parameters differ", subject.outer.init)
     one, other = (subject.update(subject.inputs) for _ in range(2))
     if not (same(one.params, other.params) and same(one.state, other.state)):
-        told = "two updates from the same parameters, state and experience differ"
-        yield Fault(f"{told}: keep what is remembered in the state", subject.outer.update)
+        message = "two updates with the same parameters, state and experience differ"
+        yield Fault(f"{message}: store everything that changes in the state", subject.outer.update)
     if global_states() != before:
-        yield Fault("a global generator was drawn from: keep a seed in the state", subject.outer.update)
+        yield Fault("update drew from a global generator: store a seed in the state", subject.outer.update)
 
 
 def _checkpoint(subject: OuterSubject) -> Found:
@@ -152,8 +158,8 @@ def _checkpoint(subject: OuterSubject) -> Found:
         subject.update(Inputs(saved["params"], saved["outer"], subject.inputs.experience)),
     )
     if not (same(one.params, other.params) and same(one.state, other.state)):
-        told = "a state that was saved and loaded gives another next step"
-        yield Fault(f"{told}: keep what is remembered in the state", subject.outer.update)
+        message = "after saving and loading the state, the next step is different"
+        yield Fault(f"{message}: store everything that changes in the state", subject.outer.update)
 
 
 def _movement(subject: OuterSubject) -> Found:
@@ -165,10 +171,10 @@ def _movement(subject: OuterSubject) -> Found:
         if moved.any():
             gradient, _ = meta_gradient(subject.learner, before.params, before.experience)
             if gradient @ moved > 0:
-                yield Note("the step goes up the meta-gradient: is its sign right?")
+                yield Note("the step increases the meta-loss: is its sign right?")
             return
-    told = f"the parameters did not move in {STEPS} updates, although there is something to learn"
-    yield Fault(told, subject.outer.update)
+    message = f"the parameters did not change in {STEPS} updates, although there is something to learn"
+    yield Fault(message, subject.outer.update)
 
 
 def _finite(subject: OuterSubject) -> Found:
@@ -176,34 +182,36 @@ def _finite(subject: OuterSubject) -> Found:
     for poison in (math.nan, math.inf):
         update = subject.update(inputs.poisoned(poison).copied())
         if update.finite:
-            yield Fault(f"the meta-gradient of data that are {poison} was not refused: expected finite=False", blamed)
+            yield Fault(f"the meta-gradient of data with {poison} was not refused: expected finite=False", blamed)
             continue
         if not same(update.params, inputs.params):
-            yield Fault("a refused update changed the parameters: return them as they were", blamed)
+            yield Fault("a refused update changed the parameters: return them unchanged", blamed)
         if not isinstance(update.metrics, Mapping):
             yield Fault(f"the metrics of a refused update are {update.metrics!r}: expected a dictionary", blamed)
         yield from _state_faults("a refused update", update.state, blamed)
         if isinstance(update.state, dict) and not all_finite(update.state):
-            yield Fault("a refused update left its state with numbers that are not finite: return the old one", blamed)
+            yield Fault(
+                "a refused update returned a state with numbers that are not finite: return the old one", blamed
+            )
 
 
 def _chunks(subject: OuterSubject) -> Found:
     outer: Any = subject.outer
     fields = dataclasses.fields(outer) if dataclasses.is_dataclass(outer) else ()
     if not isinstance(outer, Chunked) or "chunks" not in {field.name for field in fields}:
-        raise NotChecked("it has no field called chunks")
+        raise NotChecked("the outer update has no field chunks")
     if type(outer.chunks) not in (int, type(None)):
         yield Fault(f"chunks is {outer.chunks!r}: expected a number of groups, or None", type(outer))
         return
     uneven, single = max(1, subject.learning.count - 1), subject.learning.count
-    # In float64 rounding will hardly turn one step into another, such as a line search's into its next.
+    # In float64, so that rounding hardly changes discrete choices, such as the number of line-search steps.
     with default_dtype(torch.float64):
         whole, *others = (_step(subject.afresh(chunks=count)) for count in (1, uneven, single))
     for count, step in zip((uneven, single), others, strict=True):
         if not near(step, whole, CHUNKED):
             apart = float((step - whole).norm() / whole.norm())
-            told = f"chunks={count} takes another step than chunks=1, {apart:.1e} of its length away"
-            yield Fault(f"{told}: weigh each group by its tasks", subject.outer.update)
+            message = f"the step with chunks={count} differs from that with chunks=1 by {apart:.1e} of its length"
+            yield Fault(f"{message}: weight each group by its number of tasks", subject.outer.update)
 
 
 def _step(subject: OuterSubject) -> Tensor:
@@ -217,13 +225,13 @@ def _dtypes(subject: OuterSubject) -> Found:
         for check in (_state, _update):
             for fault in check(other):
                 if isinstance(fault, Fault):
-                    yield fault._replace(told=f"with {dtype} as torch's default, {fault.told}")
+                    yield fault._replace(message=f"with {dtype} as torch's default, {fault.message}")
 
 
 def _device(subject: OuterSubject) -> Found:
     device = subject.learning.device
     if device.type == "cpu":
-        raise NotChecked("there is no CUDA device, or the CPU was asked for")
+        raise NotChecked("no CUDA device, or device cpu was chosen")
     inputs = subject.gathered(device)
     update, outer = subject.update(inputs), subject.outer
     for blamed, found in ((outer.init, inputs.state), (outer.update, update.params), (outer.update, update.state)):
@@ -233,16 +241,16 @@ def _device(subject: OuterSubject) -> Found:
 
 
 CHECKS = (
-    Check("refusal", "a learner that is not served is refused by a ValueError", _refusal),
-    Check("state", "tensors and numbers by name, which a checkpoint keeps", _state, ("refusal",)),
+    Check("refusal", "a learner that is not supported raises ValueError", _refusal),
+    Check("state", "a checkpoint can store it: tensors and numbers by name", _state, ("refusal",)),
     Check("update", "parameters keep their names, order, shapes and dtypes", _update, ("state",)),
-    Check("metrics", "numbers, by names that are logged", _metrics, ("update",)),
-    Check("purity", "parameters, state and data are left as they are", _purity, ("update",)),
-    Check("determinism", "the step follows from what is given, and from nothing else", _determinism, ("update",)),
-    Check("checkpoint", "a state that was saved and loaded gives the same next step", _checkpoint, ("determinism",)),
-    Check("movement", "parameters move where there is something to learn", _movement, ("update",)),
-    Check("finite", "a meta-gradient that is nan or infinite is refused, and nothing moves", _finite, ("update",)),
-    Check("chunks", "groups of tasks change nothing but the rounding", _chunks, ("determinism",)),
-    Check("dtypes", "torch's default dtype is followed", _dtypes, ("update",)),
-    Check("device", "it works on the device of the parameters", _device, ("update",)),
+    Check("metrics", "single numbers, under names that are logged", _metrics, ("update",)),
+    Check("purity", "parameters, state and data are not changed in place", _purity, ("update",)),
+    Check("determinism", "the step depends only on the arguments", _determinism, ("update",)),
+    Check("checkpoint", "saving and loading the state does not change the next step", _checkpoint, ("determinism",)),
+    Check("movement", "parameters change if there is something to learn", _movement, ("update",)),
+    Check("finite", "a meta-gradient that is nan or infinite is refused, and nothing changes", _finite, ("update",)),
+    Check("chunks", "the number of groups changes the step only by rounding", _chunks, ("determinism",)),
+    Check("dtypes", "tensors have torch's default dtype", _dtypes, ("update",)),
+    Check("device", "it runs on the device of the parameters", _device, ("update",)),
 )

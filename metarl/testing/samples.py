@@ -1,4 +1,4 @@
-"""Small families of every kind, made up, and a small algorithm: no data, no simulator."""
+"""Small synthetic families of every kind and a small algorithm. They need no data and no simulator."""
 
 import dataclasses
 
@@ -16,12 +16,12 @@ from metarl.types import Algorithm, Family, Kind, Spec, Split
 
 
 def small_algorithm() -> Algorithm:
-    """Return an algorithm that serves every kind, and whose learners' meta-loss is smooth."""
+    """Return an algorithm that supports every kind of task. Its learners' meta-loss is smooth."""
     return MAML(step_size=0.1, network=Network(hidden=(8,), activation="tanh"))
 
 
 def small_family(kind: Kind) -> Family:
-    """Return a small family of a kind."""
+    """Return a small synthetic family of a kind."""
     if kind == "regression":
         return Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=5)
     if kind == "classification":
@@ -32,16 +32,16 @@ def small_family(kind: Kind) -> Family:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """A point on a line, paid minus its distance to a goal that it cannot see."""
+    """A point on a line. The reward is minus its distance to a goal that it does not observe."""
 
     discrete: bool
-    """Move by a step to the left, none, or one to the right; else by any length."""
+    """Move one step left, stay, or move one step right; else move by any length."""
     sampling: Sampling = dataclasses.field(default_factory=lambda: Sampling(episodes=3, horizon=4))
-    """How episodes are sampled."""
+    """Options for sampling episodes."""
 
     @property
     def spec(self) -> Spec:
-        """A position in, a move out."""
+        """Input: position. Output: move. Descriptor: goal."""
         return Spec((1,), 3, "discrete", 1) if self.discrete else Spec((1,), 1, "continuous", 1)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:

@@ -1,4 +1,4 @@
-"""A task family as the checks look at it: few tasks, few episodes, a learner that knows nothing."""
+"""A task family under test: few tasks, few episodes, and a learner without parameters."""
 
 import dataclasses
 from typing import Any, get_args
@@ -12,12 +12,12 @@ from metarl.types import Batch, Family, Learner, Role, Spec, Split, Tasks, envir
 
 ROLES = get_args(Role)
 EPISODES = 2
-"""Episodes of each task in a draw, at most: more would tell nothing else."""
+"""Most episodes per task in a draw. More would find no other faults."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A family, and how it is looked at."""
+    """A family, and the size of its samples."""
 
     family: Family
     count: int
@@ -26,11 +26,11 @@ class Subject:
 
     @property
     def spec(self) -> Spec:
-        """What the family asks of a model."""
+        """The family's spec."""
         return self.family.spec
 
     def sample(self, split: Split = "train", seed: int = 0, count: int | None = None) -> Tasks:
-        """Sample tasks, the same for the same seed; of control tasks, few episodes are drawn."""
+        """Sample tasks. The same seed gives the same tasks. Control tasks draw few episodes."""
         tasks = self.family.sample(count or self.count, split, stream(seed, split))
         if not isinstance(tasks, ControlTasks):
             return tasks
@@ -42,7 +42,7 @@ class Subject:
         return [split for split in get_args(Split) if self.refusal(split) is None]
 
     def refusal(self, split: Split) -> ValueError | None:
-        """Why the family has no tasks for a split; training needs them."""
+        """Return why the family has no tasks for a split; None if it has. Training tasks must exist."""
         try:
             self.sample(split)
         except ValueError as error:
@@ -50,23 +50,23 @@ class Subject:
         return None
 
     def draw(self, tasks: Tasks, role: Role = "support", seed: int = 0, device: torch.device | str = "cpu") -> Batch:
-        """Draw a batch with a learner that knows nothing, the same for the same seed."""
+        """Draw a batch with a learner without parameters. The same seed gives the same batch."""
         generator = stream(seed, role, device=device)
         if not self.spec.control:
             return labelled_tasks(tasks).draw(role, generator)
-        learner = indifferent(self.spec)
+        learner = untrained(self.spec)
         return environments_of(tasks).rollout(policy_of(learner, learner.begin({}, tasks.descriptors)), generator)
 
 
 def drawing(tasks: Tasks) -> Any:
-    """Return whose code decides what is drawn."""
+    """Return the plugin's function that determines what is drawn."""
     if isinstance(tasks, ControlTasks):
         return tasks.environment
     return getattr(tasks, "draw", None) or getattr(tasks, "rollout", None)
 
 
-def indifferent(spec: Spec) -> Learner:
-    """Return a learner without parameters: its outputs are zero, so its policies are uniform, or standard normal."""
+def untrained(spec: Spec) -> Learner:
+    """Return a learner without parameters. Its outputs are 0, so its policies are uniform or standard normal."""
 
     def predict(state: int, inputs: Tensor) -> tuple[Tensor, int]:
         return inputs.new_zeros(*inputs.shape[: inputs.ndim - len(spec.input_shape)], spec.model_outputs), state

@@ -1,4 +1,4 @@
-"""An outer update as the checks look at it: a learner that has something to learn, and copies of all that goes in."""
+"""An outer update under test: a learner that has something to learn, and copies of all inputs."""
 
 import dataclasses
 import math
@@ -15,18 +15,18 @@ from metarl.testing.batches import tensors
 from metarl.types import Batch, Examples, Experience, Learner, Outer, Params, Update, each_tensor
 
 OTHERS = (Reptile(), RL2(), MANN(), ProtoNet())
-"""Algorithms whose learners are unlike most: running averages, adaptation without derivatives, memory, none of it."""
+"""Algorithms with unusual learners: adaptation without derivatives, memory (of two kinds), no adaptation steps."""
 
 
 class Inputs(NamedTuple):
-    """What an update is made from, besides the learner."""
+    """The inputs of an update, apart from the learner."""
 
     params: Params
     state: dict[str, Any]
     experience: Experience
 
     def copied(self) -> "Inputs":
-        """Return a copy, into which may be written."""
+        """Return a copy of all tensors and dictionaries."""
         given = self.experience
         *supports, query = (each_tensor(Tensor.clone, batch) for batch in (*given.supports, given.query))
         experience = dataclasses.replace(
@@ -35,15 +35,15 @@ class Inputs(NamedTuple):
         return Inputs(_copied(self.params), _copied(self.state), experience)
 
     def at(self, progress: float) -> "Inputs":
-        """Return them at another share of the training."""
+        """Return the inputs at another fraction of the training."""
         return self._replace(experience=dataclasses.replace(self.experience, progress=progress))
 
     def after(self, update: Update) -> "Inputs":
-        """Return those of the next update, which learns from the same experience."""
+        """Return the inputs of the next update, with the same experience."""
         return self._replace(params=update.params, state=update.state)
 
     def poisoned(self, poison: float) -> "Inputs":
-        """Return them with data from which nothing can be learned, whichever of them a learner looks at."""
+        """Return the inputs with all data that a learner may use replaced by one value, such as nan."""
         supports = tuple(_filled(batch, poison) for batch in self.experience.supports)
         query = _filled(self.experience.query, poison)
         return self._replace(experience=dataclasses.replace(self.experience, supports=supports, query=query))
@@ -75,12 +75,12 @@ class OuterSubject:
 
     @property
     def learner(self) -> Learner:
-        """The learner whose meta-parameters are moved."""
+        """The learner whose meta-parameters are updated."""
         return self.learning.learner
 
     @property
     def inputs(self) -> Inputs:
-        """Those of a first update: each time a copy, so that whoever writes into one spoils no other check."""
+        """The inputs of a first update. Each read returns a copy, so that one check cannot spoil another."""
         return self._inputs.copied()
 
     @cached_property
@@ -88,7 +88,7 @@ class OuterSubject:
         return self.gathered(torch.device("cpu"))
 
     def gathered(self, device: torch.device) -> Inputs:
-        """Return those of a first update on a device."""
+        """Return the inputs of a first update on a device."""
         params = {name: value.to(device) for name, value in self.learning.params.items()}
         return Inputs(params, self.outer.init(_copied(params)), self.learning.gathered(device))
 
@@ -97,13 +97,13 @@ class OuterSubject:
         return self.outer.update(self.learner, *inputs)
 
     def afresh(self, **options: Any) -> "OuterSubject":
-        """Return it with other options, and with experience gathered anew, in what is torch's default dtype then."""
+        """Return the subject with other options and new experience, in torch's current default dtype."""
         outer: Any = self.outer
         changed = dataclasses.replace(outer, **options) if options else outer
         return OuterSubject(changed, dataclasses.replace(self.learning))
 
     def learners(self) -> Iterator[Learner]:
-        """The learner, and others for the same family, that one may not be able to serve."""
+        """Yield the learner, and others for the same family that the outer update may refuse."""
         yield self.learner
         for algorithm in OTHERS:
             try:
@@ -113,7 +113,7 @@ class OuterSubject:
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two dictionaries hold the same tensors and numbers by the same names, in the same order."""
+    """Return whether two dictionaries have the same names in the same order, and equal tensors and numbers."""
     return list(one) == list(other) and all(_equal(value, other[name]) for name, value in one.items())
 
 
@@ -124,7 +124,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def all_finite(state: Mapping[str, Any]) -> bool:
-    """Return whether no tensor and no number of a state is nan or infinite."""
+    """Return whether all tensors and numbers of a state are finite."""
     tensors = [value for value in state.values() if isinstance(value, Tensor)]
     numbers = [value for value in state.values() if isinstance(value, float)]
     return all(values.isfinite().all() for values in tensors) and all(map(math.isfinite, numbers))

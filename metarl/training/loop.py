@@ -77,7 +77,7 @@ class Run:
             with self._claimed():
                 return self._train(progress, quiet, callbacks)
         except BaseException as error:
-            if self.folder is not None and (told := runs.told(self.folder)):
+            if self.folder is not None and (told := runs.aside_note(self.folder)):
                 error.add_note(f"{self.folder} has no checkpoint yet{told}")
             raise
 

@@ -219,7 +219,7 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
     if not began and "start_from" in config:
         raise runs.RunError(
             f"{folder} was stopped before it had saved the parameters that it starts from: begin it again, with "
-            f"--overwrite{runs.told(folder)}"
+            f"--overwrite{runs.aside_note(folder)}"
         )
     # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
     progress = run.restore(path) if began else run.first()

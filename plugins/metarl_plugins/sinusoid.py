@@ -7,12 +7,10 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import FunctionTasks, Regression
+from metarl.fewshot import POINTS, FunctionTasks, Regression
 from metarl.types import Spec, Split
 
 Range = tuple[float, float]
-SHARED = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
-"""Options that both families pass on to Regression."""
 
 
 def wave(inputs: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
@@ -49,9 +47,9 @@ class Sinusoid:
     train_shots: int | None = None
     """Support points in meta-training; by default as many as shots."""
     test_queries: int = 100
-    """Query points at validation and test: the more, the better is the error over all inputs measured."""
+    """Query points in validation and test. More points measure the error over all inputs more precisely."""
     half_range: bool = False
-    """Take support points from one half of the inputs, the lower or the upper at random; queries from everywhere."""
+    """Draw support points from one half of the inputs, lower or upper at random, and queries from all inputs."""
 
     def __post_init__(self) -> None:
         self._regression  # noqa: B018  # raises ValueError for wrong options
@@ -68,7 +66,7 @@ class Sinusoid:
     @cached_property
     def _regression(self) -> Regression:
         waves = {"amplitude": self.amplitude, "phase": self.phase}
-        return Regression(wave, waves, **{name: getattr(self, name) for name in SHARED})
+        return Regression(wave, waves, **{name: getattr(self, name) for name in POINTS})
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,9 @@ class Harmonic:
     train_shots: int | None = None
     """Support points in meta-training; by default as many as shots."""
     test_queries: int = 100
-    """Query points at validation and test: the more, the better is the error over all inputs measured."""
+    """Query points in validation and test. More points measure the error over all inputs more precisely."""
     half_range: bool = False
-    """Take support points from one half of the inputs, the lower or the upper at random; queries from everywhere."""
+    """Draw support points from one half of the inputs, lower or upper at random, and queries from all inputs."""
 
     def __post_init__(self) -> None:
         self._regression  # noqa: B018  # raises ValueError for wrong options
@@ -120,4 +118,4 @@ class Harmonic:
             "second_phase": self.phase,
             "frequency": self.frequency,
         }
-        return Regression(harmonics, waves, **{name: getattr(self, name) for name in SHARED})
+        return Regression(harmonics, waves, **{name: getattr(self, name) for name in POINTS})

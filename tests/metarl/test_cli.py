@@ -179,11 +179,11 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml bandit --tasks.arms 1 --out X", "a bandit needs at least two arms, not 1"),
         ("train maml bandit --tasks.sampling.episodes 0 --out X", "episodes=0"),
         ("resume", "Missing from metarl resume: PATH Run folder"),
-        ("resume X", "X holds no run: config.json is missing"),
-        ("evaluate X", "X holds no run: config.json is missing"),
+        ("resume X", "X contains no run: config.json is missing"),
+        ("evaluate X", "X contains no run: config.json is missing"),
         ("plot", "run"),
-        ("plot X", "X holds no run: config.json is missing"),
-        ("render X", "X holds no run: config.json is missing"),
+        ("plot X", "X contains no run: config.json is missing"),
+        ("render X", "X contains no run: config.json is missing"),
         (
             "train maml bandit --wandb mine --out X",
             '--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"',
@@ -204,14 +204,14 @@ def test_a_wrong_request_is_answered_in_one_line(
     [
         (
             "train maml bandit --out RUN",
-            "already holds a run; choose another folder with --out, go on with it (metarl resume ",
+            "already contains a run; choose another folder with --out, continue the run (metarl resume ",
         ),
-        ("train maml bandit --out RUN/config.json", "cannot make the run folder"),
+        ("train maml bandit --out RUN/config.json", "cannot create the run folder"),
         ("resume RUN", "stands at iteration 2 of 2: nothing is left to do; ask for more with --iterations"),
         ("resume RUN --iterations 1", "stands at iteration 2 of 1"),
         ("resume RUN --iterations 0", "iterations=0"),
         ("resume RUN --seed 3", "--seed"),
-        ("resume RUN/config.json", "holds no run"),
+        ("resume RUN/config.json", "contains no run"),
         ("evaluate RUN --tasks 0", "--tasks 0: expected at least 1"),
         ("plot RUN --out RUN/config.json", "config.json is a file: expected a folder for the pictures"),
         ("evaluate RUN --steps -1", "--steps -1: expected at least 0"),
@@ -224,7 +224,7 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("evaluate RUN --algorithm.hidden 9", "written for another architecture"),
         ("evaluate RUN --algorithm.step-size 0", "step_size=0.0"),
         ("evaluate RUN --algorithm.size 1", "--algorithm.size"),
-        ("evaluate RUN --oracle RUN", "--oracle and --pretrained go together"),
+        ("evaluate RUN --oracle RUN", "--oracle and --pretrained must be given together"),
         ("evaluate RUN --oracle RUN --pretrained RUN", "has not been evaluated"),
         ("render RUN --out film.avi", "film.avi is neither .gif nor .mp4"),
         ("render RUN --steps -1", "--steps -1: expected at least 0"),
@@ -253,7 +253,7 @@ class TestDamagedRuns:
     def test_a_truncated_checkpoint(self, run: Path, capsys: Captured, command: str) -> None:
         checkpoint = run / "checkpoint.pt"
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-        assert f"{checkpoint} cannot be read; it may be cut short" in self.answer(capsys, command, run)
+        assert f"{checkpoint} cannot be read; it may be truncated" in self.answer(capsys, command, run)
 
     def test_a_checkpoint_of_another_architecture(self, run: Path, capsys: Captured, command: str) -> None:
         config = json.loads((run / "config.json").read_text())
@@ -267,7 +267,7 @@ class TestDamagedRuns:
         ("damage", "told"),
         [
             (lambda config: config.update(format=7), "has format 7; this version reads 1"),
-            (lambda config: config.pop("tasks"), "is damaged: it does not tell the tasks"),
+            (lambda config: config.pop("tasks"), "is damaged: it lacks tasks"),
             (lambda config: config["settings"].update(bogus=1), "unexpected keyword argument 'bogus'"),
             (lambda config: config["settings"].update(iterations="2"), "settings that cannot be used"),
             (lambda config: config["settings"].update(seed=0, meta_batch_size=0), "meta_batch_size=0"),
@@ -366,7 +366,7 @@ class TestHelp:
 
     @pytest.mark.parametrize(
         ("command", "text"),
-        [("resume", "--iterations"), ("evaluate", "Adaptation steps; scores are given after 0"), ("plot", "--out")],
+        [("resume", "--iterations"), ("evaluate", "Adaptation steps. Scores are reported after 0"), ("plot", "--out")],
     )
     def test_other_commands(self, capsys: Captured, command: str, text: str) -> None:
         assert text in " ".join(printed(capsys, command, "--help").replace("│", " ").split())

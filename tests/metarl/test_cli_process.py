@@ -54,7 +54,7 @@ def test_a_run_folder_that_is_no_text_is_refused_and_shown(tmp_path: Path, capfd
     assert list(tmp_path.iterdir()) == []
     told = run([b"plot", bytes(tmp_path) + b"/r\xff"])
     assert told.returncode == 2
-    assert b"holds no run" in told.stderr
+    assert b"contains no run" in told.stderr
     assert b"Traceback" not in told.stderr
 
 

@@ -225,7 +225,7 @@ def test_wrong_split_files(root: Path) -> None:
         ({"size": 0}, "size=0: expected at least 1"),
         ({"ways": 1}, "ways=1"),
         ({"queries": 0}, "queries=0"),
-        ({"fractions": (0.5, 0.5, 0.5)}, "expected shares that sum to 1"),
+        ({"fractions": (0.5, 0.5, 0.5)}, "expected fractions that sum to 1"),
         ({"depth": 0}, "depth=0: expected a number of bits from 1 to 32"),
         ({"ground": "clear"}, "ground='clear': expected a colour, such as white"),
         ({"copies": "no"}, "copies='no': expected one of warn, refuse, allow"),

@@ -6,6 +6,7 @@ with a task. ``warp_lanes`` needs MuJoCo Warp and is imported only when it is us
 """
 
 try:
+    from metarl_envs.mujoco import opengl as opengl  # first, because it explains why MuJoCo cannot be imported
     from metarl_envs.mujoco.dynamics import Dynamics, Values
     from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
     from metarl_envs.mujoco.making import make_env, make_lanes, make_vector_env

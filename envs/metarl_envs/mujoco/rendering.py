@@ -1,10 +1,6 @@
-"""Markers and cameras for rendering robots, and the choice of OpenGL."""
+"""Markers and cameras for rendering robots."""
 
-import ctypes.util
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
@@ -64,21 +60,3 @@ def _arrow(at: Array, velocity: Array, height: float, colour: Array) -> Marker:
     size = np.array([0.04, 0.04, 2 * METRES_PER_SPEED * speed])
     kind = mujoco.mjtGeom.mjGEOM_ARROW
     return {"type": kind, "pos": np.array([*at, height]), "size": size, "mat": turned.flatten(), "rgba": colour}
-
-
-@contextmanager
-def opengl(render_mode: str | None) -> Iterator[None]:
-    """Choose an off-screen OpenGL on a machine without a screen. Raises RuntimeError, with advice, if OpenGL fails."""
-    screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if not screen and render_mode == "human":  # otherwise GLFW would end the process
-        raise RuntimeError("render_mode 'human' needs a screen: neither DISPLAY nor WAYLAND_DISPLAY is set")
-    if not screen and "MUJOCO_GL" not in os.environ:
-        os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("EGL") is None else "egl"
-    try:
-        yield
-    except Exception as error:  # whatever PyOpenGL and the driver raise
-        raise RuntimeError(
-            f"MuJoCo cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')} "
-            f"({type(error).__name__}: {error}); a machine without a screen needs EGL (on Debian: libegl1 and "
-            "libgl1-mesa-dri, and MUJOCO_GL=egl) or OSMesa (libosmesa6, and MUJOCO_GL=osmesa)"
-        ) from error

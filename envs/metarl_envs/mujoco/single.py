@@ -10,7 +10,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from metarl.environments import plain_seed
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array, set_scaled_fields
-from metarl_envs.mujoco.rendering import opengl
+from metarl_envs.mujoco.opengl import opengl
 from metarl_envs.mujoco.robots import (
     Motion,
     RobotFamily,

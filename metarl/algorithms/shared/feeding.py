@@ -53,7 +53,7 @@ def _inputs(spec: Spec, inputs: Tensor) -> Tensor:
         raise ValueError(_shapes(spec, inputs))
     if inputs.is_floating_point():
         return inputs
-    return numbers(inputs, image_scale(inputs.flatten(0, lead - 1), told=False))
+    return numbers(inputs, image_scale(inputs.flatten(0, lead - 1), warn=False))
 
 
 def _shapes(spec: Spec, inputs: Tensor) -> str:

@@ -132,6 +132,22 @@ def test_where_no_opengl_works_the_error_says_what_to_install(monkeypatch: pytes
         env.render()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no backend")
+@pytest.mark.parametrize("program", ["-c from metarl_envs.robots import half_cheetah", "-m metarl check ant-goal"])
+def test_a_backend_that_is_not_there_is_named_in_one_line(program: str, tmp_path: Path) -> None:
+    """MuJoCo loads OpenGL when it is imported."""
+    flag, command = program.split(" ", 1)
+    arguments = [flag, command] if flag == "-c" else [flag, *command.split()]
+    environment = os.environ | {"MUJOCO_GL": "none such"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = (done.stdout + done.stderr).strip().splitlines()[-1 if flag == "-c" else 0]
+    assert "MuJoCo cannot be imported with MUJOCO_GL=none such" in last
+    assert "unset MUJOCO_GL, or install the library" in last
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have a screen")
 def test_windows_need_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):

@@ -105,35 +105,41 @@ def test_nothing_of_the_placeholders_is_left(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("", "the following arguments are required: tasks|algorithm|outer; 'metarl new --help' tells the options"),
-        ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' tells the options"),
+        ("", "the following arguments are required: tasks|algorithm|outer; 'metarl new --help' shows the options"),
+        ("tasks", "the following arguments are required: NAME; 'metarl new tasks --help' shows the options"),
         ("families walk", "invalid choice: 'families'"),
         ("tasks walk --kind robots", "argument --kind: invalid choice: 'robots'"),
         ("algorithm walk --kind control", "unrecognized arguments: --kind control"),
         ("outer walk --kind control", "unrecognized arguments: --kind control"),
-        ("tasks walk --env CartPole-v1", "--env ID and --parameter NAME=LOW,HIGH go together, with --kind gymnasium"),
-        ("tasks walk --kind gymnasium --parameter g=1,2", "--env ID and --parameter NAME=LOW,HIGH go together"),
+        (
+            "tasks walk --env CartPole-v1",
+            "--env ID and --parameter NAME=LOW,HIGH must be given together, with --kind gymnasium",
+        ),
+        (
+            "tasks walk --kind gymnasium --parameter g=1,2",
+            "--env ID and --parameter NAME=LOW,HIGH must be given together",
+        ),
         ("tasks walk --kind gymnasium --env X-v0 --parameter g=1", "expected NAME=LOW,HIGH"),
         ("tasks walk --kind gymnasium --env X-v0 --parameter g=2,1", "expected two finite numbers, the lower first"),
         ("tasks walk --kind gymnasium --env X-v0 --parameter g=1,inf", "expected two finite numbers"),
         ("tasks walk --kind gymnasium --env X-v0 --parameter spec=1,2", "'spec' cannot be the name of a field"),
         ("tasks walk --kind gymnasium --env X-v0 --parameter a-b=1,2", "'a-b' cannot be the name of a field"),
         ("outer trpo", "the outer update 'trpo' of metarl"),
-        ("outer update", "the class Update would take a name that outer.py needs"),
-        ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; how about 'half-cheetah'?"),
-        ("tasks HalfCheetah2", "how about 'half-cheetah2'?"),
-        ("tasks 2d-walk", "how about 'my-2d-walk'?"),
-        ("tasks ../walk", "how about 'walk'?"),
+        ("outer update", "outer.py already uses the name of the class Update"),
+        ("tasks Half_Cheetah", "is not lower-case words joined by hyphens; did you mean 'half-cheetah'?"),
+        ("tasks HalfCheetah2", "did you mean 'half-cheetah2'?"),
+        ("tasks 2d-walk", "did you mean 'my-2d-walk'?"),
+        ("tasks ../walk", "did you mean 'walk'?"),
         ("tasks /", "the name '/' is not lower-case words joined by hyphens"),
         (
             "tasks class",
-            "the module class or the class Class is a word of Python's own; choose another",
+            "the module class or the class Class has a name of Python's; choose another",
         ),
-        ("tasks value-error", "the class ValueError is a word of Python's own"),
+        ("tasks value-error", "the class ValueError has a name of Python's"),
         ("tasks json", "'json' is a module of Python's standard library; choose another, such as 'my-json'"),
-        ("tasks torch", "a module 'torch' is installed, or lies in this folder; choose another, such as 'my-torch'"),
+        ("tasks torch", "a module 'torch' is installed or in the current folder; choose another, such as 'my-torch'"),
         ("tasks pillow", "a package 'pillow' is installed; choose another, such as 'my-pillow'"),
-        ("tasks sampling", "the class Sampling would take a name that family.py needs"),
+        ("tasks sampling", "family.py already uses the name of the class Sampling"),
         ("tasks bandit", "the task family 'bandit' of metarl-toolkit"),
         ("tasks maml", "the algorithm 'maml' of metarl-toolkit"),
         ("algorithm maml", "the algorithm 'maml' of metarl-toolkit"),
@@ -175,7 +181,7 @@ def test_nothing_is_overwritten(there: str, empty_folder: Path, capsys: pytest.C
     else:
         target.symlink_to("nowhere")
     assert main(["new", "tasks", "walk-far"]) == 2
-    assert "walk-far exists already; nothing is overwritten" in capsys.readouterr().err
+    assert "walk-far already exists and is not overwritten" in capsys.readouterr().err
     assert target.is_symlink() or target.is_dir() or target.read_text() == "mine"
     assert [path.name for path in empty_folder.iterdir()] == ["walk-far"]
 

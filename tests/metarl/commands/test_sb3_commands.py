@@ -86,7 +86,7 @@ def test_a_wrong_export_is_answered_in_one_line(
 def test_export_does_not_replace_a_file_unasked(run: Path, model: Path, tmp_path: Path, capsys: Captured) -> None:
     assert "exists; choose another path, or replace it with --overwrite" in refused(capsys, "export", run, model)
     assert cli.main(["export", str(run), str(model), "--overwrite"]) == 0
-    assert "holds no run" in refused(capsys, "export", tmp_path, tmp_path / "model.zip")
+    assert "contains no run" in refused(capsys, "export", tmp_path, tmp_path / "model.zip")
 
 
 def test_training_starts_from_an_actor(run: Path, model: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -172,7 +172,7 @@ def test_a_baseline_is_neither_resumed_nor_adapted(baseline: Path, tmp_path: Pat
     for request in (["resume", baseline], ["evaluate", baseline], ["export", baseline, tmp_path / "model.zip"]):
         assert "holds the baseline ppo, which does not adapt and is not resumed" in refused(capsys, *request)
     told = refused(capsys, "baseline", "ppo", "point-navigation", "--out", baseline, *PPO_OPTIONS, *SMALL)
-    assert "already holds a run" in told
+    assert "already contains a run" in told
 
 
 def test_sac_learns_a_few_tasks(tmp_path: Path, capsys: Captured) -> None:

@@ -164,9 +164,9 @@ def test_check_tells_of_both() -> None:
 
     outcomes = family_outcomes(family("CartPole-v1", scaled, "m"), device="cpu")
     assert outcomes[0].verdict == "FAILED"
-    told = outcomes[0].told[0]
+    told = outcomes[0].messages[0]
     assert "test_check_tells_of_both.scaled" in told and told.count(".py:") == 1
     with pytest.warns(UserWarning, match="masscart"):
         outcomes = family_outcomes(family("CartPole-v1", "attribute", "masscart"), device="cpu")
     found = next(outcome for outcome in outcomes if outcome.check == "parameters")
-    assert found.verdict == "note" and "nothing reads masscart" in found.told[0]
+    assert found.verdict == "note" and "nothing reads masscart" in found.messages[0]

@@ -12,7 +12,7 @@ from metarl import objectives
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.seeding import spawn, stream
-from metarl.testing.subject import indifferent
+from metarl.testing.subject import untrained
 from metarl.types import Learner, Rollout, Spec, policy_of
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.ant import AntGoal
@@ -39,7 +39,7 @@ def told(rollout: Rollout) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_task_does_does_not_depend_on_the_number_of_tasks(name: str) -> None:
     family: Any = FAMILIES[name]
-    learner = indifferent(family.spec)
+    learner = untrained(family.spec)
     many, few = (
         told(family.sample(count, "test", stream(0, "tasks")).rollout(policy_of(learner, count), stream(0, "draw")))
         for count in (7, 2)
@@ -58,7 +58,7 @@ def test_actions_are_those_of_a_generator_for_each_task(kind: Any) -> None:
     def predict(state: Any, inputs: Tensor) -> tuple[Tensor, Any]:
         return logits.expand(*inputs.shape[:-1], 2), state
 
-    learner: Learner = indifferent(family.spec)._replace(predict=predict)
+    learner: Learner = untrained(family.spec)._replace(predict=predict)
     rollout = family.sample(3, "train", stream(0, "tasks")).rollout(policy_of(learner, 3), stream(0, "draw"))
     generator = stream(0, "draw")
     torch.randint(2**31 - 1, (), generator=generator)  # the environments' seed

@@ -13,10 +13,10 @@ from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
-from metarl.fewshot.regression import TableRegression
+from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
 from metarl.testing.batches import tensors
-from metarl.types import Examples, Learner, Params, Rollout, Spec, Split
+from metarl.types import DrawsGroups, Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
 
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=5, horizon=2))
@@ -260,6 +260,11 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
     assert found[0].queries[0].inputs.shape == (7, 6, 2)
 
 
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the examples of all tasks together, as of tasks that cannot be drawn in groups."""
+    monkeypatch.setattr(evaluation.scores, "_drawn_in_groups", evaluation.scores._drawn_at_once)
+
+
 def pictures(**options: Any) -> NWayKShot:
     pixels = torch.randint(256, (60, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return NWayKShot(pixels, torch.arange(60) % 6, **{"ways": 2, "shots": 3, "rotations": "all"} | options)
@@ -280,7 +285,7 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
     params = learner.init(torch.Generator().manual_seed(0))
     found = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert gathered == [3, 3, 3, 3, 1, 1]
-    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    all_at_once(monkeypatch)
     whole = evaluate(learner, params, family, tasks=7, steps=2, split="train")
     assert all(torch.equal(found.scores[name], whole.scores[name]) for name in ("loss", "accuracy"))
     # The queries are those that were scored, whenever they are asked for.
@@ -294,21 +299,26 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
         found.queries[1]
 
 
-def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def table() -> TableRegression:
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
-    family = TableRegression(rows, rows.sum(1), torch.arange(60) % 6, shots=4)
+    return TableRegression(rows, rows.sum(1), torch.arange(60) % 6, shots=4)
+
+
+def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = table()
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     params = learner.init(torch.Generator().manual_seed(0))
     monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 50})
     found = evaluate(learner, params, family, tasks=7, split="train")
-    monkeypatch.setattr(evaluation.scores, "_in_groups", lambda _: False)
+    all_at_once(monkeypatch)
     assert torch.equal(evaluate(learner, params, family, tasks=7, split="train").scores["loss"], found.scores["loss"])
 
 
-def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
+def test_a_subclass_changes_what_is_scored() -> None:
     class Dark(EpisodeTasks):
-        def draw(self, *arguments: Any) -> Examples:
-            return replace(super().draw(*arguments), inputs=torch.zeros(3, 6, 1, 6, 6))
+        def draw_groups(self, *arguments: Any) -> Any:
+            for examples in super().draw_groups(*arguments):
+                yield replace(examples, inputs=torch.zeros_like(examples.inputs))
 
     class Family(NWayKShot):
         def sample(self, *arguments: Any) -> EpisodeTasks:
@@ -318,6 +328,20 @@ def test_tasks_that_change_what_is_drawn_are_drawn_by_themselves() -> None:
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), family, tasks=3, split="train")
     assert found.queries[0].inputs.max() == 0
+    assert (found.scores["accuracy"][0] == 0.5).all()  # two classes of images that all look the same
+
+
+@pytest.mark.parametrize("tasks", [EpisodeTasks, TableTasks])
+def test_a_subclass_that_overrides_draw_alone_is_refused(tasks: type) -> None:
+    """Evaluation would use the ``draw_groups`` that it inherits."""
+    with pytest.raises(TypeError, match=r"Dark overrides draw, .* override draw_groups instead, which draw calls"):
+        type("Dark", (tasks,), {"draw": lambda *_: None})
+    type("Both", (tasks,), {"draw": lambda *_: None, "draw_groups": lambda *_: None})
+
+
+def test_tasks_without_groups_are_drawn_at_once() -> None:
+    assert isinstance(pictures().sample(2, "train", torch.Generator()), DrawsGroups)
+    assert not isinstance(Lines().sample(2, "train", torch.Generator()), DrawsGroups)
 
 
 @pytest.mark.parametrize(
@@ -352,5 +376,5 @@ def test_data_that_are_not_finite_are_told() -> None:
         def sample(self, *arguments: Any) -> LineTasks:
             return Broken(torch.ones(2), [])
 
-    with pytest.raises(ValueError, match="the query targets that the family drew hold numbers that are not finite"):
+    with pytest.raises(ValueError, match="the query targets that the family drew contain numbers that are not finite"):
         evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)

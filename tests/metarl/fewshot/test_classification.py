@@ -127,12 +127,12 @@ SCALES: list[tuple[tuple[int, ...], int, dict[str, Any], float, str | None]] = [
     ((1, 4, 4), 255, {}, 255, None),
     ((4, 4), 200, {}, 255, None),
     ((1, 4, 4), 0, {}, 255, None),
-    ((1, 4, 4), 1, {}, 1, "hold 0 and 1 stay as they are; scale=1 says so"),
+    ((1, 4, 4), 1, {}, 1, "with values 0 and 1 are not scaled; scale=1 silences"),
     ((1, 4, 4), 1, {"scale": 1}, 1, None),
     ((1, 4, 4), 1, {"scale": 255}, 255, None),
-    ((1, 4, 4), 16, {}, 255, "divided by 255, and none is brighter than 16: if that is white, give scale=16"),
+    ((1, 4, 4), 16, {}, 255, "divided by 255, but no pixel exceeds 16: if that is white, set scale=16"),
     ((1, 4, 4), 16, {"scale": 16}, 16, None),
-    ((8,), 10, {}, 1, r"uint8 \(8,\) are no images and stay as they are; scale=255 divides"),
+    ((8,), 10, {}, 1, r"uint8 and shape \(8,\) are not images and are not scaled; scale=255 would"),
     ((784,), 255, {"scale": 255}, 255, None),
 ]
 
@@ -220,14 +220,14 @@ def test_memory_does_not_grow() -> None:
         ({"rotations": "all"}, r"rotations need square images, not inputs of shape \(1,\)"),
         ({"labels": torch.zeros(3)}, r"shapes \(126, 1\) and \(3,\): expected \[item, \*shape\] and \[item\]"),
         ({"labels": LABELS.float()}, "labels are torch.float32"),
-        ({"inputs": torch.full((126, 1), torch.nan)}, "inputs hold numbers that are not finite"),
+        ({"inputs": torch.full((126, 1), torch.nan)}, "inputs contain numbers that are not finite"),
         (
             {"inputs": torch.full((126, 1), 1e39, dtype=torch.float64)},
-            r"reach from 1e\+39 .* torch.float32 cannot hold: sc",
+            r"range from 1e\+39 .* torch.float32 cannot represent: sc",
         ),
         ({"inputs": torch.zeros(126, 1).to(torch.complex64)}, "inputs are torch.complex64: expected real numbers"),
         ({"scale": 0}, "scale=0: expected a positive number"),
-        ({"classes": {"train": [1], "test": [1]}}, "named twice"),
+        ({"classes": {"train": [1], "test": [1]}}, "listed twice"),
     ],
 )
 def test_wrong_families_are_refused(options: dict[str, Any], message: str) -> None:

@@ -41,8 +41,8 @@ def test_shares_and_numbers_of_classes() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0.5, 0.2, 0.2), (5, 3, 3), (1.2, -0.2, 0.0)])
-def test_shares_that_are_none(sizes: Any) -> None:
-    with pytest.raises(ValueError, match="expected shares that sum to 1, or numbers that sum to all"):
+def test_wrong_fractions(sizes: Any) -> None:
+    with pytest.raises(ValueError, match="expected fractions that sum to 1, or numbers that sum to"):
         split_classes(10, sizes)
 
 
@@ -74,9 +74,9 @@ def test_what_a_split_holds_out_stays_held_out() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ({"train": [1, 2], "test": [2]}, r"labels \[2\] are named twice"),
-        ({"train": [1, 1]}, r"labels \[1\] are named twice"),
-        ({"train": [1, 5]}, r"the splits name the labels \[5\], which no item has"),
+        ({"train": [1, 2], "test": [2]}, r"labels \[2\] are listed twice"),
+        ({"train": [1, 1]}, r"labels \[1\] are listed twice"),
+        ({"train": [1, 5]}, r"the splits list the labels \[5\], which no item has"),
         ({"training": [1]}, r"there is no split \['training'\]: expected some of \['train', 'validation', 'test'\]"),
     ],
 )

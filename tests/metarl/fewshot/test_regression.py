@@ -97,22 +97,25 @@ def test_several_inputs_and_outputs(float64: None) -> None:
         ({"parameters": {"slope": (1.0, 0.0), "offset": (0.0, 1.0)}}, r"slope=\(1.0, 0.0\): expected the lower end"),
         ({"inputs": (1.0, 0.0)}, r"inputs=\(1.0, 0.0\): expected the lower end of the range first"),
         ({"inputs": (0.0, float("nan"))}, "inputs="),
-        ({"inputs": (0.0, float("inf"))}, r"inputs=\(0.0, inf\): expected ends that are finite"),
+        ({"inputs": (0.0, float("inf"))}, r"inputs=\(0.0, inf\): expected finite numbers"),
         (
             {"parameters": {"slope": (0.0, 1e39), "offset": (0.0, 1.0)}},
-            r"slope=\(0.0, 1e\+39\): expected ends that are fin",
+            r"slope=\(0.0, 1e\+39\): expected finite num",
         ),
         (
             {"function": lambda x, slope, offset: (slope * x + offset).log()},
-            r"gives nan for the input \[.*values are not fin",
+            r"returns nan for the input \[.*values are not fin",
         ),
         (
             {"function": lambda x, slope, offset: x.double().mul(1e30 * slope).exp()},
-            "the function gives inf for the input",
+            "the function returns inf for the input",
         ),
         ({"shots": 0}, "shots=0: expected at least 1"),
         ({"test_queries": 0}, "test_queries=0"),
-        ({"output_size": 2}, r"for two inputs of a task the function gives \(1, 2, 1\), not \(1, 2, 2\)"),
+        (
+            {"output_size": 2},
+            r"for two inputs of one task, the function returns shape \(1, 2, 1\): expected \(1, 2, 2\)",
+        ),
     ],
 )
 def test_wrong_functions_are_refused(options: dict[str, Any], message: str) -> None:
@@ -218,7 +221,7 @@ def test_numbers_that_the_cast_makes_infinite_are_refused(what: str, float64: No
     table(**{what: values})
     torch.set_default_dtype(torch.float32)
     with pytest.raises(
-        ValueError, match=rf"{what} reach from 1e\+39 to 1e\+39, which torch.float32 cannot hold: scale th"
+        ValueError, match=rf"{what} range from 1e\+39 to 1e\+39, which torch.float32 cannot represent: sc"
     ):
         table(**{what: values})
 
@@ -259,9 +262,9 @@ def test_what_a_table_asks_of_a_model() -> None:
             {"targets": torch.zeros(20, 2, 2)},
             r"targets have shape \(20, 2, 2\): expected \[row\] or \[row, output_size\]",
         ),
-        ({"targets": torch.full((20,), torch.inf)}, "targets hold numbers that are not finite"),
+        ({"targets": torch.full((20,), torch.inf)}, "targets contain numbers that are not finite"),
         ({"groups": GROUPS.float()}, "labels are torch.float32"),
-        ({"splits": {"train": [4], "test": [4]}}, "named twice"),
+        ({"splits": {"train": [4], "test": [4]}}, "listed twice"),
     ],
 )
 def test_wrong_tables_are_refused(options: dict[str, Any], message: str) -> None:

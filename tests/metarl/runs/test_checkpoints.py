@@ -82,7 +82,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     last = range(size - 8 * 100, size)  # the hash itself, and the end of the archive
     for bit in {*(draws.randrange(size) for _ in range(400)), *last}:
         flip(path, bit)
-        with pytest.raises(RunError, match=rf"{path} cannot be read; it may be cut short, damaged or"):
+        with pytest.raises(RunError, match=rf"{path} cannot be read; it may be truncated, damaged, or"):
             runs.load_checkpoint(path)
         path.write_bytes(whole)
     assert runs.load_checkpoint(path)["iteration"] == 3
@@ -108,12 +108,14 @@ def test_the_checkpoint_before_the_last_is_kept_and_is_one_to_go_on_from(run: Pa
     assert load_progress(run / "previous.pt")["iteration"] == 4
     assert open_run(run, "previous").iteration == 4
     flip(run / "checkpoint.pt", 8000)
-    told = f"{run}/checkpoint.pt cannot be read; .*the one before it, of iteration 4, is whole: rename {run}/"
+    told = (
+        f"{run}/checkpoint.pt cannot be read; .*the one before it, of iteration 4, is intact: to use it, rename {run}/"
+    )
     for action in (lambda: training.resume(run, iterations=8), lambda: open_run(run)):
         with pytest.raises(RunError, match=told):
             action()
     (run / "checkpoint.pt").unlink()
-    with pytest.raises(RunError, match=r"does not exist.*the one before it, of iteration 4, is whole"):
+    with pytest.raises(RunError, match=r"does not exist.*the one before it, of iteration 4, is intact"):
         training.resume(run)
     (run / "previous.pt").rename(run / "checkpoint.pt")
     training.resume(run)
@@ -154,8 +156,8 @@ NAN, INFINITE = float("nan"), float("inf")
         ({"iteration": torch.tensor(3)}, r"iteration is tensor\(3\)"), ({"refused": -1}, "refused is -1"),
         ({"best": "high"}, "best is 'high'"), ({"params": None}, "params is None"), ({"params": {"w": 3}}, "params is"),
         ({"params": {3: torch.ones(2)}}, "params is"), ({"outer": [1]}, r"outer is \[1\]"),
-        ({"params": {"w": torch.tensor([1.0, NAN])}}, "numbers that are not finite, in the parameter w"),
-        ({"params": {"w": torch.tensor([1.0, -INFINITE])}}, "numbers that are not finite, in the parameter w"),
+        ({"params": {"w": torch.tensor([1.0, NAN])}}, "numbers that are not finite in the parameter w"),
+        ({"params": {"w": torch.tensor([1.0, -INFINITE])}}, "numbers that are not finite in the parameter w"),
         *(({name: ...}, f"{name} is missing") for name in CONTENTS),
     ],
 )  # fmt: skip
@@ -163,7 +165,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any],
     path = tmp_path / "best.pt"
     changed = {name: value for name, value in (CONTENTS | changes).items() if value is not ...}
     runs.save_checkpoint(path, changed)
-    with pytest.raises(RunError, match=f"{path} (is damaged: |holds ){told}") as caught:
+    with pytest.raises(RunError, match=f"{path} (is damaged: |has ){told}") as caught:
         load_progress(path)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -171,7 +173,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any],
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda outer: outer.pop("count"), "lacks count of its state"),
+        (lambda outer: outer.pop("count"), "its state has no count"),
         (lambda outer: outer.update(count="3"), "count of its state is str, not a number"),
         (lambda outer: outer.update(count=NAN), "count of the outer update's state is not a number"),
         (lambda outer: outer.update(first=3.0), "first of its state is a number, not torch.float32"),
@@ -196,8 +198,8 @@ def test_kept_checkpoints_are_opened(trained: Path, which: str) -> None:
 
 @pytest.mark.parametrize("which", ["checkpoint-3", "../checkpoint", "first", "", "config.json", "last.pt", 3])
 def test_others_are_refused_and_those_that_there_are_named(trained: Path, which: Any) -> None:
-    told = "expected one of last, best, validated, previous or checkpoint-ITERATION; in .* checkpoint-2, checkpoint-4, "
-    with pytest.raises(RunError, match=told):
+    names = "last, best, validated, previous or checkpoint-ITERATION"
+    with pytest.raises(RunError, match=f"expected one of {names}; .* also has checkpoint-2, checkpoint-4, "):
         open_run(trained, which)
 
 

@@ -153,7 +153,7 @@ def test_options_of_every_plain_kind_are_rebuilt(target: Varied) -> None:
 )
 def test_options_that_would_come_back_changed_are_refused(options: dict[str, Any], name: str) -> None:
     with pytest.raises(
-        ValueError, match=f"cannot be recorded in a run folder: its option {name} is .*would come back as"
+        ValueError, match=f"cannot be recorded in a run folder: its option {name} is .*would be read back as"
     ):
         runs.describe(Varied(**options))
 
@@ -178,7 +178,7 @@ def test_a_local_class_is_refused() -> None:
 def test_a_class_that_is_no_dataclass_is_refused_as_its_options_are_unknown() -> None:
     with pytest.raises(ValueError, match="Plain is not a dataclass"):
         runs.describe(Plain(rate=0.5))
-    with pytest.raises(ValueError, match="did not make"):
+    with pytest.raises(ValueError, match="which is of another class"):
         runs.describe(MAML(), here("Varied"))
 
 
@@ -216,7 +216,7 @@ def test_a_family_that_only_a_name_can_give_back_is_refused_without_one() -> Non
     ],
 )
 def test_a_record_that_cannot_be_used_is_refused(record: dict[str, Any]) -> None:
-    with pytest.raises(RunError, match="cannot be made with the options that this run recorded"):
+    with pytest.raises(RunError, match="cannot be built with the options that this run recorded"):
         runs.rebuild(record, "algorithms")
 
 
@@ -250,7 +250,7 @@ def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
     for name in old:
         (tmp_path / name).write_text("old")
     with pytest.raises(
-        RunError, match=rf"{tmp_path} already holds a run.*--out.*metarl resume {tmp_path}.*--overwrite"
+        RunError, match=rf"{tmp_path} already contains a run.*--out.*metarl resume {tmp_path}.*--overwrite"
     ):
         runs.create(tmp_path, CONFIG)
     assert all((tmp_path / name).exists() for name in old)
@@ -262,9 +262,9 @@ def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunError, match=f"cannot make the run folder {folder}: "):
+        with pytest.raises(RunError, match=f"cannot create the run folder {folder}: "):
             runs.create(folder, CONFIG)
-        with pytest.raises(RunError, match=r"holds no run: config\.json is missing"):
+        with pytest.raises(RunError, match=r"contains no run: config\.json is missing"):
             runs.read_config(folder)
 
 
@@ -280,8 +280,8 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         ('{"format": 0}', "has format 0"),
         ('{"format": true}', "has format True"),
         ('{"format": "2"}', "has format 2"),
-        ('{"format": 1}', "is damaged: it does not tell the algorithm and the tasks and the outer and the settings"),
-        (json.dumps({"format": 1, **CONFIG, "tasks": [1]}), "does not tell the tasks of the run"),
+        ('{"format": 1}', "is damaged: it lacks algorithm and tasks and outer and settings"),
+        (json.dumps({"format": 1, **CONFIG, "tasks": [1]}), "it lacks tasks"),
     ],
 )
 def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, told: str) -> None:
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_was_cut_short_anywhere_is_refused(tmp_path: Path) -> 
     whole = path.read_bytes()
     for length in (*range(0, len(whole), 61), len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(RunError, match=f"{path} cannot be read; it may be cut short") as caught:
+        with pytest.raises(RunError, match=f"{path} cannot be read; it may be truncated") as caught:
             runs.load_checkpoint(path)
         assert len(str(caught.value).splitlines()) == 1
 

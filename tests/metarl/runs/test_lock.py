@@ -32,7 +32,7 @@ SMALL = ["--iterations", "2", "--outer", "adam", "--meta-batch-size", "2", "--al
 
 def owner(**changes: Any) -> dict[str, Any]:
     """What the lock of a living process tells: this one's."""
-    told: dict[str, Any] = json.loads(lock._told("abc", "training"))
+    told: dict[str, Any] = json.loads(lock._record("abc", "training"))
     return told | changes
 
 
@@ -104,8 +104,8 @@ def test_a_killed_process_whose_parent_does_not_ask_is_dead(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (json.dumps(owner(machine="0" * 8, host="far", process=7)), "process 7 on far .*or, if it is gone, remove "),
-        ("", "cannot be read as a lock; if nothing writes there, remove that file"),
+        (json.dumps(owner(machine="0" * 8, host="far", process=7)), "process 7 on far .*or, if it has ended, remove "),
+        ("", "cannot be read as a lock; if no process writes there, remove that file"),
         ("[" * 5000, "cannot be read as a lock"),
         ('{"token": "a/../b"}', "cannot be read as a lock"),
         (json.dumps(owner(token="../../x")), "cannot be read as a lock"),

@@ -119,11 +119,11 @@ def test_what_earlier_versions_recorded_is_read_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"anything": Kind.FAR}, r"anything is .*FAR.* \(Kind\), and would come back as 'FAR' \(str\)"),
-        ({"anything": (1, Colour.RED)}, "anything is .*, and would come back as"),
-        ({"anything": Range()}, r"anything is .* \(Range\), and would come back as .* \(dict\)"),
-        ({"anything": True, "kind": 1}, r"kind is 1 \(int\), and would come back as .*NEAR.* \(Kind\)"),
-        ({"either": Path("x")}, r"either is PosixPath\('x'\) .*, and would come back as 'x' \(str\)"),
+        ({"anything": Kind.FAR}, r"anything is .*FAR.* \(Kind\), and would be read back as 'FAR' \(str\)"),
+        ({"anything": (1, Colour.RED)}, "anything is .*, and would be read back as"),
+        ({"anything": Range()}, r"anything is .* \(Range\), and would be read back as .* \(dict\)"),
+        ({"anything": True, "kind": 1}, r"kind is 1 \(int\), and would be read back as .*NEAR.* \(Kind\)"),
+        ({"either": Path("x")}, r"either is PosixPath\('x'\) .*, and would be read back as 'x' \(str\)"),
         ({"anything": object()}, "option anything holds a object, which is not plain data"),
         ({"anything": "__main__:network"}, "option anything holds '__main__:network', of the script that is running"),
     ],
@@ -154,7 +154,7 @@ def test_a_table_is_refused_in_one_short_line_with_the_name_that_it_has(monkeypa
         "^NWayKShot cannot be recorded in a run folder: its option inputs holds a Tensor, which is not plain data; "
     )
     with pytest.raises(
-        ValueError, match=f"{expected}bind it to a name in an importable module, and pass 'module:name'"
+        ValueError, match=f"{expected}assign it to a name in an importable module, and pass 'module:name'"
     ):
         runs.describe(table)
     module.table = table

@@ -113,7 +113,7 @@ def test_a_link_to_a_folder_is_that_folder_and_a_link_to_nothing_is_refused(here
     assert (here / "real/checkpoint.pt").exists()
     assert (here / "link").is_symlink()
     told = refused(capsys, "train", "maml", "bandit", "--out", "nothing", *SMALL)
-    assert "/nothing: it is a link to nothing" in told
+    assert "/nothing: it is a broken link" in told
     assert not (here / "gone").exists()
 
 

@@ -52,7 +52,7 @@ def train(out: Path, iterations: int = 2, **options: Any) -> training.Result:
 @pytest.mark.parametrize("name", MINE)
 def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_was(tmp_path: Path, name: str, overwrite: bool) -> None:
     before = put(tmp_path, (name,), "mine")
-    with pytest.raises(RunError, match=rf"{tmp_path} is not empty, and holds no run \({Path(name).parts[0]}\)"):
+    with pytest.raises(RunError, match=rf"{tmp_path} is not empty and contains no run \({Path(name).parts[0]}\)"):
         runs.create(tmp_path, CONFIG, overwrite)
     assert contents(tmp_path) == before
 
@@ -65,7 +65,7 @@ def test_commands_refuse_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             for more in ([], ["--overwrite"]):
                 assert cli.main([*command.split(), "--out", out, *more]) == 2
                 told = capsys.readouterr().err
-                assert "is not empty, and holds no run" in told
+                assert "is not empty and contains no run" in told
                 assert "and 15 more" in told
     assert contents(tmp_path) == before
 
@@ -76,7 +76,7 @@ def test_a_configuration_of_something_else_is_not_replaced(tmp_path: Path, text:
     (tmp_path / "config.json").write_text(text)
     before = contents(tmp_path)
     for overwrite in (False, True):
-        with pytest.raises(RunError, match=r"holds a config\.json that does not tell of a run, and nothing is overwr"):
+        with pytest.raises(RunError, match=r"contains a config\.json that is not a run's, so nothing is overwr"):
             runs.create(tmp_path, CONFIG, overwrite)
     assert contents(tmp_path) == before
 
@@ -140,7 +140,7 @@ def test_the_old_run_is_whole_until_the_new_one_has_a_checkpoint(tmp_path: Path)
     with pytest.raises(ValueError, match="a callback broke") as caught:
         train(tmp_path, overwrite=True, callbacks=[look])
     assert caught.value.__notes__ == [
-        f"{tmp_path} has no checkpoint yet; the run that it was to replace is whole, in {tmp_path}/metarl-replaced-1"
+        f"{tmp_path} has no checkpoint yet; the run that it was to replace is kept in {tmp_path}/metarl-replaced-1"
     ]
     with pytest.raises(RunError, match=f"not saved a checkpoint yet; the run that it was .*{tmp_path}/metarl-replace"):
         training.load(tmp_path).restore(tmp_path / "checkpoint.pt")
@@ -212,7 +212,7 @@ def test_a_new_run_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, mon
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=f"cannot begin a run in {tmp_path}: could not write .*No space left on device"):
+    with pytest.raises(RunError, match=f"cannot start a run in {tmp_path}: could not write .*No space left on device"):
         train(tmp_path, overwrite=True)
     assert contents(tmp_path) == before
 
@@ -222,7 +222,7 @@ def test_the_command_says_where_the_old_run_is(tmp_path: Path, capsys: Any) -> N
     small = ["--iterations", "1", "--outer", "adam", "--meta-batch-size", "2", "--algorithm.hidden", "4", "--device",
              "cpu", "--tasks.sampling.episodes", "2", "--tasks.sampling.horizon", "3"]  # fmt: skip
     assert cli.main(["train", "maml", "bandit", "--out", str(tmp_path), "--overwrite", *small]) == 0
-    assert f"is whole, in {tmp_path}/metarl-replaced-1, until there is one" in capsys.readouterr().out
+    assert f"is kept in {tmp_path}/metarl-replaced-1, until there is one" in capsys.readouterr().out
     assert not list(tmp_path.glob("metarl-*"))
 
 

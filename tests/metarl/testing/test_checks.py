@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from metarl import testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.rl2 import RL2
 from metarl.control.sampling import Sampling
-from metarl.fewshot.classification import NWayKShot
+from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import Regression
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
@@ -35,12 +36,12 @@ ALGORITHM = MAML(network=Network(hidden=(4,), activation="tanh"))
 
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Return what was told by the checks that failed."""
-    return {outcome.check: "\n".join(outcome.told) for outcome in outcomes if outcome.verdict == "FAILED"}
+    """Return the messages of the checks that failed."""
+    return {outcome.check: "\n".join(outcome.messages) for outcome in outcomes if outcome.verdict == "FAILED"}
 
 
 class Broken:
-    """A family whose tasks, or what is drawn from them, are changed on the way; its spec too, where one is told."""
+    """A family whose tasks, or what is drawn from them, are changed on the way; perhaps also its spec."""
 
     def __init__(
         self,
@@ -53,12 +54,12 @@ class Broken:
 
     def sample(self, num_tasks: int, split: Any, generator: torch.Generator) -> Any:
         tasks = self.changed_tasks(self.family.sample(num_tasks, split, generator))
-        told = SimpleNamespace(parameters=tasks.parameters, descriptors=tasks.descriptors)
+        changed = SimpleNamespace(parameters=tasks.parameters, descriptors=tasks.descriptors)
         draw = tasks.rollout if self.family.spec.control else tasks.draw
         setattr(
-            told, "rollout" if self.family.spec.control else "draw", lambda *given: self.changed_batch(draw(*given))
+            changed, "rollout" if self.family.spec.control else "draw", lambda *given: self.changed_batch(draw(*given))
         )
-        return told
+        return changed
 
 
 def unseeded(tasks: Any) -> Any:
@@ -163,7 +164,7 @@ class Mixed(Broken):
 
 @dataclasses.dataclass(frozen=True)
 class Centred:
-    """Tasks whose targets are told in terms of all of them."""
+    """Tasks whose targets depend on all tasks."""
 
     tasks: Any
     parameters: dict[str, Tensor]
@@ -200,7 +201,7 @@ def test_whole_plugins_pass() -> None:
         (Lenient(), "refusal", "expected a ValueError for fewer than one"),
         (Broken(sample=unseeded), "seeding", "sampling tasks drew from a global generator"),
         (Broken(sample=fixed), "seeding", "the tasks of 5 seeds are the same"),
-        (Broken(sample=drifting_tasks()), "seeding", "'classes' of two samples by one seed differ"),
+        (Broken(sample=drifting_tasks()), "seeding", "'classes' of two samples with the same seed differ"),
         (
             Column(LINES),
             "number",
@@ -213,7 +214,7 @@ def test_whole_plugins_pass() -> None:
             "number",
             "the first 3 should be the same, but their support data differ: draw all random",
         ),
-        (Broken(LINES, sample=one_descriptor), "descriptors", "tasks of different parameters all have the same"),
+        (Broken(LINES, sample=one_descriptor), "descriptors", "tasks with different parameters all have the same"),
         (
             Broken(spec=Spec((4,), 3, "classification")),
             "draws",
@@ -237,25 +238,25 @@ def test_whole_plugins_pass() -> None:
         (Broken(BANDIT, draw=lambda batch: replace(batch, actions=batch.actions / 1)), "draws", "actions: found"),
         (Broken(draw=other_globals), "determinism", "drawing data drew from a global generator"),
         (Broken(draw=numpy_globals), "determinism", "drawing data drew from a global generator"),
-        (Broken(draw=noisy()), "determinism", "two draws of support data by one seed differ"),
+        (Broken(draw=noisy()), "determinism", "two draws of support data from equal tasks with the same seed differ"),
         (
             Broken(draw=lambda batch: replace(batch, inputs=0 * batch.inputs)),
             "splits",
-            "tasks are among",
+            "tasks are also test tasks",
         ),
         (
             Mixed(LINES),
             "independence",
             "changing the parameters of the last task changes",
         ),
-        (Leaking(), "splits", "train and validation tasks are among the test tasks: hold some out"),
+        (Leaking(), "splits", "some train and validation tasks are also test tasks: hold tasks out"),
         (
             Broken(draw=lambda batch: replace(batch, inputs=batch.inputs.float())),
             "dtypes",
             "with torch.float64 as",
         ),
         (Broken(BANDIT, draw=resurrected), "mask", "mask rises within an episode"),
-        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=batch.mask / 2)), "mask", "other numbers than 0 and 1"),
+        (Broken(BANDIT, draw=lambda batch: replace(batch, mask=batch.mask / 2)), "mask", "numbers other than 0 and 1"),
         (
             Broken(BANDIT, draw=lambda batch: replace(batch, mask=0 * batch.mask)),
             "mask",
@@ -278,7 +279,7 @@ def test_all_that_fails_is_told_at_once() -> None:
         testing.check_family(family)
     told = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in told] == ["refusal", "draws", "draws"]
-    assert re.search(r"sample\(0, ...\) gave tasks.* \(\S*test_checks.py:\d+, Lenient.sample\)$", told[0])
+    assert re.search(r"sample\(0, ...\) returned tasks.* \(\S*test_checks.py:\d+, Lenient.sample\)$", told[0])
     assert told[1].startswith("draws: inputs: found torch.float64")
     assert told[2].startswith("draws: targets: found torch.int32")
 
@@ -299,7 +300,7 @@ def test_a_family_without_test_tasks_is_told_of() -> None:
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
     assert not failures(list(outcomes.values()))
     assert outcomes["tasks"].verdict == "note"
-    assert outcomes["tasks"].told[1].startswith("there are no test tasks: ")
+    assert outcomes["tasks"].messages[1].startswith("the family has no test tasks: ")
     assert outcomes["splits"].verdict == "skipped"
 
 
@@ -308,7 +309,7 @@ def test_rounding_may_depend_on_the_number_of_tasks() -> None:
 
     def rounded(batch: Examples) -> Examples:
         last = batch.targets.flatten()[-3:]
-        return batch._replace(targets=batch.targets.flatten().index_copy(
+        return replace(batch, targets=batch.targets.flatten().index_copy(
             0, torch.arange(batch.targets.numel())[-3:], last * (1 + torch.finfo(last.dtype).eps)
         ).reshape(batch.targets.shape))  # fmt: skip
 
@@ -319,14 +320,14 @@ def test_rounding_may_depend_on_the_number_of_tasks() -> None:
 def test_a_family_of_few_tasks_cannot_be_asked_for_more() -> None:
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(Limited(LINES))}
     assert outcomes["number"].verdict == "skipped"
-    assert outcomes["number"].told == ("there are no 7 train tasks: there are 5 tasks",)
+    assert outcomes["number"].messages == ("the family has no 7 train tasks: there are 5 tasks",)
 
 
 def test_tasks_that_all_draw_the_same_are_noted() -> None:
     family = Regression(lambda inputs, slope: inputs, {"slope": (-1.0, 1.0)}, shots=2)
     outcomes = {outcome.check: outcome for outcome in testing.family_outcomes(family)}
     assert outcomes["independence"].verdict == "note"
-    assert "changing a task's parameters changed nothing that it drew" in outcomes["independence"].told[0]
+    assert "changing a task's parameters did not change its data" in outcomes["independence"].messages[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -410,10 +411,10 @@ def drifting() -> Callable[[Tensor], Tensor]:
         (
             changed(lambda learner: learner._replace(spec=Spec((3,), 4, "regression"))),
             "build",
-            "the learner is for Spec.* built",
+            "the learner's spec is Spec.* built",
         ),
         (initial(lambda rng: {"w": torch.rand(3)}), "initialisation", "initialisation drew from a global generator"),
-        (initial(lambda rng: {"w": torch.ones(3)}), "initialisation", "by two seeds are the same"),
+        (initial(lambda rng: {"w": torch.ones(3)}), "initialisation", "with two seeds are the same"),
         (with_outputs(lambda outputs: outputs[..., :1]), "outputs", r"outputs: found torch.float32 \(4, 3, 1\)"),
         (with_outputs(drifting()), "determinism", "outputs after the same adaptations differ"),
         (
@@ -421,18 +422,18 @@ def drifting() -> Callable[[Tensor], Tensor]:
             "determinism",
             "learning drew from a global",
         ),
-        (changed(writing), "purity", "the learner wrote into its parameters or its data"),
+        (changed(writing), "purity", "the learner changed its parameters or its data in place"),
         (with_loss(lambda loss, params: 0 * loss), "meta-loss", "the meta-gradient is zero"),
         (with_loss(lambda loss, params: loss.mean()), "meta-loss", "the meta-loss: found"),
         (with_loss(lambda loss, params: (loss - loss).sqrt()), "meta-loss", "the meta-gradient of .* is not finite"),
         (
             with_loss(lambda loss, params: loss, told=False),
             "scores",
-            "the meta-loss tells nothing: expected loss",
+            "the metrics of the meta-loss are nothing: expected also loss",
         ),
-        (changed(counting), "order", "turning the order of the tasks does not turn that of the outputs"),
+        (changed(counting), "order", "reversing the order of the tasks does not reverse that of the outputs"),
         (changed(ordered), "order", "the order of the tasks changes the meta-loss"),
-        (changed(seeing_all), "independence", "changing the support of one task changes another's outputs"),
+        (changed(seeing_all), "independence", "changing the support data of one task changes another's outputs"),
         (
             with_outputs(lambda outputs: outputs.float()),
             "dtypes",
@@ -474,7 +475,7 @@ def test_a_policy_that_replays_otherwise_than_it_acts_is_found(kind: Any) -> Non
     algorithm = MAML(network=Network(Unnamed))
     found = failures(testing.algorithm_outcomes(algorithm, testing.small_family(kind)))
     assert set(found) == {"replay"}
-    told = re.search(r"its probability ratios, which should be 1, run from (\S+) to (\S+);", found["replay"])
+    told = re.search(r"their ratios should be 1, but range from (\S+) to (\S+);", found["replay"])
     assert told and float(told[1]) < 0.99 and float(told[2]) > 1.01
     testing.check_algorithm(algorithm, testing.small_family("classification"))
 
@@ -494,3 +495,22 @@ def test_what_an_algorithm_refuses_is_passed_on() -> None:
 
     with pytest.raises(ValueError, match="serves classification, not discrete"):
         testing.check_algorithm(ProtoNet(), BANDIT)
+
+
+def test_data_drawn_in_groups_are_those_drawn_at_once() -> None:
+    class Shifted(EpisodeTasks):
+        def draw(self, *arguments: Any) -> Examples:
+            return super().draw(*arguments)
+
+        def draw_groups(self, role: Any, generator: torch.Generator, size: int) -> Any:
+            for group, examples in enumerate(super().draw_groups(role, generator, size)):
+                yield replace(examples, inputs=examples.inputs + group)
+
+    def shifted(family: Any, *arguments: Any) -> Shifted:
+        return Shifted(**vars(family.sample(*arguments)))
+
+    family = SimpleNamespace(spec=ITEMS.spec, sample=partial(shifted, ITEMS))
+    found = failures(testing.family_outcomes(family))
+    assert set(found) == {"groups"}
+    assert "draw_groups gives other support data than draw with the same generator" in found["groups"]
+    assert "Shifted.draw_groups" in found["groups"]

@@ -28,7 +28,7 @@ LINES, POINTS = small_family("regression"), small_family("continuous")
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return what was told by the checks that failed."""
-    return {outcome.check: "\n".join(outcome.told) for outcome in outcomes if outcome.verdict == "FAILED"}
+    return {outcome.check: "\n".join(outcome.messages) for outcome in outcomes if outcome.verdict == "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ class Unguarded(Descent):
 
 CASES: dict[str, tuple[Any, str, str]] = {
     "refused by TypeError": (checked(refuse_loudly), "refusal", r"check\(learner\) raised TypeError: no averages"),
-    "refused by False": (checked(lambda learner: not learner.averages), "refusal", "returned True, which nobody reads"),
-    "refused silently": (checked(refuse_silently), "refusal", "refuses without a word"),
-    "state: tuple": (beginning(lambda params, state: ()), "state", "init returned tuple for a state"),
+    "refused by False": (checked(lambda learner: not learner.averages), "refusal", "returned True, which is ignored"),
+    "refused silently": (checked(refuse_silently), "refusal", "raised a ValueError without a message"),
+    "state: tuple": (beginning(lambda params, state: ()), "state", "init returned tuple as the state"),
     "state: nested": (
         beginning(lambda params, state: state | {"all": {"one": 1}}),
         "state",
@@ -200,69 +200,81 @@ CASES: dict[str, tuple[Any, str, str]] = {
     "state: graph": (
         beginning(lambda params, state: {**state, "velocity": state["velocity"].requires_grad_()}),
         "state",
-        "'velocity' keeps the graph that made it",
+        "'velocity' requires a gradient",
     ),
-    "update: tuple": (changed(lambda update, *_: tuple(update)), "update", "the update is tuple"),
-    "update: refused": (changed(lambda update, *_: update._replace(finite=False)), "update", "finite was refused"),
-    "update: order": (with_params(reordered), "update", "the moved parameters are head.*, in this order"),
-    "update: lost": (with_params(lambda params: dict(list(params.items())[1:])), "update", "the moved parameters are"),
+    "update: tuple": (changed(lambda update, *_: tuple(update)), "update", "update returned tuple"),
+    "update: refused": (
+        changed(lambda update, *_: update._replace(finite=False)),
+        "update",
+        "a finite meta-gradient was refused",
+    ),
+    "update: order": (with_params(reordered), "update", "the new parameters are head.*, in this order"),
+    "update: lost": (with_params(lambda params: dict(list(params.items())[1:])), "update", "the new parameters are"),
     "update: shape": (
         with_params(lambda params: {name: value[None] for name, value in params.items()}),
         "update",
-        r"moved \S+: found torch.float32 \(1, .*expected torch.float32",
+        r"new \S+: found torch.float32 \(1, .*expected torch.float32",
     ),
     "update: dtype": (
         with_params(lambda params: {name: value.double() for name, value in params.items()}),
         "update",
-        "moved .* found torch.float64",
+        "new .* found torch.float64",
     ),
     "update: nan": (
         with_params(lambda params: {name: value / 0 for name, value in params.items()}),
         "update",
-        "moved .*: found numbers that are not finite",
+        "new .*: found numbers that are not finite",
     ),
     "update: graph": (
         with_params(lambda params: {name: value.clone().requires_grad_() for name, value in params.items()}),
         "update",
-        "moved .* keeps the graph that made it",
+        "new .* requires a gradient",
     ),
     "update: state": (with_state(history=[1]), "update", "update returned a state in which 'history' is list"),
     "metrics: vector": (with_metrics(**{"outer/norms": torch.ones(2)}), "metrics", r"a tensor of shape \(2,\)"),
     "metrics: word": (with_metrics(**{"outer/mood": "good"}), "metrics", "'outer/mood' is str: expected one number"),
-    "metrics: name": (with_metrics(norm=1.0), "metrics", "'norm' stands among others': expected .* outer/"),
-    "metrics: taken": (with_metrics(**{"outer/refused": 1.0}), "metrics", "'outer/refused' is the training loop's"),
+    "metrics: name": (with_metrics(norm=1.0), "metrics", "'norm' is no metric of the meta-loss: expected .* outer/"),
+    "metrics: taken": (
+        with_metrics(**{"outer/refused": 1.0}),
+        "metrics",
+        "'outer/refused' is reserved for the training loop",
+    ),
     "metrics: graph": (
         with_metrics(**{"outer/norm": torch.ones((), requires_grad=True)}),
         "metrics",
-        "'outer/norm' keeps the graph",
+        "'outer/norm' requires a gradient",
     ),
     "metrics: lost": (
         changed(lambda update, *_: update._replace(metrics={})),
         "metrics",
-        "the metrics lack loss/step_1, which the meta-loss tells",
+        "the metrics lack loss/step_1: pass on all metrics",
     ),
-    "metrics: late": (changed(scored_afterwards), "metrics", "'loss/step_1' is .* before the step: tell that of"),
-    "purity: parameters": (writing(lambda params, *_: first(params).add_(1)), "purity", "wrote into the parameters:"),
-    "purity: names": (writing(lambda params, *_: params.popitem()), "purity", "wrote into the parameters:"),
-    "purity: state": (writing(counted), "purity", "wrote into the state: make new tensors and dictionaries"),
+    "metrics: late": (changed(scored_afterwards), "metrics", "'loss/step_1' is .* before the step: report that of"),
+    "purity: parameters": (
+        writing(lambda params, *_: first(params).add_(1)),
+        "purity",
+        "changed the parameters in place:",
+    ),
+    "purity: names": (writing(lambda params, *_: params.popitem()), "purity", "changed the parameters in place:"),
+    "purity: state": (writing(counted), "purity", "changed the state in place: make new tensors and dictionaries"),
     "purity: data": (
         writing(lambda params, state, experience: experience.query.inputs.mul_(2)),
         "purity",
-        "wrote into the experience:",
+        "changed the experience in place:",
     ),
-    "purity: init": (beginning(write_ones), "purity", "init wrote into the parameters"),
-    "determinism: object": (Remembering(), "determinism", "differ: keep what is remembered in the state"),
-    "determinism: torch": (writing(lambda *_: torch.rand(1)), "determinism", "a global generator was drawn from"),
+    "purity: init": (beginning(write_ones), "purity", "init changed the parameters in place"),
+    "determinism: object": (Remembering(), "determinism", "differ: store everything that changes in the state"),
+    "determinism: torch": (writing(lambda *_: torch.rand(1)), "determinism", "update drew from a global generator"),
     "determinism: NumPy": (writing(lambda *_: np.random.rand()), "determinism", "a global generator"),  # noqa: NPY002
     "determinism: Python": (writing(lambda *_: random.random()), "determinism", "a global generator"),
-    "determinism: init": (beginning(draw), "determinism", "two beginnings from the same parameters differ"),
-    "checkpoint": (Recognising(), "checkpoint", "saved and loaded gives another next step"),
+    "determinism: init": (beginning(draw), "determinism", "two initial states for the same parameters differ"),
+    "checkpoint": (Recognising(), "checkpoint", "saving and loading the state, the next step is different"),
     "movement": (
         changed(lambda update, learner, params, *_: update._replace(params=params)),
         "movement",
-        "the parameters did not move in 3 updates",
+        "the parameters did not change in 3 updates",
     ),
-    "finite: not refused": (Unguarded(), "finite", "data that are nan was not refused.*\n.*data that are inf was not"),
+    "finite: not refused": (Unguarded(), "finite", "data with nan was not refused.*\n.*data with inf was not"),
     "finite: moved": (
         changed(lambda update, learner, params, *_: update._replace(params={**params, "w": first(params)}), True),
         "finite",
@@ -271,24 +283,24 @@ CASES: dict[str, tuple[Any, str, str]] = {
     "finite: state": (
         changed(lambda update, *_: update._replace(state={"velocity": torch.full((3,), torch.nan)}), True),
         "finite",
-        "left its state with numbers that are not finite",
+        "returned a state with numbers that are not finite",
     ),
     "finite: number": (
         changed(lambda update, *_: update._replace(state=update.state | {"loss": float("inf")}), True),
         "finite",
-        "left its state with numbers that are not finite",
+        "returned a state with numbers that are not finite",
     ),
     "finite: metrics": (
         changed(lambda update, *_: update._replace(metrics=None), True),
         "finite",
         "the metrics of a refused update are None",
     ),
-    "chunks": (Uneven(), "chunks", "chunks=3 takes another step than chunks=1, .* away: weigh each group"),
+    "chunks": (Uneven(), "chunks", "chunks=3 differs from that with chunks=1 by .* of its length: weight each group"),
     "chunks: word": (Worded(), "chunks", "chunks is 'few': expected a number of groups, or None"),
     "dtypes": (
         with_params(lambda params: {name: value.float() for name, value in params.items()}),
         "dtypes",
-        "with torch.float64 as torch's default, moved .*: found torch.float32",
+        "with torch.float64 as torch's default, the new .*: found torch.float32",
     ),
 }
 """An outer update, the check that finds what is wrong with it, and what that says."""
@@ -308,8 +320,8 @@ def test_broken_outer_updates_are_found_by_one_check(case: str) -> None:
 def test_an_outer_update_without_more_members_passes(family: Any) -> None:
     outcomes = testing.outer_outcomes(Descent(), family)
     assert failures(outcomes) == {}
-    assert {outcome.check: outcome.told for outcome in outcomes if outcome.verdict == "skipped"}["chunks"] == (
-        "it has no field called chunks",
+    assert {outcome.check: outcome.messages for outcome in outcomes if outcome.verdict == "skipped"}["chunks"] == (
+        "the outer update has no field chunks",
     )
 
 
@@ -328,7 +340,7 @@ def test_steps_up_the_gradient_are_noted(family: Any) -> None:
     outcomes = {outcome.check: outcome for outcome in testing.outer_outcomes(Descent(rate=-0.01), family)}
     assert failures(list(outcomes.values())) == {}
     assert outcomes["movement"].verdict == "note"
-    assert outcomes["movement"].told == ("the step goes up the meta-gradient: is its sign right?",)
+    assert outcomes["movement"].messages == ("the step increases the meta-loss: is its sign right?",)
 
 
 def test_what_an_update_raises_is_told_with_its_line() -> None:
@@ -337,7 +349,7 @@ def test_what_an_update_raises_is_told_with_its_line() -> None:
 
     line = raising.__code__.co_firstlineno + 1
     with pytest.raises(
-        ContractError, match=rf"with made-up continuous: ValueError: no such luck .*:{line}, "
+        ContractError, match=rf"with synthetic continuous tasks: ValueError: no such luck .*:{line}, "
     ) as caught:
         testing.check_outer(changed(raising))
     assert isinstance(caught.value.__cause__, ValueError)
@@ -353,7 +365,9 @@ def test_one_kind_at_least_must_be_served() -> None:
     def refuse(learner: Learner) -> None:
         raise ValueError(f"not {learner.spec.kind}")
 
-    with pytest.raises(ValueError, match=r"Checked serves no kind; regression: not reg.*; continuous: not continuous"):
+    with pytest.raises(
+        ValueError, match=r"Checked supports no kind of task; regression: not reg.*; continuous: not continuous"
+    ):
         testing.check_outer(checked(refuse))
 
 

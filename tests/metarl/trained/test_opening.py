@@ -31,7 +31,7 @@ def test_a_run_opens_with_the_parameters_of_its_checkpoint(folder: Path, checkpo
 
 
 def test_what_is_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(runs.RunError, match="holds no run"):
+    with pytest.raises(runs.RunError, match="contains no run"):
         metarl.open_run(tmp_path)
     with pytest.raises(ValueError, match="expected one of last, best, validated"):
         metarl.open_run(folder, "first")

@@ -159,7 +159,7 @@ def test_settings_ask_for_validation_and_a_resumed_run_goes_on_with_it(whole: Pa
 
 def test_a_run_without_validation_has_no_such_checkpoint(tmp_path: Path) -> None:
     trained(tmp_path, [], iterations=1)
-    with pytest.raises(runs.RunError, match="none is kept without --validate-every"):
+    with pytest.raises(runs.RunError, match="only training with --validate-every"):
         open_run(tmp_path, "validated")
 
 

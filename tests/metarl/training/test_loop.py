@@ -776,7 +776,7 @@ class TestBadInput:
 
     def test_a_folder_that_holds_a_run_is_refused(self, tmp_path: Path) -> None:
         start(tmp_path, 5)
-        with pytest.raises(runs.RunError, match=r"already holds a run.*--overwrite"):
+        with pytest.raises(runs.RunError, match=r"already contains a run.*--overwrite"):
             training.train(ALGORITHM, BANDIT, outer.Adam(), settings(1), out=tmp_path)
 
     def test_overwriting_leaves_nothing_of_the_old_run(self, tmp_path: Path, whole: Path) -> None:
