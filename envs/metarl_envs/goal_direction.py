@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 
 from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, arrows, box, uniform
 
-
 CIRCLE = (0.0, 2 * math.pi)
 
 

@@ -128,9 +128,9 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 def _is_held(kind: Any) -> bool:
     plain_kind = get_origin(kind) or kind
-    if isinstance(plain_kind, type) and issubclass(plain_kind, Mapping):
-        return any(map(_is_held, get_args(kind)))
-    return bool(kind == Classes | None) or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor))
+    if kind == Classes | None or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor)):
+        return True
+    return plain_kind is Mapping and any(map(_is_held, get_args(kind)))
 
 
 _read: set[type] = set()

@@ -56,7 +56,8 @@ def _distinct(draw: Draw, size: int, seed: int) -> dict[str, Tensor]:
 
 def check_train_tasks(train_tasks: int | None) -> None:
     """Raise ValueError unless this is None or a number of tasks."""
-    if train_tasks is not None and (not isinstance(train_tasks, int | np.integer) or train_tasks < 1):
+    whole = isinstance(train_tasks, int | np.integer) and not isinstance(train_tasks, bool)
+    if train_tasks is not None and not (whole and train_tasks >= 1):
         raise ValueError(f"train_tasks={train_tasks!r}: expected at least 1, or None for fresh tasks all the time")
 
 

@@ -66,9 +66,17 @@ def _seeding(subject: Subject) -> Found:
                 yield Fault(f"{name!r} of two samples by one seed differ: use the generator given", blamed)
     if global_states() != before:
         yield Fault("sampling tasks drew from a global generator: use the one given", blamed)
-    others = [subject.sample("train", seed).parameters.values() for seed in range(1, 6)]
-    if all(equal(found, others[0]) for found in others):
+    if _differ(subject, "train"):
+        return
+    if any(_differ(subject, split) for split in subject.splits()):
+        yield Note("the training tasks of 5 seeds are the same: is the training set to hold one task?")
+    else:
         yield Fault("the tasks of 5 seeds are the same: use the generator given", blamed)
+
+
+def _differ(subject: Subject, split: Split) -> bool:
+    first, *others = (list(subject.sample(split, seed).parameters.values()) for seed in range(1, 6))
+    return not all(equal(found, first) for found in others)
 
 
 def _number(subject: Subject) -> Found:

@@ -85,8 +85,8 @@ class AntVelocity(Simulated, AntOptions, GoalVelocity):
     """Ant that walks at a goal velocity. Reward per step: alive_bonus - |v - velocity| - control_cost |a|^2.
 
     v is the torso's mean velocity along x over the step (0.05 s), a the torques in [-1, 1]. Task parameter:
-    ``velocity`` ``[task]``, in metres per second. Splits share one distribution unless
-    ``splits`` says otherwise.
+    ``velocity`` ``[task]``, in metres per second. Splits share one distribution unless ``splits``
+    says otherwise.
     """
 
     velocity_range: tuple[float, float] = (0.0, 3.0)
