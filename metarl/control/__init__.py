@@ -2,7 +2,7 @@
 
 This package does not know how policies learn. Start reading in ``tasks``. ``rollouts`` runs the episodes.
 ``protocols`` defines the optional abilities of families and lanes. ``gymnasium_family`` turns any Gymnasium environment
-into a family. ``splits`` is about ranges of splits and finite training sets. ``lending`` keeps lanes for the next draw.
+into a family. ``sampling`` has ranges of splits and finite training sets. ``lending`` keeps lanes for the next draw.
 ``effects`` looks at whether task parameters reach what an environment reads, and ``repeating`` at whether episodes
 follow from their seed.
 """
@@ -22,8 +22,7 @@ from metarl.control.protocols import (
     resampled,
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
-from metarl.control.sampling import Sampling
-from metarl.control.splits import check_train_tasks, from_training_set
+from metarl.control.sampling import Sampling, check_train_tasks, from_training_set
 from metarl.control.success import SuccessWatch
 from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
 

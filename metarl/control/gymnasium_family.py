@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from metarl.control.effects import without_effect
 from metarl.control.lending import Pool
-from metarl.control.sampling import Sampling
-from metarl.control.splits import (
+from metarl.control.sampling import (
+    Sampling,
     check_parameters,
     check_splits,
     check_train_tasks,
