@@ -130,7 +130,7 @@ def _is_held(kind: Any) -> bool:
     plain_kind = get_origin(kind) or kind
     if kind == Classes | None or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor)):
         return True
-    return plain_kind is Mapping and any(map(_is_held, get_args(kind)))
+    return plain_kind in (Mapping, dict) and any(map(_is_held, get_args(kind)))
 
 
 _read: set[type] = set()
