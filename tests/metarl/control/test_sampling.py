@@ -16,7 +16,7 @@ from metarl.cli import main
 from metarl.commands.parsing import parse
 from metarl.control import GymnasiumFamily, Sampling, from_training_set, tasks_with
 from metarl.seeding import stream, uniform
-from metarl.testing import check_family
+from metarl.testing import check_family, family_outcomes
 
 GRAVITY = spaces.Dict(g=spaces.Box(5.0, 15.0))
 HEAVY = spaces.Dict(g=spaces.Box(15.0, 20.0))
@@ -110,6 +110,13 @@ def test_the_set_is_that_of_the_seed_and_picks_are_uniform() -> None:
 @pytest.mark.parametrize("train_tasks", [1, 4])
 def test_the_contract_holds(train_tasks: int) -> None:
     check_family(pendulums(splits={"test": HEAVY}, train_tasks=train_tasks))
+
+
+def test_the_contract_notes_a_single_training_task() -> None:
+    found = {outcome.check: outcome for outcome in family_outcomes(pendulums(train_tasks=1))}
+    assert found["seeding"].verdict == found["independence"].verdict == "note"
+    assert "is the training set to hold one task?" in found["seeding"].told[0]
+    assert "none could be changed" in found["independence"].told[0]
 
 
 class Counter(gymnasium.Env):
