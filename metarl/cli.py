@@ -73,7 +73,8 @@ def _make_usual_process() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
         pass
     os.close(descriptor)
-    sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")  # noqa: SIM115  # to the end
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115  # to the end
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

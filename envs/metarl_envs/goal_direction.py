@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 
 from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, arrows, box, uniform
 
+CIRCLE = (0.0, 2 * math.pi)
+
 
 class GoalDirection(RobotTasks):
     """Progress is the velocity in the goal direction: direction v, with v the mean forward velocity over a step.
@@ -19,6 +21,12 @@ class GoalDirection(RobotTasks):
     """
 
     plane: bool = False
+    angle_range: tuple[float, float] = CIRCLE
+
+    @property
+    def range_option(self) -> str | None:
+        """Splits may have other ranges of angles in the plane."""
+        return "angle_range" if self.plane else None
 
     @property
     def goal_space(self) -> dict[str, spaces.Box]:
@@ -39,7 +47,7 @@ class GoalDirection(RobotTasks):
         """Sample directions."""
         if not self.plane:
             return {"direction": torch.where(uniform((-1.0, 1.0), generator, num_tasks) < 0, -1.0, 1.0)}
-        angle = uniform((0.0, 2 * math.pi), generator, num_tasks)
+        angle = uniform(self.angle_range, generator, num_tasks)
         return {"direction": torch.stack([angle.cos(), angle.sin()], 1)}
 
     def progress(self, motion: Motion, parameters: Parameters) -> Values:
@@ -58,8 +66,17 @@ class GoalDirection(RobotTasks):
 class PlaneDirection(GoalDirection):
     """Directions for a robot that can turn. With ``plane``, ``direction`` is a unit vector, ``[task, 2]``.
 
-    Its angle is uniform, and all splits share one distribution.
+    Its angle is uniform. Splits share one distribution unless ``splits`` says otherwise.
     """
 
     plane: bool = False
     """Any direction in the plane, instead of forwards or backwards."""
+    angle_range: tuple[float, float] = CIRCLE
+    """With ``plane``: angles are uniform in this range, in radians from the x axis."""
+
+    def __post_init__(self) -> None:
+        if not self.plane and self.angle_range != CIRCLE:
+            raise ValueError(
+                f"angle_range={self.angle_range} is for directions in the plane: set plane, or leave it out"
+            )
+        super().__post_init__()

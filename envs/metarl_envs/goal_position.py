@@ -14,7 +14,6 @@ from metarl_envs.mujoco import (
     RobotTasks,
     Values,
     box,
-    check_range,
     column,
     overview,
     uniform,
@@ -25,14 +24,17 @@ from metarl_envs.mujoco import (
 class GoalPosition(RobotTasks):
     """Progress is -|x - goal_x| - |y - goal_y|, for robots that walk in the plane.
 
-    Task parameter: ``goal`` ``[task, 2]``, in metres from the origin. All splits share one distribution.
+    Task parameter: ``goal`` ``[task, 2]``, in metres from the origin. Splits share one distribution unless ``splits``
+    says otherwise.
     """
 
     goal_range: tuple[float, float]
     """Goals are uniform in this range on each axis, in metres."""
 
-    def __post_init__(self) -> None:
-        check_range("goal_range", self.goal_range)
+    @property
+    def range_option(self) -> str:
+        """Splits may have other ranges of goals."""
+        return "goal_range"
 
     @property
     def goal_space(self) -> dict[str, spaces.Box]:
@@ -47,7 +49,7 @@ class GoalPosition(RobotTasks):
     @property
     def camera(self) -> Camera:
         """A camera above the origin, high enough to show all goals."""
-        return overview(max(map(abs, self.goal_range)))
+        return overview(max(map(abs, self.covering.goal_range)))
 
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
         """Sample goals."""

@@ -6,21 +6,24 @@ from typing import Any
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, arrows, box, check_range, uniform
+from metarl_envs.mujoco import Marker, Motion, Parameters, RobotTasks, Values, arrows, box, uniform
 
 
 @dataclass(frozen=True)
 class GoalVelocity(RobotTasks):
     """Progress is -|v - velocity|, with v the mean forward velocity over a step.
 
-    Task parameter: ``velocity`` ``[task]``, in metres per second. All splits share one distribution.
+    Task parameter: ``velocity`` ``[task]``, in metres per second. Splits share one distribution unless ``splits`` says
+    otherwise.
     """
 
     velocity_range: tuple[float, float]
     """Goal velocities are uniform in this range, in metres per second."""
 
-    def __post_init__(self) -> None:
-        check_range("velocity_range", self.velocity_range)
+    @property
+    def range_option(self) -> str:
+        """Splits may have other ranges of velocities."""
+        return "velocity_range"
 
     @property
     def goal_space(self) -> dict[str, spaces.Box]:

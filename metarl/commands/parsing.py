@@ -7,7 +7,7 @@ import inspect
 import io
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -128,7 +128,9 @@ def _held(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 def _is_held(kind: Any) -> bool:
     plain_kind = get_origin(kind) or kind
-    return bool(kind == Classes | None) or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor))
+    if kind == Classes | None or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor)):
+        return True
+    return plain_kind in (Mapping, dict) and any(map(_is_held, get_args(kind)))
 
 
 _hidden: set[str] = set()

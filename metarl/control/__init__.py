@@ -2,8 +2,9 @@
 
 This package does not know how policies learn. Start reading in ``tasks``. ``rollouts`` runs the episodes.
 ``protocols`` defines the optional abilities of families and lanes. ``gymnasium_family`` turns any Gymnasium environment
-into a family. ``lending`` keeps lanes for the next draw. ``effects`` looks at whether task parameters reach what an
-environment reads, and ``repeating`` at whether episodes follow from their seed.
+into a family. ``sampling`` has ranges of splits and finite training sets. ``lending`` keeps lanes for the next draw.
+``effects`` looks at whether task parameters reach what an environment reads, and ``repeating`` at whether episodes
+follow from their seed.
 """
 
 from metarl.control.gymnasium_family import GymnasiumFamily
@@ -21,7 +22,7 @@ from metarl.control.protocols import (
     resampled,
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
-from metarl.control.sampling import Sampling
+from metarl.control.sampling import Sampling, check_train_tasks, from_training_set
 from metarl.control.success import SuccessWatch
 from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
 
@@ -45,7 +46,9 @@ __all__ = [
     "can_be_compiled",
     "check_environment",
     "check_tasks",
+    "check_train_tasks",
     "collect",
+    "from_training_set",
     "on_torch",
     "resampled",
     "tasks_with",

@@ -14,7 +14,15 @@ from torch import Generator, Tensor
 
 from metarl.control.effects import without_effect
 from metarl.control.lending import Pool
-from metarl.control.sampling import Sampling
+from metarl.control.sampling import (
+    Sampling,
+    check_parameters,
+    check_splits,
+    check_train_tasks,
+    from_training_set,
+    hull,
+    share_tasks,
+)
 from metarl.control.tasks import ControlTasks
 from metarl.environments import (
     Apply,
@@ -27,7 +35,6 @@ from metarl.environments import (
     apply_parameters,
     as_array,
     elements,
-    is_bounded_box,
     make_env,
     middle,
     named,
@@ -76,27 +83,33 @@ class GymnasiumFamily:
     workers: int | None = 1
     """Number of processes that share the environments: 1 for this process only, None for one per CPU. Results do not
     depend on it. It pays off when a step takes longer than some tens of microseconds."""
+    splits: Mapping[str, spaces.Dict] = field(default_factory=dict)
+    """Other ranges of the parameters for "validation" and "test", such as ``{"test": spaces.Dict(g=spaces.Box(15.0,
+    20.0))}``. A split that is not named uses ``parameters``."""
+    train_tasks: int | None = None
+    """Number of different training tasks, from which training samples. None: fresh tasks all the time."""
+    train_seed: int = 0
+    """Which training tasks: they follow from this seed, not from the run's."""
 
     def __post_init__(self) -> None:
         if not (callable(self.apply) or self.apply in ("keyword", "options", "attribute")):
             raise ValueError(f"apply is {self.apply!r}: expected 'keyword', 'options', 'attribute' or a function")
-        if not isinstance(self.parameters, spaces.Dict) or not self.parameters.spaces:
-            raise ValueError(f"parameters are {self.parameters!r}: expected a gymnasium.spaces.Dict that is not empty")
-        for name, space in self.parameters.spaces.items():
-            if not (is_bounded_box(space) or isinstance(space, spaces.Discrete)):
-                raise ValueError(f"cannot sample {name!r} from {space}: expected Discrete or a bounded Box of floats")
+        check_parameters(self.parameters)
+        check_splits(self.parameters, self.splits)
+        check_train_tasks(self.train_tasks)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers={self.workers}: expected at least 1, or None for one on each CPU")
 
-    @property
+    @cached_property
     def parameter_space(self) -> spaces.Dict:
-        """The ranges of the parameters, under the name that all control families use."""
-        return self.parameters
+        """The ranges of the parameters in all splits; what lies between two of them is inside, too."""
+        return hull(self.parameters, self.splits)
 
     @property
     def splits_share_tasks(self) -> bool:
-        """Whether all parameters are Discrete: then there are finitely many tasks, and none are held out."""
-        return all(isinstance(space, spaces.Discrete) for space in self.parameters.spaces.values())
+        """Whether test tasks may occur in training or validation: all parameters are Discrete, and ranges overlap."""
+        test = self._ranges("test")
+        return any(share_tasks(self._ranges(split), test) for split in ("train", "validation"))
 
     @cached_property
     def spec(self) -> Spec:
@@ -116,25 +129,42 @@ class GymnasiumFamily:
 
     @cached_property
     def _examined(self) -> tuple[Spec, tuple[str, ...]]:
-        values, low, high = ({name: plain(space, _at(space, end)) for name, space in self.parameters.spaces.items()}
-                             for end in (0.5, 0.0, 1.0))  # fmt: skip
         with global_generators_kept():
-            try:
-                env = make_env(self.env, self.apply, values)
-            except Exception as error:
-                raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
-            try:
-                apply_parameters(env, self.apply, values)
-                return spec_of(env, self.parameters), tuple(without_effect(env, self.apply, low, high))
-            finally:
-                env.close()
+            spec, notes = self._examined_in(self.parameters)
+            for split, ranges in self.splits.items():
+                if (other := self._examined_in(ranges)[0]) != spec:
+                    raise ValueError(f"{named(self.env)}: {split} tasks ask for {other}, those in training for {spec}")
+        return spec, notes
+
+    def _examined_in(self, ranges: spaces.Dict) -> tuple[Spec, tuple[str, ...]]:
+        values, low, high = ({name: plain(space, _at(space, end)) for name, space in ranges.spaces.items()}
+                             for end in (0.5, 0.0, 1.0))  # fmt: skip
+        try:
+            env = make_env(self.env, self.apply, values)
+        except Exception as error:
+            raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
+        try:
+            apply_parameters(env, self.apply, values)
+            return spec_of(env, ranges), tuple(without_effect(env, self.apply, low, high))
+        finally:
+            env.close()
+
+    def _ranges(self, split: Split) -> spaces.Dict:
+        return self.splits.get(split, self.parameters)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
-        """Sample tasks; the splits share one distribution. Raises ValueError for fewer than one task."""
+        """Sample tasks; splits without ranges of their own share one distribution.
+
+        With ``train_tasks``, training tasks are picked from those, with replacement. Raises ValueError for fewer than
+        one task, and for more ``train_tasks`` than there are.
+        """
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
-        streams = zip(self.parameters.spaces.items(), spawn(generator, len(self.parameters.spaces)), strict=True)
-        parameters = {name: _sample(space, num_tasks, own) for (name, space), own in streams}
+        draw = partial(_drawn, self._ranges(split), list(self.parameters.spaces))
+        if split == "train" and self.train_tasks is not None:
+            parameters = from_training_set(draw, self.train_tasks, self.train_seed, num_tasks, generator)
+        else:
+            parameters = draw(num_tasks, generator)
         numbers = [values.reshape(num_tasks, -1).to(torch.get_default_dtype()) for values in parameters.values()]
         return ControlTasks(self.spec, parameters, torch.cat(numbers, dim=1), self._pool, self.sampling)
 
@@ -144,7 +174,7 @@ class GymnasiumFamily:
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
         """Return one environment of one task, with the lanes' observations and actions."""
-        return SingleEnv(self.env, self.parameters, self.apply, self.spec, parameters, render_mode)
+        return SingleEnv(self.env, self.parameter_space, self.apply, self.spec, parameters, render_mode)
 
     def own(self, parameters: Mapping[str, Any]) -> OwnEnv:
         """Return the environment of one task with its own observations and actions, not the lanes'.
@@ -152,14 +182,15 @@ class GymnasiumFamily:
         Raises ValueError for parameters that are no task.
         """
         given = {
-            name: elements(name, as_array(value)[None], self.parameters[name]) for name, value in parameters.items()
+            name: elements(name, as_array(value)[None], self.parameter_space[name])
+            for name, value in parameters.items()
         }
-        values = {name: plain(self.parameters[name], rows[0]) for name, rows in given.items()}
+        values = {name: plain(self.parameter_space[name], rows[0]) for name, rows in given.items()}
         return OwnEnv(self.env, self.apply, values)
 
     @cached_property
     def _pool(self) -> Pool:
-        options = LaneOptions(self.env, self.parameters, self.apply, self.spec, 1, self.sampling.horizon)
+        options = LaneOptions(self.env, self.parameter_space, self.apply, self.spec, 1, self.sampling.horizon)
         return Pool(partial(_lanes, options, self.workers))
 
 
@@ -176,6 +207,14 @@ def _at(space: spaces.Space[Any], share: float) -> np.ndarray[Any, Any]:
         return np.asarray(space.start + round(share * (space.n - 1)))
     assert isinstance(space, spaces.Box)
     return np.asarray((space.high if share else space.low).astype(float))
+
+
+def _drawn(ranges: spaces.Dict, names: list[str], num_tasks: int, generator: Generator) -> dict[str, Tensor]:
+    """Sample parameters ``[task, *shape]``, by the names and in their order."""
+    return {
+        name: _sample(ranges[name], num_tasks, own)
+        for name, own in zip(names, spawn(generator, len(names)), strict=True)
+    }
 
 
 def _sample(space: spaces.Space[object], num_tasks: int, generator: Generator) -> Tensor:

@@ -66,9 +66,17 @@ def _seeding(subject: Subject) -> Found:
                 yield Fault(f"{name!r} of two samples with the same seed differ: use the given generator", blamed)
     if global_states() != before:
         yield Fault("sampling tasks drew from a global generator: use the given one", blamed)
-    others = [subject.sample("train", seed).parameters.values() for seed in range(1, 6)]
-    if all(equal(found, others[0]) for found in others):
+    if _differ(subject, "train"):
+        return
+    if any(_differ(subject, split) for split in subject.splits()):
+        yield Note("the training tasks of 5 seeds are the same: is the training set to hold one task?")
+    else:
         yield Fault("the tasks of 5 seeds are the same: use the given generator", blamed)
+
+
+def _differ(subject: Subject, split: Split) -> bool:
+    first, *others = (list(subject.sample(split, seed).parameters.values()) for seed in range(1, 6))
+    return not all(equal(found, first) for found in others)
 
 
 def _number(subject: Subject) -> Found:
@@ -199,14 +207,18 @@ def _independence(subject: Subject) -> Found:
     if subject.count < 2:
         raise NotChecked("this check needs two tasks")
     drawn, samples = tensors(subject.draw(tasks)), (subject.sample("train", seed) for seed in range(1, 20))
-    for others in islice((found for found in samples if rows(found)[-1] != rows(tasks)[-1]), 5):
+    changed = list(islice((found for found in samples if rows(found)[-1] != rows(tasks)[-1]), 5))
+    for others in changed:
         other = tensors(subject.draw(with_last(tasks, others)))
         if not equal([values[:-1] for values in drawn], [values[:-1] for values in other]):
             yield Fault("changing the parameters of the last task changes what the others draw", drawing(tasks))
             return
         if not equal(drawn, other):
             return
-    yield Note("changing a task's parameters did not change its data: are they used, or are rewards just rare?")
+    if changed:
+        yield Note("changing a task's parameters did not change its data: are they used, or are rewards just rare?")
+    else:
+        yield Note("the training tasks of 20 seeds are the same, so none could be changed")
 
 
 def with_last(tasks: Tasks, others: Tasks) -> Tasks:

@@ -15,6 +15,7 @@ try:
     from metarl_envs.mujoco.robots import Motion, Parameters, Robot, box, check_range, check_robot, namespace
     from metarl_envs.mujoco.simulator import Physics, Simulation
     from metarl_envs.mujoco.single import RobotEnv
+    from metarl_envs.mujoco.splits import Splits
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "mujoco":
         raise
@@ -36,6 +37,7 @@ __all__ = [
     "RobotVectorEnv",
     "Simulated",
     "Simulation",
+    "Splits",
     "Values",
     "arrows",
     "box",

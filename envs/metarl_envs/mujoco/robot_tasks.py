@@ -13,28 +13,29 @@ override a field's default and help text; this does not change the order.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl import seeding
-from metarl.control import ControlTasks, Sampling
+from metarl.control import ControlTasks, Sampling, from_training_set
 from metarl.types import Spec, Split
 from metarl_envs.mujoco.dynamics import Dynamics, Values
 from metarl_envs.mujoco.lanes import RobotLanes
 from metarl_envs.mujoco.making import SamplingLanes
 from metarl_envs.mujoco.rendering import Camera, Marker
-from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, observation_size
+from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, check_range, observation_size
 from metarl_envs.mujoco.simulator import Simulation
 from metarl_envs.mujoco.single import RobotEnv
+from metarl_envs.mujoco.splits import Splits
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """Options of every family: the simulation of the robot, and the sampling of episodes."""
+    """Options of every family: the simulation of the robot, the sampling of episodes, and the splits."""
 
     dynamics: Dynamics = field(default_factory=Dynamics)
     """How the robot's dynamics differ between tasks; by default, they do not."""
@@ -42,6 +43,8 @@ class Simulated:
     """How lanes are simulated."""
     sampling: Sampling = field(default_factory=Sampling)
     """How episodes are sampled: as in the paper."""
+    splits: Splits = field(default_factory=Splits)
+    """How validation and test tasks differ from training tasks; by default, all share one distribution."""
 
 
 class RobotTasks(ABC):
@@ -57,6 +60,17 @@ class RobotTasks(ABC):
     dynamics: Dynamics
     simulation: Simulation
     sampling: Sampling
+    splits: Splits
+
+    def __post_init__(self) -> None:
+        if self.range_option is not None:
+            check_range(self.range_option, getattr(self, self.range_option))
+        self._with_ranges_of_splits()
+
+    @property
+    def range_option(self) -> str | None:
+        """The option that holds the range of goals, in whose place a split may have another; None without one."""
+        return None
 
     @property
     @abstractmethod
@@ -93,27 +107,63 @@ class RobotTasks(ABC):
 
     @property
     def parameter_space(self) -> spaces.Dict:
-        """The task's parameters, then the factors on the dynamics that vary."""
+        """The task's parameters, then the factors on the dynamics that vary, in the ranges of all splits.
+
+        What lies between the ranges of two splits is inside, too.
+        """
         varied = {name: box(*bounds) for name, bounds in self.dynamics.varied.items()}
-        return spaces.Dict([*self.goal_space.items(), *varied.items()])  # a list keeps its order, a mapping is sorted
+        goals = self.covering.goal_space
+        return spaces.Dict([*goals.items(), *varied.items()])  # a list keeps its order, a mapping is sorted
 
     def reward(self, motion: Motion, parameters: Parameters) -> Values:
         """Return alive_bonus + progress - control_cost |a|^2, ``[...]``."""
         return self.alive_bonus + self.progress(motion, parameters) - self.control_cost * motion.effort
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
-        """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task."""
+        """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task.
+
+        With ``splits.train_tasks``, training tasks are picked from those, with replacement. Raises ValueError for
+        more than there are.
+        """
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
+        splits, draw = self.splits, self._with_ranges_of_splits().get(split, self)._drawn
+        if split == "train" and splits.train_tasks is not None:
+            parameters = from_training_set(draw, splits.train_tasks, splits.train_seed, num_tasks, generator)
+        else:
+            parameters = draw(num_tasks, generator)
+        descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
+        return ControlTasks(self.spec, parameters, descriptors, SamplingLanes(self), self.sampling)
+
+    def _drawn(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
         of_goals, of_dynamics = seeding.spawn(generator, 2)
         factors = seeding.uniform(of_dynamics, num_tasks, len(self.dynamics.varied)).unbind(1)
         varied = {
             name: low + (high - low) * factor
             for (name, (low, high)), factor in zip(self.dynamics.varied.items(), factors, strict=True)
         }
-        parameters = {**self.draw_goals(num_tasks, of_goals), **varied}
-        descriptors = torch.cat([parameters[name].reshape(num_tasks, -1) for name in self.parameter_space], dim=1)
-        return ControlTasks(self.spec, parameters, descriptors, SamplingLanes(self), self.sampling)
+        return {**self.draw_goals(num_tasks, of_goals), **varied}
+
+    @property
+    def covering(self) -> Self:
+        """The family whose range of goals in training holds those of all splits."""
+        ranges = self.splits.ranges.values()
+        if not ranges:
+            return self
+        lows, highs = zip(getattr(self, str(self.range_option)), *ranges, strict=True)
+        return self._with_range((min(lows), max(highs)))
+
+    def _with_ranges_of_splits(self) -> dict[Split, Self]:
+        """Return families of the splits that have other ranges. Raises ValueError where goals have no range."""
+        return {split: self._with_range(bounds, f"{split}_range") for split, bounds in self.splits.ranges.items()}
+
+    def _with_range(self, bounds: tuple[float, float], given_as: str = "range") -> Self:
+        if self.range_option is None:
+            raise ValueError(f"splits.{given_as}={bounds}: {type(self).__name__} has no range of goals; leave it out")
+        changes: dict[str, Any] = {self.range_option: bounds, "splits": Splits()}
+        untyped: Any = self
+        changed: Self = replace(untyped, **changes)
+        return changed
 
     def environment(self, num_envs: int, device: torch.device) -> RobotLanes:
         """Return new lanes such as episodes are sampled from: see ``Simulation``. They belong to the caller."""

@@ -85,7 +85,8 @@ class AntVelocity(Simulated, AntOptions, GoalVelocity):
     """Ant that walks at a goal velocity. Reward per step: alive_bonus - |v - velocity| - control_cost |a|^2.
 
     v is the torso's mean velocity along x over the step (0.05 s), a the torques in [-1, 1]. Task parameter:
-    ``velocity`` ``[task]``, in metres per second. All splits share one distribution.
+    ``velocity`` ``[task]``, in metres per second. Splits share one distribution unless ``splits``
+    says otherwise.
     """
 
     velocity_range: tuple[float, float] = (0.0, 3.0)
@@ -100,7 +101,7 @@ class AntDirection(Simulated, AntOptions, PlaneDirection):
 
     v is the torso's mean velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``direction``
     ``[task]``, 1 (along x) or -1. These are the only two tasks, equally likely in every split. With ``plane``:
-    ``[task, 2]``, unit vectors with uniform angles, and all splits share one distribution.
+    ``[task, 2]``, unit vectors with uniform angles, and splits share one distribution unless ``splits`` says otherwise.
     """
 
     plane: bool = False
@@ -114,7 +115,7 @@ class AntGoal(Simulated, AntOptions, GoalPosition):
     """Ant that walks to a goal. Reward per step: alive_bonus - |x - goal_x| - |y - goal_y| - control_cost |a|^2.
 
     x and y are the torso's position in metres, a the torques in [-1, 1]. Task parameter: ``goal`` ``[task, 2]``, in
-    metres from the origin. All splits share one distribution.
+    metres from the origin. Splits share one distribution unless ``splits`` says otherwise.
     """
 
     goal_range: tuple[float, float] = (-3.0, 3.0)

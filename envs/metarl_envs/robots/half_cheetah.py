@@ -63,7 +63,8 @@ class HalfCheetahVelocity(Simulated, HalfCheetahOptions, GoalVelocity):
     """HalfCheetah that runs at a goal velocity. Reward per step: -|v - velocity| - control_cost |a|^2.
 
     v is the mean forward velocity over the step (0.05 s), a the torques in [-1, 1]. Task parameter: ``velocity``
-    ``[task]``, in metres per second. All splits share one distribution.
+    ``[task]``, in metres per second. Splits share one distribution unless ``splits``
+    says otherwise.
     """
 
     velocity_range: tuple[float, float] = (0.0, 2.0)

@@ -23,13 +23,13 @@ from metarl_envs.robots import AntDirection, AntGoal, AntVelocity, HalfCheetahDi
         (HalfCheetahVelocity, "velocity_range control_cost"),
         (HalfCheetahDirection, "control_cost"),
         (AntVelocity, "velocity_range control_cost alive_bonus"),
-        (AntDirection, "plane control_cost alive_bonus"),
+        (AntDirection, "plane angle_range control_cost alive_bonus"),
         (AntGoal, "goal_range control_cost alive_bonus"),
     ],
 )
 def test_options_come_in_the_order_of_task_robot_and_simulation(family: Any, options: str) -> None:
     """Users see it in the help, and may give options by position."""
-    expected = [*options.split(), "robot", "dynamics", "simulation", "sampling"]
+    expected = [*options.split(), "robot", "dynamics", "simulation", "sampling", "splits"]
     assert [field.name for field in fields(family)] == expected
 
 

@@ -149,7 +149,7 @@ def test_names_that_cannot_be_are_refused(arguments: str, told: str, capsys: pyt
     assert told in refused(capsys, *arguments.split())
 
 
-@pytest.mark.parametrize("parameters", [["length=0.3,0.8"], ["length=0.3,0.8", "gravity=5,15", "force_mag=8,12"]])
+@pytest.mark.parametrize("parameters", [["gravity=5,15"], ["gravity=5,15", "force_mag=8,12"]])
 def test_a_family_of_another_environment_is_written(
     empty_folder: Path, parameters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
 
 SMALL = Sampling(episodes=3, horizon=5)
 PENDULUMS = GymnasiumFamily("Pendulum-v1", spaces.Dict(g=spaces.Box(5.0, 15.0)), "attribute", SMALL)
-CARTS = GymnasiumFamily("CartPole-v1", spaces.Dict(length=spaces.Box(0.2, 1.0)), "attribute", SMALL)
+CARTS = GymnasiumFamily("CartPole-v1", spaces.Dict(gravity=spaces.Box(5.0, 15.0)), "attribute", SMALL)
 FAMILIES = {
     "navigation": PointNavigation(sampling=SMALL),
     "half-cheetah": HalfCheetahVelocity(sampling=SMALL),

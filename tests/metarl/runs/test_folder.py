@@ -92,7 +92,8 @@ def other_value(hint: Any, value: Any) -> list[Any]:
     if isinstance(value, tuple):
         return [(*value, value[-1])] if value else [("head",)]
     if value is None:
-        some = {int: 1, float: 0.5, str: "x", Path: Path("/x"), tuple[float, ...]: (1.0, 0.25)}
+        some: dict[Any, Any] = {int: 1, float: 0.5, str: "x", Path: Path("/x")}
+        some |= {tuple[float, ...]: (1.0, 0.25), tuple[float, float]: (0.25, 1.0)}
         return [some[choice] for choice in choices]
     return []
 

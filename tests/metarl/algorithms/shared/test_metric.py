@@ -340,9 +340,9 @@ def test_a_class_that_was_not_shown_is_all_but_impossible(name):
     found = outputs(learner, params, given)[0].exp()
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(7, 4))
     leaves = {key: value.requires_grad_() for key, value in params.items()}
-    loss, _ = learner.meta_loss(leaves, given)
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
-    assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+    losses, _ = learner.meta_loss(leaves, given)
+    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+    assert losses.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @every_algorithm
