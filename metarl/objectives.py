@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional
 
 from metarl.types import Batch, Examples, Kind, Rollout, advantages_of
@@ -48,6 +49,18 @@ def act(kind: Kind, outputs: Tensor, noise: Tensor) -> Tensor:
 def mode(kind: Kind, outputs: Tensor) -> Tensor:
     """Return each distribution's most likely action."""
     return outputs.argmax(-1) if kind == "discrete" else outputs.chunk(2, dim=-1)[0]
+
+
+def distribution(kind: Kind, outputs: Tensor) -> Distribution:
+    """Return the distribution of the action, ``[...]``, for outputs ``[..., model_outputs]``.
+
+    It is ``Independent(Normal)`` over action dimensions, or ``Categorical``. Raises ValueError for outputs that are not
+    finite.
+    """
+    if kind == "discrete":
+        return Categorical(logits=outputs, validate_args=True)
+    mean, log_std = outputs.chunk(2, dim=-1)
+    return Independent(Normal(mean, log_std.exp(), validate_args=True), 1, validate_args=True)
 
 
 def certain(kind: Kind, outputs: Tensor) -> Tensor:
