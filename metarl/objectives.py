@@ -83,6 +83,17 @@ def log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
     return -(0.5 * deviation.square() + log_std).sum(-1) - 0.5 * LOG_TWO_PI * mean.shape[-1]
 
 
+def drawn_log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
+    """Return ``log_prob`` of actions drawn from these outputs, and 0 where they are ``certain``: the probability is 1.
+
+    The formula of the density gives nan there.
+    """
+    log_probs = log_prob(kind, outputs, actions)
+    if kind == "discrete":
+        return log_probs
+    return log_probs.masked_fill(outputs.chunk(2, dim=-1)[1].isneginf().all(-1), 0)
+
+
 def kl(kind: Kind, old: Tensor, new: Tensor) -> Tensor:
     """Return KL(old || new) of action distributions: ``[..., model_outputs]`` to ``[...]``, in nats."""
     if kind == "discrete":

@@ -20,7 +20,7 @@ from metarl.control.protocols import (
     TorchLanes,
     resampled,
 )
-from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
+from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch, scripted
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
@@ -48,5 +48,6 @@ __all__ = [
     "collect",
     "on_torch",
     "resampled",
+    "scripted",
     "tasks_with",
 ]
