@@ -15,9 +15,9 @@ from metarl.outer import Adam as Adam
 from metarl.outer import ProMP as ProMP
 from metarl.plugins import load as load
 from metarl.trained import Trained as Trained
-from metarl.trained import open_run as open_run
 from metarl.training import Experiment as Experiment
 from metarl.training import Settings as Settings
+from metarl.training import open_run as open_run
 from metarl.training import recipe as recipe
 from metarl.training import resume as resume
 from metarl.training import train as train

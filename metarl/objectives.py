@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional
 
 from metarl.types import Batch, Examples, Kind, Rollout, advantages_of
@@ -50,6 +51,18 @@ def mode(kind: Kind, outputs: Tensor) -> Tensor:
     return outputs.argmax(-1) if kind == "discrete" else outputs.chunk(2, dim=-1)[0]
 
 
+def distribution(kind: Kind, outputs: Tensor) -> Distribution:
+    """Return the distribution of the action, ``[...]``, for outputs ``[..., model_outputs]``.
+
+    It is ``Independent(Normal)`` over action dimensions, or ``Categorical``. Raises ValueError for outputs that are not
+    finite.
+    """
+    if kind == "discrete":
+        return Categorical(logits=outputs, validate_args=True)
+    mean, log_std = outputs.chunk(2, dim=-1)
+    return Independent(Normal(mean, log_std.exp(), validate_args=True), 1, validate_args=True)
+
+
 def certain(kind: Kind, outputs: Tensor) -> Tensor:
     """Return the outputs of a deterministic policy that always takes the most likely action of ``outputs``."""
     # Logits 0 and -inf have probabilities 1 and 0; a log standard deviation of -inf is a standard deviation of 0.
@@ -68,6 +81,17 @@ def log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
     # log N(a; mean, std) = -(z^2 / 2 + log std + log(2 pi) / 2) for each dimension, with z = (a - mean) / std.
     deviation = (actions - mean) * (-log_std).exp()
     return -(0.5 * deviation.square() + log_std).sum(-1) - 0.5 * LOG_TWO_PI * mean.shape[-1]
+
+
+def drawn_log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
+    """Return ``log_prob`` of actions drawn from these outputs, and 0 where they are ``certain``: the probability is 1.
+
+    The formula of the density gives nan there.
+    """
+    log_probs = log_prob(kind, outputs, actions)
+    if kind == "discrete":
+        return log_probs
+    return log_probs.masked_fill(outputs.chunk(2, dim=-1)[1].isneginf().all(-1), 0)
 
 
 def kl(kind: Kind, old: Tensor, new: Tensor) -> Tensor:

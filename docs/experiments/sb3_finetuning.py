@@ -28,7 +28,7 @@ from metarl.files import write_json
 from metarl.networks.options import Network
 from metarl.outer.trpo import TRPO
 from metarl.pictures.plotting import COLOURS, MARKERS
-from metarl.trained.opening import Trained
+from metarl.trained import Trained
 from metarl.training.settings import Settings
 from metarl.training.start import Source
 from metarl_envs.navigation import PointNavigation

@@ -17,7 +17,7 @@ from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
 from metarl.speed import Device
-from metarl.trained import Trained, opened
+from metarl.trained import Trained
 from metarl.types import Learner, Pictured, Split
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -184,7 +184,7 @@ def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
         training.check_data(runs.read_config(chosen.run), family, chosen.run)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
-    return opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
+    return training.opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from metarl import runs, sb3, trained
+from metarl import runs, sb3, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
 from metarl.files import check_place, write_bytes
@@ -45,7 +45,7 @@ class ExportOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN --to sb3 PATH``: save the meta-learnt policy as a Stable-Baselines3 model."""
     chosen = parse(ExportOptions, arguments, "export", "Save a run's policy as a model of another library.")
-    opened = trained.open_run(chosen.run, chosen.checkpoint, "cpu")
+    opened = training.open_run(chosen.run, chosen.checkpoint, "cpu")
     expected = "NAME=NUMBER, or NAME=NUMBER,NUMBER,..."
     task = opened.task(**task_parameters(chosen.task, expected)) if chosen.task else None
     model = sb3.to_ppo(opened, task, chosen.steps, chosen.seed)

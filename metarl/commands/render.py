@@ -13,7 +13,8 @@ from metarl.control import ControlTasks
 from metarl.files import check_place
 from metarl.pictures import video
 from metarl.speed import Device
-from metarl.trained import Trained, films, open_run
+from metarl.trained import Trained, films
+from metarl.training import open_run
 from metarl.types import Split
 
 

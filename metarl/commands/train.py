@@ -12,7 +12,8 @@ from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
-from metarl.training import Experiment, Result, Settings, Source
+from metarl.trained import Trained
+from metarl.training import Experiment, Settings, Source
 from metarl.types import PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
@@ -138,7 +139,7 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
     return dataclasses.make_dataclass("Train", fields, frozen=True)
 
 
-def finish(result: Result, out: Path, quiet: bool) -> int:
+def finish(result: Trained, out: Path, quiet: bool) -> int:
     """Print how training ended and what to do next. Return the exit code."""
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")

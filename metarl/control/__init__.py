@@ -21,7 +21,7 @@ from metarl.control.protocols import (
     TorchLanes,
     resampled,
 )
-from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch
+from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch, scripted
 from metarl.control.sampling import Sampling, check_train_tasks, from_training_set
 from metarl.control.success import SuccessWatch
 from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
@@ -51,5 +51,6 @@ __all__ = [
     "from_training_set",
     "on_torch",
     "resampled",
+    "scripted",
     "tasks_with",
 ]

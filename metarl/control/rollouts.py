@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from metarl import objectives
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
@@ -54,12 +55,51 @@ def collect(
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
         noise = _noise(spec, (tasks, horizon, observation.shape[1]), generator)
         now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise)
-        log_probs = objectives.log_prob(policy.kind, steps.outputs, steps.actions)
+        log_probs = objectives.drawn_log_prob(policy.kind, steps.outputs, steps.actions)
         happened = steps._asdict()
         del happened["outputs"]
         rollout = Rollout(**happened, log_probs=log_probs, last_observations=now.observation)
         _check_finite(rollout, env)
     return rollout
+
+
+def scripted(spec: Spec, function: Callable[[Tensor], Any]) -> Policy:
+    """Return the policies that take the actions of a function of observations, the same for all tasks or not.
+
+    The function gets observations ``[task, episode, *input_shape]`` of one time step, and returns actions
+    ``[task, episode, output_size]``, or integers ``[task, episode]`` for discrete actions, as a tensor or an array. In
+    rollouts of such a policy, all log-probabilities are 0.
+
+    Raises:
+        ValueError: the spec is one of labelled examples. In a rollout: actions of another shape or type, or integers
+            that are no actions.
+    """
+    if not spec.control:
+        raise ValueError(f"only control families have policies: this spec is for {spec.kind}")
+    discrete = spec.kind == "discrete"
+
+    def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
+        expected = tuple(observations.shape[:2]) + (() if discrete else (spec.output_size,))
+        actions = _scripted_actions(function(observations), expected, observations.device)
+        if not discrete:
+            means = actions.to(observations.dtype)
+            return objectives.certain(spec.kind, torch.cat([means, means], dim=-1)), state
+        if actions.is_floating_point() or actions.dtype == torch.bool:
+            raise ValueError(f"the scripted policy returned actions of type {actions.dtype}: expected integers")
+        if bool(((actions < 0) | (actions >= spec.output_size)).any()):
+            found = f"{int(actions.min())} to {int(actions.max())}"
+            raise ValueError(f"the scripted policy returned actions from {found}: expected 0 to {spec.output_size - 1}")
+        chosen = functional.one_hot(actions.long(), spec.output_size)
+        return objectives.certain(spec.kind, chosen.to(observations.dtype)), state
+
+    return Policy(spec.kind, None, predict)
+
+
+def _scripted_actions(returned: Any, expected: tuple[int, ...], device: torch.device) -> Tensor:
+    actions = returned if isinstance(returned, Tensor) else torch.from_numpy(np.array(returned))
+    if tuple(actions.shape) != expected:
+        raise ValueError(f"the scripted policy returned actions of shape {tuple(actions.shape)}: expected {expected}")
+    return actions.to(device)
 
 
 class _Now(NamedTuple):

@@ -1,5 +1,6 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -61,6 +62,48 @@ class Evaluation:
         }
         instances = [] if self.instances is None else self.instances.tolist()
         return by_step | {f"accuracy/instance_{k}": summary(values) for k, values in enumerate(instances, start=1)}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each task and step: ``task``, ``step``, the task's parameters and its scores, by name.
+
+        A parameter of several numbers has a column for each: ``goal_0``, ``goal_1``, ..., and ``matrix_0_1`` where it
+        has two axes. Tasks come in their order, and the steps of a task one after another.
+
+        Raises ValueError where two columns would have the same name.
+        """
+        parameters = [column for name, values in self.tasks.parameters.items() for column in _columns(name, values)]
+        names = ["task", "step", *(name for name, _ in parameters), *self.scores]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"two columns would be called {twice[0]}: rename that task parameter, or read scores and "
+                "tasks.parameters"
+            )
+        scores = {name: values.tolist() for name, values in self.scores.items()}
+        steps, tasks = next(iter(self.scores.values())).shape
+        return [
+            {"task": task, "step": step}
+            | {name: values[task] for name, values in parameters}
+            | {name: values[step][task] for name, values in scores.items()}
+            for task in range(tasks)
+            for step in range(steps)
+        ]
+
+    def to_frame(self) -> Any:
+        """Return ``records`` as a ``pandas.DataFrame``; without pandas, as they are: a list of dictionaries."""
+        if importlib.util.find_spec("pandas") is None:
+            return self.records()
+        import pandas  # optional, and slow to import
+
+        return pandas.DataFrame(self.records())
+
+
+def _columns(name: str, values: Tensor) -> list[tuple[str, list[Any]]]:
+    """Return columns ``[task]`` of a task parameter ``[task, ...]``, one for each of its numbers, with their names."""
+    if values[0].numel() == 1:
+        return [(name, values.flatten().tolist())]
+    places = list(np.ndindex(*values.shape[1:]))
+    rows = values.reshape(len(values), -1).T.tolist()
+    return [("_".join([name, *map(str, place)]), row) for place, row in zip(places, rows, strict=True)]
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from metarl.runs import layout as files
 from metarl.runs.folder import read_config
 from metarl.runs.rows import read_progress as read_progress
+from metarl.runs.rows import read_rows as read_rows
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""

@@ -21,6 +21,14 @@ def read_progress(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def read_rows(path: Path, iteration: int) -> list[dict[str, float]]:
+    """Return the metrics of a progress.csv up to an iteration, without empty cells. Raises RunError."""
+    rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
+    return [
+        {name: float(cell) for name, cell in row.items() if cell} | {"iteration": int(row["iteration"])} for row in rows
+    ]
+
+
 def _check_rows(columns: Sequence[str], rows: list[dict[str, str]]) -> None:
     """Raise ValueError for columns without a name or with the same name, and for cells that are not numbers."""
     if columns and ("" in columns or len(set(columns)) < len(columns) or "iteration" not in columns):

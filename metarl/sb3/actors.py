@@ -21,7 +21,6 @@ from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
 from metarl.sb3.environments import TaskVecEnv
 from metarl.sb3.native import Native, acting_natively, native, reading_native, to_native
-from metarl.sb3.policies import state_of
 from metarl.sb3.shifted import ShiftedPolicy
 from metarl.seeding import stream
 from metarl.trained import Trained
@@ -56,7 +55,7 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
         ValueError: the policy is not a plain multilayer perceptron; the environment's spaces depend on the task, and no
             task is given; or for the reasons of ``metarl.sb3.policy``.
     """
-    state, spec = state_of(trained, task, steps, seed), trained.learner.spec
+    state, spec = trained.state(task, steps, seed), trained.learner.spec
     layout = _layout(trained.algorithm, spec)
     params = _find(state, layout)
     if params is None:

@@ -11,7 +11,7 @@ from metarl import objectives
 from metarl.sb3.native import Native, native
 from metarl.seeding import stream
 from metarl.speed import float32
-from metarl.trained import Trained
+from metarl.trained import Trained, check_policies
 from metarl.types import Learner, State, Tasks
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +44,7 @@ class MetaPolicy:
         seed: int = 0,
         own: Native | None = None,
     ):
-        check_learner(learner)
+        check_policies(learner)
         self.own = own
         self.learner, self.state, self.action_space, self.device = learner, state, action_space, torch.device(device)
         self._generator = stream(seed, "actions", device=self.device)
@@ -87,48 +87,6 @@ class MetaPolicy:
         return actions.astype(self.action_space.dtype)
 
 
-def check_learner(learner: Learner) -> None:
-    """Raise ValueError for a learner whose policies do not work with ``predict``."""
-    if not learner.spec.control:
-        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
-    if learner.memory is not None:
-        raise ValueError(
-            "this policy learns from rewards while it acts, but Stable-Baselines3's predict does not pass rewards; "
-            "use a learner without memory, such as maml"
-        )
-
-
-def state_of(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> State:
-    """Return the learner's state for one task after ``steps`` adaptation steps, or without a task, its initial state.
-
-    Raises:
-        ValueError: several tasks, steps without a task, or no task for a policy that reads the task's descriptor.
-    """
-    check_learner(trained.learner)
-    if task is None and steps:
-        raise ValueError(f"{steps} adaptation steps need a task to adapt to")
-    if task is None:
-        return _of_any_task(trained)
-    if len(task.descriptors) != 1:
-        raise ValueError(f"one policy is for one task, not for {len(task.descriptors)}")
-    if steps:
-        return trained.adapt(task, steps, seed)[-1].state
-    return trained.learner.begin(trained.params, task.descriptors.to(trained.device))
-
-
-def _of_any_task(trained: Trained) -> State:
-    """Return the initial state. Raises ValueError if the policy reads its task's descriptor."""
-    # A descriptor of nan: if the outputs depend on it, they are nan too.
-    spec = trained.learner.spec
-    unknown = torch.full((1, spec.descriptor_size), torch.nan, device=trained.device)
-    with torch.no_grad():
-        state = trained.learner.begin(trained.params, unknown)
-        outputs, _ = trained.learner.predict(state, torch.zeros(1, 1, *spec.input_shape, device=trained.device))
-    if not torch.isfinite(outputs).all():
-        raise ValueError("this policy reads its task's descriptor, so a task must be given")
-    return state
-
-
 def policy(
     trained: Trained, task: Tasks | None = None, steps: int = 0, seed: int = 0, own_spaces: bool = False
 ) -> MetaPolicy:
@@ -139,9 +97,9 @@ def policy(
     lanes'; for other families, the two are the same.
 
     Raises:
-        ValueError: for the reasons of ``state_of`` and ``MetaPolicy``.
+        ValueError: for the reasons of ``Trained.state`` and ``MetaPolicy``.
     """
-    state = state_of(trained, task, steps, seed)
+    state = trained.state(task, steps, seed)
     family: Any = trained.family
     own = native(family, task) if own_spaces else None
     if own is not None:

@@ -1,14 +1,16 @@
-"""Using trained runs: open a run folder, adapt to tasks, make films.
+"""Using what was trained: adapt to tasks, ask policies for actions, make films.
 
-This package uses run folders and evaluation, not the training loop. Start reading in ``opening``. ``films`` shows
-policies before and after each adaptation step.
+This package uses evaluation and knows no run folder: training returns, and opens, its ``Trained``. Start reading in
+``outcome``. ``policies`` makes functions of observations. ``films`` shows policies before and after each adaptation
+step.
 """
 
-from metarl.trained.opening import Trained, open_run, opened
+from metarl.trained.outcome import Trained
+from metarl.trained.policies import ActionsOf, check_policies
 
 __all__ = [
+    "ActionsOf",
     "Trained",
+    "check_policies",
     "films",
-    "open_run",
-    "opened",
 ]

@@ -22,7 +22,7 @@ from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip
 from metarl.seeding import stream
-from metarl.trained.opening import Trained
+from metarl.trained.outcome import Trained
 from metarl.types import Family, Learner, State, Tasks, policy_of
 
 SHOWN_NUMBERS = 6

@@ -1,7 +1,7 @@
 """The only training loop: sample tasks, adapt, move the meta-parameters; log, checkpoint, resume.
 
-It knows no family, no algorithm and no picture. Start reading in ``start`` (``train`` and ``resume``), then ``loop``,
-then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
+It knows no family, no algorithm and no picture. Start reading in ``start`` (``train``, ``resume``, ``open_run``), then
+``loop``, then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
 from metarl.training.data import check_data
@@ -9,9 +9,21 @@ from metarl.training.experiment import Experiment, recipe
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather
 from metarl.training.loop import TrainingError
-from metarl.training.progress import Callback, Iteration, Progress, Result, training_score
+from metarl.training.progress import Callback, Iteration, Progress, training_score
 from metarl.training.settings import Settings, default_settings
-from metarl.training.start import Recorded, Source, load, recorded, reopen, resume, source, start, train
+from metarl.training.start import (
+    Recorded,
+    Source,
+    load,
+    open_run,
+    opened,
+    recorded,
+    reopen,
+    resume,
+    source,
+    start,
+    train,
+)
 
 __all__ = [
     "Callback",
@@ -19,7 +31,6 @@ __all__ = [
     "Iteration",
     "Progress",
     "Recorded",
-    "Result",
     "Settings",
     "Source",
     "TrainingError",
@@ -28,6 +39,8 @@ __all__ = [
     "default_settings",
     "gather",
     "load",
+    "open_run",
+    "opened",
     "recipe",
     "recorded",
     "reopen",

@@ -12,7 +12,8 @@ from metarl import plugins
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
 from metarl.speed import usual_modes
-from metarl.training.progress import Callback, Result
+from metarl.trained import Trained
+from metarl.training.progress import Callback
 from metarl.training.settings import Settings, default_settings
 from metarl.training.start import Make, Source, source, start
 from metarl.types import Algorithm, Family, Outer
@@ -37,7 +38,7 @@ class Experiment(NamedTuple):
         overwrite: bool = False,
         quiet: bool = True,
         callbacks: Sequence[Callback] = (),
-    ) -> Result:
+    ) -> Trained:
         """Meta-train; see ``metarl.train``."""
         algorithm, family, outer = map(Source, self[:3], self.names)
         run = start(algorithm, family, outer, self.settings, out, overwrite, recipe=self.recipe)

@@ -15,12 +15,13 @@ from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
+from metarl.trained import Trained
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
-from metarl.training.progress import Callback, Iteration, Progress, Result, Watch, training_score
+from metarl.training.progress import Callback, Iteration, Progress, Watch, training_score
 from metarl.training.settings import Settings
 from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
 
@@ -71,7 +72,7 @@ class Run:
         runs.check_state(first.outer, saved["outer"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
-    def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Result:
+    def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
             with self._claimed():
@@ -88,7 +89,7 @@ class Run:
             return nullcontext()
         return held or runs.claim(self.folder, "training")
 
-    def _train(self, progress: Progress, quiet: bool, callbacks: Sequence[Callback]) -> Result:
+    def _train(self, progress: Progress, quiet: bool, callbacks: Sequence[Callback]) -> Trained:
         last = self.settings.iterations
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -108,7 +109,17 @@ class Run:
                 answers = [callback(Iteration(self, reached, logged)) for callback in asked]
                 ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
-        return Result(progress.params, self.learner, rows, progress.iteration < last, stop.signal)
+        return Trained(
+            self.algorithm,
+            self.family,
+            self.learner,
+            progress.params,
+            self.device,
+            progress.iteration,
+            rows,
+            interrupted=progress.iteration < last,
+            signal=stop.signal,
+        )
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""

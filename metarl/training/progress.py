@@ -1,4 +1,4 @@
-"""The state of a run, the result of training, and the argument of callbacks."""
+"""The state of a run, and the argument of callbacks."""
 
 import math
 import warnings
@@ -24,18 +24,6 @@ class Progress(NamedTuple):
     """Best training score so far."""
     refused: int
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
-
-
-class Result(NamedTuple):
-    """The result of training."""
-
-    params: Params
-    learner: Learner
-    rows: list[dict[str, float]]
-    """One row of metrics for each iteration of this call."""
-    interrupted: bool
-    signal: int | None = None
-    """The signal that stopped training, such as SIGINT for Ctrl-C; None if it was none."""
 
 
 class Running(Protocol):

@@ -1,4 +1,4 @@
-"""Starting a run and going on with one."""
+"""Starting a run, going on with one, and opening one."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
+from metarl.control import check_tasks
 from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.runs import logger
-from metarl.speed import Device, usual_modes
+from metarl.seeding import stream
+from metarl.speed import Device, resolve_device, usual_modes
+from metarl.trained import Trained
 from metarl.training.data import check_data, recorded_data
 from metarl.training.loop import Run
-from metarl.training.progress import Callback, Progress, Result
+from metarl.training.progress import Callback, Progress
 from metarl.training.settings import Settings, default_settings
-from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
+from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params, Split
 
 
 @usual_modes()
@@ -29,7 +32,7 @@ def train(
     quiet: bool = True,
     start_from: Params | None = None,
     callbacks: Sequence[Callback] = (),
-) -> Result:
+) -> Trained:
     """Meta-train an algorithm on a family of tasks.
 
     ``algorithm``, ``family`` and ``outer`` are objects, or installed names (with their default options). ``outer`` is
@@ -53,7 +56,7 @@ def resume(
     quiet: bool = True,
     callbacks: Sequence[Callback] = (),
     device: Device | None = None,
-) -> Result:
+) -> Trained:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
     ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
@@ -64,6 +67,39 @@ def resume(
     """
     run, progress = reopen(expanded(folder), iterations, device)
     return run.train(progress, quiet, callbacks)
+
+
+@usual_modes()
+def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
+    """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
+
+    What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint.
+
+    Raises:
+        RunError: the folder holds no usable run, or no such checkpoint.
+        PluginError: its algorithm or its task family is not installed.
+    """
+    folder = expanded(folder)
+    algorithm, family, _, settings = recorded(folder, device)
+    check_data(runs.read_config(folder), family, folder)
+    found = opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
+    return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
+
+
+def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path, split: Split = "train") -> Trained:
+    """Load a checkpoint of an algorithm trained on a family, for use on tasks of a split. It has no rows.
+
+    Raises:
+        RunError: the checkpoint cannot be read, or holds parameters of another network.
+        ValueError: the algorithm does not support the family, the family's environments do not match its spec, or the
+            split has too few classes.
+    """
+    device, learner = resolve_device(settings.device), algorithm.build(family.spec)
+    check_tasks(family, split)
+    saved = runs.load_progress(path, device)
+    runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
+    interrupted = saved["iteration"] < settings.iterations
+    return Trained(algorithm, family, learner, saved["params"], device, saved["iteration"], interrupted=interrupted)
 
 
 class Source(NamedTuple):

@@ -1,3 +1,7 @@
+import importlib.machinery
+import importlib.util
+import sys
+import types
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -378,3 +382,66 @@ def test_data_that_are_not_finite_are_told() -> None:
 
     with pytest.raises(ValueError, match="the query targets that the family drew contain numbers that are not finite"):
         evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)
+
+
+def found_for(parameters: dict[str, Tensor], scores: dict[str, Tensor]) -> Evaluation:
+    tasks = LineTasks(torch.zeros(2), [])
+    return Evaluation(scores, type("Told", (), {"parameters": parameters, "descriptors": tasks.descriptors})(), ())
+
+
+def test_records_have_a_row_for_each_task_and_step() -> None:
+    parameters = {"goal": torch.tensor([[0.5, 1.0], [1.5, 2.0]]), "arm": torch.tensor([3, 4]), "g": torch.ones(2, 1)}
+    scores = {"return": torch.tensor([[1.0, 2.0], [10.0, 20.0]]), "success": torch.tensor([[0.0, 0.0], [1.0, 0.5]])}
+    assert found_for(parameters, scores).records() == [
+        {"task": 0, "step": 0, "goal_0": 0.5, "goal_1": 1.0, "arm": 3, "g": 1.0, "return": 1.0, "success": 0.0},
+        {"task": 0, "step": 1, "goal_0": 0.5, "goal_1": 1.0, "arm": 3, "g": 1.0, "return": 10.0, "success": 1.0},
+        {"task": 1, "step": 0, "goal_0": 1.5, "goal_1": 2.0, "arm": 4, "g": 1.0, "return": 2.0, "success": 0.0},
+        {"task": 1, "step": 1, "goal_0": 1.5, "goal_1": 2.0, "arm": 4, "g": 1.0, "return": 20.0, "success": 0.5},
+    ]
+
+
+def test_parameters_of_two_axes_have_a_column_for_each_number() -> None:
+    matrix = torch.arange(8).reshape(2, 2, 2)
+    second = found_for({"p": matrix}, {"return": torch.zeros(1, 2)}).records()[1]
+    assert second == {"task": 1, "step": 0, "p_0_0": 4, "p_0_1": 5, "p_1_0": 6, "p_1_1": 7, "return": 0.0}
+    without = found_for({}, {"return": torch.zeros(1, 2)}).records()
+    assert without == [{"task": 0, "step": 0, "return": 0.0}, {"task": 1, "step": 0, "return": 0.0}]
+
+
+@pytest.mark.parametrize("name", ["task", "step", "return", "goal_0"])
+def test_columns_of_the_same_name_are_refused(name: str) -> None:
+    found = found_for({"goal": torch.zeros(2, 2), name: torch.zeros(2)}, {"return": torch.zeros(1, 2)})
+    with pytest.raises(ValueError, match=f"two columns would be called {name}"):
+        found.records()
+
+
+@pytest.mark.parametrize("family", [BANDIT, Lines()], ids=["control", "examples"])
+def test_records_are_the_scores_of_an_evaluation(family: Any) -> None:
+    learner = MAML(network=Network(hidden=(4,))).build(family.spec)
+    found = evaluate(learner, learner.init(torch.Generator().manual_seed(0)), family, tasks=3, steps=2)
+    for name, by_step in found.scores.items():
+        told = torch.tensor([record[name] for record in found.records()]).reshape(3, 3)
+        assert torch.equal(told.T, by_step)
+
+
+def test_frames_are_lists_of_records_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_for({"arm": torch.tensor([3, 4])}, {"return": torch.zeros(1, 2)})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert found.to_frame() == found.records()
+
+
+def test_frames_are_those_of_pandas_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_for({"arm": torch.tensor([3, 4])}, {"return": torch.zeros(1, 2)})
+    pandas = types.ModuleType("pandas")
+    pandas.__spec__ = importlib.machinery.ModuleSpec("pandas", None)
+    pandas.DataFrame = lambda records: ("frame", records)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    assert found.to_frame() == ("frame", found.records())
+
+
+def test_pandas_reads_the_records() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = found_for({"arm": torch.tensor([3, 4])}, {"return": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}).to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == ["task", "step", "arm", "return"]
+    assert frame.groupby("step")["return"].mean().tolist() == [1.5, 3.5]

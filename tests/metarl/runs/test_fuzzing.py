@@ -22,7 +22,7 @@ from metarl import cli, plugins
 from metarl.algorithms import MAML
 from metarl.commands import train as command
 from metarl.networks import Network
-from metarl.trained import open_run
+from metarl.training import open_run
 from metarl.training.callbacks import KeepCheckpoints
 from metarl.training.settings import Settings
 from metarl.training.start import train

@@ -16,6 +16,7 @@ from metarl.control.tasks import Sampling
 from metarl.files import check_folder, check_place, expanded
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
+from metarl.trained import Trained
 from metarl.training.loop import Run
 from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
@@ -25,7 +26,7 @@ SMALL = ["--iterations", "1", "--outer", "adam", "--meta-batch-size", "2", "--al
          "--tasks.sampling.episodes", "2", "--tasks.sampling.horizon", "3", "--quiet"]  # fmt: skip
 
 
-def train(out: Any, family: Any = FAMILY) -> training.Result:
+def train(out: Any, family: Any = FAMILY) -> Trained:
     return training.train(ALGORITHM, family, Adam(), Settings(1, 2, device="cpu"), out)
 
 

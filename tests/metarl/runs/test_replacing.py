@@ -18,6 +18,7 @@ from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import replacing
 from metarl.runs.layout import RunError, written
+from metarl.trained import Trained
 from metarl.training.settings import Settings
 from metarl_envs.bandit import Bandit
 
@@ -43,7 +44,7 @@ def put(folder: Path, names: tuple[str, ...], text: str) -> dict[str, bytes]:
     return contents(folder)
 
 
-def train(out: Path, iterations: int = 2, **options: Any) -> training.Result:
+def train(out: Path, iterations: int = 2, **options: Any) -> Trained:
     settings = Settings(iterations, 2, device="cpu", checkpoint_every=2)
     return training.train(ALGORITHM, FAMILY, Adam(), settings, out, **options)
 

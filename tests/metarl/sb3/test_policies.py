@@ -27,7 +27,7 @@ from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.networks.layers import LogStd
 from metarl.networks.options import Network
-from metarl.trained.opening import Trained
+from metarl.trained import Trained
 from metarl.types import Spec
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation

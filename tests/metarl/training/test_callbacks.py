@@ -13,7 +13,8 @@ from metarl.control.sampling import Sampling
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.runs import logger
-from metarl.trained.opening import open_run
+from metarl.trained import Trained
+from metarl.training import open_run
 from metarl.training.callbacks import Evaluate, KeepCheckpoints, StopAtScore
 from metarl.training.progress import Callback, Iteration
 from metarl.training.settings import Settings
@@ -23,7 +24,7 @@ ALGORITHM, FAMILY = MAML(network=Network(hidden=(8,))), Bandit(arms=3, sampling=
 EVALUATE = Evaluate(every=2, tasks=4)
 
 
-def trained(out: Path, callbacks: list[Callback], iterations: int = 6, **options: Any) -> training.Result:
+def trained(out: Path, callbacks: list[Callback], iterations: int = 6, **options: Any) -> Trained:
     settings = Settings(iterations, 3, device="cpu", checkpoint_every=4, **options)
     return training.train(ALGORITHM, FAMILY, Adam(), settings, out, callbacks=callbacks)
 

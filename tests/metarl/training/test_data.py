@@ -17,7 +17,7 @@ from metarl.algorithms import ProtoNet
 from metarl.cli import main
 from metarl.fewshot import NWayKShot, TableRegression
 from metarl.networks import Network
-from metarl.trained import open_run
+from metarl.training import open_run
 from metarl.training.settings import Settings
 from metarl.training.start import resume, train
 

@@ -9,7 +9,7 @@ import torch
 from metarl.algorithms import MAML
 from metarl.evaluation import evaluate
 from metarl.networks import Network
-from metarl.trained import open_run
+from metarl.training import open_run
 from metarl.training.settings import Settings
 from metarl.training.start import train
 

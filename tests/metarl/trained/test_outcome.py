@@ -1,6 +1,7 @@
-"""A run, opened: the parameters of its checkpoints, tasks of one's own, and adapted policies."""
+"""What training returns and runs open as: parameters, rows, tasks of one's own, and adapted policies."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,24 @@ import metarl
 from metarl import evaluation, runs
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import tasks_with
+from metarl.runs import logger
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation(sampling=Sampling(episodes=3, horizon=5))
 
 
+SETTINGS = metarl.Settings(iterations=3, meta_batch_size=2, device="cpu")
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def returned(tmp_path_factory: pytest.TempPathFactory) -> tuple[metarl.Trained, Path]:
     out = tmp_path_factory.mktemp("runs") / "run"
-    metarl.train(metarl.MAML(), FAMILY, settings=metarl.Settings(iterations=3, meta_batch_size=2), out=out)
-    return out
+    return metarl.train(metarl.MAML(), FAMILY, settings=SETTINGS, out=out), out
+
+
+@pytest.fixture(scope="module")
+def folder(returned: tuple[metarl.Trained, Path]) -> Path:
+    return returned[1]
 
 
 @pytest.mark.parametrize(("checkpoint", "file"), [("last", runs.CHECKPOINT), ("best", runs.BEST)])
@@ -91,3 +100,44 @@ def test_an_opened_run_is_pickled(folder: Path) -> None:
     ours, theirs = (one.adapt(one.tasks(2))[1].rollout for one in (opened, again))
     assert torch.equal(ours.rewards, theirs.rewards)
     assert (again.family, again.algorithm, again.iteration) == (opened.family, opened.algorithm, 3)
+
+
+def test_training_returns_what_its_folder_opens_as(returned: tuple[metarl.Trained, Path]) -> None:
+    result, opened = returned[0], metarl.open_run(returned[1])
+    assert type(result) is type(opened)
+    assert result.params.keys() == opened.params.keys()
+    assert all(torch.equal(result.params[name], opened.params[name]) for name in result.params)
+    assert list(opened.rows) == list(result.rows)
+    for name in ("algorithm", "family", "iteration", "interrupted", "signal"):
+        assert getattr(result, name) == getattr(opened, name), name
+    ours, theirs = (one.adapt(one.task(goal=(0.1, 0.2)))[1].rollout for one in (result, opened))
+    assert torch.equal(ours.rewards, theirs.rewards)
+
+
+def test_a_run_without_a_folder_adapts(tmp_path: Path) -> None:
+    result = metarl.train(metarl.MAML(), FAMILY, settings=replace(SETTINGS, iterations=1))
+    assert len(result.adapt(result.tasks(2), steps=1)) == 2
+    assert result.iteration == len(result.rows) == 1
+    assert not result.interrupted
+
+
+def test_a_stopped_run_is_interrupted_also_when_opened_and_has_all_rows_when_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stopped = metarl.train(metarl.MAML(), FAMILY, settings=SETTINGS, out=out, callbacks=[lambda iteration: False])
+    opened = metarl.open_run(out)
+    assert (stopped.interrupted, stopped.iteration, opened.interrupted, opened.iteration) == (True, 1, True, 1)
+    resumed, opened = metarl.resume(out), metarl.open_run(out)
+    assert [row["iteration"] for row in resumed.rows] == [2, 3]
+    assert list(opened.rows) == [*stopped.rows, *resumed.rows]
+    assert not opened.interrupted
+    before = metarl.open_run(out, "previous")
+    assert (before.iteration, [row["iteration"] for row in before.rows]) == (1, [1])
+
+
+def test_rows_have_no_empty_cells(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("iteration,loss,validation\n1,0.5,\n2,0.25,1e-3\n3,0.1,0.0\n")
+    assert logger.read_rows(tmp_path / "progress.csv", 2) == [
+        {"iteration": 1, "loss": 0.5},
+        {"iteration": 2, "loss": 0.25, "validation": 0.001},
+    ]
+    assert logger.read_rows(tmp_path / "absent.csv", 2) == []
