@@ -232,7 +232,7 @@ def test_a_wrong_request_is_answered_in_one_line(
         ("render RUN --height 9", "--height 9: expected at least 16"),
         ("render RUN --fps 0", "--fps 0.0: expected more than 0"),
         ("render RUN --task probabilities=1,x", "expected a parameter and its numbers, such as goal=0.3,-0.4"),
-        ("render RUN --task probabilities=1,2", "the task parameter probabilities is float64 (1, 2) where"),
+        ("render RUN --task probabilities=1,2", "the task parameter probabilities is float64 (1, 2)"),
         ("render RUN --task goal=1 --tasks 2", "--tasks cannot be given beside it"),
     ],
 )

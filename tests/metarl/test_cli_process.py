@@ -63,7 +63,7 @@ def test_what_is_to_be_typed_next_can_be_typed(tmp_path: Path, capsys: pytest.Ca
     assert main([*TINY, "--out", str(out)]) == 0
     assert f"Next: metarl evaluate '{out}'\n" in capsys.readouterr().out
     assert main([*TINY, "--out", str(out)]) == 2
-    assert f"go on with it (metarl resume '{out}')" in capsys.readouterr().err
+    assert f"continue the run (metarl resume '{out}')" in capsys.readouterr().err
 
 
 def test_a_plugin_that_ends_the_program_is_an_error(
