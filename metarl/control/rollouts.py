@@ -198,10 +198,10 @@ def _steps(
     """Take a step for each of ``noise`` ``[task, time, ...]``, after ``done``; ``last`` if the episodes end then."""
     state, observation, running = now
     results: list[tuple[Tensor, ...]] = []
-    count = noise.shape[1]
+    count, tensors = noise.shape[1], on_torch(env)
     for step, noise_now in enumerate(noise.unbind(1), start=done):
         outputs, action, state = act(state, observation, noise_now)
-        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1)
+        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1, tensors)
         if policy.observe is not None:
             ends = last and step + 1 == done + count
             state = policy.observe(state, action, reward, ended | cut | ends)
@@ -242,11 +242,13 @@ def _reset(
     return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape))
 
 
-def _step(env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Step all lanes; ``shape`` is that of their observations, ``[task, episode, *input_shape]``."""
+def _step(
+    env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int, tensors: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Step all lanes, which take tensors or arrays; ``shape`` is ``[task, episode, *input_shape]``, of observations."""
     device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
     with _blamed(step, lead[1], lanes):
-        observation, reward, ended, cut, _ = env.step(lanes if on_torch(env) else lanes.cpu().numpy())
+        observation, reward, ended, cut, _ = env.step(lanes if tensors else lanes.cpu().numpy())
     rewards = _received(reward, device, f"rewards at step {step}", lead)
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
     truncations = _flags(cut, device, f"truncations at step {step}", lead)

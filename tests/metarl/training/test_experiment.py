@@ -36,11 +36,11 @@ def test_a_recipe_is_what_its_file_says() -> None:
     made = recipe("maml", "half-cheetah-direction")
     assert made.algorithm == MAML(
         learn_step_sizes=True,
-        network=Network(hidden=(64, 64), activation="tanh"),
+        network=Network(hidden=(128, 128), activation="tanh"),
         advantages=Advantages(gae_lambda=0.95),
     )
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=400, meta_batch_size=20).filled(made.family.spec)
+    assert made.settings == Settings(iterations=450, meta_batch_size=20).filled(made.family.spec)
     family: Any = made.family
     assert (family.sampling.horizon, family.robot.action_scale) == (100, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
