@@ -161,7 +161,7 @@ def disagreement(found: Problem, gradient: Callable[[Params, Experience], Tensor
         draws = (stream(0, "draw", index, device=found.device) for index in range(2))
         experience, _ = gather(run.learner, params, tasks, draws)
         mine = adapted.mean_gradient(
-            lambda candidate, _: found.tasks * run.learner.meta_loss(candidate, experience)[0].mean(),
+            lambda candidate, _: run.learner.meta_loss(candidate, experience)[0].sum(),
             params,
             [experience],
         )

@@ -13,11 +13,16 @@ Backward = Callable[[nn.Module, Loss, float, Examples, Examples], None]
 """Adds the gradient of the mean query loss after one inner step to the network's ``.grad``."""
 
 
+def fields(examples: Examples) -> tuple[Tensor, Tensor]:
+    """Inputs and targets."""
+    return examples.inputs, examples.targets
+
+
 def by_higher(network: nn.Module, loss: Loss, step_size: float, support: Examples, query: Examples) -> None:
     import higher
 
     inner = torch.optim.SGD(network.parameters(), lr=step_size)
-    for inputs, targets, others, answers in zip(*support, *query, strict=True):
+    for inputs, targets, others, answers in zip(*fields(support), *fields(query), strict=True):
         with higher.innerloop_ctx(network, inner, copy_initial_weights=False) as (copied, optimiser):
             optimiser.step(loss(copied(inputs), targets))
             (loss(copied(others), answers) / len(support.inputs)).backward()
@@ -28,7 +33,7 @@ def by_torchopt(network: nn.Module, loss: Loss, step_size: float, support: Examp
 
     inner = torchopt.MetaSGD(network, lr=step_size)
     initial, optimiser, losses = torchopt.extract_state_dict(network), torchopt.extract_state_dict(inner), []
-    for inputs, targets, others, answers in zip(*support, *query, strict=True):
+    for inputs, targets, others, answers in zip(*fields(support), *fields(query), strict=True):
         inner.step(loss(network(inputs), targets))
         losses.append(loss(network(others), answers))
         torchopt.recover_state_dict(network, initial)
@@ -38,7 +43,7 @@ def by_torchopt(network: nn.Module, loss: Loss, step_size: float, support: Examp
 
 def by_functional(network: nn.Module, loss: Loss, step_size: float, support: Examples, query: Examples) -> None:
     params = dict(network.named_parameters())
-    for inputs, targets, others, answers in zip(*support, *query, strict=True):
+    for inputs, targets, others, answers in zip(*fields(support), *fields(query), strict=True):
         value = loss(functional_call(network, params, (inputs,)), targets)
         gradients = torch.autograd.grad(value, list(params.values()), create_graph=True)
         moved = {
@@ -59,7 +64,7 @@ def by_vmap(network: nn.Module, loss: Loss, step_size: float, support: Examples,
             {name: value - step_size * gradients[name] for name, value in params.items()}, others, answers
         )
 
-    vmap(query_loss)(*support, *query).mean().backward()
+    vmap(query_loss)(*fields(support), *fields(query)).mean().backward()
 
 
 CONTESTANTS: dict[str, Backward] = {

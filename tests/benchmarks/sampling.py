@@ -20,7 +20,7 @@ from metarl.environments.workers import usable_cpus
 from metarl.seeding import stream
 from metarl.speed.allocator import keep_freed_memory
 from metarl.speed.parts import CHECKS, Graphs
-from metarl.types import Learner, State
+from metarl.types import Learner, State, policy_of
 from metarl_envs.mujoco import RobotEnv, RobotTasks, Simulation
 from metarl_envs.mujoco.robots import starting_state
 from metarl_envs.mujoco.simulator import load_model
@@ -60,7 +60,8 @@ class Size:
         generator = stream(0, "draw", device=self.device)
 
         def run() -> float:
-            mask = collect(env, learner, state, self.tasks, self.horizon, generator).mask
+            policy = policy_of(learner, state)
+            mask = collect(env, learner.spec, policy, self.tasks, self.horizon, generator).mask
             return float(mask.numel() if all_lanes else mask.sum())
 
         return self.entrant(run, processes)
@@ -81,8 +82,9 @@ class Size:
         """The actions ``[step, lane, size]`` that the policies take: the cost of physics depends on them."""
         _, learner, state = self.policies()
         generator = stream(0, "draw", device=self.device)
-        trajectory = collect(self.environment(), learner, state, self.tasks, self.horizon, generator)
-        return trajectory.actions.flatten(0, 1).transpose(0, 1).contiguous()
+        policy = policy_of(learner, state)
+        rollout = collect(self.environment(), learner.spec, policy, self.tasks, self.horizon, generator)
+        return rollout.actions.flatten(0, 1).transpose(0, 1).contiguous()
 
     def entrant(self, run: Callable[[], float], processes: bool = False) -> Entrant:
         """Time what returns the number of steps that it took."""

@@ -11,11 +11,10 @@ try:
     from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
     from metarl_envs.mujoco.making import make_env, make_lanes, make_vector_env
     from metarl_envs.mujoco.rendering import ABOVE, BESIDE, Camera, Marker, arrows, column, overview
-    from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, uniform
+    from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, Splits, uniform
     from metarl_envs.mujoco.robots import Motion, Parameters, Robot, box, check_range, check_robot, namespace
     from metarl_envs.mujoco.simulator import Physics, Simulation
     from metarl_envs.mujoco.single import RobotEnv
-    from metarl_envs.mujoco.splits import Splits
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "mujoco":
         raise

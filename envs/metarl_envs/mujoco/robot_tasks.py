@@ -21,7 +21,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl import seeding
-from metarl.control import ControlTasks, Sampling, from_training_set
+from metarl.control import ControlTasks, Sampling, check_train_tasks, from_training_set
 from metarl.types import Spec, Split
 from metarl_envs.mujoco.dynamics import Dynamics, Values
 from metarl_envs.mujoco.lanes import RobotLanes
@@ -30,7 +30,31 @@ from metarl_envs.mujoco.rendering import Camera, Marker
 from metarl_envs.mujoco.robots import Motion, Parameters, Robot, action_space, box, check_range, observation_size
 from metarl_envs.mujoco.simulator import Simulation
 from metarl_envs.mujoco.single import RobotEnv
-from metarl_envs.mujoco.splits import Splits
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How validation and test tasks differ from training tasks; by default, all share one distribution."""
+
+    validation_range: tuple[float, float] | None = None
+    """Range of goals in validation, in place of the task's own. None: the same as in training."""
+    test_range: tuple[float, float] | None = None
+    """Range of goals in the test, in place of the task's own. None: the same as in training."""
+    train_tasks: int | None = None
+    """Number of different training tasks, from which training samples. None: fresh tasks all the time."""
+    train_seed: int = 0
+    """Which training tasks: they follow from this seed, not from the run's."""
+
+    def __post_init__(self) -> None:
+        check_train_tasks(self.train_tasks)
+        for split, bounds in self.ranges.items():
+            check_range(f"{split}_range", bounds)
+
+    @property
+    def ranges(self) -> dict[Split, tuple[float, float]]:
+        """The ranges that differ from that in training, by split."""
+        given: dict[Split, tuple[float, float] | None] = {"validation": self.validation_range, "test": self.test_range}
+        return {split: bounds for split, bounds in given.items() if bounds is not None}
 
 
 @dataclass(frozen=True)

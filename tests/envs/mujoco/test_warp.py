@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import gymnasium
 import mujoco
@@ -12,10 +13,11 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from scipy import stats
+from support.synthetic import collected
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.algorithms.maml import MAML
-from metarl.control import RolloutError, Sampling, collect
+from metarl.control import RolloutError, Sampling
 from metarl.environments.lanes import LaneError
 from metarl.networks import Network
 from metarl.types import policy_of
@@ -150,7 +152,7 @@ def test_a_fixed_policy_earns_the_same_returns_on_both_backends(device, family):
         on = getattr(env, "device", CPU)
         state = learner.begin({name: value.to(on) for name, value in params.items()}, torch.zeros(1, 1, device=on))
         generator = torch.Generator(on).manual_seed(seed)
-        told = collect(env, learner, state, 1, 40, generator, {"velocity": torch.ones(96)})
+        told = collected(env, learner, state, 1, 40, generator, {"velocity": torch.ones(96)})
         returns.append((told.rewards * told.mask).sum(2)[0].cpu().numpy())
     # Trajectories are chaotic, so that every machine draws anew: of a million, one may fail.
     assert stats.ks_2samp(*returns).pvalue > 1e-6
@@ -453,11 +455,11 @@ def test_tasks_draw_rollouts(device, dynamics):
         tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0)) for _ in range(2)
     )
     assert rollout.observations.shape == (3, 2, 5, 17) and rollout.mask.all()
-    assert rollout.advantages.device.type == device.type
+    assert rollout.rewards.device.type == device.type
     assert same(rollout.observations, again.observations)
 
 
-def test_tasks_of_a_family_share_lanes_and_do_not_mix(device):
+def test_tasks_of_a_family_do_not_mix(device):
     family, tasks = warp_tasks(dynamics=Dynamics(mass=(0.5, 2.0)))
     others = family.sample(3, "train", torch.Generator().manual_seed(1))
     learner, state = learner_for(family, tasks, device)
@@ -465,15 +467,14 @@ def test_tasks_of_a_family_share_lanes_and_do_not_mix(device):
         sampled.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0)).observations
         for sampled in (tasks, others, tasks)
     ]
-    assert tasks._made[0] is others._made[0]
     assert same(drawn[0], drawn[2]) and not same(drawn[0], drawn[1])
 
 
 def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     family, tasks = warp_tasks()
     learner, state = learner_for(family, tasks, device)
-    tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0))
-    env = tasks._made[0]
+    env = family.environment(6, device)
+    tasks = replace(tasks, environment=lambda lanes, device: env)
     launch = env.simulator._launch
     monkeypatch.setattr(WarpSimulator, "can_be_captured", False)  # in a graph of the whole step nothing explodes
 
@@ -512,7 +513,7 @@ def test_rollouts_read_two_numbers_from_tensors():
     env = family.environment(6, CPU)
     rows = {name: value.repeat_interleave(2, 0) for name, value in tasks.parameters.items()}
     with Waits() as waits:
-        collect(env, learner, state, 3, 5, torch.Generator().manual_seed(0), rows)
+        collected(env, learner, state, 3, 5, torch.Generator().manual_seed(0), rows)
     # The environment's seed, which is not drawn on a GPU, and whether all is finite.
     assert waits.counts == {"_local_scalar_dense": 2}
 

@@ -115,8 +115,8 @@ def test_the_contract_holds(train_tasks: int) -> None:
 def test_the_contract_notes_a_single_training_task() -> None:
     found = {outcome.check: outcome for outcome in family_outcomes(pendulums(train_tasks=1))}
     assert found["seeding"].verdict == found["independence"].verdict == "note"
-    assert "is the training set to hold one task?" in found["seeding"].told[0]
-    assert "none could be changed" in found["independence"].told[0]
+    assert "is the training set to hold one task?" in found["seeding"].messages[0]
+    assert "none could be changed" in found["independence"].messages[0]
 
 
 class Counter(gymnasium.Env):

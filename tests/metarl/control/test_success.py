@@ -99,7 +99,7 @@ def test_graphs_pass_success_and_its_absence_on(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("success", "message"),
-    [(torch.full((2, 2), 0.5), "success holds other numbers"), (torch.ones(2, 2, 6), "success: found")],
+    [(torch.full((2, 2), 0.5), "success contains numbers other than 0 and 1"), (torch.ones(2, 2, 6), "success: found")],
 )
 def test_success_of_another_form_is_a_fault(success: torch.Tensor, message: str) -> None:
     found = rollout(family(2, 9), [2, 3])
