@@ -475,6 +475,7 @@ def test_rollouts_say_which_lane_broke_when_and_why(device, monkeypatch):
     learner, state = learner_for(family, tasks, device)
     env = family.environment(6, device)
     tasks = replace(tasks, environment=lambda lanes, device: env)
+    tasks.rollout(policy_of(learner, state), torch.Generator(device).manual_seed(0))
     launch = env.simulator._launch
     monkeypatch.setattr(WarpSimulator, "can_be_captured", False)  # in a graph of the whole step nothing explodes
 
