@@ -74,7 +74,7 @@ def fitted_values(features: Tensor, returns: Tensor, mask: Tensor, left: Tensor)
     rows = features[:, :, :-1] * mask.unsqueeze(-1)
     # On a GPU, looking would wait for the device. Zeros change nothing.
     if left.device.type != "cpu" or left.any():
-        rows = rows - (left * mask).unsqueeze(-1) * features[:, :, -1:]
+        rows = rows - left.unsqueeze(-1) * features[:, :, -1:]
     tasks, episodes, time, width = rows.shape
     few = episodes * time < ENOUGH * width
     scales = _scales(rows, mask)

@@ -70,7 +70,7 @@ class _Rule:
         return self.step(state, gradients)
 
     def predict(self, state: Params, inputs: Tensor) -> tuple[Tensor, Params]:
-        return models.predict(self.model, state, inputs, None), state
+        return models.predict(self.model, state, inputs), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         state, query = self.begin(params, experience.descriptors), experience.query
