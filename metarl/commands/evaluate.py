@@ -113,6 +113,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
         if folder is not None
     ]
+    if compared:
+        comparison.check_oracle(*compared, asked["steps"])
 
     def execute() -> int:
         sizes = chosen.tasks, asked["steps"]
@@ -120,10 +122,13 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         kept = {"batch_norm": run.learner.batch_norm, "iteration": run.iteration, "versions": runs.versions()}
-        record = {"metrics": metrics, **asked, **kept}
+        among = evaluation.strata(found.tasks)
+        record = {"metrics": metrics, **asked, **kept, "strata": among}
+        if found.environment_steps is not None:
+            record["environment_steps"] = found.environment_steps.mean(1).tolist()
         print(evaluation.table(metrics, run.learner.batch_norm))
         if compared:
-            gap = comparison.gap_closed(metrics, *compared)
+            gap = comparison.gap_closed(metrics, *compared, among)
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
         _write(chosen, run.family, found, record)
