@@ -1,4 +1,7 @@
-"""Percentile bootstraps: intervals over tasks, and over training seeds and tasks (Efron and Tibshirani, 1993, ch. 13)."""
+"""Percentile bootstraps: intervals over tasks, and over training seeds and tasks.
+
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

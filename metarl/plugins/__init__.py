@@ -5,6 +5,7 @@ It imports only the standard library and nothing else of metarl, so that ``metar
 """
 
 from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
+from metarl.plugins.pretrained import Pretrained, find_pretrained, is_pretrained, pretrained, run_folder
 from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
 from metarl.plugins.registry import (
     GROUPS,
@@ -29,19 +30,24 @@ __all__ = [
     "Group",
     "Plugin",
     "PluginError",
+    "Pretrained",
     "Recipe",
     "absolute_paths",
     "available",
     "checked_fields",
     "checked_options",
     "find_again",
+    "find_pretrained",
     "find_recipe",
     "fitted",
     "group_of",
     "import_attribute",
     "installed",
+    "is_pretrained",
     "load",
     "name_of",
+    "pretrained",
     "recipes",
+    "run_folder",
     "shortened",
 ]

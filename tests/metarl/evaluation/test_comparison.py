@@ -77,7 +77,7 @@ def test_an_oracle_that_is_nowhere_better_is_refused():
     message = r"not better than .* \(return/step_0: 1 against 1.5; return/step_1: 1 against 3.5\), so there is no gap"
     with pytest.raises(RunError, match=message):
         comparison.check_oracle(with_means(return_0=[1.0, 1.0]), pretrained, 1)
-    with pytest.raises(RunError, match="loss/step_0: 2 against 1.5"):
+    with pytest.raises(RunError, match=r"loss/step_0: 2 against 1\.5"):
         comparison.check_oracle(with_means(loss_0=[2.0, 2.0]), with_means(loss_0=[1.0, 2.0]), 0)
 
 
