@@ -69,7 +69,7 @@ def _described(folder: Path, package: str) -> Pretrained:
     try:
         names = f"{config['algorithm']['reference']}/{config['tasks']['reference']}"
         trained = f"{config.get('recipe') or names}, seed {config['settings']['seed']}"
-        reached = _scores(evaluation["metrics"]) + f" ({evaluation['tasks']} held-out tasks)"
+        reached = f"{_scores(evaluation['metrics'])} ({_circumstances(evaluation)})"
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise PluginError(f"the pretrained run in {folder} is damaged: {type(error).__name__}: {error}") from error
     return Pretrained(folder.name, folder, package, trained, reached)
@@ -81,6 +81,15 @@ def _scores(metrics: dict[str, Any]) -> str:
     steps = sorted(int(key.partition("/step_")[2]) for key in metrics if key.startswith(f"{name}/step_"))[:4]
     numbers = " / ".join(f"{metrics[f'{name}/step_{step}']['mean']:.3g}" for step in steps)
     return f"{name} after {' / '.join(map(str, steps))} steps: {numbers}"
+
+
+def _circumstances(evaluation: dict[str, Any]) -> str:
+    told = [f"{evaluation['tasks']} held-out tasks"]
+    if (schedule := evaluation.get("schedule")) is not None:
+        told.append(f"--schedule {' '.join(f'{factor:g}' for factor in schedule)}")
+    if (episodes := evaluation.get("episodes")) is not None:
+        told.append(f"--episodes {episodes}")
+    return ", ".join(told)
 
 
 def _read(path: Path) -> Any:

@@ -73,7 +73,8 @@ def resume(
 def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
-    ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint.
+    ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its
+    rows are those of the whole run, up to the checkpoint.
 
     Raises:
         RunError: the folder holds no usable run, or no such checkpoint.
