@@ -149,10 +149,9 @@ def _version() -> int:
 
 def _list(arguments: list[str]) -> Execute:
     groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks", "outers": "outers"}
-    if arguments == ["recipes"]:
-        return lambda: _say(_recipes())
-    if arguments == ["pretrained"]:
-        return lambda: _say(_pretrained())
+    if arguments in (["recipes"], ["pretrained"]):
+        text = _recipes() if arguments == ["recipes"] else _pretrained()  # now: a damaged file is a wrong request
+        return lambda: _say(text)
     if len(arguments) > 1 or (arguments and arguments[0] not in (*groups, "-h", "--help")):
         raise ValueError(
             "metarl list takes 'tasks', 'algorithms', 'outers', 'recipes', 'pretrained' or nothing, not "

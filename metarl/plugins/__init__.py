@@ -6,7 +6,7 @@ It imports only the standard library and nothing else of metarl, so that ``metar
 
 from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
 from metarl.plugins.pretrained import Pretrained, find_pretrained, is_pretrained, pretrained, run_folder
-from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
+from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipe_hash, recipes
 from metarl.plugins.registry import (
     GROUPS,
     NAME,
@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "name_of",
     "pretrained",
+    "recipe_hash",
     "recipes",
     "run_folder",
     "shortened",

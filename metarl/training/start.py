@@ -158,7 +158,7 @@ def start(
             **recorded_data(family.target),
         }
         if recipe is not None:
-            record["recipe"] = recipe
+            record |= {"recipe": recipe, "recipe_sha256": plugins.recipe_hash(recipe)}
         if start_from:
             record["start_from"] = sorted(start_from)
         run.claim = runs.create(folder, record, overwrite, first)
