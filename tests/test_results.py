@@ -32,7 +32,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         sys.modules.pop(name)
 
 
-TRAIN = "maml bandit --recipe none --iterations 2 --meta-batch-size 2 --algorithm.hidden 4"
+TRAIN = "maml bandit --recipe none --checkpoint-every 1 --iterations 2 --meta-batch-size 2 --algorithm.hidden 4"
 
 
 def tiny(modules: Any, **options: Any) -> Any:
@@ -236,6 +236,26 @@ def test_a_training_that_was_stopped_goes_on_and_is_collected(
     assert modules.working.state(job, work, kept) == (True, "done")
     shutil.rmtree(work)
     assert modules.working.state(job, work, kept) == (True, "done")
+
+
+def test_a_training_goes_on_from_the_store(tmp_path: Path, modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine has only the store. Without a state of the outer update, the result is the same."""
+    monkeypatch.setattr(modules.working.os, "nice", lambda step: 0)
+    work, kept, job = tmp_path / "work", tmp_path / "kept", tiny(modules)
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    assert main(["train", *TRAIN.split(), "--out", str(whole), "--quiet"]) == 0
+    shutil.copytree(whole, half)
+    shutil.copy(half / "previous.pt", half / "checkpoint.pt")  # as it was after the first of two iterations
+    modules.store.collect(half, job, kept)
+    assert modules.working.state(job, work, kept) == (False, "stands at iteration 1 of 2")
+    assert modules.working.run(job, work, kept) == 0
+    found = modules.store.read(job, kept)
+    assert found["finished"]
+    assert [row["iteration"] for row in found["progress"]] == [1, 2]
+    steps = [row["environment_steps"] for row in found["progress"]]
+    assert steps[1] == pytest.approx(2 * steps[0], abs=1)
+    ours, theirs = (runs.load_progress(path / "checkpoint.pt")["params"] for path in (kept / "tiny-0", whole))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_the_command_tells_of_an_unknown_row() -> None:

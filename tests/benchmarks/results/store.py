@@ -66,8 +66,7 @@ def collect(source: Path, job: Job, home: Path = KEPT, differing: bool = False) 
             raise StoreError(f"scoring failed with exit code {code}: metarl {' '.join(arguments)}")
         _shorten_evaluation(copy)
         _tidy(copy, job)
-        standing = runs.load_progress(source / runs.CHECKPOINT)["iteration"]
-        write_json(copy / COLLECTED, _record(job, config, copy, standing, differences))
+        write_json(copy / COLLECTED, _record(job, config, copy, source, differences))
         if not job.row.parameters:
             for path in copy.glob("*.pt"):
                 path.unlink()
@@ -138,7 +137,8 @@ def _keep_progress(source: Path, copy: Path) -> None:
         rate, seconds = (
             float(row.get(f"time/{name}") or 0) for name in ("environment_steps_per_second", "iteration_seconds")
         )
-        steps += rate * seconds
+        known = row.get("environment_steps")  # of a run that went on from what the store had
+        steps = float(known) if known else steps + rate * seconds
         if number % -(-len(rows) // SHOWN) == 0 or number == len(rows) - 1:
             scores = {name: f"{float(cell):.5g}" for name, cell in row.items() if "/step_" in name and cell}
             kept.append({"iteration": row["iteration"], "environment_steps": str(round(steps)), **scores})
@@ -179,15 +179,17 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _record(job: Job, config: Mapping[str, Any], copy: Path, standing: int, differences: list[str]) -> dict[str, Any]:
-    rows = logger.read_progress(copy / runs.PROGRESS)
+def _record(job: Job, config: Mapping[str, Any], copy: Path, source: Path, differences: list[str]) -> dict[str, Any]:
+    rows, last = logger.read_progress(copy / runs.PROGRESS), runs.load_progress(source / runs.CHECKPOINT)
+    resumable = not last["outer"] and job.row.parameters and (copy / runs.CHECKPOINT).exists()
     return {
         "row": job.row.name,
         "seed": job.seed,
-        "iteration": standing,
+        "iteration": last["iteration"],
         "iterations": config["settings"]["iterations"],
         "environment_steps": int(rows[-1]["environment_steps"]) if rows else 0,
         "differences": differences,
+        "resumable": resumable,
         "date": datetime.now(UTC).date().isoformat(),
         "processor": _processor(),
         "torch": torch.__version__,
@@ -219,6 +221,21 @@ def read(job: Job, home: Path = KEPT) -> dict[str, Any] | None:
     evaluation = runs.read_evaluation(folder)
     progress = logger.read_rows(folder / runs.PROGRESS, collected["iteration"])
     return {"collected": collected, "evaluation": evaluation, "progress": progress, "finished": finished}
+
+
+def put_back(job: Job, folder: Path, home: Path = KEPT) -> bool:
+    """Begin a run folder with what the store has of an unfinished training; return whether that is possible.
+
+    It is, if the outer update has no state of its own: that is not kept.
+    """
+    found = read(job, home)
+    if found is None or found["finished"] or not found["collected"].get("resumable"):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (runs.BEST, runs.CHECKPOINT, runs.PROGRESS, runs.CONFIG):  # the last makes it a run folder
+        if (home / job.name / name).exists():
+            shutil.copy(home / job.name / name, folder)
+    return True
 
 
 def find_job(source: Path, known: list[Job]) -> Job:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rows import HERE, Job
-from store import KEPT, collect, read, ship
+from store import KEPT, collect, put_back, read, ship
 
 from metarl import runs
 from metarl.cli import DONE, main
@@ -54,6 +54,8 @@ def run(job: Job, work: Path = WORK, home: Path = KEPT) -> int:
     """Train, or go on with, one training; then collect it. Return the exit code of the command that ended it."""
     os.nice(19)
     folder = work / job.name
+    if not (folder / runs.CONFIG).exists():
+        put_back(job, folder, home)
     stands, of = _standing(folder)
     if of is None:
         code = main(["train", *job.row.words, "--seed", str(job.seed), "--out", str(folder), "--quiet"])
