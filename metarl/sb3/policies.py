@@ -93,11 +93,11 @@ class MetaPolicy:
 
 
 def _again(pickled: bytes) -> MetaPolicy:
+    fields = cloudpickle.loads(pickled)
+    generator = torch.Generator(fields["device"])
+    generator.set_state(fields["_generator"])
     made = MetaPolicy.__new__(MetaPolicy)
-    vars(made).update(cloudpickle.loads(pickled))
-    drawn = torch.Generator(made.device)
-    drawn.set_state(made._generator)
-    made._generator = drawn
+    vars(made).update(fields | {"_generator": generator})
     return made
 
 
