@@ -27,8 +27,8 @@ Exit codes: 0 if all checks pass, 1 if one fails, 2 if the request is invalid. '
 plugin's own options."""
 
 
-FEW = {"iterations": 2, "meta_batch_size": 2, "checkpoint_every": 1, "log_every": 1}
-"""Settings in which recipes are tried."""
+TRIAL = 2
+"""Iterations in which a recipe is tried."""
 Makes = dict[plugins.Group, Callable[[type], Any]]
 
 
@@ -116,12 +116,13 @@ def _recipes_tried(recipes: Sequence[plugins.Recipe], make: Makes) -> list[Outco
 
     def trial(recipe: plugins.Recipe) -> Check:
         def run(_: Any) -> Found:
-            experiment = training.recipe(*recipe.name.split("/"), make=make)
-            few = dataclasses.replace(experiment.settings, **FEW)
+            algorithm, tasks, variant = recipe.name.split("/")
+            experiment = training.recipe(algorithm, tasks, variant, make=make)
+            few = dataclasses.replace(experiment.settings, iterations=TRIAL, meta_batch_size=2, checkpoint_every=1)
             experiment._replace(settings=few).train()
             yield from ()
 
-        return Check("recipe", f"{recipe.name} trains for {FEW['iterations']} iterations", run)
+        return Check("recipe", f"{recipe.name} trains for {TRIAL} iterations", run)
 
     return [outcome for recipe in recipes for outcome in run_checks([trial(recipe)], recipe)]
 

@@ -120,7 +120,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
         print(evaluation.table(metrics, run.learner.batch_norm))
         if compared:
-            gap = comparison.gap_closed(metrics, *compared, record["strata"])
+            gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
         if chosen.out is not None or not plugins.is_pretrained(chosen.run):
@@ -138,7 +138,7 @@ def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics
         if run is not None
     ]
     if compared:
-        comparison.check_oracle(*compared, asked["steps"])
+        comparison.check_oracle(compared[0], compared[1], asked["steps"])
     return compared
 
 

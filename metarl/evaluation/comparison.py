@@ -41,8 +41,8 @@ def gap_closed(
         if "/step_" not in name:
             continue
         best = oracle[f"{name.partition('/')[0]}/step_0"]
-        scores = (np.array(values["per_task"], float) for values in (own, best, pretrained[name]))
-        shares[name] = _share(*scores, among, _sign(name))
+        ours, knowing, given = (np.array(one["per_task"], float) for one in (own, best, pretrained[name]))
+        shares[name] = _share(ours, knowing, given, among, _sign(name))
     return shares
 
 
