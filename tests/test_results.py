@@ -74,6 +74,14 @@ def test_the_store_holds_small_folders_of_rows(modules: Any) -> None:
         assert "/work" not in (folder / "config.json").read_text(encoding="utf-8")
 
 
+def test_finished_rows_are_in_their_expected_intervals(modules: Any) -> None:
+    for line in modules.page.lines([row for row in modules.rows.rows() if row.expected]):
+        for seed, one in line.found.items():
+            for score, (low, high) in line.row.expected.items() if one["finished"] else ():
+                mean = one["evaluation"]["metrics"][score]["mean"]
+                assert low <= mean <= high, f"{line.row.name}, seed {seed}: {score} is {mean}"
+
+
 def test_what_ships_is_what_was_scored(modules: Any) -> None:
     from metarl import plugins
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.pictures import plotting
 
@@ -116,6 +117,7 @@ def _draw_adaptation(axes: Axes, drawing: Drawing) -> None:
         axes.plot(
             steps, values, linestyle=":", marker="x", color=str(0.2 + 0.25 * (index % 3)), label=_short(line["label"])
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="adaptation steps", ylabel=f"{drawing['score']} on held-out tasks")
 
 

@@ -132,7 +132,9 @@ def _keep_parameters(source: Path, copy: Path) -> None:
 
 def _keep_progress(source: Path, copy: Path) -> None:
     """Keep the scores of some iterations, with the environment steps until then."""
-    rows, steps, kept = logger.read_progress(source / runs.PROGRESS), 0.0, []
+    last = runs.load_progress(source / runs.CHECKPOINT)["iteration"]
+    rows = [row for row in logger.read_progress(source / runs.PROGRESS) if int(row["iteration"]) <= last]
+    steps, kept = 0.0, []
     for number, row in enumerate(rows):
         rate, seconds = (
             float(row.get(f"time/{name}") or 0) for name in ("environment_steps_per_second", "iteration_seconds")
