@@ -29,5 +29,12 @@ def _advantages_belong_to_algorithms(config: dict[str, Any]) -> None:
         algorithm["advantages"] = options
 
 
-STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms]
+def _promp_adapts_by_option(config: dict[str, Any]) -> None:
+    """Say what ProMP did in formats 1 and 2: adapt the weights of all inner steps, and add their penalties up."""
+    options = config["outer"].get("options")
+    if isinstance(options, dict) and "inner_kl_coefficient" in options:
+        options |= {"inner_kl_adaptive": True, "inner_kl_over_steps": "sum"}
+
+
+STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms, _promp_adapts_by_option]
 """Functions that convert a configuration of format 1, 2, ... to the next format."""
