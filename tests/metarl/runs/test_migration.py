@@ -48,6 +48,17 @@ def test_what_never_told_of_them_stays_as_it_is() -> None:
     assert migrated(migrated(given)) == migrated(given)
 
 
+@pytest.mark.parametrize(("outer", "schedule"), [("TRPO", (1.0, 0.5)), ("Adam", None)])
+def test_policies_go_on_with_the_steps_that_they_began_with(outer: str, schedule: tuple[float, ...] | None) -> None:
+    """Adam also trains on examples, whose steps were never halved."""
+    options = {"max_kl": 0.01} if outer == "TRPO" else {"learning_rate": 0.1}
+    given = config("MAML", {"steps": 2, "schedule": None}, {}) | {
+        "format": 2,
+        "outer": {"reference": f"metarl.outer:{outer}", "options": options},
+    }
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == MAML(steps=2, schedule=schedule)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_promp_goes_on_as_it_began(number: int) -> None:
     promp = {"reference": "metarl.outer:ProMP", "options": {"clip": 0.2, "inner_kl_coefficient": 0.1}}
