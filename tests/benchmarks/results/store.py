@@ -29,6 +29,7 @@ SHOWN = 300
 STEPS = (0, 1, 2, 3, 5, 10)
 """Numbers of adaptation steps after which scores are kept."""
 SECTIONS = ("algorithm", "tasks", "outer", "settings")
+SCHEDULE = ("algorithm", "options", "schedule")
 CIRCUMSTANCES = ("device", "checkpoint_every", "log_every", "wandb", "compile")
 """Settings that change no result."""
 
@@ -86,7 +87,12 @@ def differing_options(config: Mapping[str, Any], job: Job) -> list[str]:
             raise StoreError(f"this run trains {found}, and {job.name} is `metarl train {job.row.train}`")
     ours, theirs = ({part: one[part] for part in SECTIONS} for one in (config, asked))
     found = [(name, _at(ours, name), _at(theirs, name)) for name in _names(ours) if _has(theirs, name)]
-    return [f"{'.'.join(name)} is {one}, not {other}" for name, one, other in found if one != other]
+    one_step = ours["algorithm"]["options"].get("steps") == 1  # whose size no schedule changes in training
+    return [
+        f"{'.'.join(name)} is {one}, not {other}"
+        for name, one, other in found
+        if one != other and not (one_step and name == SCHEDULE)
+    ]
 
 
 def command_config(job: Job) -> dict[str, Any]:
