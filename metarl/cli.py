@@ -129,7 +129,10 @@ def _prepare(arguments: list[str]) -> Execute:
         sys.path.append(os.getcwd())  # so that module:attribute finds modules in the current folder
     except FileNotFoundError:  # torch's libraries cannot be loaded from nowhere
         raise ValueError("the working folder was deleted; change to another one (cd) and try again") from None
+    from metarl import speed  # which imports torch
+
     prepare: Callable[[list[str]], Execute] = importlib.import_module(f"metarl.commands.{name}").prepare
+    speed.limit_threads()
     return prepare(rest)
 
 

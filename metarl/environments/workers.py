@@ -31,13 +31,9 @@ from metarl.environments.making import Maker
 from metarl.environments.observations import named
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
 from metarl.environments.worker import GRACE, WorkerError, shared_arrays
+from metarl.speed import usable_cpus as usable_cpus
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_workers(workers: int | None, options: LaneOptions) -> "Lanes | WorkerLanes":

@@ -2,10 +2,12 @@
 
 Nothing here changes results, except for rounding. This package imports only the vocabulary: it knows no learner, family
 or training loop. Start reading in ``parts``, which runs parts of an iteration as graphs. ``tracing`` makes the graphs,
-``devices`` holds GPU settings, and ``threads`` spreads groups of tasks over the cores of a CPU.
+``devices`` holds GPU settings, ``cpus`` counts the CPUs that may be used, and ``threads`` spreads groups of tasks over
+the cores of a CPU.
 """
 
 from metarl.speed.allocator import keep_freed_memory
+from metarl.speed.cpus import limit_threads, usable_cpus
 from metarl.speed.devices import (
     Device,
     check_device,
@@ -30,6 +32,7 @@ __all__ = [
     "float32",
     "is_comparison",
     "keep_freed_memory",
+    "limit_threads",
     "made_or_warned",
     "on_leaves",
     "refuse_autocast",
@@ -40,6 +43,7 @@ __all__ = [
     "run_is_compiled",
     "send",
     "tracing",
+    "usable_cpus",
     "usual_modes",
     "without_cudnn",
 ]
