@@ -1,4 +1,4 @@
-"""``metarl resume RUN``: continue a run exactly where it stopped."""
+"""``metarl resume RUN``: continue a run, or all runs of a group, exactly where they stopped."""
 
 import dataclasses
 from pathlib import Path
@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from metarl import training
 from metarl.cli import Execute
+from metarl.commands import groups
 from metarl.commands.parsing import parse
 from metarl.commands.train import finish
 from metarl.speed import Device
@@ -17,11 +18,13 @@ class ResumeOptions:
     """Options of ``metarl resume``."""
 
     run: Positional[Path]
-    """Run folder."""
+    """Run folder, or group of seeds: the folder of 'metarl train ... --seeds'."""
     iterations: int | None = None
     """Total number of iterations. Default: the number that the run was started with."""
     device: Device | None = None
     """Device to train on. Default: the device that the run used."""
+    jobs: int | None = None
+    """Of a group: how many seeds are trained at a time. Default: one for each CPU, or one on a GPU."""
     quiet: bool = False
     """Print no table and no progress bar."""
 
@@ -29,5 +32,10 @@ class ResumeOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: continue a run exactly where it stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
+    if groups.is_group(chosen.run):
+        manner = groups.Manner(chosen.jobs, chosen.iterations, chosen.device, chosen.quiet)
+        return groups.resumed(chosen.run, manner)
+    if chosen.jobs is not None:
+        raise ValueError(f"--jobs is for a group of seeds, and {chosen.run} is not one")
     run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

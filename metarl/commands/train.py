@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import plugins, runs, training
 from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
+from metarl.commands import groups
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
 from metarl.networks import NETWORKS, Network
@@ -23,6 +24,18 @@ RECIPE = (
     "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
     "none: use no recipe."
 )
+
+RESUME = (
+    "Go on with the run in that folder, if the same command has started one; start it otherwise. A run that is done is "
+    "no error, so the same command can be repeated until it is."
+)
+
+SEEDS = (
+    "Train a run for each of these seeds, in processes of their own, into folders seed-0, seed-1, ... of the folder "
+    "--out, by default runs/ALGORITHM-TASKS. evaluate, plot, compare and other commands take that folder."
+)
+
+JOBS = "How many seeds are trained at a time. Default: one for each CPU, or one on a GPU."
 
 REQUIRED: dict[plugins.Group, str] = {"algorithms": "algorithm", "tasks": "tasks"}
 """Where options that have no default stand on the command line."""
@@ -53,15 +66,54 @@ def prepare(arguments: list[str]) -> Execute:
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)
-    out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
-    sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
-    actor = None
-    if chosen.start_from is not None:
-        from metarl import sb3  # which may be missing
+    request = _Request(experiment, (algorithm_name, tasks_name), chosen)
+    if chosen.seeds is not None:
+        return _group(request, options)
+    if chosen.jobs is not None:
+        raise ValueError("--jobs is for several seeds: give --seeds too")
+    name = f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
+    return _prepared(request, chosen.out or Path("runs") / name)
 
-        actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    outer = Source(chosen.update, experiment.names[2])
-    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
+
+class _Request(NamedTuple):
+    """What is asked for: the experiment with its options, and the names of algorithm and tasks."""
+
+    experiment: Experiment
+    names: tuple[str, str]
+    chosen: Any
+
+
+def _group(request: _Request, options: list[str]) -> Execute:
+    """Make a run for each seed, and return what trains them all."""
+    chosen = request.chosen
+    if _read_ahead(options, "seed") is not None:
+        raise ValueError("--seed and --seeds were given: --seeds alone says which seeds to train")
+    if chosen.overwrite:
+        raise ValueError("--overwrite replaces one run, not a group of seeds: choose another folder with --out")
+    folder = chosen.out or Path("runs") / "-".join(request.names).replace(":", ".")
+
+    def begin(seed: int, out: Path) -> None:
+        of_seed = dataclasses.replace(chosen, settings=dataclasses.replace(chosen.settings, seed=seed))
+        asked = request._replace(chosen=of_seed)
+        if chosen.resume and (out / runs.CONFIG).exists():
+            _check_same(asked, out)
+            return
+        run = _started(asked, out)
+        if run.claim is not None:
+            run.claim.release()  # the process that trains it takes it
+
+    manner = groups.Manner(chosen.jobs, chosen.settings.iterations, None, chosen.quiet)
+    return groups.trained(folder, chosen.seeds, begin, manner, chosen.resume)
+
+
+def _prepared(request: _Request, out: Path) -> Execute:
+    """Start a run, or with --resume go on with it where there is one."""
+    chosen = request.chosen
+    if chosen.resume and ((out / runs.CONFIG).exists() or runs.unfinished(out)):
+        if chosen.overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
+        return _continued(request, out)
+    run = _started(request, out)
 
     def execute() -> int:
         if not chosen.quiet and (aside := runs.aside_note(out)):
@@ -69,6 +121,51 @@ def prepare(arguments: list[str]) -> Execute:
         return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
 
     return execute
+
+
+def _continued(request: _Request, out: Path) -> Execute:
+    """Go on with a run that was begun by the same command, unless it is done. Raises ValueError if it was not."""
+    chosen = request.chosen
+    if not runs.unfinished(out):
+        _check_same(request, out)
+    try:
+        run, progress = training.reopen(out, chosen.settings.iterations, chosen.settings.device)
+    except runs.FinishedError:
+        return lambda: DONE if chosen.quiet else _say_done(out)
+    return lambda: finish(run.train(progress, chosen.quiet), out, chosen.quiet)
+
+
+def _say_done(out: Path) -> int:
+    print(f"{out} is done: nothing is left to do. Next: metarl evaluate {typed(out)}")
+    return DONE
+
+
+def _check_same(request: _Request, out: Path) -> None:
+    """Raise ValueError if a run was begun with other options."""
+    chosen = request.chosen
+    parts = zip(runs.GROUPS, (chosen.algorithm, chosen.tasks, chosen.update), _references(request), strict=True)
+    asked: dict[str, Any] = {name: runs.describe(part, reference) for name, part, reference in parts}
+    asked["settings"] = dataclasses.asdict(chosen.settings.filled(chosen.tasks.spec))
+    told = groups.difference(out, asked)
+    if told is not None:
+        raise ValueError(f"{told}: give the command that began it, or choose another folder with --out")
+
+
+def _references(request: _Request) -> tuple[str, str, str]:
+    return (*request.names, request.experiment.names[2])
+
+
+def _started(request: _Request, out: Path) -> Any:
+    """Make the folder of a new run. Raises ValueError."""
+    chosen = request.chosen
+    algorithm, tasks, outer = map(Source, (chosen.algorithm, chosen.tasks, chosen.update), _references(request))
+    actor = None
+    if chosen.start_from is not None:
+        from metarl import sb3  # which may be missing
+
+        actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
+    recipe = request.experiment.recipe
+    return training.start(algorithm, tasks, outer, chosen.settings, out, chosen.overwrite, actor, recipe)
 
 
 def _chosen(experiment: Experiment, options: list[str]) -> Any:
@@ -145,6 +242,9 @@ def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT
         ("settings", OmitArgPrefixes[Settings], settings),
         ("out", Annotated[Path | None, arg(help="Run folder. Default: runs/ALGORITHM-TASKS-SEED.")], None),
         ("overwrite", Annotated[bool, arg(help="Replace an existing run in that folder.")], False),
+        ("resume", Annotated[bool, arg(help=RESUME)], False),
+        ("seeds", Annotated[tuple[int, ...] | None, arg(help=SEEDS)], None),
+        ("jobs", Annotated[int | None, arg(help=JOBS)], None),
         ("quiet", Annotated[bool, arg(help="Print no table and no progress bar.")], False),
         ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
     ]

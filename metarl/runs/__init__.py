@@ -28,11 +28,12 @@ from metarl.runs.layout import (
     MODEL,
     PREVIOUS,
     PROGRESS,
+    FinishedError,
     RunError,
 )
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
 from metarl.runs.options import describe, rebuild
-from metarl.runs.records import write_record
+from metarl.runs.records import read_record, write_record
 from metarl.runs.replacing import aside_note, put_back, settle, unfinished
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "PROGRESS",
     "Checkpoint",
     "Claim",
+    "FinishedError",
     "RunError",
     "aside_note",
     "check_architecture",
@@ -65,6 +67,7 @@ __all__ = [
     "read_config",
     "read_curve",
     "read_evaluation",
+    "read_record",
     "rebuild",
     "save_checkpoint",
     "settle",

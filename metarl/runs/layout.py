@@ -10,6 +10,10 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
+class FinishedError(RunError):
+    """A run that has reached its last iteration: nothing is left to do."""
+
+
 FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 1

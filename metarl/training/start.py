@@ -263,7 +263,7 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
     # A run killed before its first checkpoint starts over, from the same seed and so with the same result.
     progress = run.restore(path) if began else run.first()
     if progress.iteration >= run.settings.iterations:
-        raise runs.RunError(
+        raise runs.FinishedError(
             f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
             "ask for more with --iterations"
         )
