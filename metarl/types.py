@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Generator, Tensor
 
+from metarl.distributions import Distribution
 from metarl.spec import Kind as Kind
+from metarl.spec import Part as Part
 from metarl.spec import Spec as Spec
 
 Params = dict[str, Tensor]
@@ -46,7 +48,8 @@ class Rollout:
     last_observations: Tensor
     """``[task, episode, *input_shape]`` after an episode's last step"""
     actions: Tensor
-    """``[task, episode, time]`` ids (discrete), or ``[task, episode, time, output_size]``"""
+    """``[task, episode, time, *action_shape]`` of ``Spec.distribution``: ids ``[task, episode, time]`` of one choice,
+    ``[task, episode, time, choice]`` of several, or numbers ``[task, episode, time, output_size]``"""
     log_probs: Tensor
     """``[task, episode, time]`` under the policy that acted"""
     rewards: Tensor
@@ -99,8 +102,8 @@ class Memory(NamedTuple):
 class Policy(NamedTuple):
     """The policies of a batch of tasks, one for each, and the state in which they act."""
 
-    kind: Kind
-    """The meaning of the outputs, see ``metarl.objectives``."""
+    distribution: Distribution
+    """What the outputs mean."""
     state: State
     predict: Callable[[State, Tensor], tuple[Tensor, State]]
     """``(state, observations [task, episode, *input_shape]) -> (outputs [task, episode, model_outputs], state)``"""
@@ -379,4 +382,4 @@ def environments_of(tasks: Tasks) -> Environments:
 def policy_of(learner: Learner, state: State) -> Policy:
     """Return the policies of a learner in a state."""
     observe = None if learner.memory is None else learner.memory.observe
-    return Policy(learner.spec.kind, state, learner.predict, observe)
+    return Policy(learner.spec.distribution, state, learner.predict, observe)

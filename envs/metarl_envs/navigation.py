@@ -110,7 +110,8 @@ class PointNavigation:
     @property
     def spec(self) -> Spec:
         """Position as input, displacement as output; the descriptor is the goal."""
-        return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2)
+        reach = LARGEST_MOVE / self.action_unit
+        return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2, bounds=(-reach, reach))
 
     @property
     def parameter_space(self) -> spaces.Dict:

@@ -88,6 +88,7 @@ class MAML:
         """
         if spec.control and self.multi_step_loss:
             raise ValueError("multi_step_loss is for labelled examples; for control, leave it at 0")
+        spec = self.network.chosen(spec)
         model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
@@ -138,7 +139,7 @@ class _Loop:
             state.params,
             self.adapted,
             inputs_of(batch),
-            lambda outputs: scale * objectives.task_loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            lambda outputs: scale * objectives.task_loss(self.spec, outputs, batch, self.options.surrogate),
             second_order=not self.options.first_order,
         )
         moved = dict(state.params)
@@ -169,7 +170,7 @@ class _Loop:
             state = self.adapt(state, support)
             if weight > 0:
                 outputs, _ = self.predict(state, inputs_of(query))
-                losses.append(weight * objectives.task_loss(self.spec.kind, outputs, query))
+                losses.append(weight * objectives.task_loss(self.spec, outputs, query))
         metrics = {}
         if isinstance(query, Examples):
             metrics = objectives.step_scores(self.spec.kind, query, outputs, len(experience.supports))

@@ -58,6 +58,7 @@ class MultiTask:
         Raises:
             ValueError: the network does not fit spec, or does not support this kind of conditioning.
         """
+        spec = self.network.chosen(spec)
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
         network = functions.network
@@ -85,7 +86,7 @@ class _Functions:
         """Take one fine-tuning step on each task's own network. Raises ValueError if asked for gradients through it."""
         step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
         inputs = self.network.inputs(inputs_of(batch), state.descriptors)
-        tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
+        tuned = inner.tune(self.spec, self.network.model, state.tuned, inputs, batch, step_size)
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
 
     def predict(self, state: Described, inputs: Tensor) -> tuple[Tensor, Described]:
@@ -96,4 +97,4 @@ class _Functions:
         """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec.kind, outputs, query, step=0)
+        return objectives.query_losses(self.spec, outputs, query, step=0)

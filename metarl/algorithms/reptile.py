@@ -83,6 +83,7 @@ class Reptile:
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of any kind. Raises ValueError if the network does not fit it."""
+        spec = self.network.chosen(spec)
         loop = _Loop(self, spec, self.network.build(spec))
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
@@ -132,7 +133,7 @@ class _Loop:
         return self.step(state, self.mini_batch(batch, state.step))._replace(seen=batch.inputs)
 
     def step(self, state: Tuned, batch: Batch) -> Tuned:
-        return inner.tune(self.spec.kind, self.model, state, inputs_of(batch), batch, self.options.step_size)
+        return inner.tune(self.spec, self.model, state, inputs_of(batch), batch, self.options.step_size)
 
     def mini_batch(self, support: Examples, step: int) -> Examples:
         items = support.targets.shape[1]

@@ -16,7 +16,7 @@ from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
-from metarl.networks import log_std
+from metarl.networks import chosen, log_std
 from metarl.speed import without_cudnn
 from metarl.types import Batch, Experience, Learner, Memory, Params, Spec, joined, rollout_of
 
@@ -60,6 +60,9 @@ class RL2:
     """How far the policy's probability ratio may move from 1 in the meta-loss (PPO), which adam minimises."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
+    distribution: str | None = None
+    """How a policy's actions are distributed: see the network's option of other algorithms. squashed keeps them within
+    their bounds."""
     loss_on: LossOn = "sequence"
     """What is trained on examples: every item, as it is shown, and the queries (sequence); or the queries only."""
 
@@ -73,6 +76,7 @@ class RL2:
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind."""
+        spec = spec if self.distribution is None else chosen(spec, self.distribution)
         network = _Network(self, spec)
         if not spec.control:
             return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
@@ -98,11 +102,11 @@ class _Network:
             "gru.recurrent": glorot(generator, 3 * units, units),
             "gru.input_bias": torch.zeros(3 * units),
             "gru.recurrent_bias": torch.zeros(3 * units),
-            "head.weight": glorot(generator, spec.output_size, units),
-            "head.bias": torch.zeros(spec.output_size),
+            "head.weight": glorot(generator, spec.head_size, units),
+            "head.bias": torch.zeros(spec.head_size),
         }
-        if spec.kind == "continuous":
-            params["policy.log_std"] = torch.full((spec.output_size,), log(self.options.std))
+        if spec.control and spec.distribution.log_stds:
+            params["policy.log_std"] = torch.full((spec.distribution.log_stds,), log(self.options.std))
         return params
 
     def start(self, params: Params, rows: int) -> Hidden:
@@ -120,7 +124,7 @@ class _Network:
 
     def say(self, params: Params, units: Tensor) -> Tensor:
         outputs = functional.linear(units, params["head.weight"], params["head.bias"])
-        if self.spec.kind != "continuous":
+        if "policy.log_std" not in params:
             return outputs
         return log_std(params["policy.log_std"].expand(len(outputs), -1), outputs)
 
@@ -160,11 +164,8 @@ class _Fold:
 
     def _outcomes(self, actions: Tensor, rewards: Tensor, done: Tensor) -> Tensor:
         """Put together what follows an observation, ``[..., outcome_size]``."""
-        if self.spec.kind == "discrete":
-            # Unlike one_hot, this does not look whether all of them are actions: a compiled step may not ask.
-            choices = torch.arange(self.spec.output_size, device=actions.device)
-            actions = (actions.unsqueeze(-1) == choices).to(rewards.dtype)
-        return torch.cat([actions, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
+        read = self.spec.distribution.encode(actions, rewards.dtype)
+        return torch.cat([read, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
 
     def unroll(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:
         """Go once more through one episode in each lane; the state is that of its last valid step.
@@ -194,14 +195,14 @@ class _Fold:
             said, state = self.unroll(state, batch)
             outputs.append(said)
         losses = objectives.clipped_surrogate(
-            self.spec.kind, torch.cat(outputs, dim=2), joined(trial), self.options.clip
+            self.spec.distribution, torch.cat(outputs, dim=2), joined(trial), self.options.clip
         )
         return losses, {}
 
 
 def outcome_size(spec: Spec) -> int:
     """Width of an action (one-hot where it is discrete), its reward, and 1 if the episode ended by it."""
-    return spec.output_size + 2
+    return spec.distribution.numbers + 2
 
 
 def _at(values: Tensor, step: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class _Fold:
         for support in experience.supports:
             state = self.adapt(state, support)
         outputs, _ = self.predict(state, query.inputs)
-        return objectives.query_losses(self.spec.kind, outputs, query, step=len(experience.supports))
+        return objectives.query_losses(self.spec, outputs, query, step=len(experience.supports))
 
 
 def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:

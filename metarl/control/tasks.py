@@ -8,14 +8,13 @@ one row per lane.
 ``metarl.control.rollouts`` runs the episodes.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
@@ -26,7 +25,7 @@ from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import elements, refuse_statistics
+from metarl.environments import acted_in, as_array, composite, elements, parts_of, refuse_statistics
 from metarl.seeding import stream
 from metarl.types import Family, Policy, Rollout, Spec, Split
 
@@ -54,11 +53,12 @@ class ControlTasks:
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
                 policy's action was not finite.
-            ValueError: the environment fails ``check_environment``.
+            ValueError: the environment fails ``check_environment``, or ``check_bounds``.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         with self._lanes(tasks * episodes, generator.device) as env:
+            check_bounds(env, policy)
             watch = SuccessWatch(env)
             return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
 
@@ -109,11 +109,24 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
     observations, actions = env.single_observation_space, env.single_action_space
-    kind = {spaces.Discrete: "discrete", spaces.Box: "continuous"}.get(type(actions), type(actions).__name__)
-    size = int(actions.n) if isinstance(actions, spaces.Discrete) else math.prod(actions.shape or ())
-    if (observations.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
+    told = parts_of(observations) if composite(observations) else observations.shape
+    expected = spec.observations if composite(observations) else spec.input_shape
+    if (told, *acted_in(actions)) != (expected, spec.kind, spec.output_size, spec.choices):
         raise ValueError(
             f"the environment observes {observations} and acts in {actions}, which is not what {spec} says"
+        )
+
+
+def check_bounds(env: VectorEnv, policy: Policy) -> None:
+    """Raise ValueError where policies keep within other bounds than those of the environment's actions."""
+    if not policy.distribution.bounded:
+        return
+    low, high = policy.distribution.bounds
+    space: Any = env.single_action_space
+    if not (np.allclose(as_array(space.low), low) and np.allclose(as_array(space.high), high)):
+        raise ValueError(
+            f"policies with distribution {policy.distribution.name} keep within [{low:g}, {high:g}] in every "
+            f"dimension, and the environment acts in {space}: let bounds in the family's Spec be those of its actions"
         )
 
 

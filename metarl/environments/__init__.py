@@ -22,8 +22,9 @@ from metarl.environments.making import (
 )
 from metarl.environments.observations import Eye, layout, named
 from metarl.environments.outcomes import SUCCESS, flag, flags
+from metarl.environments.parts import as_array, composite, flat, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
-from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
+from metarl.environments.spaces import Array, acted_in, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
@@ -40,13 +41,16 @@ __all__ = [
     "OwnEnv",
     "SingleEnv",
     "WorkerLanes",
+    "acted_in",
     "apply_parameters",
     "as_array",
     "chain",
+    "composite",
     "describe",
     "elements",
     "flag",
     "flags",
+    "flat",
     "is_bounded_box",
     "layout",
     "make_env",
@@ -55,6 +59,7 @@ __all__ = [
     "named",
     "on_workers",
     "opened",
+    "parts_of",
     "plain",
     "plain_seed",
     "quiet_mujoco",

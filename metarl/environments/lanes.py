@@ -106,13 +106,14 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec, self._name = env, apply, spec, name or named(env)
         self._envs: dict[int, Env] = {}
-        self._spaces: dict[int, tuple[Any, Any, int]] = {}
+        self._spaces: dict[int, tuple[Any, Any, Any]] = {}
         self._layouts: dict[int, Layout] = {}
         self._eyes = [Eye(dtype, self._name) for _ in range(num_envs)]
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
         self._outdated = np.ones(num_envs, dtype=bool)  # lanes whose environment was made for other parameters
         self._seeds: list[tuple[int, int] | None] = [None] * num_envs  # the last seed, environments made since
-        self._low, self._high = np.zeros((2, num_envs, spec.output_size))
+        numbers = len(spec.choices) or (1 if spec.kind == "discrete" else spec.output_size)
+        self._low, self._high = np.zeros((2, num_envs, numbers))
         self._actions: dict[int, tuple[tuple[int, ...], Any]] = {}  # each environment's shape and dtype of actions
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
         self._largest = float(np.finfo(self._observations.dtype).max)
@@ -213,7 +214,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
                 self._drop(lane)
                 raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
             self._spaces[lane] = observations, actions, _number(actions)
-            self._layouts[lane] = layout(observations)  # type: ignore[arg-type]  # as spec_of has checked
+            self._layouts[lane] = layout(observations)
             self._actions[lane] = actions.shape or (), actions.dtype
         self._low[lane], self._high[lane] = bounds(actions)
 
@@ -221,14 +222,21 @@ class Lanes(VectorEnv[Any, Any, Any]):
         """Convert the policy's actions to the environments' actions, one row per lane."""
         if isinstance(self.single_action_space, spaces.Discrete):
             return (actions + self._low[:, 0]).astype(int).tolist()
+        if isinstance(self.single_action_space, spaces.MultiDiscrete):
+            return self._shaped(actions + self._low)
         scaled = self._low + (self._high - self._low) * (np.clip(actions, -1, 1) + 1) / 2
         within = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
+        return self._shaped(within)
+
+    def _shaped(self, actions: Array) -> Any:
+        """Return actions in the shapes and dtypes of the environments, one row per lane."""
         kinds = [self._actions[lane] for lane in range(self.num_envs)]
         if kinds.count(kinds[0]) == len(kinds):
             shape, dtype = kinds[0]
-            return within.reshape(-1, *shape).astype(dtype)
+            return actions.reshape(-1, *shape).astype(dtype)
         return [
-            within[lane].reshape(self._actions[lane][0]).astype(self._actions[lane][1]) for lane in range(self.num_envs)
+            actions[lane].reshape(self._actions[lane][0]).astype(self._actions[lane][1])
+            for lane in range(self.num_envs)
         ]
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
@@ -253,7 +261,10 @@ class Lanes(VectorEnv[Any, Any, Any]):
         return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error} ({where})", [lane])
 
 
-def _number(actions: spaces.Space[Any]) -> int:
+def _number(actions: spaces.Space[Any]) -> Any:
+    """Return what an environment may change of choices without making a new space."""
+    if isinstance(actions, spaces.MultiDiscrete):
+        return actions.nvec.tolist(), actions.start.tolist()
     return int(actions.n) if isinstance(actions, spaces.Discrete) else 0
 
 

@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _check_spec(built: Spec, asked: Spec) -> None:
-    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape)} for spec in (built, asked))
+    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), "policy": None} for spec in (built, asked))
     wrong = [f"{name} {ours[name]}, and the family has {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(

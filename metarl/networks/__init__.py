@@ -8,6 +8,7 @@ written by hand.
 from metarl.networks.layers import MINIMUM_STD, log_std
 from metarl.networks.models import Layout, Model, loss_gradient, stack
 from metarl.networks.options import ACTIVATIONS, Activation, Architecture, Network, NetworkOptions
+from metarl.networks.policies import chosen
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "Network",
     "NetworkOptions",
+    "chosen",
     "conditioning",
     "log_std",
     "loss_gradient",

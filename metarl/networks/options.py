@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tyro.conf import arg
 
 from metarl import plugins
-from metarl.networks import convolutional, models
+from metarl.networks import convolutional, models, policies
 from metarl.networks.convolutional import Downsample
 from metarl.networks.layers import LogStd
 from metarl.networks.models import BatchNorm, Model
@@ -54,6 +54,9 @@ class Network:
     In control, conv4 and resnet12 have layer norm instead."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
+    distribution: str | None = None
+    """How a policy's actions are distributed. By default gaussian, for choices categorical. squashed: a Gaussian behind
+    tanh, so that actions keep within their bounds and none is clipped; std is then that before tanh."""
 
     def __post_init__(self) -> None:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
@@ -69,7 +72,7 @@ class Network:
 
     def _refuse_unread(self) -> None:
         chosen = self.architecture if self.architecture in NAMES else "a network of one's own"
-        own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm")
+        own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm", "distribution")
         unread = [
             field.name for field in fields(self) if field.name not in own and getattr(self, field.name) != field.default
         ]
@@ -80,7 +83,15 @@ class Network:
 
     def build(self, spec: Spec) -> Model:
         """Return the network for spec. Raises ValueError when it does not fit."""
-        return models.build(self._make, spec, self.batch_norm)
+        return models.build(self._make, self.chosen(spec), self.batch_norm)
+
+    def chosen(self, spec: Spec) -> Spec:
+        """Return spec with the chosen distribution of actions.
+
+        Raises:
+            ValueError: there is none of this name, or it is not for the actions of spec.
+        """
+        return spec if self.distribution is None else policies.chosen(spec, self.distribution)
 
     def build_features(self, spec: Spec) -> tuple[Model, int]:
         """Return the network without its last layer, which is called ``head``, and the width of its outputs.
@@ -148,7 +159,7 @@ def mlp(
         if normalise:
             layers[f"norm_{index}"] = nn.BatchNorm1d(outputs, eps=1e-3, track_running_stats=False)
         layers[f"activation_{index}"] = ACTIVATIONS[activation]()
-    layers["head"] = linear(widths[-1], spec.output_size, initialise)
+    layers["head"] = linear(widths[-1], spec.head_size, initialise)
     return _with_policy(nn.Sequential(layers), spec, std)
 
 
@@ -165,7 +176,7 @@ def _truncated_normal(weight: Tensor) -> Tensor:
 
 
 def _with_policy(network: nn.Sequential, spec: Spec, std: float) -> nn.Sequential:
-    """Append the log-std of a Gaussian policy to the network, for continuous actions."""
-    if spec.kind == "continuous":
-        network.add_module("policy", LogStd(spec.output_size, std))
+    """Append the log-std of a Gaussian policy to the network."""
+    if spec.control and spec.distribution.log_stds:
+        network.add_module("policy", LogStd(spec.distribution.log_stds, std))
     return network

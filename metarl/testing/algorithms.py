@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl import objectives
 from metarl.outer import default_outer
 from metarl.seeding import stream
 from metarl.testing.batches import close, equal, global_states, shape_faults, tensors
@@ -82,7 +81,7 @@ def first_inputs(query: Batch) -> Tensor:
 
 def _build(subject: AlgorithmSubject) -> Found:
     learner, spec = subject.learner, subject.family.spec
-    if learner.spec != spec:
+    if dataclasses.replace(learner.spec, policy=spec.policy) != spec:
         yield Fault(f"the learner's spec is {learner.spec}, but it was built for {spec}", subject.algorithm.build)
 
 
@@ -219,7 +218,7 @@ def _replay(subject: AlgorithmSubject) -> Found:
         for batch in (*experience.supports, experience.query):
             rollout = rollout_of(batch)
             outputs = _outputs_of(learner, state, rollout)
-            found = objectives.log_prob(learner.spec.kind, outputs, rollout.actions) * rollout.mask
+            found = learner.spec.distribution.log_prob(outputs, rollout.actions) * rollout.mask
             if not close(found, rollout.log_probs * rollout.mask):
                 ratios = (found - rollout.log_probs * rollout.mask).exp()
                 yield Fault(

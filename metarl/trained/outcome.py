@@ -80,9 +80,11 @@ class Trained:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.
 
         The function takes one observation ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an
-        array. It returns a ``torch.distributions.Distribution`` of the action of each, on the observations' device and
-        without gradients: ``Independent(Normal)``, or ``Categorical`` for discrete actions. Both have ``mode``,
-        ``sample()``, ``log_prob(actions)`` and ``entropy()``; the first has ``mean``, the second ``probs``.
+        array; where the environment has Dict or Tuple observations, also those. It returns a
+        ``torch.distributions.Distribution`` of the action of each, on the observations' device and without gradients:
+        ``Independent(Normal)``, or ``Categorical`` for discrete actions. Both have ``mode``, ``sample()``,
+        ``log_prob(actions)`` and ``entropy()``; the first has ``mean``, the second ``probs``. Several choices
+        (MultiDiscrete) have ``parts``, a ``Categorical`` for each. Squashed policies have no ``entropy()``.
         Environments may clip the actions. The adaptation is that of ``adapt`` with the same seed.
 
         Raises:

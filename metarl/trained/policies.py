@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from metarl import objectives
+from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
 from metarl.types import Learner, Params, State
 
 ActionsOf = Callable[[Any], Distribution]
-"""Observations ``[..., *input_shape]`` to the distributions of their actions, ``[...]``."""
+"""Observations ``[..., *input_shape]`` to the distributions of their actions, ``[...]``.
+
+Where the environment has Dict or Tuple observations, it may be given those, too."""
 
 
 def check_policies(learner: Learner) -> None:
@@ -44,10 +46,12 @@ def before_any_task(learner: Learner, params: Params, device: torch.device) -> S
 
 def acting(learner: Learner, state: State, device: torch.device) -> ActionsOf:
     """Return the policy of a learner in the state of one task."""
-    shape, kind = tuple(learner.spec.input_shape), learner.spec.kind
+    shape, distribution, parts = tuple(learner.spec.input_shape), learner.spec.distribution, learner.spec.observations
 
     @usual_modes()
     def actions_of(observations: Any) -> Distribution:
+        if parts and composite(observations):
+            observations = flat(parts, observations)
         given = observations if isinstance(observations, Tensor) else torch.from_numpy(np.array(observations))
         lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
         if tuple(given.shape) != (*lead, *shape) or not given.numel():
@@ -57,6 +61,6 @@ def acting(learner: Learner, state: State, device: torch.device) -> ActionsOf:
         rows = given.detach().to(device, torch.get_default_dtype()).reshape(1, prod(lead), *shape)
         with torch.no_grad(), float32(device):
             outputs, _ = learner.predict(state, rows)
-        return objectives.distribution(kind, outputs[0].reshape(*lead, -1).to(given.device))
+        return distribution.as_torch(outputs[0].reshape(*lead, -1).to(given.device))
 
     return actions_of

@@ -83,7 +83,7 @@ class Metric:
         """Return the cross-entropies of the query items, in nats, and metrics."""
         embedded, query = self.embed_experience(params, experience)
         outputs = self.classify(params, embedded)
-        return objectives.query_losses(self.spec.kind, outputs, query, step=1)
+        return objectives.query_losses(self.spec, outputs, query, step=1)
 
     def embed_experience(self, params: Params, experience: Experience) -> tuple[Embedded, Examples]:
         """Embed the support and the query items of an experience. Also return the query items."""

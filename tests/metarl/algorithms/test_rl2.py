@@ -11,7 +11,6 @@ from gymnasium import spaces
 from support.synthetic import by_hand, initial
 from torch.nn import functional
 
-from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
@@ -118,7 +117,7 @@ def test_replay_gives_the_outputs_with_which_it_acted(name):
         replayed, after = learner.memory.unroll(state, rollout)
         valid = rollout.mask > 0
         torch.testing.assert_close(replayed[valid], acted[valid], rtol=1e-12, atol=1e-12)
-        log_probs = objectives.log_prob(learner.spec.kind, replayed, rollout.actions)
+        log_probs = learner.spec.distribution.log_prob(replayed, rollout.actions)
         torch.testing.assert_close(log_probs[valid], rollout.log_probs[valid], rtol=1e-12, atol=1e-12)
         for found, expected in zip(after[1:], learner.adapt(state, rollout)[1:], strict=True):
             assert torch.equal(found, expected)

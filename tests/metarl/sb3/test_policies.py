@@ -18,7 +18,7 @@ from support.synthetic import initial
 from torch import nn
 
 import metarl_envs  # noqa: F401  # registers the single environments
-from metarl import objectives, sb3
+from metarl import sb3
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
@@ -114,12 +114,12 @@ def test_an_exported_model_is_the_policy(algorithm: Any, family: Any, steps: int
     model = PPO.load(tmp_path / "model.zip", device="cpu")
     observations = 2 * torch.randn(50, *family.spec.input_shape, generator=torch.Generator().manual_seed(1))
     outputs = policy.outputs(observations)
-    actions = objectives.sample(family.spec.kind, outputs, torch.Generator().manual_seed(2))
+    actions = family.spec.distribution.sample(outputs, torch.Generator().manual_seed(2))
     with torch.no_grad():
         distribution = model.policy.get_distribution(observations)
         mode, log_probs = distribution.mode(), distribution.log_prob(actions)
-    expected = objectives.log_prob(family.spec.kind, outputs, actions)
-    torch.testing.assert_close(mode, objectives.mode(family.spec.kind, outputs), rtol=1e-5, atol=1e-6)
+    expected = family.spec.distribution.log_prob(outputs, actions)
+    torch.testing.assert_close(mode, family.spec.distribution.mode(outputs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=1e-5)
     told = observations.numpy()
     np.testing.assert_allclose(

@@ -301,20 +301,24 @@ def loop(spec, activation, params, inputs):
 def regression():
     spec = Spec((3,), 2, "regression")
     batch = Examples(inputs=random(TASKS, 6, 3, seed=1), targets=random(TASKS, 6, 2, seed=2))
-    return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
+    return spec, batch.inputs, lambda outputs: objectives.loss(spec.distribution, outputs, batch)
 
 
 def images():
     spec = Spec((2, 3, 3), 4, "classification")
     batch = Examples(inputs=random(TASKS, 6, 2, 3, 3, seed=1), targets=torch.arange(TASKS * 6).reshape(TASKS, 6) % 4)
-    return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
+    return spec, batch.inputs, lambda outputs: objectives.loss(spec.distribution, outputs, batch)
 
 
 def policy():
     spec, shape = Spec((3,), 2, "continuous"), (TASKS, 4, 5)
     values = [random(*shape, seed=seed) for seed in range(3)]
     batch = by_hand(random(*shape, 3, seed=5), random(*shape, 2, seed=6), *values[:2], torch.ones(shape), values[2])
-    return spec, batch.observations, lambda outputs: objectives.surrogate("likelihood_ratio", spec.kind, outputs, batch)
+    return (
+        spec,
+        batch.observations,
+        lambda outputs: objectives.surrogate("likelihood_ratio", spec.distribution, outputs, batch),
+    )
 
 
 each_kind = pytest.mark.parametrize("kind", [regression, images, policy])
