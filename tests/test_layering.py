@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 TOOLKIT = ("metarl", "metarl_envs", "metarl_plugins")
 FOLDERS = (ROOT, ROOT / "envs", ROOT / "plugins")
 ORDER = (
+    ("distributions",),
     ("spec", "files"),
     ("types",),
     ("objectives", "seeding", "numerics"),

@@ -19,7 +19,7 @@ def chosen(spec: Spec, name: str) -> Spec:
     if not fits:
         raise ValueError(
             f"distribution={name!r} is for other actions than this family's, which are {spec.kind}"
-            f"{f' with {len(spec.choices)} choices each' if spec.choices else ''}: leave it out, for "
+            f"{f' with {len(spec.choices)} choices' if spec.choices else ''}: leave it out, for "
             f"{spec.distribution.name}"
         )
     return found

@@ -71,15 +71,19 @@ class Native(NamedTuple):
         """Why Stable-Baselines3 has no policy for these spaces; None where it has one."""
         for acted in (self.observations, self.actions):
             if isinstance(acted, spaces.MultiDiscrete) and acted.start.any():
-                return f"{acted}, which does not count from 0"
+                return f"{_line(acted)}, which does not count from 0"
         if isinstance(self.actions, spaces.MultiDiscrete | spaces.MultiBinary) and len(self.actions.shape) != 1:
-            return f"actions of {self.actions}, which have more than one axis"
+            return f"actions of {_line(self.actions)}, which have more than one axis"
         if isinstance(self.observations, spaces.Tuple):
             return f"observations of {self.observations}"
         for name, one in self.observations.spaces.items() if isinstance(self.observations, spaces.Dict) else ():
             if composite(one) or is_image_space(one) or getattr(one, "start", np.zeros(1)).any():
                 return f"the part {name!r} of the observations, {one}: a nested one, an image, or not from 0"
         return None
+
+
+def _line(space: Any) -> str:
+    return " ".join(str(space).split())
 
 
 def native(family: ControlFamily, task: Tasks | None) -> Native | None:

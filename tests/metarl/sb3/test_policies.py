@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,23 @@ class Spaces(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), 0.0, False, True, {}
 
 
+def _twice(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: np.stack([value] * 2) for name, value in observation.items()}
+    return np.stack([observation] * 2)
+
+
+def _check_same(before: Any, trained: Trained, acts: Any) -> None:
+    if isinstance(acts, spaces.MultiBinary):  # two logits became one: other parameters, the same policy
+        spec = trained.learner.spec
+        observations = torch.randn(20, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+        outputs = [sb3.policy(replace(trained, params=one)).outputs(observations) for one in (before, trained.params)]
+        assert spec.distribution.kl(*outputs).abs().max() < 1e-6
+        return
+    for name, value in before.items():
+        torch.testing.assert_close(value, trained.params[name], rtol=1e-4, atol=1e-5)
+
+
 def heeding(make: Any) -> GymnasiumFamily:
     return GymnasiumFamily(make, spaces.Dict(g=spaces.Box(5.0, 15.0)), lambda env, g: env.unwrapped.heed(g))
 
@@ -169,6 +187,12 @@ PIXELS = spaces.Box(0, 255, (4, 5, 3), np.uint8)
         (spaces.Box(0, 255, (4, 5), np.uint8), ODD),
         (spaces.Box(0, 255, (2, 4, 5, 3), np.uint8), ODD),
         (spaces.Box(-1, 1, (4, 5, 3)), spaces.Discrete(3, start=1)),
+        (SEEN, spaces.MultiDiscrete([3, 2, 2])),
+        (SEEN, spaces.MultiBinary(3)),
+        (spaces.MultiDiscrete([3, 2]), ODD),
+        (spaces.MultiBinary(4), spaces.MultiDiscrete([2, 4])),
+        (spaces.Dict(b=SEEN, a=spaces.Discrete(3), c=spaces.Box(0, 255, (2, 3), np.uint8)), ODD),
+        (spaces.Dict(b=spaces.MultiBinary(2), a=spaces.MultiDiscrete([2, 3])), spaces.MultiBinary(2)),
     ],
 )
 def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes(sees: Any, acts: Any) -> None:
@@ -190,14 +214,13 @@ def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes
         same, _ = own.predict(observation, deterministic=True)
         np.testing.assert_allclose(action, same, rtol=1e-5, atol=1e-5)
         assert (same.dtype, same.shape) == (acts.dtype, acts.shape) and real.action_space.contains(same)
-        assert own.predict(np.stack([observation] * 2))[0].shape == (2, *acts.shape)
+        assert own.predict(_twice(observation))[0].shape == (2, *acts.shape)
         np.testing.assert_allclose(action, lanes._envs[0].unwrapped.action, rtol=1e-5, atol=1e-5)
         assert real.action_space.contains(action.astype(acts.dtype))
         sampled, _ = model.predict(observation)
         assert real.action_space.contains(sampled.astype(acts.dtype))
     before = sb3.import_actor(model, trained.algorithm, family)
-    for name, value in before.items():
-        torch.testing.assert_close(value, trained.params[name], rtol=1e-4, atol=1e-5)
+    _check_same(before, trained, acts)
     model.learn(8)
 
 
@@ -365,3 +388,41 @@ def test_networks_that_stable_baselines_does_not_have_are_refused(algorithm: Any
     trained = learnt(algorithm, NAVIGATION)
     with pytest.raises(ValueError, match=told):
         sb3.to_ppo(trained, trained.tasks(1))
+
+
+@pytest.mark.parametrize(
+    ("sees", "acts", "told"),
+    [
+        (
+            SEEN,
+            spaces.MultiDiscrete([3, 2], start=[1, 0]),
+            "which does not count",
+        ),
+        (SEEN, spaces.MultiDiscrete([[3, 2], [2, 2]]), "which have more than one axis"),
+        (SEEN, spaces.MultiBinary((2, 2)), "which have more than one axis"),
+        (spaces.Tuple([SEEN, SEEN]), ODD, r"observations of Tuple"),
+        (spaces.Dict(a=spaces.Dict(b=SEEN)), ODD, "the part 'a' of the observations"),
+        (spaces.Dict(a=PIXELS, b=SEEN), ODD, "the part 'a' of the observations"),
+        (spaces.Dict(a=spaces.Discrete(2, start=1)), ODD, "the part 'a' of the observations"),
+    ],
+)
+def test_what_no_model_can_be_is_refused_but_acts(sees: Any, acts: Any, told: str) -> None:
+    family = heeding(lambda: Spaces(sees, acts))
+    trained = learnt(MAML(network=SMALL), family)
+    with pytest.raises(ValueError, match=f"PPO has no policy for .*{told}"):
+        sb3.to_ppo(trained)
+    observation, _ = Spaces(sees, acts).reset(seed=0)
+    action, _ = sb3.policy(trained, own_spaces=True).predict(observation)
+    assert acts.contains(action)
+
+
+def test_bounded_policies_act_inside_and_are_no_models_of_ppo() -> None:
+    family = heeding(lambda: Spaces(SEEN, ODD))
+    trained = learnt(MAML(network=replace(SMALL, distribution="squashed", std=1.5)), family)
+    policy = sb3.policy(trained, own_spaces=True)
+    acted = np.stack([policy.predict(SEEN.sample())[0] for _ in range(50)])
+    assert (acted > ODD.low).all() and (acted < ODD.high).all(), "none was clipped"
+    with pytest.raises(ValueError, match="PPO has no squashed policies, only Gaussians whose actions are clipped"):
+        sb3.to_ppo(trained)
+    with pytest.raises(ValueError, match="PPO has no squashed policies"):
+        sb3.import_actor(sb3.to_ppo(learnt(MAML(network=SMALL), family)), trained.algorithm, family)
