@@ -79,7 +79,7 @@ def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MD
     if not (action_unit > 0 and goal_range > 0):
         raise ValueError(f"action_unit and goal_range are metres above 0, not {action_unit} and {goal_range}")
 
-    def step(parameters: Parameters, state: Tensor, action: Tensor, _: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def step(parameters: Parameters, state: Tensor, action: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         position = move(state, action, action_unit)
         return position, -distance(position, parameters["goal"]), arrived(position, parameters["goal"])
 

@@ -12,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from torch import Generator, Tensor
 
 from metarl.environments import Book, LaneError, opened, plain_seed
+from metarl.seeding import normal, spawn, uniform
 from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
@@ -164,10 +165,10 @@ class WarpVectorEnv(RobotLanes):
         return torch.logical_or(self._unstable, self._overflowed)
 
     def _restart(self, lanes: Tensor) -> None:
-        model, noise, generator = self._model, self._robot.reset_noise, self._generator
-        uniform = torch.rand(self.num_envs, model.nq, generator=generator, device=self.device)
-        qpos = self._designed + noise * (2 * uniform - 1)
-        qvel = noise * torch.randn(self.num_envs, model.nv, generator=generator, device=self.device)
+        model, noise = self._model, self._robot.reset_noise
+        (own,) = spawn(self._generator, 1)  # moves the generator on by as much for any number of lanes
+        places, speeds = torch.split(uniform(own, self.num_envs, model.nq + model.nv), [model.nq, model.nv], dim=1)
+        qpos, qvel = self._designed + noise * (2 * places - 1), noise * normal(speeds)
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True
