@@ -1,9 +1,10 @@
 """Policies of single tasks, as functions from observations to distributions of actions."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,11 +13,6 @@ from torch.distributions import Distribution
 from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
 from metarl.types import Learner, Params, State
-
-ActionsOf = Callable[[Any], Distribution]
-"""Observations ``[..., *input_shape]`` to the distributions of their actions, ``[...]``.
-
-Where the environment has Dict or Tuple observations, it may be given those, too."""
 
 
 def check_policies(learner: Learner) -> None:
@@ -44,23 +40,41 @@ def before_any_task(learner: Learner, params: Params, device: torch.device) -> S
     return state
 
 
-def acting(learner: Learner, state: State, device: torch.device) -> ActionsOf:
-    """Return the policy of a learner in the state of one task."""
-    shape, distribution, parts = tuple(learner.spec.input_shape), learner.spec.distribution, learner.spec.observations
+@dataclass(frozen=True, eq=False)
+class TaskPolicy:
+    """The policy of a learner in the state of one task: a function from observations to distributions of actions."""
+
+    learner: Learner
+    state: State
+    device: torch.device
 
     @usual_modes()
-    def actions_of(observations: Any) -> Distribution:
-        if parts and composite(observations):
-            observations = flat(parts, observations)
+    def __call__(self, observations: Any) -> Distribution:
+        """Return the distributions of actions at observations ``[..., *input_shape]``, a tensor or an array.
+
+        Where the environment has Dict or Tuple observations, it may be given those, too.
+
+        Raises ValueError for observations of another shape, and for those that are not finite.
+        """
+        spec = self.learner.spec
+        if spec.observations and composite(observations):
+            observations = flat(spec.observations, observations)
+        shape = tuple(spec.input_shape)
         given = observations if isinstance(observations, Tensor) else torch.from_numpy(np.array(observations))
         lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
         if tuple(given.shape) != (*lead, *shape) or not given.numel():
             raise ValueError(f"observations have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
         if not given.isfinite().all():
             raise ValueError("observations are not finite")
-        rows = given.detach().to(device, torch.get_default_dtype()).reshape(1, prod(lead), *shape)
-        with torch.no_grad(), float32(device):
-            outputs, _ = learner.predict(state, rows)
-        return distribution.as_torch(outputs[0].reshape(*lead, -1).to(given.device))
+        rows = given.detach().to(self.device, torch.get_default_dtype()).reshape(1, prod(lead), *shape)
+        with torch.no_grad(), float32(self.device):
+            outputs, _ = self.learner.predict(self.state, rows)
+        return spec.distribution.as_torch(outputs[0].reshape(*lead, -1).to(given.device))
 
-    return actions_of
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        """Pickle by value: a learner's functions are closures."""
+        return _again, (cloudpickle.dumps((self.learner, self.state, self.device)),)
+
+
+def _again(pickled: bytes) -> TaskPolicy:
+    return TaskPolicy(*cloudpickle.loads(pickled))
