@@ -153,7 +153,6 @@ def test_training_evaluating_and_resuming(family: str, algorithm: Any, outer: An
     assert opened.algorithm == algorithm and opened.learner.spec == whole.learner.spec
     for name, value in whole.params.items():
         assert torch.equal(resumed.params[name], value) and torch.equal(opened.params[name], value), name
-    # One that begins with two tasks of other goals meets other returns; the same ones give the same.
     one, other = (evaluate(run.learner, run.params, run.family, 2, 1).scores["return"] for run in (whole, opened))
     assert torch.equal(one, other) and one.isfinite().all()
     outcomes = algorithm_outcomes(algorithm, whole.family, tasks=2)
