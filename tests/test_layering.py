@@ -18,6 +18,7 @@ ORDER = (
     ("spec", "files"),
     ("types",),
     ("objectives", "seeding", "numerics"),
+    ("selection",),
     ("advantages",),
     ("plugins",),
     ("speed",),
