@@ -30,6 +30,7 @@ ORDER = (
     ("outer",),
     ("algorithms",),
     ("runs",),
+    ("origins",),
     ("evaluation",),
     ("trained",),
     ("training",),

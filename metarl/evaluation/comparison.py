@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl import runs
+from metarl import origins, runs
 from metarl.files import typed
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -68,10 +68,23 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
         names = [name for name in (*recorded, *wanted) if recorded.get(name) != wanted.get(name)]
         difference = f"{names[0]}={recorded.get(names[0])}, not {wanted.get(names[0])}"
         raise runs.RunError(f"{folder} was evaluated on other tasks, with {difference}; {again}")
+    _check_definitions(
+        record.get("definition"), asked.get("definition"), f"{folder} was evaluated on other tasks", again
+    )
     if record["steps"] < steps:
         raise runs.RunError(f"{folder} was evaluated for {record['steps']} steps, fewer than {steps}; {again}")
     metrics: Metrics = record["metrics"]
     return metrics
+
+
+def _check_definitions(recorded: Any, asked: Any, told: str, again: str) -> None:
+    """Raise RunError where the tasks of a ``module:name`` have changed between two evaluations that recorded them."""
+    if recorded is None or asked is None:
+        return
+    plain = [one | {"options": {name: value for name, value in one.get("options", {}).items() if name not in TRAINING_ONLY}}
+             for one in (recorded, asked)]  # fmt: skip
+    if changed := origins.difference(*plain):
+        raise runs.RunError(f"{told}: {changed}; {again}")
 
 
 def _family(described: Mapping[str, Any]) -> dict[str, Any]:

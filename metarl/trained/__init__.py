@@ -5,12 +5,13 @@ This package uses evaluation and knows no run folder: training returns, and open
 step.
 """
 
-from metarl.trained.outcome import Trained
+from metarl.trained.outcome import Trained, Trains
 from metarl.trained.policies import ActionsOf, check_policies
 
 __all__ = [
     "ActionsOf",
     "Trained",
+    "Trains",
     "check_policies",
     "films",
 ]

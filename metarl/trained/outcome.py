@@ -1,8 +1,9 @@
 """What training returns and ``open_run`` opens: meta-parameters, and policies adapted to tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import Field, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -10,7 +11,32 @@ from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.trained.policies import ActionsOf, acting, before_any_task, check_policies
-from metarl.types import Algorithm, Family, Learner, Params, Split, State, Tasks
+from metarl.types import Algorithm, Family, Learner, Outer, Params, Split, State, Tasks
+
+
+class Trains(Protocol):
+    """An experiment, as ``metarl.Experiment``: this package does not know how to train."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm."""
+
+    @property
+    def tasks(self) -> Family:
+        """The family of tasks."""
+
+    @property
+    def outer(self) -> Outer:
+        """The outer update."""
+
+    @property
+    def settings(self) -> Any:
+        """The settings of training."""
+
+    def train(self, out: Path | str | None = None) -> "Trained":
+        """Train once more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +58,8 @@ class Trained:
     """Whether ``iteration`` is less than the number of iterations that was asked for."""
     signal: int | None = None
     """The signal that stopped the call, such as SIGINT for Ctrl-C; None if it was none."""
+    experiment: Trains = field(default=None, repr=False)  # type: ignore[assignment]
+    """The ``metarl.Experiment`` that was trained. ``dataclasses.replace`` makes another one of it."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the learner: its functions cannot be pickled, and follow from algorithm and family."""

@@ -4,23 +4,19 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 ``loop``, then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
-from metarl.training.data import check_data
-from metarl.training.experiment import Experiment, recipe
+from metarl.training.experiment import Experiment, Source, recipe, source
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather
 from metarl.training.loop import TrainingError
 from metarl.training.progress import Callback, Iteration, Progress, training_score
 from metarl.training.settings import Settings, default_settings
 from metarl.training.start import (
-    Recorded,
-    Source,
     load,
     open_run,
     opened,
     recorded,
     reopen,
     resume,
-    source,
     start,
     train,
 )
@@ -30,12 +26,10 @@ __all__ = [
     "Experiment",
     "Iteration",
     "Progress",
-    "Recorded",
     "Settings",
     "Source",
     "TrainingError",
     "callbacks",
-    "check_data",
     "default_settings",
     "gather",
     "load",

@@ -15,7 +15,7 @@ from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
-from metarl.trained import Trained
+from metarl.trained import Trained, Trains
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
@@ -47,6 +47,7 @@ class Run:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings.filled(family.spec)
         self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
+        self.experiment: Trains | None = None
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
@@ -119,6 +120,7 @@ class Run:
             rows,
             interrupted=progress.iteration < last,
             signal=stop.signal,
+            experiment=self.experiment,  # type: ignore[arg-type]  # the speed suite makes runs without one
         )
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:

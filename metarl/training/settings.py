@@ -1,6 +1,6 @@
 """Options common to every training run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from metarl import plugins
@@ -64,6 +64,10 @@ class Settings:
                 f"validation_tasks={self.validation_tasks} must be at least 1, "
                 f"validation_steps={self.validation_steps} at least 0"
             )
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as plain data; ``Settings(**record)`` makes them again."""
+        return asdict(self)
 
     def filled(self, spec: Spec) -> "Settings":
         """Return settings in which nothing is left open: what is None is as the kind of tasks needs it."""
