@@ -68,23 +68,23 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
         names = [name for name in (*recorded, *wanted) if recorded.get(name) != wanted.get(name)]
         difference = f"{names[0]}={recorded.get(names[0])}, not {wanted.get(names[0])}"
         raise runs.RunError(f"{folder} was evaluated on other tasks, with {difference}; {again}")
-    _check_definitions(
-        record.get("definition"), asked.get("definition"), f"{folder} was evaluated on other tasks", again
-    )
+    if changed := _changed(record.get("definition"), asked.get("definition")):
+        raise runs.RunError(f"{folder} was evaluated on other tasks: {changed}; {again}")
     if record["steps"] < steps:
         raise runs.RunError(f"{folder} was evaluated for {record['steps']} steps, fewer than {steps}; {again}")
     metrics: Metrics = record["metrics"]
     return metrics
 
 
-def _check_definitions(recorded: Any, asked: Any, told: str, again: str) -> None:
-    """Raise RunError where the tasks of a ``module:name`` have changed between two evaluations that recorded them."""
-    if recorded is None or asked is None:
-        return
-    plain = [one | {"options": {name: value for name, value in one.get("options", {}).items() if name not in TRAINING_ONLY}}
-             for one in (recorded, asked)]  # fmt: skip
-    if changed := origins.difference(*plain):
-        raise runs.RunError(f"{told}: {changed}; {again}")
+def _changed(*definitions: Mapping[str, Any] | None) -> str | None:
+    """Tell what differs in the tasks of a ``module:name`` between two evaluations; None where nothing is known to."""
+    known = [definition for definition in definitions if definition is not None]
+    return origins.difference(*map(_of_tests, known)) if len(known) == 2 else None
+
+
+def _of_tests(definition: Mapping[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in definition.get("options", {}).items() if name not in TRAINING_ONLY}
+    return {**definition, "options": options}
 
 
 def _family(described: Mapping[str, Any]) -> dict[str, Any]:
