@@ -410,7 +410,9 @@ def _each(values: Any, function: Callable[[Tensor], object]) -> Any:
     if isinstance(values, Tensor):
         return function(values)
     if isinstance(values, Examples | Rollout | Experience):
-        return replace(values, **{name: _each(value, function) for name, value in vars(values).items()})
+        # In a compiled iteration, progress is a tensor, too.
+        named = {name: value for name, value in vars(values).items() if name != "progress"}
+        return replace(values, **{name: _each(value, function) for name, value in named.items()})
     if isinstance(values, dict) and not isinstance(values, Shared):
         return {name: _each(value, function) for name, value in values.items()}
     if isinstance(values, tuple | list):

@@ -1,7 +1,8 @@
 """The plugin registry: algorithms, task families and outer updates of installed packages, by name.
 
 It imports only the standard library and nothing else of metarl, so that ``metarl list`` is fast. Start reading in
-``registry``. ``sources`` reads a plugin's docstring without importing it; ``options`` checks what its options hold.
+``registry``. ``sources`` reads a plugin's docstring without importing it; ``options`` checks what its options hold,
+and ``schedules`` are those that change during training.
 """
 
 from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
@@ -20,6 +21,7 @@ from metarl.plugins.registry import (
     load,
     name_of,
 )
+from metarl.plugins.schedules import Schedule, Value, checked_schedules, fitting, linear, parsed, stepwise, with_values
 
 __all__ = [
     "DEFAULT",
@@ -30,18 +32,26 @@ __all__ = [
     "Plugin",
     "PluginError",
     "Recipe",
+    "Schedule",
+    "Value",
     "absolute_paths",
     "available",
     "checked_fields",
     "checked_options",
+    "checked_schedules",
     "find_again",
     "find_recipe",
     "fitted",
+    "fitting",
     "group_of",
     "import_attribute",
     "installed",
+    "linear",
     "load",
     "name_of",
+    "parsed",
     "recipes",
     "shortened",
+    "stepwise",
+    "with_values",
 ]

@@ -6,17 +6,19 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 
 from metarl.training.experiment import Experiment, Source, recipe, source
 from metarl.training.interrupts import stop_on_interrupt
-from metarl.training.iteration import gather
+from metarl.training.iteration import gather, streams
 from metarl.training.loop import TrainingError
 from metarl.training.progress import Callback, Iteration, Progress, training_score
-from metarl.training.settings import Settings, default_settings
+from metarl.training.settings import Schedules, Settings, default_settings
 from metarl.training.start import (
+    Saving,
     load,
     open_run,
     opened,
     recorded,
     reopen,
     resume,
+    save_run,
     start,
     train,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "Experiment",
     "Iteration",
     "Progress",
+    "Saving",
+    "Schedules",
     "Settings",
     "Source",
     "TrainingError",
@@ -39,9 +43,11 @@ __all__ = [
     "recorded",
     "reopen",
     "resume",
+    "save_run",
     "source",
     "start",
     "stop_on_interrupt",
+    "streams",
     "train",
     "training_score",
 ]

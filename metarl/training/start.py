@@ -1,9 +1,12 @@
-"""Starting a run, going on with one, and opening one."""
+"""Starting a run, saving that of a loop of one's own, going on with one, and opening one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from metarl import origins, runs
 from metarl.control import check_tasks
@@ -13,8 +16,8 @@ from metarl.seeding import stream
 from metarl.speed import Device, resolve_device, usual_modes
 from metarl.trained import Trained
 from metarl.training.experiment import Experiment, Source, check_logs
-from metarl.training.loop import Run
-from metarl.training.progress import Callback, Progress
+from metarl.training.loop import Run, read_numbers
+from metarl.training.progress import Callback, Progress, training_score
 from metarl.training.settings import Settings
 from metarl.types import Algorithm, Family, Outer, Params, Split
 
@@ -43,6 +46,90 @@ def train(
         RolloutError: an environment broke.
     """
     return Experiment(algorithm, family, outer, settings).train(out, overwrite, quiet, start_from, callbacks)
+
+
+class Saving:
+    """Saves what a loop of one's own reaches, see ``save_run``."""
+
+    def __init__(self, run: Run, log: Callable[[Mapping[str, float]], None]) -> None:
+        self.progress = self.first = run.first()
+        """Where the run stands: at first, initial meta-parameters and the outer update's first state."""
+        self.learner = run.learner
+        self.device = run.device
+        self._run, self._log, self._saved = run, log, 0
+
+    def __call__(self, progress: Progress, row: Mapping[str, Tensor | float]) -> None:
+        """Save what was reached by one more meta-iteration, and its metrics, as scalars by name.
+
+        Its row and checkpoints are written as often as the settings say. ``best.pt`` are the parameters before the
+        iteration with the best training score: those that had it.
+
+        Raises:
+            ValueError: it is not the next iteration, or its parameters and state are not those of the experiment.
+            TrainingError: a parameter is not finite.
+        """
+        self._check(progress)
+        numbers = read_numbers({"iteration": progress.iteration, **row})
+        due = progress.iteration % self._run.settings.log_every == 0
+        if due:
+            self._log(numbers)
+        reached = progress._replace(best=self.progress.best)
+        self.progress = self._run.save(self.progress, reached, training_score(numbers) if due else None, False)
+        if progress.iteration % self._run.settings.checkpoint_every == 0:
+            self._saved = progress.iteration
+
+    def end(self) -> None:
+        """Write a checkpoint of where the run stands, unless there is one."""
+        if self._saved < self.progress.iteration:
+            self._run.save(self.progress, self.progress, None, True)
+            self._saved = self.progress.iteration
+
+    def _check(self, progress: Progress) -> None:
+        expected = self.progress.iteration + 1
+        if progress.iteration != expected:
+            raise ValueError(f"iteration {progress.iteration} was given to be saved: expected {expected}, the next one")
+        ours, theirs = (
+            {name: tuple(value.shape) for name, value in one.params.items()} for one in (self.first, progress)
+        )
+        if ours != theirs:
+            name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+            raise ValueError(
+                f"the parameter {name} has shape {theirs.get(name, 'absent')}: the experiment's algorithm has "
+                f"{ours.get(name, 'no such parameter')}"
+            )
+        assert self._run.folder is not None
+        runs.check_state(self.first.outer, progress.outer, self._run.folder / runs.CHECKPOINT)
+
+
+@contextmanager
+def save_run(experiment: Experiment, out: Path | str, overwrite: bool = False, quiet: bool = True) -> Iterator[Saving]:
+    """Make the run folder of a training loop of one's own, as ``train`` makes it for metarl's.
+
+    ::
+
+        with save_run(experiment, "runs/own") as save:
+            for number in range(1, 101):
+                ...  # reach new parameters and a new state of the outer update from save.progress
+                save(Progress(number, params, state), {"return/step_1": score})
+
+    At the end, also by Ctrl-C, the last iteration's checkpoint is saved. ``open_run``, ``resume`` and all commands work
+    on the folder. ``resume`` goes on with metarl's own loop: bit for bit as one's own, if that samples and draws from
+    ``metarl.training.streams``. After any other exception, the checkpoint before it stays.
+
+    Raises:
+        ValueError: what ``Experiment.train`` raises, such as RunError where the folder holds a run already.
+    """
+    run = experiment.start(out, overwrite)
+    held, run.claim = run.claim, None
+    assert held is not None
+    with held, logger.open_all(run.folder, 0, run.settings.iterations, quiet) as log:
+        saving = Saving(run, log)
+        try:
+            yield saving
+        except KeyboardInterrupt:
+            saving.end()
+            raise
+        saving.end()
 
 
 @usual_modes()
@@ -86,14 +173,14 @@ def open_run(
         PluginError: its algorithm or its task family is not installed.
     """
     folder = expanded(folder)
-    experiment = recorded(folder, device, allow_changes)
+    experiment = recorded(folder, allow_changes=allow_changes)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
-    found = opened(experiment, runs.checkpoint(folder, checkpoint))
+    found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
 
 
-def opened(experiment: Experiment, path: Path, split: Split = "train") -> Trained:
-    """Load a checkpoint of an experiment, for use on tasks of a split. It has no rows.
+def opened(experiment: Experiment, path: Path, split: Split = "train", device: Device | None = None) -> Trained:
+    """Load a checkpoint of an experiment, for use on tasks of a split, by default where it was trained. It has no rows.
 
     Raises:
         RunError: the checkpoint cannot be read, or holds parameters of another network.
@@ -101,13 +188,13 @@ def opened(experiment: Experiment, path: Path, split: Split = "train") -> Traine
             split has too few classes.
     """
     algorithm, family, settings = experiment.algorithm, experiment.tasks, experiment.settings
-    device, learner = resolve_device(settings.device), algorithm.build(family.spec)
+    where, learner = resolve_device(device or settings.device), algorithm.build(family.spec)
     check_tasks(family, split)
-    saved = runs.load_progress(path, device)
+    saved = runs.load_progress(path, where)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
     reached, params = saved["iteration"], saved["params"]
     interrupted = reached < settings.iterations
-    return Trained(algorithm, family, learner, params, device, reached, interrupted=interrupted, experiment=experiment)
+    return Trained(algorithm, family, learner, params, where, reached, interrupted=interrupted, experiment=experiment)
 
 
 def start(
