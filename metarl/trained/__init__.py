@@ -1,15 +1,16 @@
 """Using what was trained: adapt to tasks, ask policies for actions, make films.
 
 This package uses evaluation and knows no run folder: training returns, and opens, its ``Trained``. Start reading in
-``outcome``. ``policies`` makes functions of observations. ``films`` shows policies before and after each adaptation
-step.
+``outcome``. ``policies`` makes functions of observations and of inputs. ``films`` shows policies before and after each
+adaptation step.
 """
 
 from metarl.trained.outcome import Trained, Trains
-from metarl.trained.policies import ActionsOf, check_policies
+from metarl.trained.policies import ActionsOf, Predict, check_policies
 
 __all__ = [
     "ActionsOf",
+    "Predict",
     "Trained",
     "Trains",
     "check_policies",

@@ -10,8 +10,8 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.trained.policies import ActionsOf, acting, before_any_task, check_policies
-from metarl.types import Algorithm, Family, Learner, Outer, Params, Split, State, Tasks
+from metarl.trained.policies import ActionsOf, Predict, acting, before_any_task, check_policies, predicting
+from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks
 
 
 class Trains(Protocol):
@@ -78,31 +78,53 @@ class Trained:
         """Return one task by its parameters, such as ``velocity=1.3``. Raises ValueError if there is no such task."""
         return control.tasks_with(self.family, {name: [value] for name, value in parameters.items()})
 
-    def adapt(self, tasks: Tasks, steps: int = 1, seed: int = 0) -> list[Adapted]:
-        """Adapt policies to tasks. Return them after 0, 1, ..., ``steps`` steps, with their episodes.
+    def adapt(self, tasks: Tasks | Examples, steps: int = 1, seed: int = 0) -> list[Adapted]:
+        """Adapt to tasks, or to labelled examples ``[task, item, ...]`` of one's own.
+
+        Return states after 0, 1, ..., ``steps`` steps, with the episodes of their policies (``.rollout``) or the query
+        set (``.examples``).
 
         Raises:
-            ValueError: the run does not train policies, or ``steps`` is negative.
+            ValueError: ``steps`` is negative, policies get examples, or a learner that reads descriptors gets examples.
         """
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
-    def state(self, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> State:
+    def state(self, task: Tasks | Examples | None = None, steps: int = 0, seed: int = 0) -> State:
         """Return the learner's state for one task after ``steps`` adaptation steps; without a task, before any.
 
         Raises:
             ValueError: the run has no policies of observations alone, several tasks, a negative number of steps, steps
                 without a task, or no task for a policy that reads the task's descriptor.
         """
-        check_policies(self.learner)
+        if self.learner.spec.control:
+            check_policies(self.learner)
         if task is None and steps:
             raise ValueError(f"{steps} adaptation steps need a task to adapt to")
         if task is None:
             return before_any_task(self.learner, self.params, self.device)
-        if len(task.descriptors) != 1:
-            raise ValueError(f"one policy is for one task, not for {len(task.descriptors)}")
-        if steps:
+        number = len(task.inputs if isinstance(task, Examples) else task.descriptors)
+        if number != 1:
+            what = "policy" if self.learner.spec.control else "predictor"
+            raise ValueError(f"one {what} is for one task, not for {number}")
+        if steps or isinstance(task, Examples):
             return self.adapt(task, steps, seed)[-1].state
         return self.learner.begin(self.params, task.descriptors.to(self.device))
+
+    def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> Predict:
+        """Return what the run has learned of one task after ``steps`` adaptation steps, as a function of inputs.
+
+        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` of one's own. The function takes one
+        input ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an array, and returns the predicted
+        targets ``[..., output_size]``, or the probability of each class ``[..., class]``, on the inputs' device. With
+        transductive batch norm, the inputs of a batch influence each other.
+
+        Raises:
+            ValueError: for the reasons of ``state``, or the run trains policies. The function raises it for inputs of
+                another shape.
+        """
+        if self.learner.spec.control:
+            raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
+        return predicting(self.learner, self.state(task, steps, seed), self.device)
 
     def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> ActionsOf:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.
@@ -117,4 +139,5 @@ class Trained:
             ValueError: for the reasons of ``state``. The function raises it for observations of another shape, and for
                 those that are not finite.
         """
+        check_policies(self.learner)
         return acting(self.learner, self.state(task, steps, seed), self.device)

@@ -17,10 +17,14 @@ ActionsOf = Callable[[Any], Distribution]
 """Observations ``[..., *input_shape]`` to the distributions of their actions, ``[...]``."""
 
 
+Predict = Callable[[Any], Tensor]
+"""Inputs ``[..., *input_shape]`` to targets ``[..., output_size]``, or to probabilities ``[..., class]``."""
+
+
 def check_policies(learner: Learner) -> None:
     """Raise ValueError for a learner that has no policies, or policies that need more than observations."""
     if not learner.spec.control:
-        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
+        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}; use predictor")
     if learner.memory is not None:
         raise ValueError(
             "this policy learns from rewards while it acts, and cannot act on observations alone, as here and in "
@@ -60,3 +64,22 @@ def acting(learner: Learner, state: State, device: torch.device) -> ActionsOf:
         return objectives.distribution(kind, outputs[0].reshape(*lead, -1).to(given.device))
 
     return actions_of
+
+
+def predicting(learner: Learner, state: State, device: torch.device) -> Predict:
+    """Return what a learner of examples predicts in the state of one task."""
+    shape = tuple(learner.spec.input_shape)
+
+    @usual_modes()
+    def predict(inputs: Any) -> Tensor:
+        given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs))
+        lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
+        if tuple(given.shape) != (*lead, *shape) or not given.numel():
+            raise ValueError(f"inputs have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
+        floats = given.to(torch.get_default_dtype()) if given.is_floating_point() else given
+        with torch.no_grad(), float32(device):
+            outputs, _ = learner.predict(state, floats.detach().to(device).reshape(1, prod(lead), *shape))
+        numbers = outputs.softmax(-1) if learner.spec.kind == "classification" else outputs
+        return numbers[0].reshape(*lead, -1).to(given.device)
+
+    return predict
