@@ -30,6 +30,9 @@ Which = int | slice | Sequence[int] | Tensor
 class Shared(dict[str, Tensor]):
     """Tensors of a state that have no task axis, by name: all tasks share them."""
 
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:

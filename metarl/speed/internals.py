@@ -53,5 +53,5 @@ for kind in (Examples, Rollout, Experience):
 pytree.register_pytree_node(
     Shared,
     lambda shared: (list(shared.values()), tuple(shared)),
-    lambda values, names: Shared(zip(names, values, strict=True)),
+    lambda values, names: Shared(dict(zip(names, values, strict=True))),
 )

@@ -228,7 +228,7 @@ def test_what_is_shared_must_be_told_apart() -> None:
     state = ({"weight": torch.zeros(5, 2)}, torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"\(3, 4\), \(5, 2\) have no common number of tasks.*Shared"):
         select(state, [0])
-    kept, picked = select((Shared(weight=torch.zeros(3, 2)), torch.zeros(3, 4)), [0, 2])
+    kept, picked = select((Shared({"weight": torch.zeros(3, 2)}), torch.zeros(3, 4)), [0, 2])
     assert kept["weight"].shape == (3, 2) and picked.shape == (2, 4)
 
 
