@@ -6,11 +6,11 @@ adaptation step.
 """
 
 from metarl.trained.outcome import Trained, Trains
-from metarl.trained.policies import ActionsOf, Predict, check_policies
+from metarl.trained.policies import TaskPolicy, TaskPredictor, check_policies
 
 __all__ = [
-    "ActionsOf",
-    "Predict",
+    "TaskPolicy",
+    "TaskPredictor",
     "Trained",
     "Trains",
     "check_policies",

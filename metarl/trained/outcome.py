@@ -10,7 +10,7 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.trained.policies import ActionsOf, Predict, acting, before_any_task, check_policies, predicting
+from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
 from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks
 
 
@@ -110,7 +110,7 @@ class Trained:
             return self.adapt(task, steps, seed)[-1].state
         return self.learner.begin(self.params, task.descriptors.to(self.device))
 
-    def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> Predict:
+    def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> TaskPredictor:
         """Return what the run has learned of one task after ``steps`` adaptation steps, as a function of inputs.
 
         ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` of one's own. The function takes one
@@ -124,9 +124,9 @@ class Trained:
         """
         if self.learner.spec.control:
             raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
-        return predicting(self.learner, self.state(task, steps, seed), self.device)
+        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device)
 
-    def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> ActionsOf:
+    def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.
 
         The function takes one observation ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an
@@ -140,4 +140,4 @@ class Trained:
                 those that are not finite.
         """
         check_policies(self.learner)
-        return acting(self.learner, self.state(task, steps, seed), self.device)
+        return TaskPolicy(self.learner, self.state(task, steps, seed), self.device)

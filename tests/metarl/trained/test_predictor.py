@@ -1,5 +1,7 @@
 """Few-shot runs adapt to tasks and to examples of one's own, as control runs do to tasks."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,9 @@ def test_policies_adapt_to_tasks_alone() -> None:
     assert isinstance(found, Adapted)
     with pytest.raises(ValueError, match="have episodes and no query set"):
         _ = found.examples
+
+
+def test_predictors_are_pickled(regression: metarl.Trained) -> None:
+    predict = regression.predictor(regression.tasks(1))
+    inputs = torch.randn(4, 1, generator=Generator().manual_seed(0))
+    assert pickle.loads(pickle.dumps(predict))(inputs).equal(predict(inputs))
