@@ -17,6 +17,12 @@ _EXPECTED = (
 )
 
 
+MISPLACED = (
+    "a schedule stands in place of a number: give the number that counts at test here, and the schedule by name, as in "
+    "Settings(schedules={'tasks.FIELD': ...})"
+)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A number, or a tuple of numbers, that changes with the progress of training, from 0 to 1.
@@ -56,6 +62,12 @@ class Schedule:
         share = (progress - place) / (next_place - place)
         between = [a + (b - a) * share for a, b in zip(_numbers(value), _numbers(next_value), strict=True)]
         return tuple(between) if isinstance(value, tuple) else between[0]
+
+    def __lt__(self, other: object) -> bool:
+        """Raise ValueError: options compare the numbers that they hold, and tell where a schedule belongs instead."""
+        raise ValueError(MISPLACED)
+
+    __le__ = __gt__ = __ge__ = __lt__
 
     def __str__(self) -> str:
         """Return the schedule as text, from which ``parsed`` makes it again."""

@@ -22,6 +22,10 @@ MOST_COMPILED = 4
 """Different values of schedules in a compiled run: each is compiled anew, which takes up to a minute."""
 
 
+LONG = 16
+"""Longer lists are compared as a whole, not number by number, with what they were before a callback."""
+
+
 class Stages:
     """The stages of a run: copies of it without schedules, in which the parts have the schedules' numbers."""
 
@@ -130,7 +134,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for item in fields(value):
             if item.init:
                 yield from _flat(f"{name}.{item.name}", getattr(value, item.name))
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, tuple | list) and len(value) <= LONG:
         for index, part in enumerate(value):
             yield from _flat(f"{name}.{index}", part)
     else:

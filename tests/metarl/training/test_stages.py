@@ -128,6 +128,12 @@ def test_schedules_that_do_not_fit_are_refused_before_training(schedules: Any, m
         Experiment(MAML(network=SMALL), WATCHED, settings=settings(schedules=schedules)).start()
 
 
+def test_a_schedule_in_place_of_a_number_is_told_where_it_goes() -> None:
+    for make in (lambda: Settings(meta_batch_size=linear(2, 4)), lambda: Experiment(MAML(steps=linear(1, 2)), WATCHED)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"a schedule stands in place of a number: .* Settings\(schedules="):
+            make()
+
+
 def test_parameters_must_keep_their_shapes() -> None:
     learned = MAML(network=SMALL, learn_step_sizes=True, step_sizes="layer_step")
     with pytest.raises(ValueError, match="the algorithm has parameters of other shapes"):
