@@ -210,3 +210,9 @@ def test_the_first_difference_is_told() -> None:
     assert difference(one, {"options": one["options"], "code": {"m": "y"}}) == (
         "the code of m has changed since (it was at git revision abc)"
     )
+
+
+def test_a_baseline_records_its_tasks_too(project: Project) -> None:
+    words = ["baseline", "ppo", "my_family:pendulum", "--timesteps", "8", "--num-envs", "2", "--tasks", "2"]
+    assert main([*words, "--n-steps", "4", "--batch-size", "4", "--out", str(project.run), "--quiet"]) == 0
+    assert project.config["definitions"]["tasks"]["options"]["parameters"] == {"g": "Box(9.0, 11.0, (1,), float32)"}
