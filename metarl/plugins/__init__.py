@@ -6,7 +6,8 @@ and ``schedules`` are those that change during training.
 """
 
 from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
-from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
+from metarl.plugins.pretrained import Pretrained, find_pretrained, is_pretrained, pretrained, run_folder
+from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipe_hash, recipes
 from metarl.plugins.registry import (
     GROUPS,
     NAME,
@@ -31,6 +32,7 @@ __all__ = [
     "Group",
     "Plugin",
     "PluginError",
+    "Pretrained",
     "Recipe",
     "Schedule",
     "Value",
@@ -40,17 +42,22 @@ __all__ = [
     "checked_options",
     "checked_schedules",
     "find_again",
+    "find_pretrained",
     "find_recipe",
     "fitted",
     "fitting",
     "group_of",
     "import_attribute",
     "installed",
+    "is_pretrained",
     "linear",
     "load",
     "name_of",
     "parsed",
+    "pretrained",
+    "recipe_hash",
     "recipes",
+    "run_folder",
     "shortened",
     "stepwise",
     "with_values",

@@ -144,8 +144,17 @@ class Experiment:
             "settings": self.settings.record(),
             **origins.recorded_data(self.tasks),
             **self.definitions(parts),
-            **({} if self.recipe is None else {"recipe": self.recipe}),
+            **(
+                {}
+                if self.recipe is None
+                else {"recipe": self.recipe, "recipe_sha256": plugins.recipe_hash(self.recipe)}
+            ),
         }
+
+    def _recipe(self) -> dict[str, str]:
+        if self.recipe is None:
+            return {}
+        return {"recipe": self.recipe, "recipe_sha256": plugins.recipe_hash(self.recipe)}
 
     def definitions(self, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return what defines the parts of a ``module:name``, see ``metarl.origins``; nothing if there are none."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metarl import origins, runs
+from metarl import origins, plugins, runs
 from metarl.control import check_tasks
 from metarl.files import expanded
 from metarl.runs import logger
@@ -164,15 +164,16 @@ def open_run(
 ) -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
-    What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint. With
-    ``allow_changes``, what the run names as ``module:name`` is taken as it is now.
+    ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its
+    rows are those of the whole run, up to the checkpoint. With ``allow_changes``, what the run names as ``module:name``
+    is taken as it is now.
 
     Raises:
         RunError: the folder holds no usable run, or no such checkpoint; or what it names as ``module:name`` has changed
             since it was trained.
-        PluginError: its algorithm or its task family is not installed.
+        PluginError: its algorithm or its task family is not installed, or no pretrained run has this name.
     """
-    folder = expanded(folder)
+    folder = expanded(plugins.run_folder(folder))
     experiment = recorded(folder, allow_changes=allow_changes)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
@@ -252,6 +253,8 @@ def reopen(
     folder: Path, iterations: int | None = None, device: Device | None = None, allow_changes: bool = False
 ) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    if plugins.is_pretrained(folder):
+        raise runs.RunError(f"{folder} is the result of a run, without what is needed to go on with its training")
     if not runs.unfinished(folder):
         runs.read_config(folder)  # nothing is written into a folder that holds no run
     held = runs.claim(folder, "training")
