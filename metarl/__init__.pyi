@@ -13,13 +13,17 @@ from metarl.outer import SGD as SGD
 from metarl.outer import TRPO as TRPO
 from metarl.outer import Adam as Adam
 from metarl.outer import ProMP as ProMP
+from metarl.plugins import Schedule as Schedule
+from metarl.plugins import linear as linear
 from metarl.plugins import load as load
+from metarl.plugins import stepwise as stepwise
 from metarl.trained import Trained as Trained
 from metarl.training import Experiment as Experiment
 from metarl.training import Settings as Settings
 from metarl.training import open_run as open_run
 from metarl.training import recipe as recipe
 from metarl.training import resume as resume
+from metarl.training import save_run as save_run
 from metarl.training import train as train
 from metarl.types import Examples as Examples
 from metarl.types import Learner as Learner

@@ -23,7 +23,17 @@ Params = dict[str, Tensor]
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 State = Any
-"""What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
+"""What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task. What all
+tasks share, such as meta-parameters that do not adapt, is a ``Shared``."""
+Which = int | slice | Sequence[int] | Tensor
+"""Some of a batch's tasks: their numbers, a slice, or a mask ``[task]``. No task may be named twice."""
+
+
+class Shared(dict[str, Tensor]):
+    """Tensors of a state that have no task axis, by name: all tasks share them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +44,10 @@ class Examples:
     """``[task, item, *input_shape]``"""
     targets: Tensor
     """``[task, item]`` class ids, or ``[task, item, output_size]``"""
+
+    def select(self, tasks: Which) -> "Examples":
+        """Return the examples of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +80,10 @@ class Rollout:
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
 
+    def select(self, tasks: Which) -> "Rollout":
+        """Return the episodes of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
+
 
 Batch = Examples | Rollout
 AnyBatch = TypeVar("AnyBatch", Examples, Rollout, Batch)
@@ -83,6 +101,10 @@ class Experience:
     """Drawn after the last adaptation."""
     progress: float = 0.0
     """Fraction of the training that is done, for annealing."""
+
+    def select(self, tasks: Which) -> "Experience":
+        """Return the experience of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
 
 
 Observe = Callable[[State, Tensor, Tensor, Tensor], State]
@@ -347,18 +369,62 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     return Rollout(**fields | {"last_observations": rollouts[-1].last_observations, "success": success})
 
 
-def select(experience: Experience, tasks: slice | Tensor) -> Experience:
-    """Return an experience of some of its tasks: a slice, or the tasks at indices ``[task]``."""
+Selected = TypeVar("Selected")
 
-    def cut(batch: Batch) -> Batch:
-        return each_tensor(lambda values: values[tasks], batch)
 
-    return replace(
-        experience,
-        descriptors=experience.descriptors[tasks],
-        supports=tuple(map(cut, experience.supports)),
-        query=cut(experience.query),
-    )
+def select(values: Selected, tasks: Which) -> Selected:
+    """Return some of the tasks of an experience, a batch, or a learner's state.
+
+    What a state holds in a ``Shared`` stays, and so do its numbers.
+
+    Raises:
+        ValueError: no task is selected, or the tensors differ in their number of tasks.
+        IndexError: there is no such task.
+    """
+    found = list[Tensor]()
+    _each(values, found.append)
+    if not found:
+        return values
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in found}
+    if len(counts) != 1:
+        shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in found}))
+        raise ValueError(
+            f"tensors of shapes {shapes or 'none'} have no common number of tasks as their first axis: what all tasks "
+            "share must be in a Shared (metarl.types)"
+        )
+    index = tasks if isinstance(tasks, slice) else places(tasks, counts.pop())
+    picked: Selected = _each(values, lambda tensor: tensor[index])
+    return picked
+
+
+def places(tasks: Which, count: int) -> Tensor:
+    """Return the numbers ``[task]`` of some of ``count`` tasks.
+
+    Raises:
+        ValueError: there is none, or one is named twice.
+        IndexError: there is no such task.
+    """
+    given = list(tasks) if isinstance(tasks, range | tuple) else tasks
+    found = torch.arange(count)[given.cpu() if isinstance(given, Tensor) else given].reshape(-1)
+    if not len(found) or len(set(found.tolist())) < len(found):
+        raise ValueError(f"the tasks {found.tolist()} are selected: expected one at least, and none twice")
+    return found
+
+
+def _each(values: Any, function: Callable[[Tensor], object]) -> Any:
+    """Apply a function to the tensors of batches and states, in place of each; other values stay as they are."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, Examples | Rollout | Experience):
+        # In a compiled iteration, progress is a tensor, too.
+        named = {name: value for name, value in vars(values).items() if name != "progress"}
+        return replace(values, **{name: _each(value, function) for name, value in named.items()})
+    if isinstance(values, dict) and not isinstance(values, Shared):
+        return {name: _each(value, function) for name, value in values.items()}
+    if isinstance(values, tuple | list):
+        parts = [_each(value, function) for value in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else type(values)(parts)
+    return values
 
 
 def labelled_tasks(tasks: Tasks) -> LabelledTasks:

@@ -18,7 +18,7 @@ from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, inputs_of
 
 StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
@@ -29,7 +29,7 @@ class Adapted(NamedTuple):
     """MAML's state: a separate network for each task."""
 
     params: Params  # [task, *shape]
-    step_sizes: Params  # [*shape], or [step], by name of the adapted parameter; empty unless learned
+    step_sizes: Shared  # [*shape], or [step], by name of the adapted parameter; empty unless learned
     step: int  # gradient steps taken so far
     seen: Tensor | None  # [task, item, *input_shape] the latest support items; None before the first, and for control
 
@@ -125,7 +125,7 @@ class _Loop:
         """Give every task a view of the same initial network."""
         sizes = {name.removeprefix(STEP_SIZE): value for name, value in params.items() if name.startswith(STEP_SIZE)}
         network = {name: value for name, value in params.items() if not name.startswith(STEP_SIZE)}
-        return Adapted(stack(network, len(descriptors)), sizes, 0, None)
+        return Adapted(stack(network, len(descriptors)), Shared(sizes), 0, None)
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
         """Take one gradient step on each task (the paper's eq. 1). Keep the graph if gradients are enabled."""

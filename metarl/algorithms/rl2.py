@@ -18,7 +18,7 @@ from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import chosen, log_std
 from metarl.speed import without_cudnn
-from metarl.types import Batch, Experience, Learner, Memory, Params, Spec, joined, rollout_of
+from metarl.types import Batch, Experience, Learner, Memory, Params, Shared, Spec, joined, rollout_of
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
 """Parameters of the GRU, in the order in which torch takes them."""
@@ -33,7 +33,7 @@ class Hidden(NamedTuple):
 class Trial(NamedTuple):
     """What the policy knows of each task; in the beginning, all episodes of a task share one lane."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     units: Tensor  # [task, episode or 1, hidden]
     last: Tensor  # [task, episode or 1, outcome_size(spec)] what came of the last step; zeros where there was none
 
@@ -139,7 +139,7 @@ class _Fold:
 
     def begin(self, params: Params, descriptors: Tensor) -> Trial:
         units = self.network.start(params, len(descriptors)).units.unsqueeze(1)
-        return Trial(params, units, units.new_zeros(len(descriptors), 1, outcome_size(self.spec)))
+        return Trial(Shared(params), units, units.new_zeros(len(descriptors), 1, outcome_size(self.spec)))
 
     def predict(self, state: Trial, inputs: Tensor) -> tuple[Tensor, Trial]:
         """Act one step: observations ``[task, episode, *input_shape]`` to outputs ``[task, episode, model_outputs]``.

@@ -119,7 +119,7 @@ def _recipes_tried(recipes: Sequence[plugins.Recipe], make: Makes) -> list[Outco
             algorithm, tasks, variant = recipe.name.split("/")
             experiment = training.recipe(algorithm, tasks, variant, make=make)
             few = dataclasses.replace(experiment.settings, iterations=TRIAL, meta_batch_size=2, checkpoint_every=1)
-            experiment._replace(settings=few).train()
+            dataclasses.replace(experiment, settings=few).train()
             yield from ()
 
         return Check("recipe", f"{recipe.name} trains for {TRIAL} iterations", run)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from metarl import evaluation, plugins, runs, training
+from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import resampled
@@ -53,6 +53,8 @@ class EvaluateOptions:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    allow_changes: bool = False
+    """Evaluate with what the run's module:name is now, also if it has changed since training."""
     device: Device = "auto"
     """Device for networks and data; auto uses cuda if it is available."""
     out: Path | None = None
@@ -110,6 +112,9 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
+    definition = origins.defined(run.family, config["tasks"]["reference"], revisions=False)
+    if definition is not None:
+        asked["definition"] = definition
     compared = _compared(chosen, asked)
 
     def execute() -> int:
@@ -190,7 +195,8 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 
 def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
-    algorithm, family, _, settings = training.recorded(folder, chosen.device)
+    recorded = training.recorded(folder, chosen.device, chosen.allow_changes)
+    algorithm, family = recorded.algorithm, recorded.tasks
     trained_on = family
     if changes is not None:
         fields: list[Any] = [
@@ -203,10 +209,11 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
     if not _has_other_folder(family, trained_on):
-        training.check_data(runs.read_config(folder), family, folder)
+        origins.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
-    return training.opened(algorithm, family, settings, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
+    asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
+    return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

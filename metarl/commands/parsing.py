@@ -30,6 +30,7 @@ from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
 from metarl.speed import Device, check_device
+from metarl.training import Schedules
 
 registry = ConstructorRegistry()
 _LONG = 16
@@ -131,6 +132,27 @@ def _is_held(kind: Any) -> bool:
     if kind == Classes | None or (isinstance(plain_kind, type) and issubclass(plain_kind, Space | Tensor)):
         return True
     return plain_kind in (Mapping, dict) and any(map(_is_held, get_args(kind)))
+
+
+@registry.primitive_rule
+def _schedules(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Take schedules as NAME=FROM..TO, in any number."""
+    if info.type != Schedules:
+        return None
+
+    def read(words: list[str]) -> dict[str, str]:
+        pairs = [word.partition("=") for word in words]
+        if wrong := [name for name, mark, _ in pairs if not mark]:
+            raise ValueError(f"{wrong[0]}: expected NAME=FROM..TO, such as meta-batch-size=5..40")
+        return {name: text for name, _, text in pairs}
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=FROM..TO ...]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [f"{name}={schedule}" for name, schedule in value.items()],
+    )
 
 
 _hidden: set[str] = set()

@@ -22,6 +22,8 @@ class ResumeOptions:
     """Total number of iterations. Default: the number that the run was started with."""
     device: Device | None = None
     """Device to train on. Default: the device that the run used."""
+    allow_changes: bool = False
+    """Go on with what the run's module:name is now, also if it has changed since; the run records that."""
     quiet: bool = False
     """Print no table and no progress bar."""
 
@@ -29,5 +31,5 @@ class ResumeOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: continue a run exactly where it stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
-    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
+    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device, chosen.allow_changes)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

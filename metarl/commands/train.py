@@ -14,7 +14,7 @@ from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.trained import Trained
-from metarl.training import Experiment, Settings, Source
+from metarl.training import Experiment, Settings
 from metarl.types import PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
@@ -54,14 +54,19 @@ def prepare(arguments: list[str]) -> Execute:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)
     out = chosen.out or Path("runs") / f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
-    sources = Source(chosen.algorithm, algorithm_name), Source(chosen.tasks, tasks_name)
+    asked = dataclasses.replace(
+        experiment,
+        algorithm=chosen.algorithm,
+        tasks=chosen.tasks,
+        outer=chosen.update,
+        settings=chosen.settings,
+    )
     actor = None
     if chosen.start_from is not None:
         from metarl import sb3  # which may be missing
 
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    outer = Source(chosen.update, experiment.names[2])
-    run = training.start(*sources, outer, chosen.settings, out, chosen.overwrite, actor, experiment.recipe)
+    run = asked.start(out, chosen.overwrite, actor)
 
     def execute() -> int:
         if not chosen.quiet and (aside := runs.aside_note(out)):
@@ -73,7 +78,7 @@ def prepare(arguments: list[str]) -> Execute:
 
 def _chosen(experiment: Experiment, options: list[str]) -> Any:
     """Read the options of a run. Raises ValueError, which names the recipe that the other options come from."""
-    description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.family)}"
+    description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.tasks)}"
     try:
         return parse(_options(experiment), options, f"train {' '.join(experiment.names[:2])}", description)
     except ValueError as error:
@@ -91,7 +96,8 @@ def _with_architecture(experiment: Experiment, architecture: str | None) -> Expe
     if architecture == network.architecture or (architecture not in NETWORKS and ":" not in architecture):
         return experiment  # what is no architecture is refused when the options are read
     changed: Any = experiment.algorithm
-    return experiment._replace(algorithm=dataclasses.replace(changed, network=network.with_architecture(architecture)))
+    changed = dataclasses.replace(changed, network=network.with_architecture(architecture))
+    return dataclasses.replace(experiment, algorithm=changed)
 
 
 def _first_line(target: Any) -> str:
@@ -105,8 +111,8 @@ def _with_preferred_outer(experiment: Experiment, options: list[str]) -> Experim
     words = [word for word in options if word not in ("-h", "--help")]
     parts = _joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
     algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
-    update = default_outer(algorithm, experiment.family.spec)
-    return experiment._replace(outer=update, names=(*experiment.names[:2], plugins.name_of("outers", type(update))))
+    update = default_outer(algorithm, experiment.tasks.spec)
+    return dataclasses.replace(experiment, outer=update)
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:
@@ -127,7 +133,7 @@ def _options(experiment: Experiment) -> type[Any]:
         [
             *_common(experiment.settings, experiment.names[2], variant),
             ("algorithm", type(experiment.algorithm), experiment.algorithm),
-            ("tasks", type(experiment.family), experiment.family),
+            ("tasks", type(experiment.tasks), experiment.tasks),
             ("update", Annotated[type(experiment.outer), arg(name="outer")], experiment.outer),
         ]
     )

@@ -11,7 +11,7 @@ one row per lane.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.environments import acted_in, as_array, composite, elements, parts_of, refuse_statistics
 from metarl.seeding import stream
-from metarl.types import Family, Policy, Rollout, Spec, Split
+from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
+from metarl.types import Family, Policy, Rollout, Spec, Split, Which, places
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,24 @@ class ControlTasks:
     environment: Callable[[int, torch.device], VectorEnv]
     """``(num_envs, device) -> env``; called once, at the first draw. Draws borrow from a ``Pool``."""
     sampling: Sampling
+    within: "Within | None" = None
+    """The whole batch that these tasks were selected from, if any."""
     _own: Pool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_own", Pool(self.environment))
+
+    def select(self, tasks: Which) -> Any:
+        """Return some of the tasks, as ``ControlTasks``; they draw what they draw among all of these.
+
+        Lanes share random numbers, so the episodes of all tasks are run, and those of the others are left out.
+        """
+        if overrides(self, ControlTasks, "rollout"):
+            return drawn_in_whole(self, tasks)
+        chosen = places(tasks, len(self.descriptors))
+        within = Within(self, chosen) if self.within is None else Within(self.within.whole, self.within.chosen[chosen])
+        parameters, descriptors = rows_of(self.parameters, chosen), self.descriptors[chosen]
+        return replace(self, parameters=parameters, descriptors=descriptors, within=within)
 
     def rollout(self, policy: Policy, generator: Generator) -> Rollout:
         """Run ``sampling.episodes`` fresh episodes of every task.
@@ -55,6 +70,9 @@ class ControlTasks:
                 policy's action was not finite.
             ValueError: the environment fails ``check_environment``, or ``check_bounds``.
         """
+        if self.within is not None:
+            whole = replace(self.within.whole, sampling=self.sampling)
+            return rollout_in_whole(whole, self.within.chosen, policy, generator)
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
         with self._lanes(tasks * episodes, generator.device) as env:
@@ -70,6 +88,13 @@ class ControlTasks:
         with pool.lent(number, device) as env:
             check_environment(env, number, self.spec)
             yield env
+
+
+class Within(NamedTuple):
+    """Some tasks of a whole batch."""
+
+    whole: ControlTasks
+    chosen: Tensor  # [task] their numbers in the whole
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:

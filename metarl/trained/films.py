@@ -153,7 +153,7 @@ def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
     row = slice(number, number + 1)
     parameters = {name: values[row] for name, values in tasks.parameters.items()}
     sampling = tasks.sampling if learner.memory is None else replace(tasks.sampling, episodes=1)
-    return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling)
+    return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling, within=None)
 
 
 def _parameters(task: ControlTasks) -> dict[str, np.ndarray[Any, Any]]:

@@ -15,7 +15,7 @@ from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
-from metarl.trained import Trained
+from metarl.trained import Trained, Trains
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
@@ -23,6 +23,7 @@ from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
 from metarl.training.progress import Callback, Iteration, Progress, Watch, training_score
 from metarl.training.settings import Settings
+from metarl.training.stages import Stages, options_of, warn_of_edits
 from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
 
 MAX_REFUSED = 5
@@ -47,6 +48,7 @@ class Run:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings.filled(family.spec)
         self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
+        self.experiment: Trains | None = None
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
@@ -56,6 +58,10 @@ class Run:
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None
+        self.stages = Stages(self) if self.settings.schedules else None
+        for stage in self.stages.check() if self.stages is not None else ():
+            with float32(self.device):
+                _check_outer(stage.outer, stage.learner, stage.settings.meta_batch_size)
 
     def first(self) -> Progress:
         """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
@@ -94,6 +100,7 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
+        options = options_of(self) if callbacks else {}
         ends, watch = progress.iteration >= last, Watch(self.family.spec.kind)
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
@@ -101,12 +108,13 @@ class Run:
                 reached, row = self.iterate(progress)
                 logged, score = None, None
                 if reached.iteration % self.settings.log_every == 0 or reached.iteration == last:
-                    logged = _numbers(row)
+                    logged = read_numbers(row)
                     rows.append(logged)
                     log(logged)
                     watch.see(logged)
                     score = training_score(logged)
                 answers = [callback(Iteration(self, reached, logged)) for callback in asked]
+                options = warn_of_edits(options, self, reached.iteration) if callbacks else {}
                 ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
         return Trained(
@@ -119,10 +127,13 @@ class Run:
             rows,
             interrupted=progress.iteration < last,
             signal=stop.signal,
+            experiment=self.experiment,  # type: ignore[arg-type]  # the speed suite makes runs without one
         )
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
+        if self.stages is not None:
+            return self.stages.iterate(progress)
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
         refuse_autocast()
@@ -215,7 +226,7 @@ def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:
     return times
 
 
-def _numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+def read_numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Read a row of metrics, those of a device at once: it is waited for whenever something is read."""
     scalars = {name: value for name, value in row.items() if isinstance(value, Tensor)}
     read: dict[str, float] = {}

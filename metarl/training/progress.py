@@ -20,9 +20,9 @@ class Progress(NamedTuple):
     params: Params
     outer: dict[str, Any]
     """State of the outer update."""
-    best: float | None
+    best: float | None = None
     """Best training score so far."""
-    refused: int
+    refused: int = 0
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
 
 

@@ -12,13 +12,13 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, stack
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, pooled
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled
 
 
 class Seen(NamedTuple):
     """The state of a metric learner: all support items so far."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     supports: tuple[Examples, ...]  # different batches; their items are pooled
 
 
@@ -49,7 +49,7 @@ class Metric:
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
         """Return the state without any support items."""
-        return Seen(params, ())
+        return Seen(Shared(params), ())
 
     def adapt(self, state: Seen, batch: Batch) -> Seen:
         """Remember a batch, unless it is remembered already.

@@ -35,11 +35,11 @@ from metarl.runs import logger, writers
 from metarl.seeding import stream
 from metarl.speed import each_group, resolve_device
 from metarl.testing.batches import tensors
+from metarl.training import Source
 from metarl.training.callbacks import StopAtScore
 from metarl.training.iteration import gather
 from metarl.training.loop import Run, TrainingError
 from metarl.training.settings import Settings
-from metarl.training.start import Source
 from metarl.types import Experience, Learner, Outer, Params, Spec, Split, Tasks, Update
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation

@@ -301,13 +301,13 @@ def loop(spec, activation, params, inputs):
 def regression():
     spec = Spec((3,), 2, "regression")
     batch = Examples(inputs=random(TASKS, 6, 3, seed=1), targets=random(TASKS, 6, 2, seed=2))
-    return spec, batch.inputs, lambda outputs: objectives.loss(spec.distribution, outputs, batch)
+    return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
 
 
 def images():
     spec = Spec((2, 3, 3), 4, "classification")
     batch = Examples(inputs=random(TASKS, 6, 2, 3, 3, seed=1), targets=torch.arange(TASKS * 6).reshape(TASKS, 6) % 4)
-    return spec, batch.inputs, lambda outputs: objectives.loss(spec.distribution, outputs, batch)
+    return spec, batch.inputs, lambda outputs: objectives.loss(spec.kind, outputs, batch)
 
 
 def policy():
