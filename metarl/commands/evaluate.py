@@ -58,6 +58,8 @@ class EvaluateOptions:
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ..."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -168,7 +170,7 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 
 def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
-    algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
+    algorithm, family, _, settings = training.recorded(chosen.run, chosen.device, chosen.allow_code)
     trained_on = family
     if changes is not None:
         fields: list[Any] = [

@@ -24,10 +24,12 @@ class ResumeOptions:
     """Device to train on. Default: the device that the run used."""
     quiet: bool = False
     """Print no table and no progress bar."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
 
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: continue a run exactly where it stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
-    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
+    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device, chosen.allow_code)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

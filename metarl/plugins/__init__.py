@@ -15,10 +15,12 @@ from metarl.plugins.registry import (
     available,
     find_again,
     group_of,
+    home,
     import_attribute,
     installed,
     load,
     name_of,
+    search_too,
 )
 
 __all__ = [
@@ -38,10 +40,12 @@ __all__ = [
     "find_recipe",
     "fitted",
     "group_of",
+    "home",
     "import_attribute",
     "installed",
     "load",
     "name_of",
     "recipes",
+    "search_too",
     "shortened",
 ]

@@ -56,31 +56,36 @@ def resume(
     quiet: bool = True,
     callbacks: Sequence[Callback] = (),
     device: Device | None = None,
+    allow_code: bool = False,
 ) -> Trained:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
     ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
+    ``allow_code`` imports code outside of installed plugins also for a run that was not trained here by this user.
 
     Raises:
         RunError: the folder holds no usable run, or it has reached its last iteration.
         ValueError: the device cannot be had.
     """
-    run, progress = reopen(expanded(folder), iterations, device)
+    run, progress = reopen(expanded(folder), iterations, device, allow_code)
     return run.train(progress, quiet, callbacks)
 
 
 @usual_modes()
-def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
+def open_run(
+    folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto", allow_code: bool = False
+) -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
-    What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint.
+    What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint. A run that
+    names code outside of installed plugins imports it if this user trained the run here, or with ``allow_code``.
 
     Raises:
-        RunError: the folder holds no usable run, or no such checkpoint.
+        RunError: the folder holds no usable run, or no such checkpoint; or it names code that is not allowed.
         PluginError: its algorithm or its task family is not installed.
     """
     folder = expanded(folder)
-    algorithm, family, _, settings = recorded(folder, device)
+    algorithm, family, _, settings = recorded(folder, device, allow_code)
     check_data(runs.read_config(folder), family, folder)
     found = opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
@@ -201,12 +206,13 @@ class Recorded(NamedTuple):
     settings: Settings
 
 
-def recorded(folder: Path, device: Device | None = None) -> Recorded:
+def recorded(folder: Path, device: Device | None = None, allow_code: bool = False) -> Recorded:
     """Rebuild the parts of a run, to be used on ``device`` (default: where it was trained).
 
-    Raises RunError, PluginError or ValueError where that is impossible.
+    Raises RunError, PluginError or ValueError where that is impossible, and RunError before anything is imported that
+    is neither an installed plugin, nor allowed, nor of a run that this user trained here.
     """
-    config = runs.read_config(folder)
+    config = runs.trusted_config(folder, allow_code)
     if "baseline" in config:
         raise runs.RunError(
             f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
@@ -215,26 +221,30 @@ def recorded(folder: Path, device: Device | None = None) -> Recorded:
     algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
     try:
         settings = Settings(**config["settings"])
+        if settings.filled(family.spec) != settings:
+            raise ValueError("some of them are missing")
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
 
 
-def load(folder: Path, device: Device | None = None) -> Run:
+def load(folder: Path, device: Device | None = None, allow_code: bool = False) -> Run:
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    parts = recorded(folder, device)
+    parts = recorded(folder, device, allow_code)
     check_data(runs.read_config(folder), parts.family, folder)
     return Run(*parts, folder)
 
 
-def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
+def reopen(
+    folder: Path, iterations: int | None = None, device: Device | None = None, allow_code: bool = False
+) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
     if not runs.unfinished(folder):
         runs.read_config(folder)  # nothing is written into a folder that holds no run
     held = runs.claim(folder, "training")
     try:
         runs.put_back(folder)
-        run, progress = _reopened(folder, iterations, device)
+        run, progress = _reopened(folder, iterations, device, allow_code)
     except BaseException:
         held.release()
         raise
@@ -242,8 +252,8 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
     return run, progress
 
 
-def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
-    run = load(folder, device)
+def _reopened(folder: Path, iterations: int | None, device: Device | None, allow_code: bool) -> tuple[Run, Progress]:
+    run = load(folder, device, allow_code)
     _check_logs(run.settings, folder)
     config = runs.read_config(folder)
     if iterations is not None:
@@ -265,7 +275,5 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
             "ask for more with --iterations"
         )
     if iterations is not None:
-        runs.write_record(
-            folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}}
-        )
+        runs.rewrite_config(folder, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}})
     return run, progress
