@@ -246,7 +246,7 @@ def test_without_a_place_for_a_key_training_works_and_trust_is_asked_for_later(
     metarl.train("maml", f"{module.stem}:family", settings=SMALL, out=tmp_path / "run")
     forget(module)
     assert "signature" not in json.loads((tmp_path / "run" / "config.json").read_text())
-    with pytest.raises(runs.RunError, match="it has no signature.*--allow-code"):
+    with pytest.raises(runs.RunError, match=r"it has no signature.*--allow-code"):
         metarl.open_run(tmp_path / "run")
     assert not imported(module)
     assert metarl.open_run(tmp_path / "run", allow_code=True).iteration == 2
@@ -300,7 +300,8 @@ def test_wandb_is_not_taken_from_the_working_folder(tmp_path: Path, monkeypatch:
 def test_files_that_never_end_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     run = tmp_path / "run"
     metarl.train("maml", "sinusoid", settings=SMALL, out=run)
-    write_json(run / "evaluation.json", {"metrics": {}, "tasks": 2, "split": "test"})
+    summary = {"mean": 0.0, "low": -1.0, "high": 1.0, "per_task": [0.0, 0.0]}
+    write_json(run / "evaluation.json", {"metrics": {"loss/step_0": summary}, "tasks": 2, "split": "test"})
     (run / name).unlink()
     if kind == "pipe":
         os.mkfifo(run / name)
