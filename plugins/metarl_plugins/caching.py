@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.files import check_regular
+
 Arrays = dict[str, np.ndarray]
 FORMAT = 2
 """Part of every key: raised when what is cached changes its form, or what a file is read as."""
@@ -40,8 +42,12 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 
     Of many or large files only some beginnings are read; then the place of root counts too, so that two folders never
     pass for one because their files are called alike.
+
+    Raises ValueError for what is no file.
     """
     found = [(file, file.stat()) for file in files]
+    for file, _ in found:
+        check_regular(file)  # reading a pipe or a device never ends
     told = [(_relative(file, root), stat.st_size, stat.st_mtime_ns) for file, stat in found]
     most, bytes_ = READ_WHOLE
     if len(found) <= most and sum(size for _, size, _ in told) <= bytes_:
