@@ -16,6 +16,7 @@ from metarl.evaluation import comparison
 from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
+from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
 from metarl.types import Learner, Pictured, Split
@@ -55,6 +56,8 @@ class EvaluateOptions:
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
     device: Device = "auto"
     """Device for networks and data; auto uses cuda if it is available."""
+    step_timeout: float | None = 600.0
+    """Seconds that one step or reset of an environment may take; None: no limit."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ..."""
@@ -70,6 +73,8 @@ class EvaluateOptions:
             check_place(self.out)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ValueError(f"--step-timeout {self.step_timeout}: expected more than 0 seconds, or None")
         if self.tasks < 1:
             raise ValueError(f"--tasks {self.tasks}: expected at least 1")
         if self.steps is not None and self.steps < 0:
@@ -118,7 +123,10 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
 
     def execute() -> int:
         sizes = chosen.tasks, asked["steps"]
-        found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+        with time_limit(chosen.step_timeout):
+            found = evaluation.evaluate(
+                run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device
+            )
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         kept = {"batch_norm": run.learner.batch_norm, "iteration": run.iteration, "versions": runs.versions()}

@@ -9,6 +9,7 @@ one row per lane.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,12 +24,15 @@ from metarl.control.lending import Lends, Pool
 from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
 from metarl.control.repeating import warn_of_other_generators
-from metarl.control.rollouts import can_be_compiled, collect
+from metarl.control.rollouts import RolloutError, can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import elements, refuse_statistics
+from metarl.environments import WorkerDied, elements, refuse_statistics
 from metarl.seeding import stream
 from metarl.types import Family, Policy, Rollout, Spec, Split
+
+RESTARTS = 2
+"""How often the episodes of a draw are run again after a worker died: one that always dies must not go on for ever."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +57,18 @@ class ControlTasks:
 
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
-                policy's action was not finite.
+                policy's action was not finite; or workers died, also when the episodes were run again.
             ValueError: the environment fails ``check_environment``.
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        with self._lanes(tasks * episodes, generator.device) as env:
-            watch = SuccessWatch(env)
-            return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        def run() -> Rollout:
+            with self._lanes(tasks * episodes, generator.device) as env:
+                watch = SuccessWatch(env)
+                return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        return _run_again(run, generator)
 
     @contextmanager
     def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
@@ -70,6 +78,23 @@ class ControlTasks:
         with pool.lent(number, device) as env:
             check_environment(env, number, self.spec)
             yield env
+
+
+def _run_again(run: Callable[[], Rollout], generator: Generator) -> Rollout:
+    """Run episodes; where a worker dies, run them again in new lanes, from the same draws and so with the same result.
+
+    Raises RolloutError after RESTARTS such deaths.
+    """
+    drawn = generator.get_state()
+    for _ in range(RESTARTS):
+        try:
+            return run()
+        except RolloutError as error:
+            if not isinstance(error.__cause__, WorkerDied):
+                raise
+            warnings.warn(f"{error}; its episodes are run again from their reset, in new processes", stacklevel=3)
+            generator.set_state(drawn)
+    return run()
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:

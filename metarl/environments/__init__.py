@@ -21,10 +21,10 @@ from metarl.environments.making import (
     told,
 )
 from metarl.environments.observations import Eye, layout, named
-from metarl.environments.outcomes import SUCCESS, flag, flags
+from metarl.environments.outcomes import SUCCESS, close_environment, flag, flags, is_fault
 from metarl.environments.single import OwnEnv, SingleEnv
 from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
-from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
+from metarl.environments.workers import WorkerDied, WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
     "SUCCESS",
@@ -39,15 +39,18 @@ __all__ = [
     "Maker",
     "OwnEnv",
     "SingleEnv",
+    "WorkerDied",
     "WorkerLanes",
     "apply_parameters",
     "as_array",
     "chain",
+    "close_environment",
     "describe",
     "elements",
     "flag",
     "flags",
     "is_bounded_box",
+    "is_fault",
     "layout",
     "make_env",
     "mdp",

@@ -81,6 +81,8 @@ class Eye:
         if array.dtype == self._dtype:
             if not np.isfinite(array).all():
                 self._check_large(array, observation)
+        elif array.dtype.kind == "c":
+            raise ValueError(f"an observation holds complex numbers: {observation!r}; expected real ones")
         elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
             self._check_large(array, observation)
         if axes is not None:

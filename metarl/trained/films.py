@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from metarl import objectives
 from metarl.control import ControlTasks, Single, check_environment, collect
-from metarl.environments import flag
+from metarl.environments import close_environment, flag
 from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip
@@ -69,7 +69,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environment."""
-        self._env.close()
+        close_environment(self._env, "the environment")
 
     @property
     def fps(self) -> float:

@@ -8,8 +8,7 @@ from metarl.training.data import check_data
 from metarl.training.experiment import Experiment, recipe
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather
-from metarl.training.loop import TrainingError
-from metarl.training.progress import Callback, Iteration, Progress, training_score
+from metarl.training.progress import Callback, Iteration, Progress, TrainingError, training_score
 from metarl.training.settings import Settings, default_settings
 from metarl.training.start import (
     Recorded,
