@@ -155,6 +155,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         if worker.answers.poll(left):
             return
+        worker.process.kill()  # it would not hear that it is to close
         first, last = worker.lanes.start, worker.lanes.stop - 1
         busy = np.flatnonzero(self._arrays.calling[worker.lanes])
         lane = first + int(busy[0]) if len(busy) else first
