@@ -25,6 +25,10 @@ class WriteError(OSError):
     is_told = True
     """Commands print the message, and no traceback."""
 
+    def __str__(self) -> str:
+        """Return the message without the number of the error."""
+        return str(self.strerror)
+
 
 def check_regular(path: Path) -> None:
     """Raise ValueError for a path that is no file, such as a pipe, a device or a socket: reading it may never end."""
@@ -93,7 +97,8 @@ def write_bytes(path: Path, contents: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        told = f"could not write {path}: {error.strerror}; what it held before is intact"
+        kept = "; what it held before is intact" if path.is_file() else ""
+        told = f"could not write {path}: {error.strerror}{kept}"
         raise WriteError(error.errno, told) from error
     finally:
         with contextlib.suppress(OSError):
