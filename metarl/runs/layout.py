@@ -13,7 +13,7 @@ class RunError(ValueError):
     """Commands print the message, and no traceback."""
 
 
-FORMAT = 2
+FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
