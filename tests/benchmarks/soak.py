@@ -13,6 +13,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -88,30 +89,31 @@ def differing(kills: int, iterations: int, seed: int) -> dict[str, int]:
     counts = {"kills": 0, "runs": 0, "runs_that_differ": 0, "kills_before_the_first_checkpoint": 0}
     with tempfile.TemporaryDirectory() as place:
         whole, folder = Path(place) / "whole", Path(place) / "run"
+
+        def begin(out: Path, number: int = iterations) -> None:
+            train(ALGORITHM, family, settings=settings(number), out=out)
+
+        begin(Path(place) / "imports", 1)  # in this process, for all forks
         began = time.monotonic()
-        killed(lambda: train(ALGORITHM, family, settings=settings(iterations), out=whole), None)
-        seconds = time.monotonic() - began
-        expected = contents(whole)
+        killed(lambda: begin(whole), None)
+        seconds, expected = time.monotonic() - began, contents(whole)
         while counts["kills"] < kills:
             shutil.rmtree(folder, ignore_errors=True)
             counts["runs"] += 1
-            while True:
-                begun = (folder / "config.json").exists()
-                start: Callable[[], Any] = (
-                    (lambda: resume(folder))
-                    if begun
-                    else (lambda: train(ALGORITHM, family, settings=settings(iterations), out=folder))
-                )
-                died = killed(start, chance.uniform(0, 1.2 * seconds) if counts["kills"] < kills else None)
-                if not died:
-                    break
-                counts["kills"] += 1
-                saved = (folder / "checkpoint.pt").exists()
-                counts["kills_before_the_first_checkpoint"] += not saved
-                if saved and runs.load_progress(folder / "checkpoint.pt")["iteration"] == iterations:
-                    break  # it was done, and only about to end
+            while not ended(folder, iterations):
+                goes_on = (folder / "config.json").exists()
+                after = chance.uniform(0, 1.2 * seconds) if counts["kills"] < kills else None
+                if killed((lambda: resume(folder)) if goes_on else (lambda: begin(folder)), after):
+                    counts["kills"] += 1
+                    counts["kills_before_the_first_checkpoint"] += not (folder / "checkpoint.pt").exists()
             counts["runs_that_differ"] += contents(folder) != expected
+            print(json.dumps(counts), file=sys.stderr, flush=True)
     return counts
+
+
+def ended(folder: Path, iterations: int) -> bool:
+    path = folder / "checkpoint.pt"
+    return path.exists() and runs.load_progress(path)["iteration"] == iterations
 
 
 def contents(folder: Path) -> tuple[bytes, list[str]]:
@@ -138,8 +140,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(json.dumps(differing(chosen.kills, chosen.killed_iterations, chosen.seed)), flush=True)
     print(json.dumps(grown(chosen.iterations)), flush=True)
+    print(json.dumps(differing(chosen.kills, chosen.killed_iterations, chosen.seed)), flush=True)
 
 
 if __name__ == "__main__":
