@@ -144,6 +144,21 @@ def home(group: Group, value: str) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
+def is_nowhere(group: Group, value: str) -> bool:
+    """Return whether a recorded ``module:attribute`` is nothing: the module or its package offers plugins, but not it.
+
+    Its source is read, and nothing is imported.
+    """
+    module, attribute = _split(value)
+    if not any(plugin.value.startswith((f"{module}.", f"{module}:")) for plugin in installed(group)):
+        return False
+    try:
+        summary(module, attribute, {})
+    except ImportError as error:
+        return "does not define" in str(error)
+    return False
+
+
 def find_again(group: Group, value: str) -> Any:
     """Import and return a recorded ``module:attribute``, even if it has moved within its package since.
 

@@ -44,11 +44,16 @@ def _outside(part: str, described: Any, group: plugins.Group) -> Iterator[str]:
     if not isinstance(described, Mapping):
         return
     reference = described.get("reference")
-    if isinstance(reference, str) and ":" in reference and plugins.home(group, reference) is None:
+    if isinstance(reference, str) and re.search(".:.", reference) and not _is_known(group, reference):
         yield f"{reference} ({part})"
     for name, value in _texts(described.get("options"), part):
         if _REFERENCE.fullmatch(value):
             yield f"{value} ({name})"
+
+
+def _is_known(group: plugins.Group, reference: str) -> bool:
+    """Return whether a reference is an installed plugin's, or nothing, which is told where it is looked for."""
+    return plugins.home(group, reference) is not None or plugins.is_nowhere(group, reference)
 
 
 def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
