@@ -164,7 +164,7 @@ def find_again(group: Group, value: str) -> Any:
 
     If it is no longer there, it is looked up by its class name among the plugins of the same package.
     """
-    moved = home(group, value)
+    moved = home(group, value) if group in GROUPS else None  # baselines are in no group
     if moved is None:
         return import_attribute(value)
     try:
