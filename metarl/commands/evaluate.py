@@ -16,6 +16,7 @@ from metarl.evaluation import comparison
 from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
+from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
 from metarl.types import Learner, Pictured, Split
@@ -57,10 +58,14 @@ class EvaluateOptions:
     """Evaluate with what the run's module:name is now, also if it has changed since training."""
     device: Device = "auto"
     """Device for networks and data; auto uses cuda if it is available."""
+    step_timeout: float | None = 600.0
+    """Seconds that one step or reset of an environment may take; None: no limit."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
     pretrained:NAME, scores are only printed by default."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -71,6 +76,8 @@ class EvaluateOptions:
             check_place(self.out)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ValueError(f"--step-timeout {self.step_timeout}: expected more than 0 seconds, or None")
         if self.tasks < 1:
             raise ValueError(f"--tasks {self.tasks}: expected at least 1")
         if self.steps is not None and self.steps < 0:
@@ -112,14 +119,13 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
-    definition = origins.defined(run.family, config["tasks"]["reference"], revisions=False)
-    if definition is not None:
+    if (definition := origins.defined(run.family, config["tasks"]["reference"], revisions=False)) is not None:
         asked["definition"] = definition
     compared = _compared(chosen, asked)
 
     def execute() -> int:
-        sizes = chosen.tasks, asked["steps"]
-        found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+        with time_limit(chosen.step_timeout):
+            found = _scores(chosen, run, asked["steps"])
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
@@ -133,6 +139,11 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         return DONE
 
     return execute
+
+
+def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
+    sizes = chosen.tasks, steps
+    return evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
@@ -195,7 +206,7 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 
 def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
-    recorded = training.recorded(folder, chosen.device, chosen.allow_changes)
+    recorded = training.recorded(folder, chosen.device, chosen.allow_changes, chosen.allow_code)
     algorithm, family = recorded.algorithm, recorded.tasks
     trained_on = family
     if changes is not None:

@@ -25,7 +25,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from metarl import plugins
+from metarl import plugins, safety
 from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
@@ -197,7 +197,7 @@ def _paragraphs(helptext: str | Callable[[], str | None] | None) -> str | None:
 
 def plain(text: str) -> str:
     """Return a docstring's text without the marks of code, which terminals do not render."""
-    return re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL)
+    return safety.harmless(re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL))
 
 
 def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
@@ -211,7 +211,7 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
         with contextlib.redirect_stderr(errors):
             if partial:
                 return tyro.cli(kind, args=arguments, return_unknown_args=True, **keywords)[0]
-            return tyro.cli(kind, args=arguments, **keywords)
+            return plugins.checked_options(tyro.cli(kind, args=arguments, **keywords))
     except SystemExit as stop:
         if not stop.code:
             raise

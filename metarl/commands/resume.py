@@ -26,10 +26,13 @@ class ResumeOptions:
     """Go on with what the run's module:name is now, also if it has changed since; the run records that."""
     quiet: bool = False
     """Print no table and no progress bar."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
 
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: continue a run exactly where it stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
-    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device, chosen.allow_changes)
+    allowed = chosen.allow_changes, chosen.allow_code
+    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device, *allowed)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

@@ -34,6 +34,7 @@ from metarl.environments import (
     WorkerLanes,
     apply_parameters,
     as_array,
+    close_environment,
     elements,
     make_env,
     middle,
@@ -149,7 +150,7 @@ class GymnasiumFamily:
             apply_parameters(env, self.apply, values)
             return spec_of(env, ranges), tuple(without_effect(env, self.apply, low, high))
         finally:
-            env.close()
+            close_environment(env, named(self.env))
 
     def _ranges(self, split: Split) -> spaces.Dict:
         return self.splits.get(split, self.parameters)

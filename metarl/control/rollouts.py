@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.distributions import Distribution
-from metarl.environments import LaneError, composite, flags, flat
+from metarl.environments import LaneError, composite, flags, flat, is_fault
+from metarl.safety import limited
 from metarl.seeding import spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
 from metarl.types import Part, Policy, Rollout, Spec, State
@@ -249,7 +250,7 @@ def _reset(
     env: VectorEnv, seed: int, parameters: Mapping[str, Tensor] | None, spec: Spec, tasks: int, device: torch.device
 ) -> Tensor:
     episodes = env.num_envs // tasks
-    with _blamed(0, episodes):
+    with _blamed(0, episodes), limited("a reset"):
         observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
     return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape), spec.observations)
 
@@ -259,7 +260,7 @@ def _step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step all lanes, which take tensors or arrays; ``shape`` is ``[task, episode, *input_shape]``, of observations."""
     device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
-    with _blamed(step, lead[1], lanes):
+    with _blamed(step, lead[1], lanes), limited("a step"):
         observation, reward, ended, cut, _ = env.step(lanes if tensors else lanes.cpu().numpy())
     rewards = _received(reward, device, f"rewards at step {step}", lead)
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
@@ -273,7 +274,9 @@ def _blamed(step: int, episodes: int, actions: Tensor | None = None) -> Iterator
     """Turn an environment's error into a RolloutError that names the lanes, or actions ``[lane, ...]`` of nan."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         what = "an environment raised"
         lanes = error.lanes if isinstance(error, LaneError) else []
         if actions is not None and not torch.isfinite(actions).all():
@@ -326,6 +329,8 @@ def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...
         array = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
         raise RolloutError(f"{what} are not an array of numbers but {type(value).__name__}: {error}") from error
+    if array.is_complex():
+        raise RolloutError(f"{what} are complex numbers: expected real ones")
     if tuple(array.shape) != expected:
         raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
     return send(array, device).reshape(shape)

@@ -8,6 +8,7 @@ one row per lane.
 ``metarl.control.rollouts`` runs the episodes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,16 @@ from metarl.control.lending import Lends, Pool
 from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
 from metarl.control.repeating import warn_of_other_generators
-from metarl.control.rollouts import can_be_compiled, collect
+from metarl.control.rollouts import RolloutError, can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import acted_in, as_array, composite, elements, parts_of, refuse_statistics
+from metarl.environments import WorkerDied, acted_in, as_array, composite, elements, parts_of, refuse_statistics
 from metarl.seeding import stream
 from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
 from metarl.types import Family, Policy, Rollout, Spec, Split, Which, places
+
+RESTARTS = 2
+"""How often the episodes of a draw are run again after a worker died: one that always dies must not go on for ever."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class ControlTasks:
 
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
-                policy's action was not finite.
+                policy's action was not finite; or workers died, also when the episodes were run again.
             ValueError: the environment fails ``check_environment``, or ``check_bounds``.
         """
         if self.within is not None:
@@ -75,10 +79,14 @@ class ControlTasks:
             return rollout_in_whole(whole, self.within.chosen, policy, generator)
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        with self._lanes(tasks * episodes, generator.device) as env:
-            check_bounds(env, policy)
-            watch = SuccessWatch(env)
-            return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        def run() -> Rollout:
+            with self._lanes(tasks * episodes, generator.device) as env:
+                check_bounds(env, policy)
+                watch = SuccessWatch(env)
+                return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        return _run_again(run, generator)
 
     @contextmanager
     def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
@@ -95,6 +103,23 @@ class Within(NamedTuple):
 
     whole: ControlTasks
     chosen: Tensor  # [task] their numbers in the whole
+
+
+def _run_again(run: Callable[[], Rollout], generator: Generator) -> Rollout:
+    """Run episodes; where a worker dies, run them again in new lanes, from the same draws and so with the same result.
+
+    Raises RolloutError after RESTARTS such deaths.
+    """
+    drawn = generator.get_state()
+    for _ in range(RESTARTS):
+        try:
+            return run()
+        except RolloutError as error:
+            if not isinstance(error.__cause__, WorkerDied):
+                raise
+            warnings.warn(f"{error}; its episodes are run again from their reset, in new processes", stacklevel=3)
+            generator.set_state(drawn)
+    return run()
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:

@@ -21,11 +21,11 @@ from metarl.environments.making import (
     told,
 )
 from metarl.environments.observations import Eye, layout, named
-from metarl.environments.outcomes import SUCCESS, flag, flags
+from metarl.environments.outcomes import SUCCESS, close_environment, flag, flags, is_fault
 from metarl.environments.parts import as_array, composite, flat, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
 from metarl.environments.spaces import Array, acted_in, elements, is_bounded_box, middle, plain, spec_of
-from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
+from metarl.environments.workers import WorkerDied, WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
     "SUCCESS",
@@ -41,11 +41,13 @@ __all__ = [
     "Maker",
     "OwnEnv",
     "SingleEnv",
+    "WorkerDied",
     "WorkerLanes",
     "acted_in",
     "apply_parameters",
     "as_array",
     "chain",
+    "close_environment",
     "composite",
     "describe",
     "elements",
@@ -53,6 +55,7 @@ __all__ = [
     "flags",
     "flat",
     "is_bounded_box",
+    "is_fault",
     "layout",
     "make_env",
     "mdp",

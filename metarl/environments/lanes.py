@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.environments.making import Apply, Env, Maker, apply_parameters, make_env
 from metarl.environments.observations import Array, Eye, Layout, layout, named
-from metarl.environments.outcomes import flag, reward_of, success_of
+from metarl.environments.outcomes import RESET, STEP, close_environment, flag, is_fault, reward_of, success_of
 from metarl.environments.spaces import bounds, checked_actions, checked_options, middle, plain, policy_spaces, spec_of
 from metarl.spec import Spec
 
@@ -112,6 +112,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
         self._outdated = np.ones(num_envs, dtype=bool)  # lanes whose environment was made for other parameters
         self._seeds: list[tuple[int, int] | None] = [None] * num_envs  # the last seed, environments made since
+        self.calling = np.zeros(num_envs, dtype=np.int8)
+        """What each lane's environment is doing, for whoever waits for it: a worker's parent has this array, too."""
         numbers = len(spec.choices) or (1 if spec.kind == "discrete" else spec.output_size)
         self._low, self._high = np.zeros((2, num_envs, numbers))
         self._actions: dict[int, tuple[tuple[int, ...], Any]] = {}  # each environment's shape and dtype of actions
@@ -149,7 +151,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close every lane's environment."""
         for env in self._envs.values():
-            env.close()
+            close_environment(env, self._name)
 
     def _take(self, given: Mapping[str, Array], restarted: Array) -> None:
         """Store the task parameters of the lanes to restart."""
@@ -160,6 +162,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _restart(self, lane: int, seed: int | None) -> None:
         values = self._values(lane)
+        self.calling[lane] = RESET
         try:
             env = self._made(lane, values)
             seed = self._next_seed(lane, seed)
@@ -167,8 +170,11 @@ class Lanes(VectorEnv[Any, Any, Any]):
             observation, _ = env.reset(seed=seed, options=values if self._apply == "options" else None)
             self._fit(lane, env, values)
             self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             raise self._blamed(lane, 0, error) from error
+        self.calling[lane] = 0
         for book in self._book:
             book[lane] = 0
 
@@ -190,7 +196,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._layouts.pop(lane, None)
         self._spaces.pop(lane, None)
         if lane in self._envs:
-            self._envs.pop(lane).close()
+            close_environment(self._envs.pop(lane), self._name)
 
     def _next_seed(self, lane: int, seed: int | None) -> int | None:
         """Return the seed of a reset; None where the environment goes on with its own generator.
@@ -242,6 +248,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, or None if it does not report success."""
         env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
+        self.calling[lane] = STEP
         try:
             observation, reward, terminated, truncated, info = env.step(action)
             self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
@@ -249,14 +256,17 @@ class Lanes(VectorEnv[Any, Any, Any]):
             if not (type(terminated) is bool and type(truncated) is bool):
                 terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
             succeeded = success_of(info) if info else None
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             raise self._blamed(lane, step, error) from error
+        self.calling[lane] = 0
         self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
         self._book.truncated[lane] = truncated or step == self.horizon
         return number, succeeded
 
-    def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:
-        where = f"{self._name}, task {_short(self._values(lane))}"
+    def _blamed(self, lane: int, step: int, error: BaseException) -> LaneError:
+        where = f"{self._name}, task {short(self._values(lane))}"
         lane += self._first
         return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error} ({where})", [lane])
 
@@ -273,6 +283,7 @@ def infos(reported: Array, successes: Array) -> dict[str, Any]:
     return {"success": successes, "_success": reported} if reported.any() else {}
 
 
-def _short(values: Mapping[str, Any]) -> str:
+def short(values: Mapping[str, Any]) -> str:
+    """Return a task's parameters for a message."""
     text = " ".join(str(dict(values)).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

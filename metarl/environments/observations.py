@@ -94,16 +94,21 @@ class Eye:
             if observation not in space:
                 raise ValueError(f"the observation {observation!r} is not in {space}")
             return np.asarray(np.arange(space.start, space.start + space.n) == array)
-        if array.dtype == self._dtype:
-            if not np.isfinite(array).all():
-                self._check_large(array, observation)
-        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
-            self._check_large(array, observation)
+        self._check_numbers(array, observation)
         if axes is not None:
             array = array.transpose(axes)
         if image:
             array = array / self._dtype.type(PIXEL)
         return array if array.shape == shape else array.reshape(shape)
+
+    def _check_numbers(self, array: Array, observation: Any) -> None:
+        if array.dtype == self._dtype:
+            if not np.isfinite(array).all():
+                self._check_large(array, observation)
+        elif array.dtype.kind == "c":
+            raise ValueError(f"an observation holds complex numbers: {observation!r}; expected real ones")
+        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
+            self._check_large(array, observation)
 
     def _read_parts(self, seen: Layout, observation: Any) -> Array:
         array = flat(seen.parts, observation)

@@ -17,10 +17,13 @@ from metarl.plugins.registry import (
     available,
     find_again,
     group_of,
+    home,
     import_attribute,
     installed,
+    is_nowhere,
     load,
     name_of,
+    search_too,
 )
 from metarl.plugins.schedules import Schedule, Value, checked_schedules, fitting, linear, parsed, stepwise, with_values
 
@@ -47,8 +50,10 @@ __all__ = [
     "fitted",
     "fitting",
     "group_of",
+    "home",
     "import_attribute",
     "installed",
+    "is_nowhere",
     "is_pretrained",
     "linear",
     "load",
@@ -58,6 +63,7 @@ __all__ = [
     "recipe_hash",
     "recipes",
     "run_folder",
+    "search_too",
     "shortened",
     "stepwise",
     "with_values",

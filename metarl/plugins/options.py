@@ -130,6 +130,8 @@ def _simple(hint: Any, value: Any) -> Any:
     }
     if isinstance(hint, type) and not fits.get(hint, True):
         raise _Misfit(_EXPECTED[hint])
+    if dataclasses.is_dataclass(hint):  # the value is none
+        raise _Misfit(f"an object of {hint.__name__}")  # type: ignore[union-attr]
     return value
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.files import temporary_beside, write_bytes
+from metarl.files import check_regular, temporary_beside, write_bytes
 from metarl.runs import replacing
 from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, RunError
 from metarl.types import Params
@@ -119,6 +119,7 @@ def _check_hash(contents: bytes) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises RunError if it is missing, damaged or truncated, or was not written by metarl."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             found, data = os.fstat(file.fileno()), file.read()
         _check_hash(data)

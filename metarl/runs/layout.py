@@ -9,6 +9,9 @@ from metarl import plugins
 class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
+    is_told = True
+    """Commands print the message, and no traceback."""
+
 
 FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""

@@ -11,7 +11,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Generator, Tensor, nn
 
@@ -19,6 +18,7 @@ from metarl.control import ControlFamily
 from metarl.environments import composite
 from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
+from metarl.sb3.archives import Archive, read_archive
 from metarl.sb3.environments import TaskVecEnv
 from metarl.sb3.native import Native, acting_natively, choosing_natively, native, reading_native, to_native
 from metarl.sb3.shifted import ShiftedPolicy
@@ -266,30 +266,22 @@ def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple
 def _read(model: BaseAlgorithm | Path | str) -> Actor:
     """Read the actor of a model, or of its file. Raises ValueError if there is no actor of a known form."""
     if isinstance(model, BaseAlgorithm):
-        options, values = model.policy_kwargs, model.policy.state_dict()
-        sees, acts = model.observation_space, model.action_space
+        kind = model.policy_kwargs.get("activation_fn")
+        opened = Archive(kind and kind.__name__, model.policy.state_dict(), model.observation_space, model.action_space)
     else:
-        options, values, sees, acts = _opened(expanded(model))
+        opened = read_archive(expanded(model))
+    values = opened.params
     if "action_net.weight" not in values or any(name.startswith("features_extractor.") for name in values):
         raise ValueError(
             f"{model if isinstance(model, str | Path) else type(model).__name__} has no actor that can be read: "
             "expected a PPO or A2C model with an MlpPolicy"
         )
-    kinds = {type(make()): name for name, make in ACTIVATIONS.items()}
-    activation = options.get("activation_fn", nn.Tanh)
+    kinds = {type(make()).__name__: name for name, make in ACTIVATIONS.items()}
+    activation = opened.activation or nn.Tanh.__name__
     if activation not in kinds:
-        raise ValueError(f"the model's activation is {activation.__name__}: expected tanh or relu")
+        raise ValueError(f"the model's activation is {activation}: expected tanh or relu")
     depth = 1 + sum(name.startswith("mlp_extractor.policy_net.") for name in values) // 2
-    return Actor(kinds[activation], [values[name].cpu() for name in _names(depth)], values.get("log_std"), sees, acts)
-
-
-def _opened(path: Path) -> tuple[dict[str, Any], Params, Any, Any]:
-    if not path.exists():  # load_from_zip_file would try other names, such as PATH.zip
-        raise ValueError(f"{path} does not exist: expected a model of Stable-Baselines3")
-    try:
-        data, params, _ = load_from_zip_file(path, device="cpu")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a model of Stable-Baselines3: {error}") from error
-    weights: Any = (params or {}).get("policy", {})
-    data = data or {}
-    return data.get("policy_kwargs", {}), weights, data.get("observation_space"), data.get("action_space")
+    if missing := [name for name in _names(depth) if name not in values]:
+        raise ValueError(f"the model's actor has no parameter {missing[0]}")
+    layers = [values[name].cpu() for name in _names(depth)]
+    return Actor(kinds[activation], layers, values.get("log_std"), opened.sees, opened.acts)

@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor
 
 from metarl.control import ControlFamily, OwnSpaces
-from metarl.environments import Eye, composite, layout
+from metarl.environments import Eye, close_environment, composite, layout
 from metarl.environments import middle as middle_of
 from metarl.types import Tasks
 
@@ -112,7 +112,7 @@ def _of(family: OwnSpaces, parameters: Mapping[str, Any]) -> Native:
         env.reset(seed=0)
         return Native(env.observation_space, env.action_space)
     finally:
-        env.close()
+        close_environment(env, "the environment")
 
 
 def _end(space: Any, end: int) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl.control import ControlTasks, Single, check_environment, collect
-from metarl.environments import composite, flag, flat, parts_of
+from metarl.environments import close_environment, composite, flag, flat, parts_of
 from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip
@@ -68,7 +68,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environment."""
-        self._env.close()
+        close_environment(self._env, "the environment")
 
     @property
     def fps(self) -> float:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import practised
 from metarl.numerics import sum_of
+from metarl.safety import limited
 from metarl.seeding import stream
 from metarl.speed import send
 from metarl.types import (
@@ -63,7 +64,8 @@ def iterate(
 ) -> Outcome:
     """Take one outer step on a meta-batch of tasks; see ``Iterate``."""
     began = time.perf_counter()
-    tasks = family.sample(number_of_tasks, "train", next(streams))
+    with limited("sampling tasks"):
+        tasks = family.sample(number_of_tasks, "train", next(streams))
     experience, scores = gather(learner, params, tasks, streams, progress)
     seconds = time.perf_counter() - began
     return Outcome(outer.update(learner, params, state, experience), scores, seconds, _steps(experience))
@@ -93,7 +95,8 @@ def _examples(
     # No adaptation here: it does not change what is drawn, and the meta-loss computes the scores.
     labelled = labelled_tasks(tasks)
     first = next(draws)
-    support, query = labelled.draw("support", first), labelled.draw("query", next(draws))
+    with limited("drawing examples"):
+        support, query = labelled.draw("support", first), labelled.draw("query", next(draws))
     supports, descriptors = (support,) * learner.adaptations, send(tasks.descriptors, first.device)
     return Experience(descriptors=descriptors, supports=supports, query=query, progress=progress), {}
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from metarl import runs
 from metarl.control import check_tasks
 from metarl.runs import logger
+from metarl.safety import time_limit
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
 from metarl.trained import Trained, Trains
@@ -21,17 +22,13 @@ from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
-from metarl.training.progress import Callback, Iteration, Progress, Watch, training_score
+from metarl.training.progress import Callback, Iteration, Progress, TrainingError, Watch, training_score
 from metarl.training.settings import Settings
 from metarl.training.stages import Stages, options_of, warn_of_edits
 from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is intact."""
 
 
 class Run:
@@ -81,8 +78,10 @@ class Run:
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
-            with self._claimed():
+            with self._claimed(), time_limit(self.settings.step_timeout):
                 return self._train(progress, quiet, callbacks)
+        except SystemExit as stop:  # which would end the whole program, perhaps as if it had succeeded
+            raise TrainingError(f"the task family, or a callback, called sys.exit({stop.code!r})") from stop
         except BaseException as error:
             if self.folder is not None and (told := runs.aside_note(self.folder)):
                 error.add_note(f"{self.folder} has no checkpoint yet{told}")
@@ -101,7 +100,7 @@ class Run:
             keep_freed_memory()
         rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
         options = options_of(self) if callbacks else {}
-        ends, watch = progress.iteration >= last, Watch(self.family.spec.kind)
+        ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:

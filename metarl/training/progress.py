@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -73,10 +73,15 @@ LARGE = 1e3
 REFUSED_IN_A_ROW = 20
 
 
-class Watch:
-    """Warns, once of each kind, of training that is not learning."""
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is intact."""
 
-    def __init__(self, kind: Kind) -> None:
+
+class Watch:
+    """Warns, once of each kind, of training that is not learning; with "stop", raises TrainingError instead."""
+
+    def __init__(self, kind: Kind, answer: Literal["warn", "stop"] = "warn") -> None:
+        self._answer = answer
         self._kind, self._told, self._refused, self._first = kind, set[str](), 0, True
 
     def see(self, row: Mapping[str, float]) -> None:
@@ -104,6 +109,8 @@ class Watch:
         kind = told.partition(" in iteration")[0].partition(" is ")[0]
         if "the loss" not in self._told and kind not in self._told:
             self._told.add(kind)
+            if self._answer == "stop":
+                raise TrainingError(f"{told}; the last checkpoint is intact (when_diverging=stop)")
             warnings.warn(told, stacklevel=4)
 
 

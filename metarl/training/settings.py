@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from metarl import plugins
 from metarl.spec import Spec
@@ -59,6 +59,13 @@ class Settings:
     such as meta-batch-size=5..40 or tasks.goal-range=0.1..0.5@0.8. 5..40 is a straight line over the whole training,
     5..40@0.5 one over its first half, and 4/8@0.5 jumps from 4 to 8 in the middle. Evaluation and validation use the
     tasks' own options. Compiled runs need schedules of few values, such as 4/8@0.5: each is compiled anew."""
+    step_timeout: float | None = 600.0
+    """Seconds that one step, reset or draw of a task family may take; None: no limit. Training stops with an error that
+    names the task, and the last checkpoint is intact. Native code that never returns is stopped in worker processes
+    only."""
+    when_diverging: Literal["warn", "stop"] = "warn"
+    """What to do where training is not learning: losses beyond 1e6, or a line search that refuses every step. warn:
+    warn once and go on; stop: stop with an error, so that the last checkpoint is one from before."""
     wandb: str | None = None
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
@@ -72,6 +79,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ValueError(f"step_timeout={self.step_timeout}: expected more than 0 seconds, or None")
         if self.validation_tasks < 1 or self.validation_steps < 0:
             raise ValueError(
                 f"validation_tasks={self.validation_tasks} must be at least 1, "

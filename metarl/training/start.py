@@ -140,18 +140,20 @@ def resume(
     callbacks: Sequence[Callback] = (),
     device: Device | None = None,
     allow_changes: bool = False,
+    allow_code: bool = False,
 ) -> Trained:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
     ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that. With
-    ``allow_changes``, a run goes on with what its ``module:name`` is now, and records that.
+    ``allow_changes``, a run goes on with what its ``module:name`` is now, and records that. ``allow_code`` imports code
+    outside of installed plugins also for a run that was not trained here by this user.
 
     Raises:
         RunError: the folder holds no usable run, it has reached its last iteration, or what it names as ``module:name``
             has changed since it was trained.
         ValueError: the device cannot be had.
     """
-    run, progress = reopen(expanded(folder), iterations, device, allow_changes)
+    run, progress = reopen(expanded(folder), iterations, device, allow_changes, allow_code)
     return run.train(progress, quiet, callbacks)
 
 
@@ -161,20 +163,22 @@ def open_run(
     checkpoint: runs.Checkpoint = "last",
     device: Device = "auto",
     allow_changes: bool = False,
+    allow_code: bool = False,
 ) -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
     ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its
     rows are those of the whole run, up to the checkpoint. With ``allow_changes``, what the run names as ``module:name``
-    is taken as it is now.
+    is taken as it is now. A run that names code outside of installed plugins imports it if this user trained the run
+    here, or with ``allow_code``.
 
     Raises:
-        RunError: the folder holds no usable run, or no such checkpoint; or what it names as ``module:name`` has changed
-            since it was trained.
+        RunError: the folder holds no usable run, or no such checkpoint; what it names as ``module:name`` has changed
+            since it was trained; or it names code that is not allowed.
         PluginError: its algorithm or its task family is not installed, or no pretrained run has this name.
     """
     folder = expanded(plugins.run_folder(folder))
-    experiment = recorded(folder, allow_changes=allow_changes)
+    experiment = recorded(folder, None, allow_changes, allow_code)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
@@ -214,13 +218,16 @@ def start(
     return experiment.start(out, overwrite, start_from)
 
 
-def recorded(folder: Path, device: Device | None = None, allow_changes: bool = False) -> Experiment:
+def recorded(
+    folder: Path, device: Device | None = None, allow_changes: bool = False, allow_code: bool = False
+) -> Experiment:
     """Rebuild the experiment of a run, to be used on ``device`` (default: where it was trained).
 
-    Raises RunError, PluginError or ValueError where that is impossible, and RunError where a ``module:name`` is no
-    longer what it was, unless ``allow_changes``.
+    Raises RunError, PluginError or ValueError where that is impossible; RunError before anything is imported that is
+    neither an installed plugin, nor allowed, nor of a run that this user trained here, and where a ``module:name`` is
+    no longer what it was, unless ``allow_changes``.
     """
-    config = runs.read_config(folder)
+    config = runs.trusted_config(folder, allow_code)
     if "baseline" in config:
         raise runs.RunError(
             f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
@@ -230,6 +237,8 @@ def recorded(folder: Path, device: Device | None = None, allow_changes: bool = F
     origins.check_definitions(config, parts, folder, allow_changes)
     try:
         settings = Settings(**config["settings"])
+        if settings.filled(parts["tasks"].spec) != settings:
+            raise ValueError("some of them are missing")
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     settings = settings if device is None else replace(settings, device=device)
@@ -237,9 +246,9 @@ def recorded(folder: Path, device: Device | None = None, allow_changes: bool = F
     return Experiment(**parts, settings=settings, recipe=config.get("recipe"), references=(algorithm, tasks, outer))
 
 
-def load(folder: Path, device: Device | None = None, allow_changes: bool = False) -> Run:
+def load(folder: Path, device: Device | None = None, allow_changes: bool = False, allow_code: bool = False) -> Run:
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    return _run(recorded(folder, device, allow_changes), folder)
+    return _run(recorded(folder, device, allow_changes, allow_code), folder)
 
 
 def _run(experiment: Experiment, folder: Path) -> Run:
@@ -250,7 +259,11 @@ def _run(experiment: Experiment, folder: Path) -> Run:
 
 
 def reopen(
-    folder: Path, iterations: int | None = None, device: Device | None = None, allow_changes: bool = False
+    folder: Path,
+    iterations: int | None = None,
+    device: Device | None = None,
+    allow_changes: bool = False,
+    allow_code: bool = False,
 ) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
     if plugins.is_pretrained(folder):
@@ -260,7 +273,7 @@ def reopen(
     held = runs.claim(folder, "training")
     try:
         runs.put_back(folder)
-        run, progress = _reopened(folder, iterations, device, allow_changes)
+        run, progress = _reopened(folder, iterations, device, allow_changes, allow_code)
     except BaseException:
         held.release()
         raise
@@ -268,8 +281,10 @@ def reopen(
     return run, progress
 
 
-def _reopened(folder: Path, iterations: int | None, device: Device | None, allow_changes: bool) -> tuple[Run, Progress]:
-    experiment = recorded(folder, device, allow_changes)
+def _reopened(
+    folder: Path, iterations: int | None, device: Device | None, allow_changes: bool, allow_code: bool
+) -> tuple[Run, Progress]:
+    experiment = recorded(folder, device, allow_changes, allow_code)
     if iterations is not None:
         experiment = replace(experiment, settings=replace(experiment.settings, iterations=iterations))
     run = _run(experiment, folder)
@@ -295,7 +310,7 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None, allow
     if allow_changes:
         changes |= _redefined(config, experiment, progress.iteration)
     if changes:
-        runs.write_record(folder / runs.CONFIG, config | changes)
+        runs.rewrite_config(folder, config | changes)
     return run, progress
 
 
