@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import log_std
@@ -60,6 +61,12 @@ class RL2:
     """How far the policy's probability ratio may move from 1 in the meta-loss (PPO), which adam minimises."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
+    output_scale: float = 1.0
+    """Factor of the head's initial weights, for control. 0.01, say, gives a policy that hardly depends on observations
+    at first."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
     loss_on: LossOn = "sequence"
     """What is trained on examples: every item, as it is shown, and the queries (sequence); or the queries only."""
 
@@ -67,20 +74,29 @@ class RL2:
         for name in ("episodes_per_trial", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (self.clip > 0 and self.std > 0):
-            raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
+        for name in ("clip", "std", "output_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind."""
         network = _Network(self, spec)
         if not spec.control:
+            self._refuse_for_examples()
             return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
         fold = _Fold(self, spec, network)
-        return Learner(
+        learner = Learner(
             spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
             estimate=self.advantages.of_trials, memory=Memory(fold.unroll, fold.observe),
         )  # fmt: skip
+        return normalise_observations(learner) if self.normalise_observations else learner
+
+    def _refuse_for_examples(self) -> None:
+        if self.normalise_observations or self.output_scale != 1.0:
+            raise ValueError(
+                "normalise_observations and output_scale are for control; for labelled examples, leave them"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,7 @@ class _Network:
             "gru.recurrent": glorot(generator, 3 * units, units),
             "gru.input_bias": torch.zeros(3 * units),
             "gru.recurrent_bias": torch.zeros(3 * units),
-            "head.weight": glorot(generator, spec.output_size, units),
+            "head.weight": self.options.output_scale * glorot(generator, spec.output_size, units),
             "head.bias": torch.zeros(spec.output_size),
         }
         if spec.kind == "continuous":

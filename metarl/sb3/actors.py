@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Generator, Tensor, nn
 
 from metarl import objectives
+from metarl.algorithms import Normalised
 from metarl.control import ControlFamily
 from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
@@ -61,6 +62,8 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     if params is None:
         raise ValueError(f"{type(trained.algorithm).__name__} adapts no network of its own, so it cannot be exported")
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
+    if isinstance(state, Normalised):
+        layers = _reading_plainly(layers, state)
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
     own = native(family, task)
@@ -69,6 +72,14 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
         model = _model(actor, _environment(family, task, own), own, options)
     _check(model, trained, state, own)
     return model
+
+
+def _reading_plainly(layers: list[Tensor], state: Normalised) -> list[Tensor]:
+    """Return layers that read observations as they are, where the first one reads them normalised."""
+    mean, scale = (value[0].cpu().double().flatten() for value in (state.mean, state.scale))
+    weight, bias = (value.double() for value in layers[:2])
+    plain = weight / scale, bias - weight @ (mean / scale)
+    return [*(value.to(layers[0].dtype) for value in plain), *layers[2:]]
 
 
 def _environment(family: Any, task: Tasks | None, own: Native | None) -> VecEnv:
@@ -95,6 +106,11 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
         ValueError: it is not such a model, its network differs from the algorithm's, or it acts in another space than
             the family's policies and environments. The message says how.
     """
+    if algorithm.build(family.spec).buffers is not None:
+        raise ValueError(
+            f"{type(algorithm).__name__} would read other observations than the model's actor as soon as their running "
+            "statistics move: start from a model without normalise_observations"
+        )
     actor, spec = _fitted(_read(model), family), family.spec
     layout = _layout(algorithm, spec)
     drawn = algorithm.build(spec).init(Generator().manual_seed(0))
@@ -192,7 +208,7 @@ def _names(depth: int) -> list[str]:
 def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> None:
     """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
-    given, observations = _observations(spec, own, generator)
+    given, observations = _observations(spec, own, generator, state)
     assert isinstance(model.policy, ActorCriticPolicy)
     with torch.no_grad():
         outputs = trained.learner.predict(state, observations.to(trained.device).unsqueeze(0))[0][0].cpu()
@@ -212,8 +228,12 @@ def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> No
         )
 
 
-def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple[Tensor, Tensor]:
+def _observations(spec: Spec, own: Native | None, generator: Generator, state: State) -> tuple[Tensor, Tensor]:
     """Return random observations as Stable-Baselines3 gets them, and as metarl's policy does."""
+    if isinstance(state, Normalised) and own is None:  # such as there are: far from them, rounding is magnified
+        noise = torch.randn(64, *spec.input_shape, generator=generator)
+        given = state.mean.cpu() + state.scale.cpu() * noise
+        return given, given
     if own is None or (isinstance(own.observations, spaces.Box) and np.issubdtype(own.observations.dtype, np.floating)):
         shape = spec.input_shape if own is None else own.observations.shape
         given = torch.randn(64, *shape, generator=generator)

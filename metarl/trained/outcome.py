@@ -10,7 +10,7 @@ from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.trained.policies import ActionsOf, acting, before_any_task, check_policies
-from metarl.types import Algorithm, Family, Learner, Params, Split, State, Tasks
+from metarl.types import Algorithm, Family, Learner, Params, Split, State, Tasks, held_by, holding
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +20,7 @@ class Trained:
     algorithm: Algorithm
     family: Family
     learner: Learner
+    """The learner, with its buffers: ``learner.begin(params, descriptors)`` needs no more."""
     params: Params = field(repr=False)
     """Meta-parameters, on ``device``."""
     device: torch.device
@@ -34,13 +35,20 @@ class Trained:
     """The signal that stopped the call, such as SIGINT for Ctrl-C; None if it was none."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the learner: its functions cannot be pickled, and follow from algorithm and family."""
-        return {name: value for name, value in vars(self).items() if name != "learner"}
+        """Leave out the learner, all but its buffers: its functions cannot be pickled, and follow from the others."""
+        return {name: value for name, value in vars(self).items() if name != "learner"} | {"buffers": self.buffers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the learner anew."""
-        for name, value in (state | {"learner": state["algorithm"].build(state["family"].spec)}).items():
+        buffers = state.pop("buffers")
+        learner = holding(state["algorithm"].build(state["family"].spec), buffers)
+        for name, value in (state | {"learner": learner}).items():
             object.__setattr__(self, name, value)
+
+    @property
+    def buffers(self) -> Params:
+        """What the learner keeps beside the meta-parameters, by name; see ``metarl.types.Buffers``."""
+        return held_by(self.learner)
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
         """Sample tasks, the same as ``metarl evaluate`` with the same number, split and seed."""

@@ -18,7 +18,7 @@ from metarl.training.data import check_data, recorded_data
 from metarl.training.loop import Run
 from metarl.training.progress import Callback, Progress
 from metarl.training.settings import Settings, default_settings
-from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params, Split
+from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params, Split, holding
 
 
 @usual_modes()
@@ -37,7 +37,7 @@ def train(
 
     ``algorithm``, ``family`` and ``outer`` are objects, or installed names (with their default options). ``outer`` is
     by default the algorithm's own, else TRPO for control and Adam otherwise. With ``out``, everything goes into that
-    run folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
+    run folder. Meta-parameters and buffers begin with those of ``start_from``, by name; the others as usual.
 
     Raises:
         ValueError: an option or a combination is wrong, or out holds a run already (RunError).
@@ -98,6 +98,8 @@ def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path,
     check_tasks(family, split)
     saved = runs.load_progress(path, device)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
+    runs.check_architecture({} if learner.buffers is None else learner.buffers.init(), saved["buffers"], path)
+    learner = holding(learner, saved["buffers"])
     interrupted = saved["iteration"] < settings.iterations
     return Trained(algorithm, family, learner, saved["params"], device, saved["iteration"], interrupted=interrupted)
 
