@@ -118,8 +118,8 @@ class Buffers(NamedTuple):
     init: Callable[[], Params]
     """``() -> buffers``: tensors of any shape and dtype, on the CPU. No name may be that of a meta-parameter."""
     move: Callable[[Params, Experience], Params]
-    """``(buffers, experience) -> buffers`` of the same names, shapes and dtypes. Asked once in each iteration, after the
-    outer update, unless that refused its step: within an iteration, buffers do not change."""
+    """``(buffers, experience) -> buffers`` of the same names, shapes and dtypes. It is asked once in each iteration,
+    after the outer update, unless that refused its step: within an iteration, buffers do not change."""
     held: Params | None = None
     """The buffers that the learner holds, once it is asked to; see ``holding``."""
 

@@ -4,13 +4,14 @@ The statistics are buffers of the learner. So they stay as they are within an it
 is the one that acted), and a checkpoint, an evaluation and an exported policy have them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.types import AnyBatch, Batch, Buffers, Experience, Learner, Memory, Params, Rollout, State
+from metarl.types import Batch, Buffers, Experience, Learner, Memory, Params, Rollout, State
 
 COUNT, MEAN, SQUARES = STATISTICS = "observations.count", "observations.mean", "observations.squares"
 """Names of the buffers: steps counted, their mean, and the sum of their squared distances from it. All are float64."""
@@ -112,9 +113,9 @@ class _Reader:
         outputs, learned = self.learner.predict(state.learned, state.reads(inputs))
         return outputs, state._replace(learned=learned)
 
-    def estimate(self, state: Normalised, rollouts: Any) -> list[Rollout]:
+    def estimate(self, state: Normalised, rollouts: Sequence[Rollout]) -> list[Rollout]:
         assert self.learner.estimate is not None
-        judged = self.learner.estimate(state.learned, [_read(state, rollout) for rollout in rollouts])
+        judged = self.learner.estimate(state.learned, [_read_rollout(state, rollout) for rollout in rollouts])
         return [replace(rollout, advantages=one.advantages) for rollout, one in zip(rollouts, judged, strict=True)]
 
     def unroll(self, state: Normalised, batch: Batch) -> tuple[Tensor, Normalised]:
@@ -143,9 +144,10 @@ def mean_and_scale(buffers: Params) -> tuple[Tensor, Tensor]:
     return buffers[MEAN], torch.where(deviation > SMALLEST, deviation, 1.0)
 
 
-def _read(state: Normalised, batch: AnyBatch) -> AnyBatch:
-    if not isinstance(batch, Rollout):
-        return batch
-    return replace(
-        batch, observations=state.reads(batch.observations), last_observations=state.reads(batch.last_observations)
-    )
+def _read(state: Normalised, batch: Batch) -> Batch:
+    return _read_rollout(state, batch) if isinstance(batch, Rollout) else batch
+
+
+def _read_rollout(state: Normalised, rollout: Rollout) -> Rollout:
+    observations, last = state.reads(rollout.observations), state.reads(rollout.last_observations)
+    return replace(rollout, observations=observations, last_observations=last)

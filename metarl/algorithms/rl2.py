@@ -94,9 +94,7 @@ class RL2:
 
     def _refuse_for_examples(self) -> None:
         if self.normalise_observations or self.output_scale != 1.0:
-            raise ValueError(
-                "normalise_observations and output_scale are for control; for labelled examples, leave them"
-            )
+            raise ValueError("normalise_observations and output_scale are for control, not for labelled examples")
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise RunError(
             f"{path} cannot be read; it may be truncated, damaged, or not a checkpoint ({cause}){_previous_note(path)}"
         ) from error
-    found = contents.get("format") if isinstance(contents, dict) else None
-    if type(found) is not int or not 1 <= found <= CHECKPOINT_FORMAT:
+    written = contents.get("format") if isinstance(contents, dict) else None
+    if type(written) is not int or not 1 <= written <= CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
     return migrated_checkpoint(contents)
 

@@ -182,10 +182,8 @@ class Run:
         streams: Iterator[Generator],
         buffers: Params | None = None,
     ) -> Outcome:
-        tasks = self.settings.meta_batch_size
-        return iteration.iterate(
-            self.learner, self.family, self.outer, tasks, params, state, progress, streams, buffers
-        )
+        fixed = self.learner, self.family, self.outer, self.settings.meta_batch_size
+        return iteration.iterate(*fixed, params, state, progress, streams, buffers)
 
     def _streams(self, number: int) -> Iterator[Generator]:
         return iteration.streams(self.settings.seed, number, self.device)

@@ -24,7 +24,7 @@ class Progress(NamedTuple):
     """Best training score so far."""
     refused: int
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
-    buffers: Params = {}
+    buffers: Params
     """What the learner keeps beside its meta-parameters; see ``metarl.types.Buffers``."""
 
 

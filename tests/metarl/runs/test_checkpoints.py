@@ -27,8 +27,8 @@ from metarl_envs.bandit import Bandit
 
 ALGORITHM, FAMILY = MAML(network=Network(hidden=(4,))), Bandit(arms=2, sampling=Sampling(episodes=2, horizon=3))
 CONTENTS = {
-    "iteration": 3, "params": {"w": torch.arange(300.0), "b": torch.ones(2)}, "outer": {"count": 2}, "best": -1.5, "buffers": {},
-    "refused": 0,
+    "iteration": 3, "params": {"w": torch.arange(300.0), "b": torch.ones(2)}, "outer": {"count": 2}, "best": -1.5,
+    "refused": 0, "buffers": {},
 }  # fmt: skip
 
 

@@ -341,7 +341,7 @@ def test_a_missing_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(RunError, match=f"{path} does not exist: the run has not saved a checkpoint yet"):
         runs.load_checkpoint(path)
-    for contents in ({"format": 2}, {"weights": torch.ones(2)}, [1, 2], torch.ones(1)):
+    for contents in ({"format": 3}, {"format": "2"}, {"weights": torch.ones(2)}, [1, 2], torch.ones(1)):
         torch.save(contents, path)
         with pytest.raises(RunError, match="not a checkpoint of this version of metarl"):
             runs.load_checkpoint(path)
