@@ -41,12 +41,13 @@ def normalise_observations(learner: Learner) -> Learner:
     functions get normalised observations, also to estimate advantages.
 
     Raises:
-        ValueError: the learner is for labelled examples.
+        ValueError: the learner is for labelled examples, or normalises its observations already.
     """
     if not learner.spec.control:
         raise ValueError("normalise_observations is for control, and counts steps; scale a family's inputs instead")
-    reader = _Reader(learner)
-    own = learner.buffers
+    reader, own = _Reader(learner), learner.buffers
+    if own is not None and COUNT in own.init():
+        raise ValueError(f"{COUNT} is counted twice: this learner normalises its observations already")
     memory = learner.memory and Memory(reader.unroll, learner.memory.observe and reader.observe)
     return learner._replace(
         begin=reader.begin, adapt=reader.adapt, predict=reader.predict, meta_loss=reader.meta_loss,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tyro.conf import Fixed
+from tyro.conf import Suppress
 
 from metarl.numerics import flatten, unflatten
 from metarl.outer.meta_loss import meta_gradient
@@ -22,7 +22,7 @@ Part = Clip | AdamW | Descent | Torch | WarmUp | Linear | Cosine | Transform
 class Chain:
     """Follow the meta-gradient in steps that several parts make, one after another; see ``chain``."""
 
-    parts: Fixed[tuple[Part, ...]] = (AdamW(),)
+    parts: Suppress[tuple[Part, ...]] = (AdamW(),)
     """What becomes of the meta-gradient, in this order."""
     epochs: int = 1
     """Steps on one iteration's data. Use more than 1 only with a clipped meta-loss, such as RL^2's (PPO)."""
