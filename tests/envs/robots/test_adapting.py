@@ -17,9 +17,8 @@ from metarl.training import Settings, gather
 from metarl.types import Experience, Learner, Params, holding
 from metarl_envs.robots.half_cheetah import HalfCheetah, HalfCheetahVelocity
 
-FAMILY = HalfCheetahVelocity(
-    robot=HalfCheetah(action_scale=5.0, frame_skip=2), sampling=Sampling(episodes=4, horizon=12)
-)
+ROBOT = HalfCheetah(action_scale=5.0, frame_skip=2)
+FAMILY = HalfCheetahVelocity(robot=ROBOT, sampling=Sampling(episodes=4, horizon=12))
 ALGORITHM = MAML(
     steps=2, learn_step_sizes=True, network=Network(hidden=(6,), activation="tanh"), normalise_observations=True
 )
