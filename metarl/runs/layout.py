@@ -10,7 +10,7 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
-FORMAT = 2
+FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 2
 """Of checkpoints; ``migration`` reads earlier ones, too."""
