@@ -98,13 +98,13 @@ class Descent:
     """Step size."""
     momentum: float = 0.0
     """Share of the direction before that is added to the gradient."""
-    decay: float = 0.0
-    """Weight decay: share of the meta-parameters that is added to the gradient."""
+    weight_decay: float = 0.0
+    """Share of the meta-parameters that is added to the gradient."""
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate")
         require_shares(self, "momentum")
-        require_decay(self.decay)
+        require_decay(self.weight_decay)
 
     def init(self, params: Tensor) -> State:
         """Return the direction before the first step, zero; nothing without momentum."""
@@ -112,7 +112,7 @@ class Descent:
 
     def apply(self, step: Tensor, state: State, at: At) -> tuple[Tensor, State]:
         """Return the step of descent for minus the given one."""
-        gradient = self.decay * at.params - step if self.decay else -step
+        gradient = self.weight_decay * at.params - step if self.weight_decay else -step
         if not self.momentum:
             return -self.learning_rate * gradient, state
         direction = gradient + self.momentum * state["direction"]
@@ -199,30 +199,30 @@ class Linear:
 class Cosine:
     """Shortens steps along half a cosine (arXiv 1608.03983, eq. 5, without restarts), to nothing at the end."""
 
-    iterations: int | None = None
+    updates: int | None = None
     """Number of updates until then. None: until the end of training, wherever a resumed run has moved that."""
-    floor: float = 0.0
+    end: float = 0.0
     """Share of the step size that is left at the end."""
 
     def __post_init__(self) -> None:
-        require_shares(self, "floor")
-        if self.iterations is not None:
-            require_positive(self, "iterations")
+        require_shares(self, "end")
+        if self.updates is not None:
+            require_positive(self, "updates")
 
     def init(self, params: Tensor) -> State:
         """Return a count of zero; nothing where training's own progress is used."""
-        return {} if self.iterations is None else {"count": 0}
+        return {} if self.updates is None else {"count": 0}
 
     def apply(self, step: Tensor, state: State, at: At) -> tuple[Tensor, State]:
         """Scale the step."""
-        if self.iterations is None:
+        if self.updates is None:
             return step * self._factor(at.progress), state
         count = state["count"]
-        return step * self._factor(_at_most_1(count / self.iterations)), {"count": count + 1}
+        return step * self._factor(_at_most_1(count / self.updates)), {"count": count + 1}
 
     def _factor(self, share: Any) -> Any:
         wave = torch.cos(math.pi * share) if isinstance(share, Tensor) else math.cos(math.pi * share)
-        return self.floor + (1 - self.floor) * (1 + wave) / 2
+        return self.end + (1 - self.end) * (1 + wave) / 2
 
 
 def _at_most_1(share: Any) -> Any:

@@ -121,7 +121,7 @@ def test_it_steps_as_torchs_own_optimisers_do(outer: Outer, expected: Any) -> No
 
 def test_the_end_of_a_schedule_is_kept() -> None:
     params = torch.ones(2)
-    for part, factors in ((Cosine(2, floor=0.2), [1.0, 0.6, 0.2, 0.2]), (WarmUp(2), [0.5, 1.0, 1.0, 1.0])):
+    for part, factors in ((Cosine(2, end=0.2), [1.0, 0.6, 0.2, 0.2]), (WarmUp(2), [0.5, 1.0, 1.0, 1.0])):
         state, found = part.init(params), list[float]()
         for _ in factors:
             step, state = part.apply(torch.ones(2), state, At(params, 0.0))  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ def test_it_keeps_the_contract() -> None:
         (lambda: Clip(0.0), "Clip: norm=0.0 must be positive"),
         (lambda: AdamW(beta1=1.0), r"AdamW: beta1=1.0 must be in \[0, 1\)"),
         (lambda: AdamW(weight_decay=-1.0), "weight_decay=-1.0 must not be negative"),
-        (lambda: Cosine(0), "Cosine: iterations=0 must be positive"),
+        (lambda: Cosine(0), "Cosine: updates=0 must be positive"),
         (lambda: Torch("Adamm"), "torch.optim.Adamm takes no steps"),
         (lambda: Torch("LBFGS"), "torch.optim.LBFGS takes no steps"),
         (lambda: Torch("Adam", {"rate": 1.0}), "torch.optim.Adam takes no steps"),
