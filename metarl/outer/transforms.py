@@ -121,7 +121,10 @@ class Descent:
 
 @dataclass(frozen=True)
 class Torch:
-    """Any optimiser of ``torch.optim`` that takes a gradient and keeps tensors, such as NAdam or RMSprop."""
+    """Any optimiser of ``torch.optim`` that takes a gradient and keeps tensors, such as NAdam or RMSprop.
+
+    Its state begins with its first step, so ``--compile`` cannot compile iterations with it; they run as usual.
+    """
 
     optimiser: str
     """Its class's name."""
