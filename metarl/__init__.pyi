@@ -13,6 +13,8 @@ from metarl.outer import SGD as SGD
 from metarl.outer import TRPO as TRPO
 from metarl.outer import Adam as Adam
 from metarl.outer import ProMP as ProMP
+from metarl.outer import chain as chain
+from metarl.outer import meta_gradient as meta_gradient
 from metarl.plugins import Schedule as Schedule
 from metarl.plugins import linear as linear
 from metarl.plugins import load as load

@@ -133,6 +133,22 @@ class Policy(NamedTuple):
     """How policies with memory observe the outcome of their last action."""
 
 
+class Buffers(NamedTuple):
+    """What a learner keeps from one iteration to the next beside its meta-parameters, and how that moves.
+
+    Running statistics, step counts, or earlier episodes to learn from again. Outer updates never see buffers: they get
+    a learner that holds them (``holding``), and move meta-parameters only. Checkpoints contain them.
+    """
+
+    init: Callable[[], Params]
+    """``() -> buffers``: tensors of any shape and dtype, on the CPU. No name may be that of a meta-parameter."""
+    move: Callable[[Params, Experience], Params]
+    """``(buffers, experience) -> buffers`` of the same names, shapes and dtypes. It is asked once in each iteration,
+    after the outer update, unless that refused its step: within an iteration, buffers do not change."""
+    held: Params | None = None
+    """The buffers that the learner holds, once it is asked to; see ``holding``."""
+
+
 class Learner(NamedTuple):
     """An algorithm built for a Spec: pure functions.
 
@@ -165,6 +181,8 @@ class Learner(NamedTuple):
     """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
+    buffers: Buffers | None = None
+    """What is kept beside the meta-parameters. ``begin`` and ``meta_loss`` find it among the parameters, by name."""
 
 
 class Algorithm(Protocol):
@@ -425,6 +443,60 @@ def _each(values: Any, function: Callable[[Tensor], object]) -> Any:
         parts = [_each(value, function) for value in values]
         return type(values)(*parts) if hasattr(values, "_fields") else type(values)(parts)
     return values
+
+
+def holding(learner: Learner, buffers: Params | None = None) -> Learner:
+    """Return the learner with buffers, by default the initial ones: its functions ask for meta-parameters alone.
+
+    A learner without buffers is returned as it is. One that holds some already holds these instead.
+
+    Raises:
+        ValueError: the learner's buffers have other names.
+    """
+    if learner.buffers is None:
+        if buffers:
+            raise ValueError(f"there are buffers ({', '.join(buffers)}) for a learner that has none")
+        return learner
+    held = learner.buffers.init() if buffers is None else buffers
+    if (expected := learner.buffers.held) is not None and held.keys() != expected.keys():
+        raise ValueError(f"the learner has the buffers {', '.join(expected)}, not {', '.join(held) or 'none'}")
+    holder = _Holder(learner, held)
+    return learner._replace(begin=holder.begin, meta_loss=holder.meta_loss, buffers=learner.buffers._replace(held=held))
+
+
+@dataclass(frozen=True)
+class _Holder:
+    learner: Learner
+    held: Params
+
+    # What is given goes before what is held, so that a learner that holds buffers can be asked to hold others.
+    def begin(self, params: Params, descriptors: Tensor) -> State:
+        return self.learner.begin(self.held | params, descriptors)
+
+    def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.learner.meta_loss(self.held | params, experience)
+
+
+def held_by(learner: Learner) -> Params:
+    """Return the buffers that a learner holds; none where it has none, or holds none."""
+    return {} if learner.buffers is None else learner.buffers.held or {}
+
+
+def moved_buffers(learner: Learner, buffers: Params, experience: Experience) -> Params:
+    """Return the buffers after an iteration. Raises ValueError where they come back in another form."""
+    if learner.buffers is None:
+        return buffers
+    moved = learner.buffers.move(buffers, experience)
+    ours, theirs = (
+        {name: (tuple(value.shape), value.dtype) for name, value in values.items()} for values in (buffers, moved)
+    )
+    if ours != theirs:
+        name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+        raise ValueError(
+            f"the learner's buffer {name} was moved from {ours.get(name, 'absent')} to {theirs.get(name, 'absent')}: "
+            "buffers keep their names, shapes and dtypes"
+        )
+    return {name: moved[name].detach() for name in buffers}
 
 
 def labelled_tasks(tasks: Tasks) -> LabelledTasks:

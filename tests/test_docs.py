@@ -257,3 +257,11 @@ def test_the_site_fetches_nothing_and_is_searched_from_the_disk(monkeypatch: pyt
     assert any("iframe-worker" in script for script in scripts)
     ours = [script for script in scripts if script.startswith("theme/")]
     assert ours and all((ROOT / "docs" / script).is_file() for script in ours)
+
+
+def test_an_outer_update_takes_at_most_15_lines() -> None:
+    """That its block runs, and that its update keeps the contract, is tried by the page itself."""
+    found = pages.blocks((ROOT / "docs" / "outer_updates.md").read_text("utf-8"))
+    (code,) = (block.code for block in found if "class SignDescent" in block.code)
+    own = [line for line in code.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
+    assert len(own) <= 15, own

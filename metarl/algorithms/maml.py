@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
@@ -67,6 +68,9 @@ class MAML:
     """The network that adapts."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         if self.surrogate not in get_args(Surrogate):
@@ -93,7 +97,8 @@ class MAML:
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         estimate = self.advantages.of_episodes
-        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
+        learner = fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Optimiser, Tuned
@@ -45,6 +46,9 @@ class MultiTask:
     """The network."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
@@ -64,9 +68,10 @@ class MultiTask:
         network = functions.network
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
-        return fed(
+        learner = fed(
             Learner(spec, 0, network.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
         )
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import chosen, log_std
@@ -63,6 +64,12 @@ class RL2:
     distribution: str | None = None
     """How a policy's actions are distributed: see the network's option of other algorithms. squashed keeps them within
     their bounds."""
+    output_scale: float = 1.0
+    """Factor of the head's initial weights, for control. 0.01, say, gives a policy that hardly depends on observations
+    at first."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
     loss_on: LossOn = "sequence"
     """What is trained on examples: every item, as it is shown, and the queries (sequence); or the queries only."""
 
@@ -70,8 +77,9 @@ class RL2:
         for name in ("episodes_per_trial", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (self.clip > 0 and self.std > 0):
-            raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
+        for name in ("clip", "std", "output_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:
@@ -79,12 +87,18 @@ class RL2:
         spec = spec if self.distribution is None else chosen(spec, self.distribution)
         network = _Network(self, spec)
         if not spec.control:
+            self._refuse_for_examples()
             return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
         fold = _Fold(self, spec, network)
-        return Learner(
+        learner = Learner(
             spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
             estimate=self.advantages.of_trials, memory=Memory(fold.unroll, fold.observe),
         )  # fmt: skip
+        return normalise_observations(learner) if self.normalise_observations else learner
+
+    def _refuse_for_examples(self) -> None:
+        if self.normalise_observations or self.output_scale != 1.0:
+            raise ValueError("normalise_observations and output_scale are for control, not for labelled examples")
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class _Network:
             "gru.recurrent": glorot(generator, 3 * units, units),
             "gru.input_bias": torch.zeros(3 * units),
             "gru.recurrent_bias": torch.zeros(3 * units),
-            "head.weight": glorot(generator, spec.head_size, units),
+            "head.weight": self.options.output_scale * glorot(generator, spec.head_size, units),
             "head.bias": torch.zeros(spec.head_size),
         }
         if spec.control and spec.distribution.log_stds:

@@ -79,6 +79,11 @@ class LaneOptions(NamedTuple):
     """Steps after which a lane is truncated, besides the environment's own limit. None: no limit."""
     dtype: str = "float32"
     """NumPy's name of the dtype of observations, rewards and continuous actions."""
+    frame_skip: int = 1
+    """Steps of the environment for which each action is applied, with their rewards summed, unless the episode ends
+    before. The horizon and step numbers in errors count actions."""
+    action_scale: float = 1.0
+    """The policy's action that reaches the upper bounds of a Box action space."""
     name: str | None = None
     """What messages call the environment. None: as ``env`` is called."""
 
@@ -101,8 +106,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, options: LaneOptions, first: int = 0):
-        env, parameters, apply, spec, num_envs, horizon, dtype, name = options
-        describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
+        env, parameters, apply, spec, num_envs, horizon, dtype, self._repeats, self._scale, name = options
+        describe(self, *policy_spaces(spec, dtype, self._scale), num_envs, horizon)
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec, self._name = env, apply, spec, name or named(env)
         self._envs: dict[int, Env] = {}
@@ -230,7 +235,8 @@ class Lanes(VectorEnv[Any, Any, Any]):
             return (actions + self._low[:, 0]).astype(int).tolist()
         if isinstance(self.single_action_space, spaces.MultiDiscrete):
             return self._shaped(actions + self._low)
-        scaled = self._low + (self._high - self._low) * (np.clip(actions, -1, 1) + 1) / 2
+        unit = actions if self._scale == 1.0 else actions / self._scale
+        scaled = self._low + (self._high - self._low) * (np.clip(unit, -1, 1) + 1) / 2
         within = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
         return self._shaped(within)
 
@@ -247,15 +253,15 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, or None if it does not report success."""
-        env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
+        step = int(self._book.elapsed[lane]) + 1
         self.calling[lane] = STEP
         try:
-            observation, reward, terminated, truncated, info = env.step(action)
-            self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
-            number = reward_of(reward, self._largest)
-            if not (type(terminated) is bool and type(truncated) is bool):
-                terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
-            succeeded = success_of(info) if info else None
+            number, terminated, truncated, succeeded = self._stepped(lane, action)
+            for _ in range(self._repeats - 1):
+                if terminated or truncated:
+                    break
+                more, terminated, truncated, again = self._stepped(lane, action)
+                number, succeeded = number + more, succeeded if again is None else again or bool(succeeded)
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -264,6 +270,15 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
         self._book.truncated[lane] = truncated or step == self.horizon
         return number, succeeded
+
+    def _stepped(self, lane: int, action: Any) -> tuple[float, bool, bool, bool | None]:
+        """Take one step of a lane's environment: reward, terminated, truncated, success."""
+        observation, reward, terminated, truncated, info = self._envs[lane].step(action)
+        self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
+        number = reward_of(reward, self._largest)
+        if not (type(terminated) is bool and type(truncated) is bool):
+            terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
+        return number, terminated, truncated, success_of(info) if info else None
 
     def _blamed(self, lane: int, step: int, error: BaseException) -> LaneError:
         where = f"{self._name}, task {short(self._values(lane))}"

@@ -72,16 +72,16 @@ def plain(space: spaces.Space[Any], row: Array) -> Any:
 
 
 def policy_spaces(
-    spec: Spec, dtype: DTypeLike
+    spec: Spec, dtype: DTypeLike, action_scale: float = 1.0
 ) -> tuple[spaces.Box, spaces.Box | spaces.Discrete | spaces.MultiDiscrete]:
-    """Return a policy's observation space and action space."""
+    """Return a policy's observation space and action space. Box actions are in [-action_scale, action_scale]."""
     kind = np.dtype(dtype).type
     observations = spaces.Box(-np.inf, np.inf, spec.input_shape, dtype=kind)
     if spec.choices:
         return observations, spaces.MultiDiscrete([*spec.choices])
     if spec.kind == "discrete":
         return observations, spaces.Discrete(spec.output_size)
-    return observations, spaces.Box(-1, 1, (spec.output_size,), dtype=kind)
+    return observations, spaces.Box(-action_scale, action_scale, (spec.output_size,), dtype=kind)
 
 
 def checked_options(

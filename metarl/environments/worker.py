@@ -49,7 +49,7 @@ class Arrays(NamedTuple):
 
 def shared_arrays(file: int, options: LaneOptions) -> Arrays:
     """Map a file, given by its descriptor, into memory as the arrays of all lanes."""
-    observation, action = policy_spaces(options.spec, options.dtype)
+    observation, action = policy_spaces(options.spec, options.dtype, options.action_scale)
     flag, reward = np.dtype(bool), np.dtype(options.dtype)
     rows: list[tuple[np.dtype[Any], tuple[int, ...]]] = [
         (reward, observation.shape),

@@ -86,7 +86,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             raise ValueError("worker processes need Linux or macOS, whose processes inherit open files: use workers=1")
         if not 1 <= workers <= num_envs:
             raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
-        describe(self, *policy_spaces(options.spec, options.dtype), num_envs, options.horizon)
+        describe(self, *policy_spaces(options.spec, options.dtype, options.action_scale), num_envs, options.horizon)
         self.horizon, self.parameter_space = options.horizon, options.parameters
         self._reset_once = np.zeros(num_envs, dtype=bool)
         self._name, self._rows = options.name or named(options.env), dict[str, Array]()

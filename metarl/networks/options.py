@@ -23,9 +23,9 @@ Architecture = str | Callable[[Spec], nn.Module]
 NETWORKS = ("mlp", "conv4", "resnet12")
 """Names of the built-in networks."""
 READ = {
-    "mlp": ("hidden", "activation", "normalise", "std"),
-    "conv4": ("filters", "downsample", "std"),
-    "resnet12": ("filters", "std"),
+    "mlp": ("hidden", "activation", "normalise", "std", "output_scale"),
+    "conv4": ("filters", "downsample", "std", "output_scale"),
+    "resnet12": ("filters", "std", "output_scale"),
 }
 """Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
 Activation = Literal["tanh", "relu"]
@@ -58,6 +58,9 @@ class Network:
     distribution: str | None = None
     """How a policy's actions are distributed. By default gaussian, for choices categorical. squashed: a Gaussian behind
     tanh, so that actions keep within their bounds and none is clipped; std is then that before tanh."""
+    output_scale: float = 1.0
+    """Factor of the last layer's initial weights. With 0.01, say, a policy hardly depends on its observations at first:
+    Gaussian means are near 0, choices near equally likely."""
 
     def __post_init__(self) -> None:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
@@ -65,8 +68,9 @@ class Network:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
         if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NETWORKS:
             raise ValueError(f"architecture={self.architecture!r}: expected {', '.join(NETWORKS)} or module:attribute")
-        if not self.std > 0:
-            raise ValueError(f"std={self.std} must be positive")
+        for name in ("std", "output_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if any(width < 1 for width in (*self.hidden, self.filters)):
             raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
         self._refuse_unread()
@@ -106,8 +110,10 @@ class Network:
         """Return the network without its last layer, which is called ``head``, and the width of its outputs.
 
         Raises:
-            ValueError: the network has no head, or does not fit spec.
+            ValueError: the network has no head, or does not fit spec; or output_scale is set.
         """
+        if self.output_scale != 1.0:
+            raise ValueError(f"output_scale={self.output_scale}: there is no last layer here, which it would scale")
         headless = Spec(spec.input_shape, 1, "regression")
         with torch.device("meta"):  # shapes only: nothing is computed
             try:
@@ -124,6 +130,13 @@ class Network:
         return network
 
     def _make(self, spec: Spec) -> nn.Module:
+        network = self._made(spec)
+        if self.output_scale != 1.0:
+            with torch.no_grad():
+                network.head.weight.mul_(self.output_scale)  # type: ignore[union-attr, operator]
+        return network
+
+    def _made(self, spec: Spec) -> nn.Module:
         if self.architecture == "mlp":
             return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
         if self.architecture == "conv4":

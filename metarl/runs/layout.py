@@ -15,7 +15,8 @@ class RunError(ValueError):
 
 FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+"""Of checkpoints; ``migration`` reads earlier ones, too."""
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip

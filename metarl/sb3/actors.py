@@ -14,6 +14,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Generator, Tensor, nn
 
+from metarl.algorithms import Normalised
 from metarl.control import ControlFamily
 from metarl.environments import composite
 from metarl.files import expanded
@@ -62,6 +63,8 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
     if params is None:
         raise ValueError(f"{type(trained.algorithm).__name__} adapts no network of its own, so it cannot be exported")
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
+    if isinstance(state, Normalised):
+        layers = _reading_plainly(layers, state)
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
     own = native(family, task)
@@ -85,6 +88,14 @@ def _refuse_spaces(own: Native | None) -> None:
     refusal = None if own is None else own.refusal
     if refusal is not None:
         raise ValueError(f"Stable-Baselines3's PPO has no policy for {refusal}; use metarl.sb3.policy(own_spaces=True)")
+
+
+def _reading_plainly(layers: list[Tensor], state: Normalised) -> list[Tensor]:
+    """Return layers that read observations as they are, where the first one reads them normalised."""
+    mean, scale = (value[0].cpu().double().flatten() for value in (state.mean, state.scale))
+    weight, bias = (value.double() for value in layers[:2])
+    plain = weight / scale, bias - weight @ (mean / scale)
+    return [*(value.to(layers[0].dtype) for value in plain), *layers[2:]]
 
 
 def _environment(family: Any, task: Tasks | None, own: Native | None) -> VecEnv:
@@ -113,6 +124,11 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
     """
     learner = algorithm.build(family.spec)
     _refuse_bounded(learner.spec)
+    if learner.buffers is not None:
+        raise ValueError(
+            f"{type(algorithm).__name__} would read other observations than the model's actor as soon as their running "
+            "statistics move: start from a model without normalise_observations"
+        )
     actor, layout = _fitted(_read(model), family), _layout(algorithm, family.spec)
     drawn = learner.init(Generator().manual_seed(0))
     names = [*layout.layers, *([layout.log_std] if layout.log_std else [])]
@@ -212,7 +228,7 @@ def _names(depth: int) -> list[str]:
 def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> None:
     """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
-    given, observations = _observations(spec, own, generator)
+    given, observations = _observations(spec, own, generator, state)
     assert isinstance(model.policy, ActorCriticPolicy)
     with torch.no_grad():
         outputs = trained.learner.predict(state, observations.to(trained.device).unsqueeze(0))[0][0].cpu()
@@ -240,8 +256,12 @@ def _on(observations: Any, model: PPO) -> Any:
     return observations.to(model.device)
 
 
-def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple[Any, Tensor]:
+def _observations(spec: Spec, own: Native | None, generator: Generator, state: State) -> tuple[Any, Tensor]:
     """Return random observations as Stable-Baselines3 gets them, and as metarl's policy does."""
+    if isinstance(state, Normalised) and own is None:  # such as there are: far from them, rounding is magnified
+        noise = torch.randn(64, *spec.input_shape, generator=generator)
+        given = state.mean.cpu() + state.scale.cpu() * noise
+        return given, given
     if own is not None and not isinstance(own.observations, spaces.Box | spaces.Discrete):
         own.observations.seed(0)
         some = [own.observations.sample() for _ in range(64)]

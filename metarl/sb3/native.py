@@ -23,6 +23,8 @@ class Native(NamedTuple):
 
     observations: Any
     actions: Any
+    scale: float = 1.0
+    """The policy's action that reaches the upper bounds of a Box of actions."""
 
     def seen(self, observation: Any) -> Array:
         """Return an observation as the policy reads it. Raises ValueError for one outside its space."""
@@ -41,9 +43,9 @@ class Native(NamedTuple):
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The middle of the actions and half their range, one number for each dimension."""
+        """The environment's action for the policy's 0, and how much more it is for 1, for each dimension."""
         low, high = (torch.from_numpy(end.astype(float)).flatten() for end in (self.actions.low, self.actions.high))
-        return (low + high) / 2, (high - low) / 2
+        return (low + high) / 2, (high - low) / (2 * self.scale)
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor | float] | None:
@@ -64,7 +66,7 @@ class Native(NamedTuple):
     @property
     def shifted(self) -> bool:
         """Whether a space counts from another number than 0, which Stable-Baselines3 does not."""
-        return any(isinstance(one, spaces.Discrete) and one.start != 0 for one in self)
+        return any(isinstance(one, spaces.Discrete) and one.start != 0 for one in self[:2])
 
     @property
     def refusal(self) -> str | None:
@@ -110,7 +112,7 @@ def _of(family: OwnSpaces, parameters: Mapping[str, Any]) -> Native:
     env = family.own(parameters)
     try:
         env.reset(seed=0)
-        return Native(env.observation_space, env.action_space)
+        return Native(env.observation_space, env.action_space, getattr(family, "action_scale", 1.0))
     finally:
         close_environment(env, "the environment")
 

@@ -11,7 +11,7 @@ from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
 from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
-from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks
+from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks, held_by, holding
 
 
 class Trains(Protocol):
@@ -46,6 +46,7 @@ class Trained:
     algorithm: Algorithm
     family: Family
     learner: Learner
+    """The learner, with its buffers: ``learner.begin(params, descriptors)`` needs no more."""
     params: Params = field(repr=False)
     """Meta-parameters, on ``device``."""
     device: torch.device
@@ -62,13 +63,20 @@ class Trained:
     """The ``metarl.Experiment`` that was trained. ``dataclasses.replace`` makes another one of it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the learner: its functions cannot be pickled, and follow from algorithm and family."""
-        return {name: value for name, value in vars(self).items() if name != "learner"}
+        """Leave out the learner, all but its buffers: its functions cannot be pickled, and follow from the others."""
+        return {name: value for name, value in vars(self).items() if name != "learner"} | {"buffers": self.buffers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the learner anew."""
-        for name, value in (state | {"learner": state["algorithm"].build(state["family"].spec)}).items():
+        buffers = state.pop("buffers")
+        learner = holding(state["algorithm"].build(state["family"].spec), buffers)
+        for name, value in (state | {"learner": learner}).items():
             object.__setattr__(self, name, value)
+
+    @property
+    def buffers(self) -> Params:
+        """What the learner keeps beside the meta-parameters, by name; see ``metarl.types.Buffers``."""
+        return held_by(self.learner)
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
         """Sample tasks, the same as ``metarl evaluate`` with the same number, split and seed."""

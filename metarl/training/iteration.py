@@ -25,7 +25,9 @@ from metarl.types import (
     Tasks,
     Update,
     environments_of,
+    holding,
     labelled_tasks,
+    moved_buffers,
 )
 
 
@@ -38,6 +40,8 @@ class Outcome(NamedTuple):
     update's metrics."""
     sampling_seconds: float | None = None
     environment_steps: Tensor | None = None
+    buffers: Params | None = None
+    """The learner's buffers after the iteration; None where it has none."""
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
@@ -61,14 +65,20 @@ def iterate(
     state: dict[str, Any],
     progress: float,
     streams: Iterator[Generator],
+    buffers: Params | None = None,
 ) -> Outcome:
-    """Take one outer step on a meta-batch of tasks; see ``Iterate``."""
+    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any."""
+    learner = holding(learner, buffers)
     began = time.perf_counter()
     with limited("sampling tasks"):
         tasks = family.sample(number_of_tasks, "train", next(streams))
     experience, scores = gather(learner, params, tasks, streams, progress)
     seconds = time.perf_counter() - began
-    return Outcome(outer.update(learner, params, state, experience), scores, seconds, _steps(experience))
+    update, moved = outer.update(learner, params, state, experience), buffers
+    if buffers and update.finite:
+        with torch.no_grad():
+            moved = moved_buffers(learner, buffers, experience)
+    return Outcome(update, scores, seconds, _steps(experience), moved)
 
 
 def _steps(experience: Experience) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 
 from metarl.training.settings import Settings
-from metarl.types import Family, Kind, Learner, Params
+from metarl.types import Family, Kind, Learner, Params, holding
 
 
 class Progress(NamedTuple):
@@ -24,6 +24,8 @@ class Progress(NamedTuple):
     """Best training score so far."""
     refused: int = 0
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
+    buffers: Params = {}  # noqa: RUF012  # never written to
+    """What the learner keeps beside its meta-parameters; see ``metarl.types.Buffers``."""
 
 
 class Running(Protocol):
@@ -31,7 +33,7 @@ class Running(Protocol):
 
     @property
     def learner(self) -> Learner:
-        """The learner that is trained."""
+        """The learner that is trained; it holds no buffers: ``Iteration.learner`` does."""
 
     @property
     def family(self) -> Family:
@@ -59,6 +61,11 @@ class Iteration(NamedTuple):
     """The state of the run after this iteration."""
     row: Mapping[str, float] | None
     """The metrics logged for this iteration; None if it is not logged."""
+
+    @property
+    def learner(self) -> Learner:
+        """The learner that is trained, with its buffers as they are after this iteration."""
+        return holding(self.run.learner, self.progress.buffers)
 
 
 Callback = Callable[[Iteration], bool | None]

@@ -19,7 +19,7 @@ from metarl.training.experiment import Experiment, Source, check_logs
 from metarl.training.loop import Run, read_numbers
 from metarl.training.progress import Callback, Progress, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Family, Outer, Params, Split
+from metarl.types import Algorithm, Family, Outer, Params, Split, holding
 
 
 @usual_modes()
@@ -38,7 +38,7 @@ def train(
 
     ``algorithm``, ``family`` and ``outer`` are objects, or installed names (with their default options). ``outer`` is
     by default the algorithm's own, else TRPO for control and Adam otherwise. With ``out``, everything goes into that
-    run folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
+    run folder. Meta-parameters and buffers begin with those of ``start_from``, by name; the others as usual.
 
     Raises:
         ValueError: an option or a combination is wrong, or out holds a run already (RunError).
@@ -89,13 +89,14 @@ class Saving:
         if progress.iteration != expected:
             raise ValueError(f"iteration {progress.iteration} was given to be saved: expected {expected}, the next one")
         ours, theirs = (
-            {name: tuple(value.shape) for name, value in one.params.items()} for one in (self.first, progress)
+            {name: tuple(value.shape) for name, value in (one.params | one.buffers).items()}
+            for one in (self.first, progress)
         )
         if ours != theirs:
             name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
             raise ValueError(
-                f"the parameter {name} has shape {theirs.get(name, 'absent')}: the experiment's algorithm has "
-                f"{ours.get(name, 'no such parameter')}"
+                f"the parameter or buffer {name} has shape {theirs.get(name, 'absent')}: the experiment's algorithm "
+                f"has {ours.get(name, 'no such one')}"
             )
         assert self._run.folder is not None
         runs.check_state(self.first.outer, progress.outer, self._run.folder / runs.CHECKPOINT)
@@ -197,6 +198,8 @@ def opened(experiment: Experiment, path: Path, split: Split = "train", device: D
     check_tasks(family, split)
     saved = runs.load_progress(path, where)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
+    runs.check_architecture({} if learner.buffers is None else learner.buffers.init(), saved["buffers"], path)
+    learner = holding(learner, saved["buffers"])
     reached, params = saved["iteration"], saved["params"]
     interrupted = reached < settings.iterations
     return Trained(algorithm, family, learner, params, where, reached, interrupted=interrupted, experiment=experiment)

@@ -23,6 +23,7 @@ import metarl_envs  # noqa: F401  # registers the single environments
 from metarl import sb3
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.normalising import STATISTICS
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
@@ -30,7 +31,7 @@ from metarl.control.sampling import Sampling
 from metarl.networks.layers import LogStd
 from metarl.networks.options import Network
 from metarl.trained import Trained
-from metarl.types import Spec
+from metarl.types import Spec, holding
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
@@ -139,6 +140,51 @@ def test_an_exported_model_is_the_policy(algorithm: Any, family: Any, steps: int
     np.testing.assert_allclose(
         model.predict(told, deterministic=True)[0], policy.predict(told, deterministic=True)[0], rtol=0, atol=1e-6
     )
+
+
+def normalised(family: Any, **options: Any) -> Trained:
+    """A run whose policy reads observations around 3, 4, ... with deviations around 0.5."""
+    algorithm = MAML(network=SMALL, normalise_observations=True, **options)
+    trained, size = learnt(algorithm, family), family.spec.input_shape[0]
+    deviation = 0.5 + torch.rand(size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean, count = torch.arange(3.0, 3 + size, dtype=torch.float64), torch.tensor(50.0, dtype=torch.float64)
+    buffers = dict(zip(STATISTICS, (count, mean, count * deviation.square()), strict=True))
+    return replace(trained, learner=holding(trained.learner, buffers))
+
+
+@pytest.mark.parametrize(("family", "steps"), [(CHEETAH, 1), (BANDIT, 0)])
+def test_an_exported_model_reads_observations_as_they_come(family: Any, steps: int) -> None:
+    trained = normalised(family)
+    task, size = trained.tasks(1), family.spec.input_shape[0]
+    model, policy = sb3.to_ppo(trained, task, steps, seed=2), trained.policy(task, steps, seed=2)
+    observations = 2 * torch.randn(50, size, generator=torch.Generator().manual_seed(1)) + torch.arange(3.0, 3 + size)
+    with torch.no_grad():
+        theirs, ours = model.policy.get_distribution(observations), policy(observations)  # type: ignore[operator]
+        actions = ours.sample()
+        torch.testing.assert_close(theirs.log_prob(actions), ours.log_prob(actions), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs.mode(), ours.mode, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"would read other observations than the model's actor"):
+        sb3.import_actor(model, trained.algorithm, family)
+
+
+def test_an_exported_model_acts_in_the_units_of_the_environment_whatever_the_action_scale() -> None:
+    trained = normalised(replace(PENDULUM, action_scale=4.0, frame_skip=2))
+    task = trained.task(g=10.0)
+    model, policy = sb3.to_ppo(trained, task, 1, seed=2), trained.policy(task, 1, seed=2)
+    env = trained.family.own({"g": np.array(10.0)})  # type: ignore[attr-defined]
+    lane = trained.family.single({"g": np.array(10.0)})  # type: ignore[attr-defined]
+    assert model.action_space == env.action_space == spaces.Box(-2.0, 2.0, (1,))
+    seen, read = env.reset(seed=0)[0], lane.reset(seed=0)[0]
+    env.unwrapped.state = lane._made.unwrapped.state.copy()
+    seen = env.unwrapped._get_obs()
+    np.testing.assert_allclose(seen, read, rtol=1e-6)
+    for _ in range(4):
+        torque = model.predict(seen, deterministic=True)[0]
+        asked = policy(read).mean.numpy()
+        np.testing.assert_allclose(torque, np.clip(asked / 4 * 2, -2, 2), rtol=1e-4, atol=1e-5)
+        (seen, reward, *_), (read, other, *_) = env.step(torque), lane.step(np.clip(asked, -4, 4))
+        np.testing.assert_allclose(seen, read, rtol=1e-3, atol=1e-4)
+        assert reward == pytest.approx(other, rel=1e-3)
 
 
 class Spaces(gymnasium.Env[Any, Any]):
