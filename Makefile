@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check hooks bench gpu results metaworld clean
+.PHONY: demo test lint types docs check hooks audit lock bench gpu results metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -35,6 +35,17 @@ check: lint types docs test
 hooks: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pre-commit
 	$(BIN)/pre-commit install
+
+# Known weaknesses of the installed packages. It asks the Python advisory database.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip-audit
+	$(BIN)/pip-audit --local --skip-editable
+
+# For a release: its dependencies with versions and hashes, for pip install --require-hashes.
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip-tools
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --constraint constraints.txt \
+		--output-file requirements.lock pyproject.toml
 
 # Every speed that docs/performance.md tells of, beside other libraries, into suite.json: half an hour on 2 cores.
 bench: $(STAMP)

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
 VOCABULARY = "vocabulary"
 """What the modules of the vocabulary count as, together: one room."""
-WORDS = ("files", "numerics", "objectives", "seeding", "spec", "types")
+WORDS = ("files", "numerics", "objectives", "seeding", "selection", "spec", "types")
 DOORS = ("__init__", "__main__", "cli")
 """Where users come in: no rooms."""
 PLACE = re.compile(r"`([\w/]+\.py):\d+` `([\w.]+)`")

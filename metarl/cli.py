@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 
-from metarl import plugins
+from metarl import plugins, safety
 
 USAGE = """usage: metarl COMMAND ...
 
@@ -49,8 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if arguments is None:
         _make_usual_process()
+    with safety.harmless_streams():
+        return _finished(sys.argv[1:] if arguments is None else arguments)
+
+
+def _finished(arguments: list[str]) -> int:
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(arguments)
         sys.stdout.flush()  # flush here, where a closed pipe is caught, not when Python shuts down
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)
@@ -59,8 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output has exited (metarl list | head). Discard the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if getattr(error, "is_told", False):  # a file or a folder is to blame, and no code
+            print(f"metarl: {_one_line(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return FAILED
     return code
 
@@ -86,7 +94,7 @@ def _run(arguments: list[str]) -> int:
     try:
         execute = _prepare(arguments)
     except (ValueError, ImportError, plugins.PluginError) as error:
-        print(f"metarl: {_harmless(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"metarl: {_one_line(error)}", file=sys.stderr)
         return WRONG
     except SystemExit as stop:
         if {"-h", "--help"}.isdisjoint(arguments):
@@ -96,6 +104,11 @@ def _run(arguments: list[str]) -> int:
         return execute()
     except SystemExit as stop:
         raise RuntimeError(f"{_EXITED}({stop.code})") from stop
+
+
+def _one_line(error: BaseException) -> str:
+    notes: list[str] = getattr(error, "__notes__", [])
+    return safety.harmless("; ".join(" ".join(str(part).split()) for part in (error, *notes)))
 
 
 def _warn_of_namesakes() -> None:
@@ -126,7 +139,7 @@ def _prepare(arguments: list[str]) -> Execute:
     # OpenMP's waiting threads spin for milliseconds, which slows a shared machine down. torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        sys.path.append(os.getcwd())  # so that module:attribute finds modules in the current folder
+        plugins.search_too(os.getcwd())
     except FileNotFoundError:  # torch's libraries cannot be loaded from nowhere
         raise ValueError("the working folder was deleted; change to another one (cd) and try again") from None
     from metarl import speed  # which imports torch
@@ -137,13 +150,8 @@ def _prepare(arguments: list[str]) -> Execute:
 
 
 def _say(text: str) -> int:
-    print(_harmless(text))
+    print(safety.harmless(text))
     return DONE
-
-
-def _harmless(text: str) -> str:
-    """Return text of other packages and files without control sequences, which a terminal would obey."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _version() -> int:

@@ -10,12 +10,35 @@ import re
 import secrets
 import shlex
 import socket
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = re.compile(r"metarl-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 """What files are called while they are written: by machine and process, so that no two writers share one."""
+
+
+class WriteError(OSError):
+    """A file could not be written: a matter of the disk or of a folder, which one line tells."""
+
+    is_told = True
+    """Commands print the message, and no traceback."""
+
+    def __str__(self) -> str:
+        """Return the message without the number of the error."""
+        return str(self.strerror)
+
+
+def check_regular(path: Path) -> None:
+    """Raise ValueError for a path that is no file, such as a pipe, a device or a socket: reading it may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # opening it tells why
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}: expected a file")
 
 
 def expanded(path: Path | str) -> Path:
@@ -74,8 +97,9 @@ def write_bytes(path: Path, contents: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        told = f"could not write {path}: {error.strerror}; what it held before is intact"
-        raise OSError(error.errno, told) from error
+        kept = "; what it held before is intact" if path.is_file() else ""
+        told = f"could not write {path}: {error.strerror}{kept}"
+        raise WriteError(error.errno, told) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

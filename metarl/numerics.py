@@ -84,9 +84,16 @@ def adam_step(
     params: Params, state: dict[str, Any], gradient: Tensor, learning_rate: float
 ) -> tuple[Params, dict[str, Any]]:
     """One step of Adam with its usual constants (arXiv 1412.6980, algorithm 1)."""
+    direction, moments = adam_direction(state, gradient)
+    return unflatten(flatten(params.values()) - learning_rate * direction, params), moments
+
+
+def adam_direction(
+    state: dict[str, Any], gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+) -> tuple[Tensor, dict[str, Any]]:
+    """Adam's step for a step size of -1 (arXiv 1412.6980, algorithm 1), and its next state."""
     count = state["count"] + 1
-    first = torch.lerp(gradient, state["first"], 0.9)
-    second = torch.lerp(gradient.square(), state["second"], 0.999)
-    step = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
-    moved = unflatten(flatten(params.values()) - learning_rate * step, params)
-    return moved, {"count": count, "first": first, "second": second}
+    first = torch.lerp(gradient, state["first"], beta1)
+    second = torch.lerp(gradient.square(), state["second"], beta2)
+    direction = first / (1 - beta1**count) / ((second / (1 - beta2**count)).sqrt() + epsilon)
+    return direction, {"count": count, "first": first, "second": second}

@@ -1,125 +1,18 @@
-"""The meaning of a model's outputs: action distributions, losses and scores, chosen by ``Spec.kind``.
+"""What is made small and what is scored: losses of labelled examples and surrogates of policies.
 
-A policy outputs logits (``discrete``), or means followed by log standard deviations (``continuous``), along the last
-axis. Every function is pure and works with any leading axes.
+What a policy's outputs mean is ``Spec.distribution``. Every function is pure.
 """
 
-import math
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch import Tensor
 from torch.nn import functional
 
-from metarl.types import Batch, Examples, Kind, Rollout, advantages_of
+from metarl.distributions import Distribution
+from metarl.types import Batch, Examples, Kind, Rollout, Spec, advantages_of
 
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
-LOG_TWO_PI = math.log(2 * math.pi)
-
-
-def sample(kind: Kind, outputs: Tensor, generator: Generator) -> Tensor:
-    """Draw an action from each distribution: ``[..., model_outputs]`` to ``[..., action]``, or ``[...]`` ids."""
-    size = outputs.shape[-1] if kind == "discrete" else outputs.shape[-1] // 2
-    drawn = torch.empty(*outputs.shape[:-1], size, dtype=outputs.dtype, device=outputs.device)
-    return act(kind, outputs, fill_noise(kind, drawn, generator))
-
-
-def fill_noise(kind: Kind, values: Tensor, generator: Generator) -> Tensor:
-    """Return the noise that turns distributions into actions, ``[..., output_size]``, written into ``values``."""
-    if kind == "continuous":
-        return values.normal_(generator=generator)
-    # Gumbel noise is -log(-log(uniform)). Clamping avoids log(0).
-    tiny = torch.finfo(values.dtype).tiny
-    uniform = values.uniform_(generator=generator).clamp_min_(tiny)
-    return uniform.log_().neg_().clamp_min_(tiny).log_().neg_()
-
-
-def act(kind: Kind, outputs: Tensor, noise: Tensor) -> Tensor:
-    """Return the actions of distributions ``[..., model_outputs]``, given noise ``[..., output_size]``."""
-    if kind == "discrete":
-        # Gumbel-max trick: argmax(logits + Gumbel noise) is a sample. It needs no round trip to the host and no
-        # reshaping, as torch.multinomial would.
-        return (outputs + noise).argmax(-1)
-    # Reparameterised Gaussian: mean + std * noise.
-    mean, log_std = outputs.chunk(2, dim=-1)
-    return torch.addcmul(mean, noise, log_std.exp())
-
-
-def mode(kind: Kind, outputs: Tensor) -> Tensor:
-    """Return each distribution's most likely action."""
-    return outputs.argmax(-1) if kind == "discrete" else outputs.chunk(2, dim=-1)[0]
-
-
-def distribution(kind: Kind, outputs: Tensor) -> Distribution:
-    """Return the distribution of the action, ``[...]``, for outputs ``[..., model_outputs]``.
-
-    It is ``Independent(Normal)`` over action dimensions, or ``Categorical``. Raises ValueError for outputs that are not
-    finite.
-    """
-    if kind == "discrete":
-        return Categorical(logits=outputs, validate_args=True)
-    mean, log_std = outputs.chunk(2, dim=-1)
-    return Independent(Normal(mean, log_std.exp(), validate_args=True), 1, validate_args=True)
-
-
-def certain(kind: Kind, outputs: Tensor) -> Tensor:
-    """Return the outputs of a deterministic policy that always takes the most likely action of ``outputs``."""
-    # Logits 0 and -inf have probabilities 1 and 0; a log standard deviation of -inf is a standard deviation of 0.
-    if kind == "discrete":
-        chosen = functional.one_hot(outputs.argmax(-1), outputs.shape[-1]).bool()
-        return torch.zeros_like(outputs).masked_fill(~chosen, -torch.inf)
-    mean, log_std = outputs.chunk(2, dim=-1)
-    return torch.cat([mean, torch.full_like(log_std, -torch.inf)], dim=-1)
-
-
-def log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
-    """Return the log-probability of actions, summed over action dimensions: ``[..., model_outputs]`` to ``[...]``."""
-    if kind == "discrete":
-        return functional.log_softmax(outputs, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    mean, log_std = outputs.chunk(2, dim=-1)
-    # log N(a; mean, std) = -(z^2 / 2 + log std + log(2 pi) / 2) for each dimension, with z = (a - mean) / std.
-    deviation = (actions - mean) * (-log_std).exp()
-    return -(0.5 * deviation.square() + log_std).sum(-1) - 0.5 * LOG_TWO_PI * mean.shape[-1]
-
-
-def drawn_log_prob(kind: Kind, outputs: Tensor, actions: Tensor) -> Tensor:
-    """Return ``log_prob`` of actions drawn from these outputs, and 0 where they are ``certain``: the probability is 1.
-
-    The formula of the density gives nan there.
-    """
-    log_probs = log_prob(kind, outputs, actions)
-    if kind == "discrete":
-        return log_probs
-    return log_probs.masked_fill(outputs.chunk(2, dim=-1)[1].isneginf().all(-1), 0)
-
-
-def kl(kind: Kind, old: Tensor, new: Tensor) -> Tensor:
-    """Return KL(old || new) of action distributions: ``[..., model_outputs]`` to ``[...]``, in nats."""
-    if kind == "discrete":
-        old_log, new_log = functional.log_softmax(old, -1), functional.log_softmax(new, -1)
-        return (old_log.exp() * (old_log - new_log)).sum(-1)
-    # log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2 for each dimension, old m and s, new m' and s'.
-    old_mean, old_log_std = old.chunk(2, dim=-1)
-    new_mean, new_log_std = new.chunk(2, dim=-1)
-    variance = (2 * old_log_std).exp() + (old_mean - new_mean).square()
-    return (new_log_std - old_log_std + 0.5 * variance * (-2 * new_log_std).exp() - 0.5).sum(-1)
-
-
-def fisher_product(kind: Kind, outputs: Tensor, tangents: Tensor) -> Tensor:
-    """Multiply tangents of the outputs by the Fisher matrix of each action distribution.
-
-    The Fisher matrix is the Hessian of ``kl(kind, outputs.detach(), outputs)`` in the outputs. Outputs and tangents are
-    ``[..., model_outputs]``.
-    """
-    # For logits it is diag(p) - p p'. For a Gaussian it is diagonal: 1 / std^2 for the mean, 2 for the log std.
-    if kind == "discrete":
-        probabilities = functional.softmax(outputs, -1)
-        weighted = probabilities * tangents
-        return weighted - probabilities * weighted.sum(-1, keepdim=True)
-    mean_tangents, log_std_tangents = tangents.chunk(2, dim=-1)
-    log_std = outputs.chunk(2, dim=-1)[1]
-    return torch.cat([mean_tangents * (-2 * log_std).exp(), 2 * log_std_tangents], dim=-1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -127,7 +20,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1)
 
 
-def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) -> Tensor:
+def surrogate(name: Surrogate, distribution: Distribution, outputs: Tensor, rollout: Rollout) -> Tensor:
     """Return the policy-gradient loss of each task, ``[task]``, given the policy's outputs at the observations.
 
     All three surrogates have the same gradient at the policy that acted. They differ in their second derivatives:
@@ -136,7 +29,7 @@ def surrogate(name: Surrogate, kind: Kind, outputs: Tensor, rollout: Rollout) ->
     restores those across time steps too (Loaded DiCE, arXiv 1909.10549, eq. 14, for lambda = 1): unbiased, with higher
     variance.
     """
-    log_probs = log_prob(kind, outputs, rollout.actions)
+    log_probs = distribution.log_prob(outputs, rollout.actions)
     if name == "log_likelihood":
         weights = log_probs
     elif name == "likelihood_ratio":
@@ -159,9 +52,9 @@ def _log_ratios(log_probs: Tensor, rollout: Rollout) -> Tensor:
     return (log_probs - rollout.log_probs) * rollout.mask
 
 
-def clipped_surrogate(kind: Kind, outputs: Tensor, rollout: Rollout, clip: float) -> Tensor:
+def clipped_surrogate(distribution: Distribution, outputs: Tensor, rollout: Rollout, clip: float) -> Tensor:
     """Return PPO's clipped surrogate loss of each task, ``[task]`` (arXiv 1707.06347, eq. 7)."""
-    ratio = _log_ratios(log_prob(kind, outputs, rollout.actions), rollout).exp()
+    ratio = _log_ratios(distribution.log_prob(outputs, rollout.actions), rollout).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     advantages = advantages_of(rollout)
     pessimistic = torch.minimum(ratio * advantages, clipped * advantages)
@@ -182,14 +75,14 @@ def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
     return (outputs - examples.targets).square().flatten(1).mean(1)
 
 
-def task_loss(kind: Kind, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
+def task_loss(spec: Spec, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
     """Return the loss of each task, ``[task]``: supervised, or a policy-gradient surrogate.
 
     At the policy that acted, all surrogates have the same first derivatives.
     """
     if isinstance(batch, Rollout):
-        return surrogate(name, kind, outputs, batch)
-    return loss(kind, outputs, batch)
+        return surrogate(name, spec.distribution, outputs, batch)
+    return loss(spec.kind, outputs, batch)
 
 
 def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str, Tensor]:
@@ -215,13 +108,13 @@ def step_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> 
     return {f"{name}/step_{step}": value for name, value in scores(kind, batch, outputs).items()}
 
 
-def query_losses(kind: Kind, outputs: Tensor, query: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+def query_losses(spec: Spec, outputs: Tensor, query: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Return what a ``Learner.meta_loss`` returns: losses ``[task]`` on the query data, and for examples their scores.
 
     ``outputs`` are those after adaptation number ``step``. Returns of control are measured where episodes are run.
     """
-    metrics = step_scores(kind, query, outputs, step) if isinstance(query, Examples) else {}
-    return task_loss(kind, outputs, query), metrics
+    metrics = step_scores(spec.kind, query, outputs, step) if isinstance(query, Examples) else {}
+    return task_loss(spec, outputs, query), metrics
 
 
 def instance_accuracies(outputs: Tensor, examples: Examples) -> Tensor:

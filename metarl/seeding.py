@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ _WORDS = 624
 """Words of 32 bits in a state of mt19937, the generator on the CPU (Matsumoto and Nishimura, 1998)."""
 _FIRST_WORD = 3
 """Where they begin in torch's layout of that state, in 64-bit integers. The seed is number 0."""
+
+
+class Places(NamedTuple):
+    """Which tasks of a batch some tasks are: they draw the rows that they would have drawn in the whole."""
+
+    at: Tensor
+    """``[task]``: their numbers in the whole."""
+    of: int
+    """Number of tasks in the whole."""
 
 
 def stream(seed: int, name: str, *indices: int, device: torch.device | str = "cpu") -> Generator:
@@ -45,18 +54,32 @@ def spawn(generator: Generator, count: int) -> list[Generator]:
     return [_generator(b"%b/spawn/%d" % (key, number), device) for number in range(count)]
 
 
-def uniform(generator: Generator, tasks: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+def uniform(generator: Generator, tasks: int | Places, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Draw ``[task, *shape]`` in [0, 1) on the generator's device. Row k is the same however many tasks there are.
+
+    With ``Places``, the rows are those of some tasks, as they are in the whole.
 
     Draw all numbers of a task in one call: a second call begins where the first has ended, which depends on the number
     of tasks. Where one call is not enough, each gets a generator by ``spawn``.
     """
+    if isinstance(tasks, Places):
+        return uniform(generator, tasks.of, *shape, dtype=dtype)[tasks.at]
     device = generator.device
     if device.type == "cpu":  # filled in order, number by number
         return torch.rand(tasks, *shape, generator=generator, dtype=dtype)
     # A GPU's threads share the work by its size, so the numbers are computed from their places instead.
     key = torch.randint(2**63 - 1, (2,), generator=generator, device=device)
     return _placed(key, tasks, torch.Size(shape), dtype or torch.get_default_dtype())
+
+
+def normal(numbers: Tensor) -> Tensor:
+    """Return standard normal numbers for uniform ones in [0, 1), such as ``uniform`` draws, one for each.
+
+    They are quantiles. In float32, none is further than 5.5 standard deviations from 0.
+    """
+    least = torch.finfo(numbers.dtype).eps / 4  # half of the smallest number that is drawn besides 0
+    quantiles: Tensor = torch.special.ndtri(numbers.clamp_min(least))
+    return quantiles
 
 
 def _generator(name: bytes, device: torch.device | str = "cpu") -> Generator:

@@ -1,14 +1,41 @@
 """The shapes and kind of data that a model must handle. Imports no torch, to keep worker processes small."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from metarl.distributions import Distribution
 
 Kind = Literal["regression", "classification", "discrete", "continuous"]
 
 
+class Part(NamedTuple):
+    """One part of a Dict or Tuple observation, in the flat vector that a policy reads."""
+
+    path: tuple[str | int, ...]
+    """The names and numbers that lead to it: ``("arm", 0)`` is ``observation["arm"][0]``."""
+    shape: tuple[int, ...]
+    """Its shape in the environment's observation."""
+    dtype: str
+    """NumPy's name of its dtype there."""
+    offset: int
+    """Where its numbers begin in the vector."""
+    size: int
+    """How many they are."""
+    choices: tuple[int, ...] = ()
+    """For Discrete and MultiDiscrete: how many values each number has. They are one-hot; other parts are flattened."""
+    first: tuple[int, ...] = ()
+    """For Discrete and MultiDiscrete: the first value of each."""
+    scale: float = 1.0
+    """What it is divided by: 255 for pixels."""
+
+
 @dataclass(frozen=True)
 class Spec:
-    """The shapes and kind of data that a model must handle."""
+    """The shapes and kind of data that a model must handle.
+
+    Raises:
+        ValueError: choices that do not sum to the number of outputs, or bounds that are no range.
+    """
 
     input_shape: tuple[int, ...]
     """Shape of one observation or one input."""
@@ -17,6 +44,24 @@ class Spec:
     kind: Kind
     descriptor_size: int = 0
     """How many numbers describe a task (goal, amplitude, ...); 0 for a family without descriptors."""
+    choices: tuple[int, ...] = ()
+    """For discrete actions that are several choices at once (MultiDiscrete): how many each has. They sum to
+    ``output_size``. Empty: one choice."""
+    bounds: tuple[float, float] = (-1.0, 1.0)
+    """The ends of continuous actions in every dimension, for policies that keep within them."""
+    observations: tuple[Part, ...] = ()
+    """How Dict and Tuple observations are laid out in the vector that policies read; empty for all others."""
+    policy: str | None = None
+    """The name of the policies' distribution. Families leave it None, algorithms may choose another one."""
+
+    def __post_init__(self) -> None:
+        if self.choices and (self.kind != "discrete" or sum(self.choices) != self.output_size):
+            raise ValueError(
+                f"choices={self.choices}: expected discrete actions and a sum of output_size={self.output_size}, "
+                f"not of {self.kind} kind and {sum(self.choices)}"
+            )
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds={self.bounds}: expected the lower end first, then the upper")
 
     @property
     def control(self) -> bool:
@@ -24,6 +69,19 @@ class Spec:
         return self.kind in ("discrete", "continuous")
 
     @property
+    def distribution(self) -> Distribution:
+        """What a policy's outputs mean. Raises ValueError for labelled examples, which have no policies."""
+        if not self.control:
+            raise ValueError(f"only control families have policies: this spec is for {self.kind}")
+        usual = "gaussian" if self.kind == "continuous" else "multi_categorical" if self.choices else "categorical"
+        return Distribution(self.policy or usual, self.choices or (self.output_size,), self.bounds)
+
+    @property
+    def head_size(self) -> int:
+        """Width of a network's last layer: of what depends on the input."""
+        return self.distribution.head if self.control else self.output_size
+
+    @property
     def model_outputs(self) -> int:
         """Width of a model's output: a Gaussian policy outputs means followed by log standard deviations."""
-        return 2 * self.output_size if self.kind == "continuous" else self.output_size
+        return self.distribution.width if self.control else self.output_size

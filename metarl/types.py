@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Generator, Tensor
 
+from metarl.distributions import Distribution
 from metarl.spec import Kind as Kind
+from metarl.spec import Part as Part
 from metarl.spec import Spec as Spec
 
 Params = dict[str, Tensor]
@@ -21,7 +23,17 @@ Params = dict[str, Tensor]
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 State = Any
-"""What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task."""
+"""What a learner knows about each task so far: a (nested) NamedTuple of tensors whose first axis is the task. What all
+tasks share, such as meta-parameters that do not adapt, is a ``Shared``."""
+Which = int | slice | Sequence[int] | Tensor
+"""Some of a batch's tasks: their numbers, a slice, or a mask ``[task]``. No task may be named twice."""
+
+
+class Shared(dict[str, Tensor]):
+    """Tensors of a state that have no task axis, by name: all tasks share them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +44,10 @@ class Examples:
     """``[task, item, *input_shape]``"""
     targets: Tensor
     """``[task, item]`` class ids, or ``[task, item, output_size]``"""
+
+    def select(self, tasks: Which) -> "Examples":
+        """Return the examples of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +62,8 @@ class Rollout:
     last_observations: Tensor
     """``[task, episode, *input_shape]`` after an episode's last step"""
     actions: Tensor
-    """``[task, episode, time]`` ids (discrete), or ``[task, episode, time, output_size]``"""
+    """``[task, episode, time, *action_shape]`` of ``Spec.distribution``: ids ``[task, episode, time]`` of one choice,
+    ``[task, episode, time, choice]`` of several, or numbers ``[task, episode, time, output_size]``"""
     log_probs: Tensor
     """``[task, episode, time]`` under the policy that acted"""
     rewards: Tensor
@@ -62,6 +79,10 @@ class Rollout:
     """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
+
+    def select(self, tasks: Which) -> "Rollout":
+        """Return the episodes of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
 
 
 Batch = Examples | Rollout
@@ -81,6 +102,10 @@ class Experience:
     progress: float = 0.0
     """Fraction of the training that is done, for annealing."""
 
+    def select(self, tasks: Which) -> "Experience":
+        """Return the experience of some of the tasks. A slice gives views of the same memory."""
+        return select(self, tasks)
+
 
 Observe = Callable[[State, Tensor, Tensor, Tensor], State]
 """``(state, actions [task, episode(, action)], rewards [task, episode], done [task, episode]) -> state``"""
@@ -99,13 +124,29 @@ class Memory(NamedTuple):
 class Policy(NamedTuple):
     """The policies of a batch of tasks, one for each, and the state in which they act."""
 
-    kind: Kind
-    """The meaning of the outputs, see ``metarl.objectives``."""
+    distribution: Distribution
+    """What the outputs mean."""
     state: State
     predict: Callable[[State, Tensor], tuple[Tensor, State]]
     """``(state, observations [task, episode, *input_shape]) -> (outputs [task, episode, model_outputs], state)``"""
     observe: Observe | None = None
     """How policies with memory observe the outcome of their last action."""
+
+
+class Buffers(NamedTuple):
+    """What a learner keeps from one iteration to the next beside its meta-parameters, and how that moves.
+
+    Running statistics, step counts, or earlier episodes to learn from again. Outer updates never see buffers: they get
+    a learner that holds them (``holding``), and move meta-parameters only. Checkpoints contain them.
+    """
+
+    init: Callable[[], Params]
+    """``() -> buffers``: tensors of any shape and dtype, on the CPU. No name may be that of a meta-parameter."""
+    move: Callable[[Params, Experience], Params]
+    """``(buffers, experience) -> buffers`` of the same names, shapes and dtypes. It is asked once in each iteration,
+    after the outer update, unless that refused its step: within an iteration, buffers do not change."""
+    held: Params | None = None
+    """The buffers that the learner holds, once it is asked to; see ``holding``."""
 
 
 class Learner(NamedTuple):
@@ -140,6 +181,8 @@ class Learner(NamedTuple):
     """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
+    buffers: Buffers | None = None
+    """What is kept beside the meta-parameters. ``begin`` and ``meta_loss`` find it among the parameters, by name."""
 
 
 class Algorithm(Protocol):
@@ -344,18 +387,116 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     return Rollout(**fields | {"last_observations": rollouts[-1].last_observations, "success": success})
 
 
-def select(experience: Experience, tasks: slice | Tensor) -> Experience:
-    """Return an experience of some of its tasks: a slice, or the tasks at indices ``[task]``."""
+Selected = TypeVar("Selected")
 
-    def cut(batch: Batch) -> Batch:
-        return each_tensor(lambda values: values[tasks], batch)
 
-    return replace(
-        experience,
-        descriptors=experience.descriptors[tasks],
-        supports=tuple(map(cut, experience.supports)),
-        query=cut(experience.query),
+def select(values: Selected, tasks: Which) -> Selected:
+    """Return some of the tasks of an experience, a batch, or a learner's state.
+
+    What a state holds in a ``Shared`` stays, and so do its numbers.
+
+    Raises:
+        ValueError: no task is selected, or the tensors differ in their number of tasks.
+        IndexError: there is no such task.
+    """
+    found = list[Tensor]()
+    _each(values, found.append)
+    if not found:
+        return values
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in found}
+    if len(counts) != 1:
+        shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in found}))
+        raise ValueError(
+            f"tensors of shapes {shapes or 'none'} have no common number of tasks as their first axis: what all tasks "
+            "share must be in a Shared (metarl.types)"
+        )
+    index = tasks if isinstance(tasks, slice) else places(tasks, counts.pop())
+    picked: Selected = _each(values, lambda tensor: tensor[index])
+    return picked
+
+
+def places(tasks: Which, count: int) -> Tensor:
+    """Return the numbers ``[task]`` of some of ``count`` tasks.
+
+    Raises:
+        ValueError: there is none, or one is named twice.
+        IndexError: there is no such task.
+    """
+    given = list(tasks) if isinstance(tasks, range | tuple) else tasks
+    found = torch.arange(count)[given.cpu() if isinstance(given, Tensor) else given].reshape(-1)
+    if not len(found) or len(set(found.tolist())) < len(found):
+        raise ValueError(f"the tasks {found.tolist()} are selected: expected one at least, and none twice")
+    return found
+
+
+def _each(values: Any, function: Callable[[Tensor], object]) -> Any:
+    """Apply a function to the tensors of batches and states, in place of each; other values stay as they are."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, Examples | Rollout | Experience):
+        # In a compiled iteration, progress is a tensor, too.
+        named = {name: value for name, value in vars(values).items() if name != "progress"}
+        return replace(values, **{name: _each(value, function) for name, value in named.items()})
+    if isinstance(values, dict) and not isinstance(values, Shared):
+        return {name: _each(value, function) for name, value in values.items()}
+    if isinstance(values, tuple | list):
+        parts = [_each(value, function) for value in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else type(values)(parts)
+    return values
+
+
+def holding(learner: Learner, buffers: Params | None = None) -> Learner:
+    """Return the learner with buffers, by default the initial ones: its functions ask for meta-parameters alone.
+
+    A learner without buffers is returned as it is. One that holds some already holds these instead.
+
+    Raises:
+        ValueError: the learner's buffers have other names.
+    """
+    if learner.buffers is None:
+        if buffers:
+            raise ValueError(f"there are buffers ({', '.join(buffers)}) for a learner that has none")
+        return learner
+    held = learner.buffers.init() if buffers is None else buffers
+    if (expected := learner.buffers.held) is not None and held.keys() != expected.keys():
+        raise ValueError(f"the learner has the buffers {', '.join(expected)}, not {', '.join(held) or 'none'}")
+    holder = _Holder(learner, held)
+    return learner._replace(begin=holder.begin, meta_loss=holder.meta_loss, buffers=learner.buffers._replace(held=held))
+
+
+@dataclass(frozen=True)
+class _Holder:
+    learner: Learner
+    held: Params
+
+    # What is given goes before what is held, so that a learner that holds buffers can be asked to hold others.
+    def begin(self, params: Params, descriptors: Tensor) -> State:
+        return self.learner.begin(self.held | params, descriptors)
+
+    def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.learner.meta_loss(self.held | params, experience)
+
+
+def held_by(learner: Learner) -> Params:
+    """Return the buffers that a learner holds; none where it has none, or holds none."""
+    return {} if learner.buffers is None else learner.buffers.held or {}
+
+
+def moved_buffers(learner: Learner, buffers: Params, experience: Experience) -> Params:
+    """Return the buffers after an iteration. Raises ValueError where they come back in another form."""
+    if learner.buffers is None:
+        return buffers
+    moved = learner.buffers.move(buffers, experience)
+    ours, theirs = (
+        {name: (tuple(value.shape), value.dtype) for name, value in values.items()} for values in (buffers, moved)
     )
+    if ours != theirs:
+        name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+        raise ValueError(
+            f"the learner's buffer {name} was moved from {ours.get(name, 'absent')} to {theirs.get(name, 'absent')}: "
+            "buffers keep their names, shapes and dtypes"
+        )
+    return {name: moved[name].detach() for name in buffers}
 
 
 def labelled_tasks(tasks: Tasks) -> LabelledTasks:
@@ -379,4 +520,4 @@ def environments_of(tasks: Tasks) -> Environments:
 def policy_of(learner: Learner, state: State) -> Policy:
     """Return the policies of a learner in a state."""
     observe = None if learner.memory is None else learner.memory.observe
-    return Policy(learner.spec.kind, state, learner.predict, observe)
+    return Policy(learner.spec.distribution, state, learner.predict, observe)

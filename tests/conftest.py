@@ -10,9 +10,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decode images into a folder of this session: neither from nor into the user's."""
+    """Decode images into a folder of this session, and sign runs with a key of it: nothing of the user's is used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("METARL_KEY", str(tmp_path_factory.mktemp("state") / "key"))
         yield
 
 

@@ -1,5 +1,6 @@
 """The README and every page of the documentation: their blocks run, their links lead somewhere."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -122,6 +123,37 @@ def test_broken_links_are_noticed(tmp_path: Path) -> None:
     assert broken_links(page) == ["other.md#gone", "absent.md", "lost.md"]
 
 
+JOBS = {
+    "algorithms.md": ["class MyAlgorithm"],
+    "task_plugins.md": ['splits={"test"'],
+    "own_loop.md": ["with save_run"],
+    "notebook.md": ["run.adapt(task, steps=1)", "train(MAML(step_size=0.5), family"],
+}
+"""What users write themselves, and texts of the blocks in which they do."""
+MOST_LINES = 15
+
+
+def own_lines(code: str) -> int:
+    """Count the lines of code, without imports, docstrings, comments and what stands under a field as its help."""
+    tree = ast.parse(code)
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if text or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = [line for line, text in enumerate(code.splitlines(), start=1) if text.strip() and text.strip()[0] != "#"]
+    return len(set(lines) - left_out)
+
+
+@pytest.mark.parametrize("page", JOBS)
+def test_what_users_write_themselves_is_short(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for part in JOBS[page]:
+        found = [block.code for block in pages.blocks(text) if part in block.code]
+        assert found, f"{page} has no block with {part}"
+        assert [own_lines(code) for code in found if own_lines(code) > MOST_LINES] == []
+
+
 def test_blocks_are_found() -> None:
     text = '# A\n```sh\nmetarl list\n```\n<!-- not run: hours -->\n```python\nx = 1\n```\n```python title="m.py"\n```\n'
     assert pages.blocks(text) == [
@@ -225,3 +257,11 @@ def test_the_site_fetches_nothing_and_is_searched_from_the_disk(monkeypatch: pyt
     assert any("iframe-worker" in script for script in scripts)
     ours = [script for script in scripts if script.startswith("theme/")]
     assert ours and all((ROOT / "docs" / script).is_file() for script in ours)
+
+
+def test_an_outer_update_takes_at_most_15_lines() -> None:
+    """That its block runs, and that its update keeps the contract, is tried by the page itself."""
+    found = pages.blocks((ROOT / "docs" / "outer_updates.md").read_text("utf-8"))
+    (code,) = (block.code for block in found if "class SignDescent" in block.code)
+    own = [line for line in code.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
+    assert len(own) <= 15, own

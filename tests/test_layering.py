@@ -15,11 +15,14 @@ ROOT = Path(__file__).parents[1]
 TOOLKIT = ("metarl", "metarl_envs", "metarl_plugins")
 FOLDERS = (ROOT, ROOT / "envs", ROOT / "plugins")
 ORDER = (
+    ("distributions",),
     ("spec", "files"),
     ("types",),
     ("objectives", "seeding", "numerics"),
+    ("selection",),
     ("advantages",),
     ("plugins",),
+    ("safety",),
     ("speed",),
     ("pictures",),
     ("networks",),
@@ -29,6 +32,7 @@ ORDER = (
     ("outer",),
     ("algorithms",),
     ("runs",),
+    ("origins",),
     ("evaluation",),
     ("trained",),
     ("training",),
@@ -222,10 +226,10 @@ def test_nobody_imports_pyplot(module: str) -> None:
     assert offences(module, "matplotlib.pyplot", "pylab") == []
 
 
-@pytest.mark.parametrize("module", ["metarl", "metarl.cli", *modules("metarl.plugins")])
+@pytest.mark.parametrize("module", ["metarl", "metarl.cli", *modules("metarl.plugins"), *modules("metarl.safety")])
 def test_what_listing_needs_is_standard_library_only(module: str) -> None:
     """Else `metarl list` would wait for torch."""
     found = read(module, top_level=True)
     foreign = [name for name in found if name.partition(".")[0] not in sys.stdlib_module_names]
-    allowed = ("metarl.plugins", "metarl.__version__")
+    allowed = ("metarl.plugins", "metarl.safety", "metarl.__version__")
     assert [name for name in foreign if not any(within(name, other) for other in allowed)] == []

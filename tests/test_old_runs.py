@@ -35,6 +35,7 @@ def test_it_names_classes_where_they_no_longer_live() -> None:
 def test_it_opens(run: Path) -> None:
     opened = metarl.open_run(run)
     assert opened.iteration == 2
+    assert opened.buffers == {}, "of format 1, which knew none"
     assert opened.params.keys() == runs.load_checkpoint(run / "checkpoint.pt")["params"].keys()
 
 

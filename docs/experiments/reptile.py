@@ -30,9 +30,9 @@ from metarl.networks.options import Network
 from metarl.outer.gradient import SGD
 from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.speed import Device
+from metarl.training import Source
 from metarl.training.loop import Run
 from metarl.training.settings import Settings
-from metarl.training.start import Source
 from metarl.types import Params
 from metarl_plugins.omniglot import Omniglot
 

@@ -29,8 +29,8 @@ from metarl.networks.options import Network
 from metarl.outer.trpo import TRPO
 from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.trained import Trained
+from metarl.training import Source
 from metarl.training.settings import Settings
-from metarl.training.start import Source
 from metarl_envs.navigation import PointNavigation
 
 FAMILY = PointNavigation()

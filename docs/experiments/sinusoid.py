@@ -30,8 +30,8 @@ from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.seeding import stream
+from metarl.training import source
 from metarl.training.settings import Settings
-from metarl.training.start import source
 from metarl.types import Examples, Params, Split, Tasks
 from metarl_plugins.sinusoid import Sinusoid
 

@@ -61,12 +61,11 @@ def bandit(arms: int) -> MDP:
     if arms < 2:
         raise ValueError(f"a bandit needs at least two arms, not {arms}")
     parameters = spaces.Dict({"probabilities": box(0, 1, (arms,))})
-    return MDP(box(0, 1, (1,)), spaces.Discrete(arms), parameters, torch.zeros(()), _step, _observe, _check)
+    return MDP(box(0, 1, (1,)), spaces.Discrete(arms), parameters, torch.zeros(()), _step, _observe, _check, noise=1)
 
 
-def _step(parameters: Parameters, state: Tensor, action: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    uniform = torch.rand(state.shape, generator=generator, device=state.device)
-    return state, pull(parameters["probabilities"], action, uniform), torch.zeros_like(state, dtype=torch.bool)
+def _step(parameters: Parameters, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return state, pull(parameters["probabilities"], action, noise[..., 0]), torch.zeros_like(state, dtype=torch.bool)
 
 
 def _observe(state: Tensor) -> Tensor:

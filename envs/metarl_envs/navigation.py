@@ -79,7 +79,7 @@ def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MD
     if not (action_unit > 0 and goal_range > 0):
         raise ValueError(f"action_unit and goal_range are metres above 0, not {action_unit} and {goal_range}")
 
-    def step(parameters: Parameters, state: Tensor, action: Tensor, _: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def step(parameters: Parameters, state: Tensor, action: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         position = move(state, action, action_unit)
         return position, -distance(position, parameters["goal"]), arrived(position, parameters["goal"])
 
@@ -110,7 +110,8 @@ class PointNavigation:
     @property
     def spec(self) -> Spec:
         """Position as input, displacement as output; the descriptor is the goal."""
-        return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2)
+        reach = LARGEST_MOVE / self.action_unit
+        return Spec(input_shape=(2,), output_size=2, kind="continuous", descriptor_size=2, bounds=(-reach, reach))
 
     @property
     def parameter_space(self) -> spaces.Dict:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, Episode, MDPEnv, MDPVectorEnv, Parameters, box
 from metarl.pictures.canvas import BLACK, GREY, LIGHT_GREY, RED, WHITE, Canvas
-from metarl.seeding import spawn
+from metarl.seeding import normal, spawn
 from metarl.types import Spec, Split
 
 
@@ -123,15 +123,13 @@ def tabular(states: int, actions: int) -> MDP:
     means = box(-torch.inf, torch.inf, (states, actions))
     parameters = spaces.Dict(reward_means=means, transitions=box(0, 1, (states, actions, states)))
     start = torch.tensor(0)
-    return MDP(box(0, 1, (states,)), spaces.Discrete(actions), parameters, start, _step, observe, _check)
+    return MDP(box(0, 1, (states,)), spaces.Discrete(actions), parameters, start, _step, observe, _check, noise=2)
 
 
-def _step(parameters: Parameters, state: Tensor, action: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    uniform = torch.rand(state.shape, generator=generator, device=state.device)
-    noise = torch.randn(state.shape, generator=generator, device=state.device)
-    following = transition(parameters["transitions"], state, action, uniform)
-    never = torch.zeros_like(state, dtype=torch.bool)
-    return following, reward(parameters["reward_means"], state, action, noise), never
+def _step(parameters: Parameters, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    following = transition(parameters["transitions"], state, action, noise[..., 0])
+    paid = reward(parameters["reward_means"], state, action, normal(noise[..., 1]))
+    return following, paid, torch.zeros_like(state, dtype=torch.bool)
 
 
 def _check(parameters: Parameters) -> None:

@@ -1,7 +1,8 @@
 """Meta-learning algorithms, one file each. ``shared`` holds the code that several of them use.
 
 A learner is a few pure functions of tensors. Algorithms do not import environments, Gymnasium or Stable-Baselines3.
-Start reading in ``maml``. ``gradient_learner`` makes a learner of an update rule of your own.
+Start reading in ``maml``. ``gradient_learner`` makes a learner of an update rule of your own, and
+``normalise_observations`` lets any learner read normalised observations.
 """
 
 from metarl.algorithms.gradient_learner import gradient_learner
@@ -9,6 +10,7 @@ from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
 from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.normalising import Normalised, normalise_observations
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
@@ -22,8 +24,10 @@ __all__ = [
     "SNAIL",
     "Matching",
     "MultiTask",
+    "Normalised",
     "ProtoNet",
     "Reptile",
     "Siamese",
     "gradient_learner",
+    "normalise_observations",
 ]

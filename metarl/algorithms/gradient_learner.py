@@ -41,6 +41,7 @@ def gradient_learner(
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: expected at least one adaptation")
+    spec = network.chosen(spec)
     rule = _Rule(spec, network.build(spec), step, second_order)
     functions = rule.model.init, rule.begin, rule.adapt, rule.predict, rule.meta_loss
     return fed(Learner(spec, steps, *functions, advantages.of_episodes, batch_norm=rule.model.batch_norm))
@@ -64,7 +65,7 @@ class _Rule:
             state,
             list(state),
             inputs_of(batch),
-            lambda outputs: objectives.task_loss(self.spec.kind, outputs, batch),
+            lambda outputs: objectives.task_loss(self.spec, outputs, batch),
             second_order=self.second_order,
         )
         return self.step(state, gradients)
@@ -77,4 +78,4 @@ class _Rule:
         for support in experience.supports:
             state = self.adapt(state, support)
         outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec.kind, outputs, query, len(experience.supports))
+        return objectives.query_losses(self.spec, outputs, query, len(experience.supports))

@@ -13,12 +13,13 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, inputs_of
 
 StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
@@ -29,7 +30,7 @@ class Adapted(NamedTuple):
     """MAML's state: a separate network for each task."""
 
     params: Params  # [task, *shape]
-    step_sizes: Params  # [*shape], or [step], by name of the adapted parameter; empty unless learned
+    step_sizes: Shared  # [*shape], or [step], by name of the adapted parameter; empty unless learned
     step: int  # gradient steps taken so far
     seen: Tensor | None  # [task, item, *input_shape] the latest support items; None before the first, and for control
 
@@ -67,6 +68,9 @@ class MAML:
     """The network that adapts."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         if self.surrogate not in get_args(Surrogate):
@@ -88,11 +92,13 @@ class MAML:
         """
         if spec.control and self.multi_step_loss:
             raise ValueError("multi_step_loss is for labelled examples; for control, leave it at 0")
+        spec = self.network.chosen(spec)
         model = self.network.build(spec)
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         estimate = self.advantages.of_episodes
-        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
+        learner = fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 def _adapted_names(prefixes: tuple[str, ...], model: Model) -> frozenset[str]:
@@ -124,7 +130,7 @@ class _Loop:
         """Give every task a view of the same initial network."""
         sizes = {name.removeprefix(STEP_SIZE): value for name, value in params.items() if name.startswith(STEP_SIZE)}
         network = {name: value for name, value in params.items() if not name.startswith(STEP_SIZE)}
-        return Adapted(stack(network, len(descriptors)), sizes, 0, None)
+        return Adapted(stack(network, len(descriptors)), Shared(sizes), 0, None)
 
     def adapt(self, state: Adapted, batch: Batch) -> Adapted:
         """Take one gradient step on each task (the paper's eq. 1). Keep the graph if gradients are enabled."""
@@ -138,7 +144,7 @@ class _Loop:
             state.params,
             self.adapted,
             inputs_of(batch),
-            lambda outputs: scale * objectives.task_loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            lambda outputs: scale * objectives.task_loss(self.spec, outputs, batch, self.options.surrogate),
             second_order=not self.options.first_order,
         )
         moved = dict(state.params)
@@ -169,7 +175,7 @@ class _Loop:
             state = self.adapt(state, support)
             if weight > 0:
                 outputs, _ = self.predict(state, inputs_of(query))
-                losses.append(weight * objectives.task_loss(self.spec.kind, outputs, query))
+                losses.append(weight * objectives.task_loss(self.spec, outputs, query))
         metrics = {}
         if isinstance(query, Examples):
             metrics = objectives.step_scores(self.spec.kind, query, outputs, len(experience.supports))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Optimiser, Tuned
@@ -45,6 +46,9 @@ class MultiTask:
     """The network."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
@@ -58,14 +62,16 @@ class MultiTask:
         Raises:
             ValueError: the network does not fit spec, or does not support this kind of conditioning.
         """
+        spec = self.network.chosen(spec)
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
         network = functions.network
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
-        return fed(
+        learner = fed(
             Learner(spec, 0, network.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
         )
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class _Functions:
         """Take one fine-tuning step on each task's own network. Raises ValueError if asked for gradients through it."""
         step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
         inputs = self.network.inputs(inputs_of(batch), state.descriptors)
-        tuned = inner.tune(self.spec.kind, self.network.model, state.tuned, inputs, batch, step_size)
+        tuned = inner.tune(self.spec, self.network.model, state.tuned, inputs, batch, step_size)
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
 
     def predict(self, state: Described, inputs: Tensor) -> tuple[Tensor, Described]:
@@ -96,4 +102,4 @@ class _Functions:
         """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec.kind, outputs, query, step=0)
+        return objectives.query_losses(self.spec, outputs, query, step=0)

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Moments, Optimiser, Tuned
@@ -64,6 +65,9 @@ class Reptile:
     """The network that adapts."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,17 +87,19 @@ class Reptile:
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of any kind. Raises ValueError if the network does not fit it."""
+        spec = self.network.chosen(spec)
         loop = _Loop(self, spec, self.network.build(spec))
         adaptations = self.steps - (self.tail == "separate")
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         norm, carries = loop.model.batch_norm, loop.carries
         estimate = self.advantages.of_episodes
-        return fed(
+        learner = fed(
             Learner(
                 spec, adaptations, *functions, estimate=estimate, batch_norm=norm, averages=carries,
                 differentiable=False,
             )
         )  # fmt: skip
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class _Loop:
         return self.step(state, self.mini_batch(batch, state.step))._replace(seen=batch.inputs)
 
     def step(self, state: Tuned, batch: Batch) -> Tuned:
-        return inner.tune(self.spec.kind, self.model, state, inputs_of(batch), batch, self.options.step_size)
+        return inner.tune(self.spec, self.model, state, inputs_of(batch), batch, self.options.step_size)
 
     def mini_batch(self, support: Examples, step: int) -> Examples:
         items = support.targets.shape[1]

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import recurrent
 from metarl.algorithms.shared.recurrent import LossOn, glorot
-from metarl.networks import log_std
+from metarl.networks import chosen, log_std
 from metarl.speed import without_cudnn
-from metarl.types import Batch, Experience, Learner, Memory, Params, Spec, joined, rollout_of
+from metarl.types import Batch, Experience, Learner, Memory, Params, Shared, Spec, joined, rollout_of
 
 WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
 """Parameters of the GRU, in the order in which torch takes them."""
@@ -33,7 +34,7 @@ class Hidden(NamedTuple):
 class Trial(NamedTuple):
     """What the policy knows of each task; in the beginning, all episodes of a task share one lane."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     units: Tensor  # [task, episode or 1, hidden]
     last: Tensor  # [task, episode or 1, outcome_size(spec)] what came of the last step; zeros where there was none
 
@@ -60,6 +61,15 @@ class RL2:
     """How far the policy's probability ratio may move from 1 in the meta-loss (PPO), which adam minimises."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
+    distribution: str | None = None
+    """How a policy's actions are distributed: see the network's option of other algorithms. squashed keeps them within
+    their bounds."""
+    output_scale: float = 1.0
+    """Factor of the head's initial weights, for control. 0.01, say, gives a policy that hardly depends on observations
+    at first."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
     loss_on: LossOn = "sequence"
     """What is trained on examples: every item, as it is shown, and the queries (sequence); or the queries only."""
 
@@ -67,20 +77,28 @@ class RL2:
         for name in ("episodes_per_trial", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (self.clip > 0 and self.std > 0):
-            raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
+        for name in ("clip", "std", "output_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind."""
+        spec = spec if self.distribution is None else chosen(spec, self.distribution)
         network = _Network(self, spec)
         if not spec.control:
+            self._refuse_for_examples()
             return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
         fold = _Fold(self, spec, network)
-        return Learner(
+        learner = Learner(
             spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
             estimate=self.advantages.of_trials, memory=Memory(fold.unroll, fold.observe),
         )  # fmt: skip
+        return normalise_observations(learner) if self.normalise_observations else learner
+
+    def _refuse_for_examples(self) -> None:
+        if self.normalise_observations or self.output_scale != 1.0:
+            raise ValueError("normalise_observations and output_scale are for control, not for labelled examples")
 
 
 @dataclass(frozen=True)
@@ -98,11 +116,11 @@ class _Network:
             "gru.recurrent": glorot(generator, 3 * units, units),
             "gru.input_bias": torch.zeros(3 * units),
             "gru.recurrent_bias": torch.zeros(3 * units),
-            "head.weight": glorot(generator, spec.output_size, units),
-            "head.bias": torch.zeros(spec.output_size),
+            "head.weight": self.options.output_scale * glorot(generator, spec.head_size, units),
+            "head.bias": torch.zeros(spec.head_size),
         }
-        if spec.kind == "continuous":
-            params["policy.log_std"] = torch.full((spec.output_size,), log(self.options.std))
+        if spec.control and spec.distribution.log_stds:
+            params["policy.log_std"] = torch.full((spec.distribution.log_stds,), log(self.options.std))
         return params
 
     def start(self, params: Params, rows: int) -> Hidden:
@@ -120,7 +138,7 @@ class _Network:
 
     def say(self, params: Params, units: Tensor) -> Tensor:
         outputs = functional.linear(units, params["head.weight"], params["head.bias"])
-        if self.spec.kind != "continuous":
+        if "policy.log_std" not in params:
             return outputs
         return log_std(params["policy.log_std"].expand(len(outputs), -1), outputs)
 
@@ -135,7 +153,7 @@ class _Fold:
 
     def begin(self, params: Params, descriptors: Tensor) -> Trial:
         units = self.network.start(params, len(descriptors)).units.unsqueeze(1)
-        return Trial(params, units, units.new_zeros(len(descriptors), 1, outcome_size(self.spec)))
+        return Trial(Shared(params), units, units.new_zeros(len(descriptors), 1, outcome_size(self.spec)))
 
     def predict(self, state: Trial, inputs: Tensor) -> tuple[Tensor, Trial]:
         """Act one step: observations ``[task, episode, *input_shape]`` to outputs ``[task, episode, model_outputs]``.
@@ -160,11 +178,8 @@ class _Fold:
 
     def _outcomes(self, actions: Tensor, rewards: Tensor, done: Tensor) -> Tensor:
         """Put together what follows an observation, ``[..., outcome_size]``."""
-        if self.spec.kind == "discrete":
-            # Unlike one_hot, this does not look whether all of them are actions: a compiled step may not ask.
-            choices = torch.arange(self.spec.output_size, device=actions.device)
-            actions = (actions.unsqueeze(-1) == choices).to(rewards.dtype)
-        return torch.cat([actions, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
+        read = self.spec.distribution.encode(actions, rewards.dtype)
+        return torch.cat([read, rewards.unsqueeze(-1), done.to(rewards.dtype).unsqueeze(-1)], dim=-1)
 
     def unroll(self, state: Trial, batch: Batch) -> tuple[Tensor, Trial]:
         """Go once more through one episode in each lane; the state is that of its last valid step.
@@ -194,14 +209,14 @@ class _Fold:
             said, state = self.unroll(state, batch)
             outputs.append(said)
         losses = objectives.clipped_surrogate(
-            self.spec.kind, torch.cat(outputs, dim=2), joined(trial), self.options.clip
+            self.spec.distribution, torch.cat(outputs, dim=2), joined(trial), self.options.clip
         )
         return losses, {}
 
 
 def outcome_size(spec: Spec) -> int:
     """Width of an action (one-hot where it is discrete), its reward, and 1 if the episode ended by it."""
-    return spec.output_size + 2
+    return spec.distribution.numbers + 2
 
 
 def _at(values: Tensor, step: Tensor) -> Tensor:

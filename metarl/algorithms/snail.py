@@ -13,7 +13,7 @@ from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.metric import embeddings
 from metarl.algorithms.shared.recurrent import checked, glorot, label_size, labels
 from metarl.networks import Model, Network, NetworkOptions
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec
 
 EMBEDDER = "embedding."
 """Prefix of the embedding network's parameters."""
@@ -22,7 +22,7 @@ EMBEDDER = "embedding."
 class Seen(NamedTuple):
     """SNAIL's state: all support items so far."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     supports: tuple[Examples, ...]  # support batches, in order
 
 
@@ -99,7 +99,7 @@ class _Fold:
         return params
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
-        return Seen(params, ())
+        return Seen(Shared(params), ())
 
     def adapt(self, state: Seen, batch: Batch) -> Seen:
         """Remember the batch."""
@@ -137,7 +137,7 @@ class _Fold:
         for support in experience.supports:
             state = self.adapt(state, support)
         outputs, _ = self.predict(state, query.inputs)
-        return objectives.query_losses(self.spec.kind, outputs, query, step=len(experience.supports))
+        return objectives.query_losses(self.spec, outputs, query, step=len(experience.supports))
 
 
 def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:

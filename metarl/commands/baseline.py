@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import control, evaluation, plugins, runs, sb3, training
+from metarl import control, evaluation, origins, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed, write_bytes
@@ -111,12 +111,14 @@ def _model(chosen: Any) -> Any:
 
 
 def _record(name: str, tasks_name: str, chosen: Any) -> dict[str, Any]:
+    definition = origins.defined(chosen.tasks, tasks_name)
     return {
         "baseline": name,
         "algorithm": runs.describe(chosen.algorithm, f"metarl.sb3:{type(chosen.algorithm).__name__}"),
         "tasks": runs.describe(chosen.tasks, tasks_name),
         "outer": {},
         "settings": dataclasses.asdict(chosen.settings),
+        **({} if definition is None else {origins.DEFINITIONS: {"tasks": definition}}),
     }
 
 

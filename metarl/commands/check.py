@@ -1,7 +1,12 @@
 """``metarl check PLUGIN``: run the contract tests of a plugin, and show what fails and where."""
 
+import contextlib
 import dataclasses
 import difflib
+import os
+import signal
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
@@ -20,6 +25,9 @@ KINDS: tuple[Kind, ...] = ("continuous", "discrete", "regression", "classificati
 MEMBERS: dict[plugins.Group, str] = {"tasks": "sample", "algorithms": "build", "outers": "update"}
 """The member by which an object of each group is recognised."""
 ON = arg(help="Names of families to check with (default: a small synthetic family of each kind).")
+
+_IMPORTED = 99
+"""Exit code of a process that has imported a plugin to its end."""
 
 CHECK_HELP = """Run the contract tests of a plugin. A failed check shows what was found, what was expected, and where.
 
@@ -48,6 +56,8 @@ def prepare(arguments: list[str]) -> Execute:
     name, *options = arguments[len(named) :] or [""]
     if not name or name.startswith("-"):
         raise ValueError("check needs a name, e.g. 'metarl check point-navigation'; 'metarl list' shows all")
+    if (told := _ends_process(named, name)) is not None:
+        return lambda: _report([("", [Outcome("import", "FAILED", (told,))])])
     group = named[0] if named else _group(name)
     try:
         prefix = {"tasks": "tasks", "algorithms": "algorithm", "outers": "outer"}[group]
@@ -60,6 +70,34 @@ def prepare(arguments: list[str]) -> Execute:
         return lambda: _report([("", [outcome])])
     checks = {"tasks": _families, "algorithms": _algorithms, "outers": _outers}
     return checks[group](name, target, options)
+
+
+def _ends_process(groups: Sequence[plugins.Group], name: str) -> str | None:
+    """Return how importing a plugin ends the process that imports it, as ``os._exit`` does; None if it does not.
+
+    It is imported in a fork first. Where there are no forks, nothing is found out.
+    """
+    found = plugins.installed(*(groups or plugins.GROUPS))
+    values = [name] if ":" in name else [plugin.value for plugin in found if plugin.name == name]
+    modules = [value.partition(":")[0] for value in values]
+    if not hasattr(os, "fork") or all(module in sys.modules for module in modules):
+        return None
+    with warnings.catch_warnings(action="ignore"):  # of forks beside threads: this one imports, and ends
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            for value in values:
+                with contextlib.suppress(BaseException):
+                    plugins.import_attribute(value)
+        os._exit(_IMPORTED)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code == _IMPORTED:
+        return None
+    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    return f"importing {' or '.join(modules)} ends the process that imports it, {how}"
 
 
 def _group(name: str) -> plugins.Group:
@@ -119,7 +157,7 @@ def _recipes_tried(recipes: Sequence[plugins.Recipe], make: Makes) -> list[Outco
             algorithm, tasks, variant = recipe.name.split("/")
             experiment = training.recipe(algorithm, tasks, variant, make=make)
             few = dataclasses.replace(experiment.settings, iterations=TRIAL, meta_batch_size=2, checkpoint_every=1)
-            experiment._replace(settings=few).train()
+            dataclasses.replace(experiment, settings=few).train()
             yield from ()
 
         return Check("recipe", f"{recipe.name} trains for {TRIAL} iterations", run)

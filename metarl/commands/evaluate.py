@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from metarl import evaluation, plugins, runs, training
+from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.control import resampled
@@ -16,6 +16,7 @@ from metarl.evaluation import comparison
 from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
+from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
 from metarl.types import Learner, Pictured, Split
@@ -53,12 +54,18 @@ class EvaluateOptions:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    allow_changes: bool = False
+    """Evaluate with what the run's module:name is now, also if it has changed since training."""
     device: Device = "auto"
     """Device for networks and data; auto uses cuda if it is available."""
+    step_timeout: float | None = 600.0
+    """Seconds that one step or reset of an environment may take; None: no limit."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
     pretrained:NAME, scores are only printed by default."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -69,6 +76,8 @@ class EvaluateOptions:
             check_place(self.out)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ValueError(f"--step-timeout {self.step_timeout}: expected more than 0 seconds, or None")
         if self.tasks < 1:
             raise ValueError(f"--tasks {self.tasks}: expected at least 1")
         if self.steps is not None and self.steps < 0:
@@ -110,11 +119,13 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
+    if (definition := origins.defined(run.family, config["tasks"]["reference"], revisions=False)) is not None:
+        asked["definition"] = definition
     compared = _compared(chosen, asked)
 
     def execute() -> int:
-        sizes = chosen.tasks, asked["steps"]
-        found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+        with time_limit(chosen.step_timeout):
+            found = _scores(chosen, run, asked["steps"])
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
@@ -128,6 +139,11 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         return DONE
 
     return execute
+
+
+def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
+    sizes = chosen.tasks, steps
+    return evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
@@ -190,7 +206,8 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 
 def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
-    algorithm, family, _, settings = training.recorded(folder, chosen.device)
+    recorded = training.recorded(folder, chosen.device, chosen.allow_changes, chosen.allow_code)
+    algorithm, family = recorded.algorithm, recorded.tasks
     trained_on = family
     if changes is not None:
         fields: list[Any] = [
@@ -203,10 +220,11 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
     if not _has_other_folder(family, trained_on):
-        training.check_data(runs.read_config(folder), family, folder)
+        origins.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
-    return training.opened(algorithm, family, settings, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
+    asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
+    return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

@@ -33,6 +33,10 @@ class ExportOptions:
     """Seed of adaptation and of the untrained critic."""
     overwrite: bool = False
     """Replace an existing file."""
+    allow_changes: bool = False
+    """Use what the run's module:name is now, also if it has changed since training."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -45,7 +49,7 @@ class ExportOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN --to sb3 PATH``: save the meta-learnt policy as a Stable-Baselines3 model."""
     chosen = parse(ExportOptions, arguments, "export", "Save a run's policy as a model of another library.")
-    opened = training.open_run(chosen.run, chosen.checkpoint, "cpu")
+    opened = training.open_run(chosen.run, chosen.checkpoint, "cpu", chosen.allow_changes, chosen.allow_code)
     expected = "NAME=NUMBER, or NAME=NUMBER,NUMBER,..."
     task = opened.task(**task_parameters(chosen.task, expected)) if chosen.task else None
     model = sb3.to_ppo(opened, task, chosen.steps, chosen.seed)

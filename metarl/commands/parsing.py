@@ -25,11 +25,12 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from metarl import plugins
+from metarl import plugins, safety
 from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
 from metarl.speed import Device, check_device
+from metarl.training import Schedules
 
 registry = ConstructorRegistry()
 _LONG = 16
@@ -133,6 +134,27 @@ def _is_held(kind: Any) -> bool:
     return plain_kind in (Mapping, dict) and any(map(_is_held, get_args(kind)))
 
 
+@registry.primitive_rule
+def _schedules(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Take schedules as NAME=FROM..TO, in any number."""
+    if info.type != Schedules:
+        return None
+
+    def read(words: list[str]) -> dict[str, str]:
+        pairs = [word.partition("=") for word in words]
+        if wrong := [name for name, mark, _ in pairs if not mark]:
+            raise ValueError(f"{wrong[0]}: expected NAME=FROM..TO, such as meta-batch-size=5..40")
+        return {name: text for name, _, text in pairs}
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=FROM..TO ...]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [f"{name}={schedule}" for name, schedule in value.items()],
+    )
+
+
 _hidden: set[str] = set()
 """Names of options that the help leaves out, as nobody can give them."""
 _read: set[type] = set()
@@ -175,7 +197,7 @@ def _paragraphs(helptext: str | Callable[[], str | None] | None) -> str | None:
 
 def plain(text: str) -> str:
     """Return a docstring's text without the marks of code, which terminals do not render."""
-    return re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL)
+    return safety.harmless(re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL))
 
 
 def parse(kind: Any, arguments: list[str], command: str, description: str, partial: bool = False) -> Any:
@@ -189,7 +211,7 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
         with contextlib.redirect_stderr(errors):
             if partial:
                 return tyro.cli(kind, args=arguments, return_unknown_args=True, **keywords)[0]
-            return tyro.cli(kind, args=arguments, **keywords)
+            return plugins.checked_options(tyro.cli(kind, args=arguments, **keywords))
     except SystemExit as stop:
         if not stop.code:
             raise

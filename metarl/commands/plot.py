@@ -78,7 +78,11 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[
     if not read:
         raise problems[0]
     progress = {label: rows for label, (rows, _) in read.items() if _scored(rows)}
-    evaluations = {label: evaluation for label, (_, evaluation) in read.items() if evaluation is not None}
+    evaluations = {
+        label: evaluation
+        for label, (_, evaluation) in read.items()
+        if evaluation is not None and any(map(plotting.is_score, evaluation["metrics"]))
+    }
     if not progress and not evaluations:
         named = ", ".join(str(folders[label]) for label in read)
         raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no score in {named}")
@@ -92,7 +96,7 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[
 
 
 def _scored(rows: Rows) -> bool:
-    return any(value for row in rows for name, value in row.items() if "/step_" in name)
+    return any(value for row in rows for name, value in row.items() if plotting.is_score(name))
 
 
 def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:

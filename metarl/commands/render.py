@@ -47,6 +47,10 @@ class RenderOptions:
     """Frames per second. Default: real time, from the environment's metadata."""
     device: Device = "auto"
     """Device of the policy."""
+    allow_changes: bool = False
+    """Use what the run's module:name is now, also if it has changed since training."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("height", 16)):
@@ -67,7 +71,7 @@ def prepare(arguments: list[str]) -> Execute:
     out = chosen.out or _default_out(chosen.run)
     video.check_suffix(out)
     check_place(out)
-    trained = open_run(chosen.run, chosen.checkpoint, chosen.device)
+    trained = open_run(chosen.run, chosen.checkpoint, chosen.device, chosen.allow_changes, chosen.allow_code)
     films.single_of(trained.family)
     tasks = _tasks(trained, chosen)
     films.check_rendering(trained, tasks, chosen.height)

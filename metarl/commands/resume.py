@@ -25,17 +25,22 @@ class ResumeOptions:
     """Device to train on. Default: the device that the run used."""
     jobs: int | None = None
     """Of a group: how many seeds are trained at a time. Default: one for each CPU, or one on a GPU."""
+    allow_changes: bool = False
+    """Go on with what the run's module:name is now, also if it has changed since; the run records that."""
     quiet: bool = False
     """Print no table and no progress bar."""
+    allow_code: bool = False
+    """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
 
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: continue a run exactly where it stopped."""
     chosen = parse(ResumeOptions, arguments, "resume", "Continue a run exactly where it stopped.")
+    allowed = chosen.allow_changes, chosen.allow_code
     if groups.is_group(chosen.run):
-        manner = groups.Manner(chosen.jobs, chosen.iterations, chosen.device, chosen.quiet)
+        manner = groups.Manner(chosen.jobs, chosen.iterations, chosen.device, chosen.quiet, groups.allowing(*allowed))
         return groups.resumed(chosen.run, manner)
     if chosen.jobs is not None:
         raise ValueError(f"--jobs is for a group of seeds, and {chosen.run} is not one")
-    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device)
+    run, progress = training.reopen(chosen.run, chosen.iterations, chosen.device, *allowed)
     return lambda: finish(run.train(progress, chosen.quiet), chosen.run, chosen.quiet)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -15,8 +15,8 @@ from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.trained import Trained
-from metarl.training import Experiment, Settings, Source
-from metarl.types import PrefersOuter, Spec
+from metarl.training import Experiment, Settings
+from metarl.types import Params, PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
@@ -66,54 +66,46 @@ def prepare(arguments: list[str]) -> Execute:
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)
-    request = _Request(experiment, (algorithm_name, tasks_name), chosen)
+    asked = dataclasses.replace(
+        experiment, algorithm=chosen.algorithm, tasks=chosen.tasks, outer=chosen.update, settings=chosen.settings
+    )
     if chosen.seeds is not None:
-        return _group(request, options)
+        return _group(asked, chosen, options)
     if chosen.jobs is not None:
         raise ValueError("--jobs is for several seeds: give --seeds too")
     name = f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
-    return _prepared(request, chosen.out or Path("runs") / name)
+    return _prepared(asked, chosen, chosen.out or Path("runs") / name)
 
 
-class _Request(NamedTuple):
-    """What is asked for: the experiment with its options, and the names of algorithm and tasks."""
-
-    experiment: Experiment
-    names: tuple[str, str]
-    chosen: Any
-
-
-def _group(request: _Request, options: list[str]) -> Execute:
+def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
     """Make a run for each seed, and return what trains them all."""
-    chosen = request.chosen
     if _read_ahead(options, "seed") is not None:
         raise ValueError("--seed and --seeds were given: --seeds alone says which seeds to train")
     if chosen.overwrite:
         raise ValueError("--overwrite replaces one run, not a group of seeds: choose another folder with --out")
-    folder = chosen.out or Path("runs") / "-".join(request.names).replace(":", ".")
+    folder = chosen.out or Path("runs") / "-".join(experiment.names[:2]).replace(":", ".")
 
     def begin(seed: int, out: Path) -> None:
-        of_seed = dataclasses.replace(chosen, settings=dataclasses.replace(chosen.settings, seed=seed))
-        asked = request._replace(chosen=of_seed)
+        settings = dataclasses.replace(experiment.settings, seed=seed)
+        of_seed = dataclasses.replace(experiment, settings=settings)
         if chosen.resume and (out / runs.CONFIG).exists():
-            _check_same(asked, out)
+            _check_same(of_seed, out)
             return
-        run = _started(asked, out)
+        run = of_seed.start(out, start_from=_actor(chosen))
         if run.claim is not None:
             run.claim.release()  # the process that trains it takes it
 
-    manner = groups.Manner(chosen.jobs, chosen.settings.iterations, None, chosen.quiet)
+    manner = groups.Manner(chosen.jobs, experiment.settings.iterations, None, chosen.quiet)
     return groups.trained(folder, chosen.seeds, begin, manner, chosen.resume)
 
 
-def _prepared(request: _Request, out: Path) -> Execute:
+def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     """Start a run, or with --resume go on with it where there is one."""
-    chosen = request.chosen
     if chosen.resume and ((out / runs.CONFIG).exists() or runs.unfinished(out)):
         if chosen.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
-        return _continued(request, out)
-    run = _started(request, out)
+        return _continued(experiment, out, chosen.quiet)
+    run = experiment.start(out, chosen.overwrite, _actor(chosen))
 
     def execute() -> int:
         if not chosen.quiet and (aside := runs.aside_note(out)):
@@ -123,16 +115,23 @@ def _prepared(request: _Request, out: Path) -> Execute:
     return execute
 
 
-def _continued(request: _Request, out: Path) -> Execute:
+def _actor(chosen: Any) -> Params | None:
+    if chosen.start_from is None:
+        return None
+    from metarl import sb3  # which may be missing
+
+    return sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
+
+
+def _continued(experiment: Experiment, out: Path, quiet: bool) -> Execute:
     """Go on with a run that was begun by the same command, unless it is done. Raises ValueError if it was not."""
-    chosen = request.chosen
     if not runs.unfinished(out):
-        _check_same(request, out)
+        _check_same(experiment, out)
     try:
-        run, progress = training.reopen(out, chosen.settings.iterations, chosen.settings.device)
+        run, progress = training.reopen(out, experiment.settings.iterations, experiment.settings.device)
     except runs.FinishedError:
-        return lambda: DONE if chosen.quiet else _say_done(out)
-    return lambda: finish(run.train(progress, chosen.quiet), out, chosen.quiet)
+        return lambda: DONE if quiet else _say_done(out)
+    return lambda: finish(run.train(progress, quiet), out, quiet)
 
 
 def _say_done(out: Path) -> int:
@@ -140,37 +139,19 @@ def _say_done(out: Path) -> int:
     return DONE
 
 
-def _check_same(request: _Request, out: Path) -> None:
+def _check_same(experiment: Experiment, out: Path) -> None:
     """Raise ValueError if a run was begun with other options."""
-    chosen = request.chosen
-    parts = zip(runs.GROUPS, (chosen.algorithm, chosen.tasks, chosen.update), _references(request), strict=True)
-    asked: dict[str, Any] = {name: runs.describe(part, reference) for name, part, reference in parts}
-    asked["settings"] = dataclasses.asdict(chosen.settings.filled(chosen.tasks.spec))
-    told = groups.difference(out, asked)
+    told = groups.difference(training.recorded(out).record(), experiment.record())
     if told is not None:
-        raise ValueError(f"{told}: give the command that began it, or choose another folder with --out")
-
-
-def _references(request: _Request) -> tuple[str, str, str]:
-    return (*request.names, request.experiment.names[2])
-
-
-def _started(request: _Request, out: Path) -> Any:
-    """Make the folder of a new run. Raises ValueError."""
-    chosen = request.chosen
-    algorithm, tasks, outer = map(Source, (chosen.algorithm, chosen.tasks, chosen.update), _references(request))
-    actor = None
-    if chosen.start_from is not None:
-        from metarl import sb3  # which may be missing
-
-        actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    recipe = request.experiment.recipe
-    return training.start(algorithm, tasks, outer, chosen.settings, out, chosen.overwrite, actor, recipe)
+        raise ValueError(
+            f"{out} was begun with {told} is asked for now: give the command that began it, or choose another folder "
+            "with --out"
+        )
 
 
 def _chosen(experiment: Experiment, options: list[str]) -> Any:
     """Read the options of a run. Raises ValueError, which names the recipe that the other options come from."""
-    description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.family)}"
+    description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.tasks)}"
     try:
         return parse(_options(experiment), options, f"train {' '.join(experiment.names[:2])}", description)
     except ValueError as error:
@@ -188,7 +169,8 @@ def _with_architecture(experiment: Experiment, architecture: str | None) -> Expe
     if architecture == network.architecture or (architecture not in NETWORKS and ":" not in architecture):
         return experiment  # what is no architecture is refused when the options are read
     changed: Any = experiment.algorithm
-    return experiment._replace(algorithm=dataclasses.replace(changed, network=network.with_architecture(architecture)))
+    changed = dataclasses.replace(changed, network=network.with_architecture(architecture))
+    return dataclasses.replace(experiment, algorithm=changed)
 
 
 def _first_line(target: Any) -> str:
@@ -202,8 +184,8 @@ def _with_preferred_outer(experiment: Experiment, options: list[str]) -> Experim
     words = [word for word in options if word not in ("-h", "--help")]
     parts = _joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
     algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
-    update = default_outer(algorithm, experiment.family.spec)
-    return experiment._replace(outer=update, names=(*experiment.names[:2], plugins.name_of("outers", type(update))))
+    update = default_outer(algorithm, experiment.tasks.spec)
+    return dataclasses.replace(experiment, outer=update)
 
 
 def _read_ahead(options: list[str], name: str) -> str | None:
@@ -224,7 +206,7 @@ def _options(experiment: Experiment) -> type[Any]:
         [
             *_common(experiment.settings, experiment.names[2], variant),
             ("algorithm", type(experiment.algorithm), experiment.algorithm),
-            ("tasks", type(experiment.family), experiment.family),
+            ("tasks", type(experiment.tasks), experiment.tasks),
             ("update", Annotated[type(experiment.outer), arg(name="outer")], experiment.outer),
         ]
     )

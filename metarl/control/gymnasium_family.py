@@ -34,6 +34,7 @@ from metarl.environments import (
     WorkerLanes,
     apply_parameters,
     as_array,
+    close_environment,
     elements,
     make_env,
     middle,
@@ -56,8 +57,9 @@ class GymnasiumFamily:
     the order of ``parameters`` (which Gymnasium sorts by name where it is made from a dict).
 
     The policy reads Box observations unchanged and Discrete observations one-hot. Images, Boxes from 0 to 255, are
-    divided by 255 and have their channels first. Continuous actions in [-1, 1] are scaled to the bounds of the Box
-    action space of the task (0 is the middle) and clipped; Discrete actions are chosen by number.
+    divided by 255 and have their channels first. Continuous actions in [-1, 1], or [-action_scale, action_scale], are
+    scaled to the bounds of the Box action space of the task (0 is the middle) and clipped; Discrete actions are chosen
+    by number.
 
     Lanes and ``single`` derive the seeds of environments from the seed that they are given, so ``single(...).reset(
     seed=3)`` starts elsewhere than the environment itself would.
@@ -90,6 +92,12 @@ class GymnasiumFamily:
     """Number of different training tasks, from which training samples. None: fresh tasks all the time."""
     train_seed: int = 0
     """Which training tasks: they follow from this seed, not from the run's."""
+    frame_skip: int = 1
+    """Steps of the environment for which each action is applied, with their rewards summed, unless the episode ends
+    before. The horizon counts actions."""
+    action_scale: float = 1.0
+    """For Box actions: the policy's action that reaches the upper bounds. With 10, say, a policy whose standard
+    deviation is 1 explores a tenth of half the range, instead of being clipped most of the time."""
 
     def __post_init__(self) -> None:
         if not (callable(self.apply) or self.apply in ("keyword", "options", "attribute")):
@@ -99,6 +107,10 @@ class GymnasiumFamily:
         check_train_tasks(self.train_tasks)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers={self.workers}: expected at least 1, or None for one on each CPU")
+        if not isinstance(self.frame_skip, int | np.integer) or self.frame_skip < 1:
+            raise ValueError(f"frame_skip={self.frame_skip!r}: expected a number of steps, at least 1")
+        if not 0 < self.action_scale < np.inf:
+            raise ValueError(f"action_scale={self.action_scale}: expected a finite number above 0")
 
     @cached_property
     def parameter_space(self) -> spaces.Dict:
@@ -147,9 +159,12 @@ class GymnasiumFamily:
             ) from error
         try:
             apply_parameters(env, self.apply, values)
-            return spec_of(env, ranges), tuple(without_effect(env, self.apply, low, high))
+            spec = spec_of(env, ranges)
+            if self.action_scale != 1.0 and spec.kind == "discrete":
+                raise ValueError(f"action_scale={self.action_scale} is for Box actions; leave it out for Discrete ones")
+            return spec, tuple(without_effect(env, self.apply, low, high))
         finally:
-            env.close()
+            close_environment(env, named(self.env))
 
     def _ranges(self, split: Split) -> spaces.Dict:
         return self.splits.get(split, self.parameters)
@@ -176,7 +191,8 @@ class GymnasiumFamily:
 
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> SingleEnv:
         """Return one environment of one task, with the lanes' observations and actions."""
-        return SingleEnv(self.env, self.parameter_space, self.apply, self.spec, parameters, render_mode)
+        options = self.parameter_space, self.apply, self.spec, parameters, render_mode
+        return SingleEnv(self.env, *options, self.frame_skip, self.action_scale)
 
     def own(self, parameters: Mapping[str, Any]) -> OwnEnv:
         """Return the environment of one task with its own observations and actions, not the lanes'.
@@ -188,11 +204,12 @@ class GymnasiumFamily:
             for name, value in parameters.items()
         }
         values = {name: plain(self.parameter_space[name], rows[0]) for name, rows in given.items()}
-        return OwnEnv(self.env, self.apply, values)
+        return OwnEnv(self.env, self.apply, values, self.frame_skip)
 
     @cached_property
     def _pool(self) -> Pool:
         options = LaneOptions(self.env, self.parameter_space, self.apply, self.spec, 1, self.sampling.horizon)
+        options = options._replace(frame_skip=self.frame_skip, action_scale=self.action_scale)
         return Pool(partial(_lanes, options, self.workers))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.control.protocols import SelfChecking
 from metarl.control.rollouts import on_torch
-from metarl.environments import as_array
+from metarl.environments import as_array, composite, flat, parts_of
 from metarl.seeding import global_generators_kept, stream
 from metarl.types import Family
 
@@ -49,15 +49,19 @@ def warn_of_other_generators(lanes: VectorEnv[Any, Any, Any], parameters: Mappin
 def _episode(lanes: VectorEnv[Any, Any, Any], parameters: Mapping[str, Tensor]) -> list[Tensor]:
     """Return what some random actions lead to after a reset by the seed 0."""
     generator, space = stream(0, "check"), lanes.single_action_space
+    sees = lanes.single_observation_space
+    parts = parts_of(sees) if composite(sees) else ()
     observation, _ = lanes.reset(seed=0, options=dict(parameters))
-    seen = [_copied(observation)]
+    seen = [_copied(flat(parts, observation) if parts else observation)]
     for _ in range(STEPS):
         if isinstance(space, spaces.Discrete):
             action = torch.randint(int(space.n), (1,), generator=generator)
+        elif isinstance(space, spaces.MultiDiscrete):
+            action = (torch.from_numpy(space.nvec) * torch.rand(1, *space.shape, generator=generator)).long()
         else:
             action = 2 * torch.rand(1, *(space.shape or ()), generator=generator) - 1
         observation, reward, terminated, truncated, _ = lanes.step(action if on_torch(lanes) else action.numpy())
-        seen += map(_copied, (observation, reward))
+        seen += map(_copied, (flat(parts, observation) if parts else observation, reward))
         if (as_array(terminated) | as_array(truncated)).any():
             break
     return seen

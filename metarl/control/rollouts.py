@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
-from torch.nn import functional
 
-from metarl import objectives
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
-from metarl.environments import LaneError, flags
+from metarl.distributions import Distribution
+from metarl.environments import LaneError, composite, flags, flat, is_fault
+from metarl.safety import limited
 from metarl.seeding import spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
-from metarl.types import Policy, Rollout, Spec, State
+from metarl.types import Part, Policy, Rollout, Spec, State
 
 COMPILED_STEPS = 10
 """Steps in one graph. More steps bring little speed and take longer to compile."""
@@ -53,9 +53,9 @@ def collect(
     with torch.no_grad(), _threads(env), float32(generator.device):
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
-        noise = _noise(spec, (tasks, horizon, observation.shape[1]), generator)
-        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise)
-        log_probs = objectives.drawn_log_prob(policy.kind, steps.outputs, steps.actions)
+        noise = _noise(policy.distribution, (tasks, horizon, observation.shape[1]), generator)
+        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise, spec.observations)
+        log_probs = policy.distribution.drawn_log_prob(steps.outputs, steps.actions)
         happened = steps._asdict()
         del happened["outputs"]
         rollout = Rollout(**happened, log_probs=log_probs, last_observations=now.observation)
@@ -67,32 +67,36 @@ def scripted(spec: Spec, function: Callable[[Tensor], Any]) -> Policy:
     """Return the policies that take the actions of a function of observations, the same for all tasks or not.
 
     The function gets observations ``[task, episode, *input_shape]`` of one time step, and returns actions
-    ``[task, episode, output_size]``, or integers ``[task, episode]`` for discrete actions, as a tensor or an array. In
-    rollouts of such a policy, all log-probabilities are 0.
+    ``[task, episode, output_size]``, or integers for discrete actions, ``[task, episode]`` or, of several choices,
+    ``[task, episode, choice]``, as a tensor or an array. In rollouts of such a policy, all log-probabilities are 0.
 
     Raises:
         ValueError: the spec is one of labelled examples. In a rollout: actions of another shape or type, or integers
             that are no actions.
     """
-    if not spec.control:
-        raise ValueError(f"only control families have policies: this spec is for {spec.kind}")
-    discrete = spec.kind == "discrete"
+    distribution = spec.distribution
 
     def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
-        expected = tuple(observations.shape[:2]) + (() if discrete else (spec.output_size,))
+        expected = (*observations.shape[:2], *distribution.action_shape)
         actions = _scripted_actions(function(observations), expected, observations.device)
-        if not discrete:
-            means = actions.to(observations.dtype)
-            return objectives.certain(spec.kind, torch.cat([means, means], dim=-1)), state
-        if actions.is_floating_point() or actions.dtype == torch.bool:
-            raise ValueError(f"the scripted policy returned actions of type {actions.dtype}: expected integers")
-        if bool(((actions < 0) | (actions >= spec.output_size)).any()):
-            found = f"{int(actions.min())} to {int(actions.max())}"
-            raise ValueError(f"the scripted policy returned actions from {found}: expected 0 to {spec.output_size - 1}")
-        chosen = functional.one_hot(actions.long(), spec.output_size)
-        return objectives.certain(spec.kind, chosen.to(observations.dtype)), state
+        if distribution.actions == "discrete":
+            _check_choices(actions, distribution.sizes)
+            actions = actions.long()
+        else:
+            actions = actions.to(observations.dtype)
+        return distribution.always(actions).to(observations.dtype), state
 
-    return Policy(spec.kind, None, predict)
+    return Policy(distribution, None, predict)
+
+
+def _check_choices(actions: Tensor, sizes: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are choices ``[task, episode]``, or ``[task, episode, choice]`` of several."""
+    if actions.is_floating_point() or actions.dtype == torch.bool:
+        raise ValueError(f"the scripted policy returned actions of type {actions.dtype}: expected integers")
+    for found, size in zip(actions.reshape(-1, len(sizes)).unbind(-1), sizes, strict=True):
+        if bool(((found < 0) | (found >= size)).any()):
+            told = f"{int(found.min())} to {int(found.max())}"
+            raise ValueError(f"the scripted policy returned actions from {told}: expected 0 to {size - 1}")
 
 
 def _scripted_actions(returned: Any, expected: tuple[int, ...], device: torch.device) -> Tensor:
@@ -122,19 +126,19 @@ class _Steps(NamedTuple):
     truncated: Tensor
 
 
-def _noise(spec: Spec, shape: tuple[int, int, int], generator: Generator) -> Tensor:
+def _noise(distribution: Distribution, shape: tuple[int, int, int], generator: Generator) -> Tensor:
     """Draw what all actions of ``[task, time, episode]`` need, by a generator for each task."""
-    noise = torch.empty(*shape, spec.output_size, device=generator.device)
+    noise = torch.empty(*shape, distribution.numbers, device=generator.device)
     for of_task, own in zip(noise, spawn(generator, len(noise)), strict=True):
-        objectives.fill_noise(spec.kind, of_task, own)
+        distribution.fill_noise(of_task, own)
     return noise
 
 
-def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor) -> tuple[_Now, _Steps]:
+def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor, parts: tuple[Part, ...]) -> tuple[_Now, _Steps]:
     """Run all steps: in compiled blocks where the run is compiled and the environment allows it, else one by one."""
     act, horizon = _policies(policy), noise.shape[1]
     done = 0
-    parts: list[_Steps] = []
+    blocks: list[_Steps] = []
     if run_is_compiled():
         # Contiguous parameters look the same whether tasks share them or have their own, so one graph serves both.
         now = on_leaves(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf, now)
@@ -143,15 +147,15 @@ def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor) -> tuple
             for done in range(size, horizon + 1, size):
                 last = done == horizon and policy.observe is not None
                 now, steps = _compiled_steps(env, policy, now, noise[:, done - size : done], done - size, last)
-                parts.append(steps)
+                blocks.append(steps)
         elif _on_gpu(noise):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
             act = _compiled(act)
     if done < horizon:
-        now, steps = _steps(env, policy, act, now, noise[:, done:], done, last=True)
-        parts.append(steps)
-    if len(parts) == 1:
-        return now, parts[0]
-    return now, _Steps(*(torch.cat(blocks, dim=2) for blocks in zip(*parts, strict=True)))
+        now, steps = _steps(env, policy, act, now, noise[:, done:], done, True, parts)
+        blocks.append(steps)
+    if len(blocks) == 1:
+        return now, blocks[0]
+    return now, _Steps(*(torch.cat(values, dim=2) for values in zip(*blocks, strict=True)))
 
 
 def _on_gpu(noise: Tensor) -> bool:
@@ -165,7 +169,7 @@ Act = Callable[[State, Tensor, Tensor], tuple[Tensor, Tensor, State]]
 def _policies(policy: Policy) -> Act:
     def act(state: State, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, State]:
         outputs, state = policy.predict(state, observation)
-        return outputs, objectives.act(policy.kind, outputs, noise.to(outputs.dtype)), state
+        return outputs, policy.distribution.act(outputs, noise.to(outputs.dtype)), state
 
     return act
 
@@ -176,6 +180,8 @@ def _compiled(act: Act) -> Act:
 
 def can_be_compiled(env: VectorEnv) -> bool:
     """Return whether an environment's steps can be compiled: whether it offers snapshots of tensors."""
+    if composite(env.single_observation_space):
+        return False  # its parts are put together outside of graphs
     return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
@@ -193,7 +199,14 @@ def _compiled_steps(env: Any, policy: Policy, now: _Now, noise: Tensor, done: in
 
 
 def _steps(
-    env: VectorEnv, policy: Policy, act: Act, now: _Now, noise: Tensor, done: int, last: bool
+    env: VectorEnv,
+    policy: Policy,
+    act: Act,
+    now: _Now,
+    noise: Tensor,
+    done: int,
+    last: bool,
+    parts: tuple[Part, ...] = (),
 ) -> tuple[_Now, _Steps]:
     """Take a step for each of ``noise`` ``[task, time, ...]``, after ``done``; ``last`` if the episodes end then."""
     state, observation, running = now
@@ -201,7 +214,7 @@ def _steps(
     count, tensors = noise.shape[1], on_torch(env)
     for step, noise_now in enumerate(noise.unbind(1), start=done):
         outputs, action, state = act(state, observation, noise_now)
-        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1, tensors)
+        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1, tensors, parts)
         if policy.observe is not None:
             ends = last and step + 1 == done + count
             state = policy.observe(state, action, reward, ended | cut | ends)
@@ -237,22 +250,22 @@ def _reset(
     env: VectorEnv, seed: int, parameters: Mapping[str, Tensor] | None, spec: Spec, tasks: int, device: torch.device
 ) -> Tensor:
     episodes = env.num_envs // tasks
-    with _blamed(0, episodes):
+    with _blamed(0, episodes), limited("a reset"):
         observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
-    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape))
+    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape), spec.observations)
 
 
 def _step(
-    env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int, tensors: bool
+    env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int, tensors: bool, parts: tuple[Part, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step all lanes, which take tensors or arrays; ``shape`` is ``[task, episode, *input_shape]``, of observations."""
     device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
-    with _blamed(step, lead[1], lanes):
+    with _blamed(step, lead[1], lanes), limited("a step"):
         observation, reward, ended, cut, _ = env.step(lanes if tensors else lanes.cpu().numpy())
     rewards = _received(reward, device, f"rewards at step {step}", lead)
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
     truncations = _flags(cut, device, f"truncations at step {step}", lead)
-    following = _observed(observation, device, step, shape)
+    following = _observed(observation, device, step, shape, parts)
     return following, rewards.to(following.dtype), terminations, truncations
 
 
@@ -261,7 +274,9 @@ def _blamed(step: int, episodes: int, actions: Tensor | None = None) -> Iterator
     """Turn an environment's error into a RolloutError that names the lanes, or actions ``[lane, ...]`` of nan."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         what = "an environment raised"
         lanes = error.lanes if isinstance(error, LaneError) else []
         if actions is not None and not torch.isfinite(actions).all():
@@ -283,7 +298,12 @@ def on_torch(env: VectorEnv) -> bool:
     return isinstance(env.unwrapped, TorchLanes) and env.unwrapped.device is not None
 
 
-def _observed(observation: Any, device: torch.device, step: int, shape: tuple[int, ...]) -> Tensor:
+def _observed(
+    observation: Any, device: torch.device, step: int, shape: tuple[int, ...], parts: tuple[Part, ...]
+) -> Tensor:
+    if parts and composite(observation):
+        with _blamed(step, shape[1]):
+            observation = flat(parts, observation)
     # A copy: the environment may write its next observation into the array that it returned.
     received = _received(observation, device, f"observations at step {step}", shape)
     return received.to(torch.get_default_dtype(), copy=True)
@@ -309,6 +329,8 @@ def _received(value: Any, device: torch.device, what: str, shape: tuple[int, ...
         array = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
         raise RolloutError(f"{what} are not an array of numbers but {type(value).__name__}: {error}") from error
+    if array.is_complex():
+        raise RolloutError(f"{what} are complex numbers: expected real ones")
     if tuple(array.shape) != expected:
         raise RolloutError(f"{what} have shape {tuple(array.shape)} where {expected} was expected")
     return send(array, device).reshape(shape)

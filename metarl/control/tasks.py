@@ -8,14 +8,14 @@ one row per lane.
 ``metarl.control.rollouts`` runs the episodes.
 """
 
-import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
@@ -23,12 +23,16 @@ from metarl.control.lending import Lends, Pool
 from metarl.control.memory import check_memory
 from metarl.control.protocols import Parametrised
 from metarl.control.repeating import warn_of_other_generators
-from metarl.control.rollouts import can_be_compiled, collect
+from metarl.control.rollouts import RolloutError, can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import elements, refuse_statistics
+from metarl.environments import WorkerDied, acted_in, as_array, composite, elements, parts_of, refuse_statistics
 from metarl.seeding import stream
-from metarl.types import Family, Policy, Rollout, Spec, Split
+from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
+from metarl.types import Family, Policy, Rollout, Spec, Split, Which, places
+
+RESTARTS = 2
+"""How often the episodes of a draw are run again after a worker died: one that always dies must not go on for ever."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,24 +47,46 @@ class ControlTasks:
     environment: Callable[[int, torch.device], VectorEnv]
     """``(num_envs, device) -> env``; called once, at the first draw. Draws borrow from a ``Pool``."""
     sampling: Sampling
+    within: "Within | None" = None
+    """The whole batch that these tasks were selected from, if any."""
     _own: Pool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_own", Pool(self.environment))
+
+    def select(self, tasks: Which) -> Any:
+        """Return some of the tasks, as ``ControlTasks``; they draw what they draw among all of these.
+
+        Lanes share random numbers, so the episodes of all tasks are run, and those of the others are left out.
+        """
+        if overrides(self, ControlTasks, "rollout"):
+            return drawn_in_whole(self, tasks)
+        chosen = places(tasks, len(self.descriptors))
+        within = Within(self, chosen) if self.within is None else Within(self.within.whole, self.within.chosen[chosen])
+        parameters, descriptors = rows_of(self.parameters, chosen), self.descriptors[chosen]
+        return replace(self, parameters=parameters, descriptors=descriptors, within=within)
 
     def rollout(self, policy: Policy, generator: Generator) -> Rollout:
         """Run ``sampling.episodes`` fresh episodes of every task.
 
         Raises:
             RolloutError: an environment raised, or returned a wrong shape or a number that is not finite; or the
-                policy's action was not finite.
-            ValueError: the environment fails ``check_environment``.
+                policy's action was not finite; or workers died, also when the episodes were run again.
+            ValueError: the environment fails ``check_environment``, or ``check_bounds``.
         """
+        if self.within is not None:
+            whole = replace(self.within.whole, sampling=self.sampling)
+            return rollout_in_whole(whole, self.within.chosen, policy, generator)
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
-        with self._lanes(tasks * episodes, generator.device) as env:
-            watch = SuccessWatch(env)
-            return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        def run() -> Rollout:
+            with self._lanes(tasks * episodes, generator.device) as env:
+                check_bounds(env, policy)
+                watch = SuccessWatch(env)
+                return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+
+        return _run_again(run, generator)
 
     @contextmanager
     def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
@@ -70,6 +96,30 @@ class ControlTasks:
         with pool.lent(number, device) as env:
             check_environment(env, number, self.spec)
             yield env
+
+
+class Within(NamedTuple):
+    """Some tasks of a whole batch."""
+
+    whole: ControlTasks
+    chosen: Tensor  # [task] their numbers in the whole
+
+
+def _run_again(run: Callable[[], Rollout], generator: Generator) -> Rollout:
+    """Run episodes; where a worker dies, run them again in new lanes, from the same draws and so with the same result.
+
+    Raises RolloutError after RESTARTS such deaths.
+    """
+    drawn = generator.get_state()
+    for _ in range(RESTARTS):
+        try:
+            return run()
+        except RolloutError as error:
+            if not isinstance(error.__cause__, WorkerDied):
+                raise
+            warnings.warn(f"{error}; its episodes are run again from their reset, in new processes", stacklevel=3)
+            generator.set_state(drawn)
+    return run()
 
 
 def tasks_with(family: Family, parameters: Mapping[str, Any]) -> ControlTasks:
@@ -109,11 +159,24 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
     observations, actions = env.single_observation_space, env.single_action_space
-    kind = {spaces.Discrete: "discrete", spaces.Box: "continuous"}.get(type(actions), type(actions).__name__)
-    size = int(actions.n) if isinstance(actions, spaces.Discrete) else math.prod(actions.shape or ())
-    if (observations.shape, size, kind) != (spec.input_shape, spec.output_size, spec.kind):
+    told = parts_of(observations) if composite(observations) else observations.shape
+    expected = spec.observations if composite(observations) else spec.input_shape
+    if (told, *acted_in(actions)) != (expected, spec.kind, spec.output_size, spec.choices):
         raise ValueError(
             f"the environment observes {observations} and acts in {actions}, which is not what {spec} says"
+        )
+
+
+def check_bounds(env: VectorEnv, policy: Policy) -> None:
+    """Raise ValueError where policies keep within other bounds than those of the environment's actions."""
+    if not policy.distribution.bounded:
+        return
+    low, high = policy.distribution.bounds
+    space: Any = env.single_action_space
+    if not (np.allclose(as_array(space.low), low) and np.allclose(as_array(space.high), high)):
+        raise ValueError(
+            f"policies with distribution {policy.distribution.name} keep within [{low:g}, {high:g}] in every "
+            f"dimension, and the environment acts in {space}: let bounds in the family's Spec be those of its actions"
         )
 
 

@@ -21,10 +21,11 @@ from metarl.environments.making import (
     told,
 )
 from metarl.environments.observations import Eye, layout, named
-from metarl.environments.outcomes import SUCCESS, flag, flags
+from metarl.environments.outcomes import SUCCESS, close_environment, flag, flags, is_fault
+from metarl.environments.parts import as_array, composite, flat, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
-from metarl.environments.spaces import Array, as_array, elements, is_bounded_box, middle, plain, spec_of
-from metarl.environments.workers import WorkerLanes, on_workers, usable_cpus
+from metarl.environments.spaces import Array, acted_in, elements, is_bounded_box, middle, plain, spec_of
+from metarl.environments.workers import WorkerDied, WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
     "SUCCESS",
@@ -40,15 +41,21 @@ __all__ = [
     "Maker",
     "OwnEnv",
     "SingleEnv",
+    "WorkerDied",
     "WorkerLanes",
+    "acted_in",
     "apply_parameters",
     "as_array",
     "chain",
+    "close_environment",
+    "composite",
     "describe",
     "elements",
     "flag",
     "flags",
+    "flat",
     "is_bounded_box",
+    "is_fault",
     "layout",
     "make_env",
     "mdp",
@@ -56,6 +63,7 @@ __all__ = [
     "named",
     "on_workers",
     "opened",
+    "parts_of",
     "plain",
     "plain_seed",
     "quiet_mujoco",

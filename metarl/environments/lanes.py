@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.environments.making import Apply, Env, Maker, apply_parameters, make_env
 from metarl.environments.observations import Array, Eye, Layout, layout, named
-from metarl.environments.outcomes import flag, reward_of, success_of
+from metarl.environments.outcomes import RESET, STEP, close_environment, flag, is_fault, reward_of, success_of
 from metarl.environments.spaces import bounds, checked_actions, checked_options, middle, plain, policy_spaces, spec_of
 from metarl.spec import Spec
 
@@ -79,6 +79,11 @@ class LaneOptions(NamedTuple):
     """Steps after which a lane is truncated, besides the environment's own limit. None: no limit."""
     dtype: str = "float32"
     """NumPy's name of the dtype of observations, rewards and continuous actions."""
+    frame_skip: int = 1
+    """Steps of the environment for which each action is applied, with their rewards summed, unless the episode ends
+    before. The horizon and step numbers in errors count actions."""
+    action_scale: float = 1.0
+    """The policy's action that reaches the upper bounds of a Box action space."""
     name: str | None = None
     """What messages call the environment. None: as ``env`` is called."""
 
@@ -101,18 +106,21 @@ class Lanes(VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, options: LaneOptions, first: int = 0):
-        env, parameters, apply, spec, num_envs, horizon, dtype, name = options
-        describe(self, *policy_spaces(spec, dtype), num_envs, horizon)
+        env, parameters, apply, spec, num_envs, horizon, dtype, self._repeats, self._scale, name = options
+        describe(self, *policy_spaces(spec, dtype, self._scale), num_envs, horizon)
         self.horizon, self.parameter_space, self._first = horizon, parameters, first
         self._env, self._apply, self._policy_spec, self._name = env, apply, spec, name or named(env)
         self._envs: dict[int, Env] = {}
-        self._spaces: dict[int, tuple[Any, Any, int]] = {}
+        self._spaces: dict[int, tuple[Any, Any, Any]] = {}
         self._layouts: dict[int, Layout] = {}
         self._eyes = [Eye(dtype, self._name) for _ in range(num_envs)]
         self._rows = {name: np.stack([middle(space)] * num_envs) for name, space in parameters.spaces.items()}
         self._outdated = np.ones(num_envs, dtype=bool)  # lanes whose environment was made for other parameters
         self._seeds: list[tuple[int, int] | None] = [None] * num_envs  # the last seed, environments made since
-        self._low, self._high = np.zeros((2, num_envs, spec.output_size))
+        self.calling = np.zeros(num_envs, dtype=np.int8)
+        """What each lane's environment is doing, for whoever waits for it: a worker's parent has this array, too."""
+        numbers = len(spec.choices) or (1 if spec.kind == "discrete" else spec.output_size)
+        self._low, self._high = np.zeros((2, num_envs, numbers))
         self._actions: dict[int, tuple[tuple[int, ...], Any]] = {}  # each environment's shape and dtype of actions
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
         self._largest = float(np.finfo(self._observations.dtype).max)
@@ -148,7 +156,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close every lane's environment."""
         for env in self._envs.values():
-            env.close()
+            close_environment(env, self._name)
 
     def _take(self, given: Mapping[str, Array], restarted: Array) -> None:
         """Store the task parameters of the lanes to restart."""
@@ -159,6 +167,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
 
     def _restart(self, lane: int, seed: int | None) -> None:
         values = self._values(lane)
+        self.calling[lane] = RESET
         try:
             env = self._made(lane, values)
             seed = self._next_seed(lane, seed)
@@ -166,8 +175,11 @@ class Lanes(VectorEnv[Any, Any, Any]):
             observation, _ = env.reset(seed=seed, options=values if self._apply == "options" else None)
             self._fit(lane, env, values)
             self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             raise self._blamed(lane, 0, error) from error
+        self.calling[lane] = 0
         for book in self._book:
             book[lane] = 0
 
@@ -189,7 +201,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._layouts.pop(lane, None)
         self._spaces.pop(lane, None)
         if lane in self._envs:
-            self._envs.pop(lane).close()
+            close_environment(self._envs.pop(lane), self._name)
 
     def _next_seed(self, lane: int, seed: int | None) -> int | None:
         """Return the seed of a reset; None where the environment goes on with its own generator.
@@ -213,7 +225,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
                 self._drop(lane)
                 raise ValueError(f"the task {values} asks for {spec} where its family has {self._policy_spec}")
             self._spaces[lane] = observations, actions, _number(actions)
-            self._layouts[lane] = layout(observations)  # type: ignore[arg-type]  # as spec_of has checked
+            self._layouts[lane] = layout(observations)
             self._actions[lane] = actions.shape or (), actions.dtype
         self._low[lane], self._high[lane] = bounds(actions)
 
@@ -221,39 +233,63 @@ class Lanes(VectorEnv[Any, Any, Any]):
         """Convert the policy's actions to the environments' actions, one row per lane."""
         if isinstance(self.single_action_space, spaces.Discrete):
             return (actions + self._low[:, 0]).astype(int).tolist()
-        scaled = self._low + (self._high - self._low) * (np.clip(actions, -1, 1) + 1) / 2
+        if isinstance(self.single_action_space, spaces.MultiDiscrete):
+            return self._shaped(actions + self._low)
+        unit = actions if self._scale == 1.0 else actions / self._scale
+        scaled = self._low + (self._high - self._low) * (np.clip(unit, -1, 1) + 1) / 2
         within = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
+        return self._shaped(within)
+
+    def _shaped(self, actions: Array) -> Any:
+        """Return actions in the shapes and dtypes of the environments, one row per lane."""
         kinds = [self._actions[lane] for lane in range(self.num_envs)]
         if kinds.count(kinds[0]) == len(kinds):
             shape, dtype = kinds[0]
-            return within.reshape(-1, *shape).astype(dtype)
+            return actions.reshape(-1, *shape).astype(dtype)
         return [
-            within[lane].reshape(self._actions[lane][0]).astype(self._actions[lane][1]) for lane in range(self.num_envs)
+            actions[lane].reshape(self._actions[lane][0]).astype(self._actions[lane][1])
+            for lane in range(self.num_envs)
         ]
 
     def _advance(self, lane: int, action: Any) -> tuple[float, bool | None]:
         """Step one lane; return its reward, and whether it succeeded, or None if it does not report success."""
-        env, step = self._envs[lane], int(self._book.elapsed[lane]) + 1
+        step = int(self._book.elapsed[lane]) + 1
+        self.calling[lane] = STEP
         try:
-            observation, reward, terminated, truncated, info = env.step(action)
-            self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
-            number = reward_of(reward, self._largest)
-            if not (type(terminated) is bool and type(truncated) is bool):
-                terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
-            succeeded = success_of(info) if info else None
-        except Exception as error:
+            number, terminated, truncated, succeeded = self._stepped(lane, action)
+            for _ in range(self._repeats - 1):
+                if terminated or truncated:
+                    break
+                more, terminated, truncated, again = self._stepped(lane, action)
+                number, succeeded = number + more, succeeded if again is None else again or bool(succeeded)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             raise self._blamed(lane, step, error) from error
+        self.calling[lane] = 0
         self._book.elapsed[lane], self._book.terminated[lane] = step, terminated
         self._book.truncated[lane] = truncated or step == self.horizon
         return number, succeeded
 
-    def _blamed(self, lane: int, step: int, error: Exception) -> LaneError:
-        where = f"{self._name}, task {_short(self._values(lane))}"
+    def _stepped(self, lane: int, action: Any) -> tuple[float, bool, bool, bool | None]:
+        """Take one step of a lane's environment: reward, terminated, truncated, success."""
+        observation, reward, terminated, truncated, info = self._envs[lane].step(action)
+        self._observations[lane] = self._eyes[lane].read(self._layouts[lane], observation)
+        number = reward_of(reward, self._largest)
+        if not (type(terminated) is bool and type(truncated) is bool):
+            terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
+        return number, terminated, truncated, success_of(info) if info else None
+
+    def _blamed(self, lane: int, step: int, error: BaseException) -> LaneError:
+        where = f"{self._name}, task {short(self._values(lane))}"
         lane += self._first
         return LaneError(f"lane {lane}, step {step}: {type(error).__name__}: {error} ({where})", [lane])
 
 
-def _number(actions: spaces.Space[Any]) -> int:
+def _number(actions: spaces.Space[Any]) -> Any:
+    """Return what an environment may change of choices without making a new space."""
+    if isinstance(actions, spaces.MultiDiscrete):
+        return actions.nvec.tolist(), actions.start.tolist()
     return int(actions.n) if isinstance(actions, spaces.Discrete) else 0
 
 
@@ -262,6 +298,7 @@ def infos(reported: Array, successes: Array) -> dict[str, Any]:
     return {"success": successes, "_success": reported} if reported.any() else {}
 
 
-def _short(values: Mapping[str, Any]) -> str:
+def short(values: Mapping[str, Any]) -> str:
+    """Return a task's parameters for a message."""
     text = " ".join(str(dict(values)).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.pictures.window import Window
+from metarl.seeding import spawn, uniform
 from metarl.speed import send
 
 Parameters = Mapping[str, Tensor]
@@ -33,6 +34,8 @@ Draw = Callable[[Episode, Parameters], np.ndarray[Any, Any]]
 """``(episode, parameters) -> frame [height, width, 3]``, uint8."""
 
 FRAMES_PER_SECOND = 10
+BLOCK = 256
+"""Steps whose random numbers are drawn at first, where no horizon says how many there will be."""
 _CPU = torch.device("cpu")
 
 
@@ -44,12 +47,15 @@ class MDP(NamedTuple):
     parameter_space: spaces.Dict
     start: Tensor
     """The initial state of every episode."""
-    step: Callable[[Parameters, Tensor, Tensor, Generator], tuple[Tensor, Tensor, Tensor]]
-    """``(parameters, state, action, generator) -> (state, reward [...], terminated [...])``."""
+    step: Callable[[Parameters, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """``(parameters, state, action, noise) -> (state, reward [...], terminated [...])``. All randomness of a step is
+    in ``noise`` ``[..., noise]``, uniform in [0, 1); ``metarl.seeding.normal`` makes normal numbers of it."""
     observe: Callable[[Tensor], Tensor]
     """``state -> observation``."""
     check: Callable[[Parameters], None] = lambda parameters: None
     """Raises ValueError for parameters that are no valid task. Shapes and finiteness are already checked."""
+    noise: int = 0
+    """How many random numbers a step needs."""
 
 
 def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box:
@@ -98,7 +104,8 @@ class MDPEnv(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step. The time limit is Gymnasium's wrapper."""
         actions = _tensor(action, _action_dtype(self.action_space))
-        self._state, reward, terminated = self._mdp.step(self._parameters, self._state, actions, self._generator)
+        noise = uniform(self._generator, 1, self._mdp.noise)[0]
+        self._state, reward, terminated = self._mdp.step(self._parameters, self._state, actions, noise)
         if self.render_mode is not None:
             self._steps.append((self._state, actions, reward))
         self._show()
@@ -168,6 +175,9 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         self._parameters = {name: self._lanes(value) for name, value in _checked(mdp, parameters, ()).items()}
         self._state = self._lanes(mdp.start)
         self._book = opened(self._lanes(torch.tensor(0)))
+        # Numbers for all steps of an episode, a row for each lane: what lane k gets depends on no other lane.
+        self._steps = 0
+        self._noise = self._drawn(horizon or BLOCK)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the lanes in the mask ``options["reset_mask"]``, by default all; the others continue undisturbed.
@@ -185,6 +195,8 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
             self._parameters[name] = _where(restarted, value, self._parameters[name])
         self._state = _where(restarted, send(self._mdp.start, self._on), self._state)
         self._book = self._book.restarted(restarted)
+        if self._mdp.noise:
+            self._noise = _where(restarted, self._drawn(self._noise.shape[1]), self._noise)
         return self._array(self._mdp.observe(self._state)), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -193,7 +205,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         tensor = _tensor(actions, _action_dtype(self.single_action_space), self._on)
         if tensor.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {tuple(tensor.shape)} where {self.action_space.shape} was expected")
-        state, rewards, ended = self._mdp.step(self._parameters, self._state, tensor, self._generator)
+        state, rewards, ended = self._mdp.step(self._parameters, self._state, tensor, self._noise_now())
         self._state = _where(running, state, self._state)
         self._book = self._book.after_step(running, ended, self.horizon)
         observations = self._array(self._mdp.observe(self._state))
@@ -202,16 +214,40 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def generator(self) -> Generator:
-        """The random generator of the steps."""
+        """The random generator of the resets; steps draw nothing."""
         return self._generator
 
-    def snapshot(self) -> tuple[Any, ...]:
-        """Return the tensors that steps read and change, without copying, apart from actions and the generator."""
-        return self._parameters, self._state, self._book
+    def snapshot(self) -> tuple[Any, ...] | None:
+        """Return the tensors that steps read and change, without copying, apart from actions.
+
+        None for lanes that need random numbers and have no horizon: how many is not known before.
+        """
+        if self._mdp.noise and self.horizon is None:
+            return None
+        return self._parameters, self._state, self._book, self._noise
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Continue from a snapshot."""
-        self._parameters, self._state, self._book = snapshot
+        self._parameters, self._state, self._book, self._noise = snapshot
+
+    def _drawn(self, steps: int) -> Tensor:
+        """Draw the random numbers of steps, ``[lane, step, number]``; row k is the same for any number of lanes."""
+        (own,) = spawn(self._generator, 1)  # moves the generator on by as much for any number of lanes
+        numbers = self._mdp.noise
+        return uniform(own, self.num_envs, steps * numbers).reshape(self.num_envs, steps, numbers)
+
+    def _noise_now(self) -> Tensor:
+        """Return the random numbers of each lane's next step, ``[lane, number]``."""
+        if not self._mdp.noise:
+            return self._noise[:, 0]
+        if self.horizon is None:
+            self._steps += 1
+            if self._steps > self._noise.shape[1]:
+                self._steps = int(self._book.elapsed.max()) + 1  # less, if lanes were reset since
+            if self._steps > self._noise.shape[1]:
+                self._noise = torch.cat([self._noise, self._drawn(self._noise.shape[1])], dim=1)
+        step = self._book.elapsed.clamp(max=self._noise.shape[1] - 1)  # lanes at their end idle, whatever they draw
+        return self._noise.gather(1, step.reshape(-1, 1, 1).expand(-1, 1, self._mdp.noise)).squeeze(1)
 
     def _lanes(self, value: Tensor) -> Tensor:
         return send(value, self._on).expand(self.num_envs, *value.shape).clone()

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from metarl.environments.parts import PIXEL, flat, is_image, parts_of
+from metarl.spec import Part
+
 Array = np.ndarray[Any, Any]
-Observed = spaces.Box | spaces.Discrete
-PIXEL = 255
-"""The largest value of a pixel."""
 
 
 class Layout(NamedTuple):
     """How observations of a space are laid out for a policy."""
 
-    space: Observed
+    space: spaces.Space[Any]
     given: tuple[int, ...]
     """The shape of the environment's observations."""
     shape: tuple[int, ...]
@@ -28,19 +28,33 @@ class Layout(NamedTuple):
     """Whether these are pixels of 0 to 255, which are divided by 255."""
     axes: tuple[int, ...] | None = None
     """The order of the axes, channels first; None: as they are."""
+    parts: tuple[Part, ...] = ()
+    """Of a Dict, a Tuple, MultiDiscrete or MultiBinary: what the policy's vector is made of."""
+
+    @property
+    def recorded(self) -> tuple[Part, ...]:
+        """The parts of a Dict or a Tuple, which a Spec records; empty for all others."""
+        return self.parts if isinstance(self.space, spaces.Dict | spaces.Tuple) else ()
 
 
-def layout(space: Observed) -> Layout:
+def layout(space: spaces.Space[Any]) -> Layout:
     """Return how a policy sees a space.
 
     Discrete observations are one-hot. Images, whose values are bounded by 0 and 255, become ``[channel, height,
     width]`` in [0, 1]; those of several frames have the frames' channels one after another. Boxes of three axes whose
-    last one is the shortest are laid out as images too. All others stay as they are.
+    last one is the shortest are laid out as images too. All other Boxes stay as they are. Dicts and Tuples become one
+    vector, part after part: choices one-hot, pixels divided by 255, all flattened.
+
+    Raises:
+        ValueError: spaces, or parts of them, that cannot be read.
     """
     if isinstance(space, spaces.Discrete):
         return Layout(space, (), (int(space.n),))
+    if not isinstance(space, spaces.Box):
+        parts = parts_of(space)
+        return Layout(space, space.shape or (), (sum(part.size for part in parts),), parts=parts)
     shape = space.shape
-    image = len(shape) in (2, 3, 4) and bool((space.low == 0).all() and (space.high == PIXEL).all())
+    image = is_image(space)
     last = len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
     axes = (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2) if last else None
     ordered = shape if axes is None else tuple(shape[axis] for axis in axes)
@@ -70,24 +84,39 @@ class Eye:
 
         Warns once where observations that differ become equal in the policy's dtype.
         """
+        space, given, shape, image, axes, parts = seen
+        if parts:
+            return self._read_parts(seen, observation)
         array = np.asarray(observation)
-        space, given, shape, image, axes = seen
         if array.shape != given:
             raise ValueError(f"an observation has shape {array.shape} where {given} was expected")
         if isinstance(space, spaces.Discrete):
             if observation not in space:
                 raise ValueError(f"the observation {observation!r} is not in {space}")
             return np.asarray(np.arange(space.start, space.start + space.n) == array)
-        if array.dtype == self._dtype:
-            if not np.isfinite(array).all():
-                self._check_large(array, observation)
-        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
-            self._check_large(array, observation)
+        self._check_numbers(array, observation)
         if axes is not None:
             array = array.transpose(axes)
         if image:
             array = array / self._dtype.type(PIXEL)
         return array if array.shape == shape else array.reshape(shape)
+
+    def _check_numbers(self, array: Array, observation: Any) -> None:
+        if array.dtype == self._dtype:
+            if not np.isfinite(array).all():
+                self._check_large(array, observation)
+        elif array.dtype.kind == "c":
+            raise ValueError(f"an observation holds complex numbers: {observation!r}; expected real ones")
+        elif array.size and not np.abs(array).max() < self._exact:  # also where any number is nan
+            self._check_large(array, observation)
+
+    def _read_parts(self, seen: Layout, observation: Any) -> Array:
+        array = flat(seen.parts, observation)
+        if array.shape != seen.shape:
+            raise ValueError(f"an observation has axes {array.shape[:-1]} before those of {seen.space}")
+        if not np.abs(array).max(initial=0) < self._exact:
+            self._check_large(array, observation)
+        return array
 
     def _check_large(self, array: Array, observation: Any) -> None:
         """Raise ValueError for numbers that the dtype does not hold; warn where it does not tell them apart."""

@@ -3,6 +3,8 @@
 Nothing here imports torch, to keep worker processes small.
 """
 
+import signal
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,30 @@ import numpy as np
 NUMBERS = (float, int, np.floating, np.integer)
 SUCCESS = ("success", "is_success")
 """Where environments' infos say whether an episode has succeeded; the first that is there counts."""
+
+
+STEP, RESET = 1, 2
+"""What a lane's environment is doing; 0: nothing."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Return whether an environment is to blame for what it raised, ``sys.exit`` included.
+
+    KeyboardInterrupt is Ctrl-C's where Python's own handler raises it, and otherwise the environment's.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    return isinstance(error, Exception | SystemExit)
+
+
+def close_environment(env: Any, where: str) -> None:
+    """Close an environment. A failure is a warning: what the environment was made for is done."""
+    try:
+        env.close()
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        warnings.warn(f"{where} could not be closed: {type(error).__name__}: {error}", stacklevel=2)
 
 
 def flag(name: str, value: Any) -> bool:

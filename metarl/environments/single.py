@@ -26,6 +26,8 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         spec: The policy's inputs and outputs.
         parameters: The task's parameters by name.
         render_mode: One of the environment's own render modes.
+        frame_skip: Steps of the environment for which each action is applied.
+        action_scale: The policy's action that reaches the upper bounds of a Box action space.
 
     Raises:
         LaneError: from ``reset`` and ``step``, as lanes raise it.
@@ -39,10 +41,13 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         spec: Spec,
         parameters: Mapping[str, Any],
         render_mode: str | None = None,
+        frame_skip: int = 1,
+        action_scale: float = 1.0,
     ):
         self.render_mode, self._maker = render_mode, env
         self._made: Env | None = None
-        self._lane = lanes.Lanes(lanes.LaneOptions(self._make, space, apply, spec, 1, name=named(env)))
+        options = lanes.LaneOptions(self._make, space, apply, spec, 1, name=named(env))
+        self._lane = lanes.Lanes(options._replace(frame_skip=frame_skip, action_scale=action_scale))
         self.observation_space, self.action_space = self._lane.single_observation_space, self._lane.single_action_space
         self._rows = {name: np.asarray(value)[None] for name, value in parameters.items()}
 
@@ -84,9 +89,9 @@ class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args: as of ``SingleEnv``; ``values`` are the task's parameters as the environment gets them.
     """
 
-    def __init__(self, env: making.Maker, apply: making.Apply, values: Mapping[str, Any]):
+    def __init__(self, env: making.Maker, apply: making.Apply, values: Mapping[str, Any], frame_skip: int = 1):
         super().__init__(making.make_env(env, apply, values))
-        self._apply, self._values = apply, dict(values)
+        self._apply, self._values, self._repeats = apply, dict(values), frame_skip
         making.apply_parameters(self.env, apply, self._values)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -94,3 +99,13 @@ class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         making.apply_parameters(self.env, self._apply, self._values)
         given = {**self._values, **(options or {})} if self._apply == "options" else options
         return self.env.reset(seed=seed, options=given)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Apply an action for ``frame_skip`` steps, unless the episode ends before. The reward is their sum."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        for _ in range(self._repeats - 1):
+            if terminated or truncated:
+                break
+            observation, more, terminated, truncated, info = self.env.step(action)
+            reward += more  # type: ignore[operator]
+        return observation, reward, terminated, truncated, info

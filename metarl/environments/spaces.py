@@ -13,7 +13,8 @@ from gymnasium import spaces
 from numpy.typing import DTypeLike
 
 from metarl.environments.observations import layout
-from metarl.spec import Spec
+from metarl.environments.parts import as_array as as_array
+from metarl.spec import Kind, Spec
 
 Env = gymnasium.Env[Any, Any]
 Array = np.ndarray[Any, Any]
@@ -22,18 +23,32 @@ Array = np.ndarray[Any, Any]
 def spec_of(env: Env, parameters: spaces.Dict) -> Spec:
     """Return the Spec of a policy for an environment's spaces. Raises ValueError for unsupported spaces."""
     descriptor_size = sum(math.prod(space.shape or ()) for space in parameters.spaces.values())
-    observations, actions = env.observation_space, env.action_space
-    if not isinstance(observations, spaces.Box | spaces.Discrete):
-        raise ValueError(
-            f"observations of {observations} cannot be read: expected Box or Discrete; wrap the environment, "
-            "for example in gymnasium.wrappers.FlattenObservation"
-        )
-    input_shape = layout(observations).shape
+    seen, actions = layout(env.observation_space), env.action_space
+    if isinstance(actions, spaces.Box) and not is_bounded_box(actions):
+        raise ValueError(f"actions of {actions} cannot be chosen: expected {KNOWN}")
+    kind, size, choices = acted_in(actions)
+    return Spec(seen.shape, size, kind, descriptor_size, choices, observations=seen.recorded)
+
+
+KNOWN = "Discrete, MultiDiscrete, MultiBinary or a bounded Box of floats"
+
+
+def acted_in(actions: spaces.Space[Any]) -> tuple[Kind, int, tuple[int, ...]]:
+    """Return the kind of actions, their ``output_size`` and their ``choices``, as of ``Spec``.
+
+    Raises ValueError for a space that no policy acts in.
+    """
     if isinstance(actions, spaces.Discrete):
-        return Spec(input_shape, int(actions.n), "discrete", descriptor_size)
-    if is_bounded_box(actions):
-        return Spec(input_shape, math.prod(actions.shape), "continuous", descriptor_size)
-    raise ValueError(f"actions of {actions} cannot be chosen: expected Discrete or a bounded Box of floats")
+        return "discrete", int(actions.n), ()
+    if isinstance(actions, spaces.MultiDiscrete):
+        choices = tuple(actions.nvec.ravel().tolist())
+        return "discrete", sum(choices), choices
+    if isinstance(actions, spaces.MultiBinary):
+        number = math.prod(actions.shape)
+        return "discrete", 2 * number, (2,) * number
+    if isinstance(actions, spaces.Box):
+        return "continuous", math.prod(actions.shape), ()
+    raise ValueError(f"actions of {actions} cannot be chosen: expected {KNOWN}")
 
 
 def is_bounded_box(space: spaces.Space[Any]) -> TypeGuard["spaces.Box[Any]"]:
@@ -56,13 +71,17 @@ def plain(space: spaces.Space[Any], row: Array) -> Any:
     return float(row.item()) if row.size == 1 else row.astype(space.dtype)
 
 
-def policy_spaces(spec: Spec, dtype: DTypeLike) -> tuple[spaces.Box, spaces.Box | spaces.Discrete]:
-    """Return a policy's observation space and action space."""
+def policy_spaces(
+    spec: Spec, dtype: DTypeLike, action_scale: float = 1.0
+) -> tuple[spaces.Box, spaces.Box | spaces.Discrete | spaces.MultiDiscrete]:
+    """Return a policy's observation space and action space. Box actions are in [-action_scale, action_scale]."""
     kind = np.dtype(dtype).type
     observations = spaces.Box(-np.inf, np.inf, spec.input_shape, dtype=kind)
+    if spec.choices:
+        return observations, spaces.MultiDiscrete([*spec.choices])
     if spec.kind == "discrete":
         return observations, spaces.Discrete(spec.output_size)
-    return observations, spaces.Box(-1, 1, (spec.output_size,), dtype=kind)
+    return observations, spaces.Box(-action_scale, action_scale, (spec.output_size,), dtype=kind)
 
 
 def checked_options(
@@ -122,15 +141,9 @@ def checked_actions(actions: Any, space: spaces.Space[Any]) -> Array:
     return given.astype(space.dtype, copy=False)
 
 
-def as_array(values: Any) -> Array:
-    """Return a tensor, or anything that NumPy accepts, as an array."""
-    # A tensor may be on another device, and may require gradients.
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
 def bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:
-    """Return the bounds of an action space, one number per dimension; for a Discrete space, its first action twice."""
+    """Return the bounds of an action space, one number per dimension; for choices, the first of each twice."""
     if isinstance(space, spaces.Box):
         return space.low.ravel(), space.high.ravel()
-    assert isinstance(space, spaces.Discrete)
-    return space.start, space.start
+    first = space.start.ravel() if isinstance(space, spaces.MultiDiscrete) else getattr(space, "start", 0)
+    return first, first

@@ -40,6 +40,7 @@ class Arrays(NamedTuple):
     reported: Array  # whether the lane's info had a success
     successes: Array
     actions: Array
+    calling: Array  # what the lane's environment is doing: see outcomes.STEP and RESET
 
     def of(self, lanes: slice) -> "Arrays":
         """Return the views of some lanes."""
@@ -48,13 +49,14 @@ class Arrays(NamedTuple):
 
 def shared_arrays(file: int, options: LaneOptions) -> Arrays:
     """Map a file, given by its descriptor, into memory as the arrays of all lanes."""
-    observation, action = policy_spaces(options.spec, options.dtype)
+    observation, action = policy_spaces(options.spec, options.dtype, options.action_scale)
     flag, reward = np.dtype(bool), np.dtype(options.dtype)
     rows: list[tuple[np.dtype[Any], tuple[int, ...]]] = [
         (reward, observation.shape),
         (reward, ()),
         *[(flag, ())] * 4,
         (np.dtype(action.dtype), action.shape or ()),
+        (np.dtype(np.int8), ()),
     ]
     sizes = [options.num_envs * kind.itemsize * math.prod(shape) for kind, shape in rows]
     # Each array starts at a multiple of ALIGNED: -(-a // b) rounds up.
@@ -83,7 +85,7 @@ def _work(link: Connection, memory: int) -> None:
     pickled, share = link.recv()
     try:
         lanes, arrays = _lanes(memory, pickled, share)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"a worker process could not start: {type(error).__name__}: {error}"
         link.send((WorkerError(message), traceback.format_exc()))
         return
@@ -99,7 +101,9 @@ def _work(link: Connection, memory: int) -> None:
 def _lanes(memory: int, pickled: bytes, share: slice) -> tuple[Lanes, Arrays]:
     options: LaneOptions = cloudpickle.loads(pickled)
     own = options._replace(num_envs=share.stop - share.start)
-    return Lanes(own, first=share.start), shared_arrays(memory, options).of(share)
+    lanes, arrays = Lanes(own, first=share.start), shared_arrays(memory, options).of(share)
+    lanes.calling = arrays.calling
+    return lanes, arrays
 
 
 def _failure(lanes: Lanes, arrays: Arrays, command: dict[str, Any] | None) -> tuple[Exception, str] | None:

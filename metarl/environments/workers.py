@@ -6,6 +6,7 @@ however the processes end. A worker ends when its socket closes or its parent ha
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,11 +27,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 
 from metarl.environments.bookkeeping import describe
-from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, infos, lanes_seeds
+from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, infos, lanes_seeds, short
 from metarl.environments.making import Maker
 from metarl.environments.observations import named
+from metarl.environments.outcomes import RESET, STEP
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
 from metarl.environments.worker import GRACE, WorkerError, shared_arrays
+from metarl.safety import step_timeout
 from metarl.speed import usable_cpus as usable_cpus
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -48,6 +51,15 @@ class Worker(NamedTuple):
     process: subprocess.Popen[bytes]
     connection: Connection
     lanes: slice
+    answers: Any
+    """A ``select.poll`` that tells whether there is an answer. It is made once: waiting happens at every step."""
+
+
+class WorkerDied(LaneError):
+    """A worker process ended by itself. Episodes that are run again from their reset, in new lanes, are the same."""
+
+
+_CALLS = {STEP: "a step", RESET: "a reset"}
 
 
 class WorkerLanes(VectorEnv[Any, Any, Any]):
@@ -56,11 +68,12 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
     Each worker gets a contiguous block of lanes, all of nearly equal size. The functions that make an environment and
     apply task parameters are sent by cloudpickle: closures are pickled, functions of modules are imported in the
     worker. An error in a worker is raised as Lanes would raise it, with the worker's traceback as its cause, and all
-    workers stay usable. When a worker dies, or waiting for it is interrupted, all workers are closed.
+    workers stay usable. When a worker dies, takes longer than ``metarl.safety.step_timeout()``, or waiting for it is
+    interrupted, all workers are closed.
 
     Raises:
         WorkerError: a worker could not start, for example because it cannot import a module.
-        LaneError: as from Lanes; also when a worker died, naming its lanes.
+        LaneError: as from Lanes; also when a worker died (WorkerDied) or took too long, naming its lanes.
     """
 
     def __init__(self, options: LaneOptions, workers: int = 2):
@@ -69,9 +82,10 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             raise ValueError("worker processes need Linux or macOS, whose processes inherit open files: use workers=1")
         if not 1 <= workers <= num_envs:
             raise ValueError(f"expected from one worker to one for each of the {num_envs} lanes, not {workers}")
-        describe(self, *policy_spaces(options.spec, options.dtype), num_envs, options.horizon)
+        describe(self, *policy_spaces(options.spec, options.dtype, options.action_scale), num_envs, options.horizon)
         self.horizon, self.parameter_space = options.horizon, options.parameters
         self._reset_once = np.zeros(num_envs, dtype=bool)
+        self._name, self._rows = options.name or named(options.env), dict[str, Array]()
         portable = options._replace(env=_portable(options.env), name=options.name or named(options.env))
         self._workers: list[Worker] = []
         self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
@@ -87,6 +101,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
         seeds = lanes_seeds(seed, self.num_envs)
         rows = given | {"reset_mask": restarted}
+        self._rows |= given
 
         def share(worker: Worker) -> dict[str, Any]:
             cut = {name: values[worker.lanes] for name, values in rows.items()}
@@ -102,7 +117,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             raise ResetNeeded(NOT_RESET)
         self._arrays.actions[:] = checked_actions(actions, self.action_space)
         self._ask(lambda worker: None)
-        observations, rewards, terminated, truncated, reported, successes, _ = (array.copy() for array in self._arrays)
+        observations, rewards, terminated, truncated, reported, successes = (array.copy() for array in self._arrays[:6])
         return observations, rewards, terminated, truncated, infos(reported, successes)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -117,7 +132,10 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         try:
             for worker in self._workers:
                 worker.connection.send(command(worker))
+            limit = step_timeout()
+            deadline = None if limit is None else time.monotonic() + limit
             for worker in self._workers:
+                self._await(worker, deadline)
                 failures += filter(None, [worker.connection.recv()])
         except (EOFError, ConnectionError) as error:
             raise self._death(worker) from error
@@ -128,13 +146,32 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             failure, worker_traceback = failures[0]
             raise failure from WorkerError(f"in a worker process:\n{worker_traceback}")
 
+    def _await(self, worker: Worker, deadline: float | None) -> None:
+        """Wait for a worker's answer. Raises LaneError, which names the task, after the deadline."""
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if worker.answers.poll(left):
+            return
+        worker.process.kill()  # it would not hear that it is to close
+        first, last = worker.lanes.start, worker.lanes.stop - 1
+        busy = np.flatnonzero(self._arrays.calling[worker.lanes])
+        lane = first + int(busy[0]) if len(busy) else first
+        call = _CALLS.get(int(self._arrays.calling[lane]), "making the environments")
+        values = {name: rows[lane] for name, rows in self._rows.items()}
+        where = f"lane {lane}" if len(busy) else f"lanes {first} to {last}"
+        raise LaneError(
+            f"{where}: {call} took longer than {step_timeout():g} s, the limit of --step-timeout "
+            f"({self._name}, task {short(values)}); the worker process was ended",
+            [lane] if len(busy) else list(range(first, last + 1)),
+        )
+
     def _death(self, worker: Worker) -> LaneError:
         """Return an error that says how a worker ended, and end the others."""
         self.close()
         code = worker.process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         lanes = list(range(worker.lanes.start, worker.lanes.stop))
-        return LaneError(f"the worker process of lanes {lanes[0]} to {lanes[-1]} {how}", lanes)
+        memory = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
+        return WorkerDied(f"the worker process of lanes {lanes[0]} to {lanes[-1]} {how}{memory}", lanes)
 
 
 def _stop(workers: list[Worker], owner: int) -> None:
@@ -175,7 +212,9 @@ def _start(memory: int, lanes: slice) -> Worker:
             process_group=0,
             env=os.environ | ONE_THREAD,
         )
-    return Worker(process, ours, lanes)
+    answers = select.poll()
+    answers.register(ours.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return Worker(process, ours, lanes, answers)
 
 
 def _anonymous_file() -> BinaryIO:

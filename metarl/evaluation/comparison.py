@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl import runs
+from metarl import origins, runs
 from metarl.evaluation.bootstrap import Metrics, resampled
 from metarl.files import typed
 
@@ -139,10 +139,23 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
         names = [name for name in (*recorded, *wanted) if recorded.get(name) != wanted.get(name)]
         difference = f"{names[0]}={recorded.get(names[0])}, not {wanted.get(names[0])}"
         raise runs.RunError(f"{folder} was evaluated on other tasks, with {difference}; {again}")
+    if changed := _changed(record.get("definition"), asked.get("definition")):
+        raise runs.RunError(f"{folder} was evaluated on other tasks: {changed}; {again}")
     if record["steps"] < steps:
         raise runs.RunError(f"{folder} was evaluated for {record['steps']} steps, fewer than {steps}; {again}")
     metrics: Metrics = record["metrics"]
     return metrics
+
+
+def _changed(*definitions: Mapping[str, Any] | None) -> str | None:
+    """Tell what differs in the tasks of a ``module:name`` between two evaluations; None where nothing is known to."""
+    known = [definition for definition in definitions if definition is not None]
+    return origins.difference(*map(_of_tests, known)) if len(known) == 2 else None
+
+
+def _of_tests(definition: Mapping[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in definition.get("options", {}).items() if name not in TRAINING_ONLY}
+    return {**definition, "options": options}
 
 
 def _family(described: Mapping[str, Any]) -> dict[str, Any]:

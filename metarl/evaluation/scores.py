@@ -32,6 +32,7 @@ from metarl.types import (
     environments_of,
     labelled_tasks,
     policy_of,
+    rollout_of,
 )
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
@@ -160,7 +161,7 @@ def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
 
 
 def _check_spec(built: Spec, asked: Spec) -> None:
-    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape)} for spec in (built, asked))
+    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), "policy": None} for spec in (built, asked))
     wrong = [f"{name} {ours[name]}, and the family has {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(
@@ -175,31 +176,79 @@ Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None]
 
 
 class Adapted(NamedTuple):
-    """A learner's state after some adaptation steps, and episodes of its policies in that state."""
+    """A learner's state after some adaptation steps, and what shows how good it is."""
 
     state: State
-    rollout: Rollout
+    batch: Batch
+    """Episodes of the policies in that state; for labelled examples, the query set."""
+
+    @property
+    def rollout(self) -> Rollout:
+        """The episodes. Raises ValueError for labelled examples."""
+        return rollout_of(self.batch)
+
+    @property
+    def examples(self) -> Examples:
+        """The query set. Raises ValueError for policies."""
+        if not isinstance(self.batch, Examples):
+            raise ValueError("policies have episodes and no query set: read rollout")
+        return self.batch
 
 
 @usual_modes()
 def adapt(
-    learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+    learner: Learner,
+    params: Params,
+    tasks: Tasks | Examples,
+    steps: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[Adapted]:
-    """Adapt policies to tasks, with fresh episodes for every step. Return them after 0, 1, ..., ``steps`` steps.
+    """Adapt to tasks. Return what the learner is after 0, 1, ..., ``steps`` steps.
+
+    Policies get fresh episodes for every step. With labelled examples, every step adapts to the tasks' support set, and
+    the query set comes along, both drawn as ``evaluate`` does; examples ``[task, item, ...]`` of one's own, instead of
+    tasks, are adapted to as they are, and are their own query set.
 
     Raises:
-        ValueError: the learner has no policies, or ``steps`` is negative.
+        ValueError: ``steps`` is negative, examples are given to policies, or a learner of examples that reads the
+            tasks' descriptors gets none.
     """
-    if not learner.spec.control or steps < 0:
-        raise ValueError(f"adapting policies needs a control family and 0 steps or more: {learner.spec}, {steps} steps")
-    environments, device = environments_of(tasks), torch.device(device)
+    if steps < 0:
+        raise ValueError(f"adapting needs 0 steps or more, not {steps} steps")
+    device = torch.device(device)
     with torch.no_grad(), float32(device):
+        if not learner.spec.control:
+            return _fitted(learner, params, tasks, steps, seed, device)
+        if isinstance(tasks, Examples):
+            raise ValueError(f"policies adapt to tasks in which they act, not to examples: {learner.spec}")
+        environments = environments_of(tasks)
         state = learner.begin(params, send(tasks.descriptors, device))
         adapted: list[Adapted] = []
         for step in range(steps + 1):
-            state = learned(learner, *adapted[-1]) if adapted else state
+            state = learned(learner, adapted[-1].state, adapted[-1].rollout) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
             adapted.append(Adapted(state, environments.rollout(policy_of(learner, state), generator)))
+    return adapted
+
+
+def _fitted(
+    learner: Learner, params: Params, tasks: Tasks | Examples, steps: int, seed: int, device: torch.device
+) -> list[Adapted]:
+    if isinstance(tasks, Examples):
+        support = query = each_tensor(lambda values: send(values, device), tasks)
+        descriptors = torch.full((len(support.inputs), learner.spec.descriptor_size), torch.nan, device=device)
+    else:
+        labelled, descriptors = labelled_tasks(tasks), send(tasks.descriptors, device)
+        support, query = (
+            _checked(learner, labelled.draw(role, _stream(seed, role, device))) for role in get_args(Role)
+        )
+    adapted = [Adapted(learner.begin(params, descriptors), query)]
+    for _ in range(steps):
+        adapted.append(Adapted(learner.adapt(adapted[-1].state, support), query))
+    # Descriptors of nan: if the outputs depend on them, they are nan, too.
+    if isinstance(tasks, Examples) and not learner.predict(adapted[-1].state, query.inputs)[0].isfinite().all():
+        raise ValueError("this learner reads its tasks' descriptors, or diverges: give it tasks instead of examples")
     return adapted
 
 

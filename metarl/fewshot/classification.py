@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -12,9 +12,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from metarl.fewshot.grouping import SPLITS, Classes, Groups, Sizes, group, row_size
 from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numbers
-from metarl.seeding import stream, uniform
+from metarl.seeding import Places, stream, uniform
+from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
-from metarl.types import Batch, Examples, Role, Spec, Split
+from metarl.types import Batch, Examples, Role, Spec, Split, Which, places
 
 Rotations = Literal["none", "train", "all"]
 """Splits in which images rotated by 90, 180 and 270 degrees count as new classes."""
@@ -135,6 +136,7 @@ class EpisodeTasks:
     query: Tensor  # [task, way, query]
     parameters: dict[str, Tensor]
     scale: float | None = None  # inputs are divided by this; None: by 255 for uint8, else by 1
+    places: Places | None = None  # in the whole that these tasks were selected from
 
     def __init_subclass__(cls) -> None:
         refuse_draw_alone(cls)
@@ -158,7 +160,7 @@ class EpisodeTasks:
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
         tasks, ways, count = chosen.shape
-        order = uniform(generator, tasks, ways * count).argsort(1)
+        order = uniform(generator, self.places or tasks, ways * count).argsort(1)
         targets, items = order // count, chosen.flatten(1).gather(1, order)
         turns = self.parameters.get("quarter_turns")
         quarters = None if turns is None else send(turns, device).gather(1, targets)
@@ -169,10 +171,23 @@ class EpisodeTasks:
                 inputs = rotated(inputs, quarters[group])
             yield Examples(inputs=numbers(inputs, self.scale), targets=targets[group])
 
-    def first(self, count: int) -> "EpisodeTasks":
-        """Return the first ``count`` tasks."""
-        parameters = {name: values[:count] for name, values in self.parameters.items()}
-        return replace(self, support=self.support[:count], query=self.query[:count], parameters=parameters)
+    def select(self, tasks: Which) -> Any:
+        """Return some of the tasks, as ``EpisodeTasks``; they draw what they draw among all of these."""
+        return some_of(self, tasks, EpisodeTasks)
+
+
+def some_of(tasks: Any, which: Which, kind: type) -> Any:
+    """Return some tasks made of items at positions ``support`` and ``query``."""
+    if overrides(tasks, kind, "draw", "draw_groups"):
+        return drawn_in_whole(tasks, which)
+    chosen = places(which, len(tasks.support))
+    return replace(
+        tasks,
+        support=tasks.support[chosen],
+        query=tasks.query[chosen],
+        parameters=rows_of(tasks.parameters, chosen),
+        places=selected(tasks.places, which, len(tasks.support)),
+    )
 
 
 def refuse_draw_alone(tasks: type) -> None:
@@ -242,7 +257,7 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
     """
     from metarl.pictures.plotting import episodes
 
-    shown = tasks.first(SHOWN)
+    shown = tasks.select(slice(SHOWN))
     support, query = (shown.draw(role, stream(0, "picture")) for role in get_args(Role))
     return episodes(support.inputs, support.targets, query.inputs, query.targets, path, SHOWN)
 

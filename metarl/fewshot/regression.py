@@ -1,18 +1,20 @@
 """Few-shot regression of functions whose parameters differ between tasks, and of tables whose rows belong to tasks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot.classification import check_counts, check_items, episode_sizes, gather, refuse_draw_alone
+from metarl.fewshot.classification import check_counts, check_items, episode_sizes, gather, refuse_draw_alone, some_of
 from metarl.fewshot.grouping import Classes, Groups, Sizes, group, row_size
 from metarl.fewshot.numbers import fingerprint, numbers
-from metarl.seeding import stream, uniform
+from metarl.seeding import Places, stream, uniform
+from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
-from metarl.types import Examples, Role, Spec, Split
+from metarl.types import Examples, Role, Spec, Split, Which, places
 
 POINTS = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
 """Options of ``Regression`` that families built on it share."""
@@ -127,18 +129,29 @@ class FunctionTasks:
     query: Tensor  # [task, 2]
     sizes: tuple[int, int]  # support and query points
     input_size: int
+    places: Places | None = None  # in the whole that these tasks were selected from
 
     @property
     def descriptors(self) -> Tensor:
         """The parameters, ``[task, parameter]``."""
         return torch.stack(list(self.parameters.values()), dim=1)
 
+    def select(self, tasks: Which) -> Any:
+        """Return some of the tasks, as ``FunctionTasks``; they draw what they draw among all of these."""
+        if overrides(self, FunctionTasks, "draw"):
+            return drawn_in_whole(self, tasks)
+        within = selected(self.places, tasks, len(self.support))
+        of_these = places(tasks, len(self.support))
+        parameters = rows_of(self.parameters, of_these)
+        ranges = self.support[of_these], self.query[of_these]
+        return replace(self, parameters=parameters, support=ranges[0], query=ranges[1], places=within)
+
     def draw(self, role: Role, generator: Generator) -> Examples:
         """Draw new points of every task."""
         device = generator.device
         ends, items = (self.support, self.sizes[0]) if role == "support" else (self.query, self.sizes[1])
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
-        inputs = low + (high - low) * uniform(generator, len(ends), items, self.input_size)
+        inputs = low + (high - low) * uniform(generator, self.places or len(ends), items, self.input_size)
         # Copies, because a function may write into its arguments: that would change the inputs and the tasks.
         parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
         return Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
@@ -238,9 +251,14 @@ class TableTasks:
     support: Tensor  # [task, row] positions in the table
     query: Tensor  # [task, row]
     parameters: dict[str, Tensor]
+    places: Places | None = None  # in the whole that these tasks were selected from
 
     def __init_subclass__(cls) -> None:
         refuse_draw_alone(cls)
+
+    def select(self, tasks: Which) -> Any:
+        """Return some of the tasks, as ``TableTasks``; they draw what they draw among all of these."""
+        return some_of(self, tasks, TableTasks)
 
     @property
     def descriptors(self) -> Tensor:
@@ -260,7 +278,7 @@ class TableTasks:
         """Yield what ``draw`` returns, ``size`` tasks at a time: the rows of all tasks may not fit in memory."""
         device = generator.device
         chosen = send(self.support if role == "support" else self.query, device)
-        rows = chosen.gather(1, uniform(generator, *chosen.shape).argsort(1))
+        rows = chosen.gather(1, uniform(generator, self.places or len(chosen), chosen.shape[1]).argsort(1))
         for part in torch.split(rows, size):
             inputs, targets = (numbers(gather(values, part), 1) for values in (self.inputs, self.targets))
             yield Examples(inputs=inputs, targets=targets)

@@ -8,6 +8,7 @@ written by hand.
 from metarl.networks.layers import MINIMUM_STD, log_std
 from metarl.networks.models import Layout, Model, loss_gradient, stack
 from metarl.networks.options import ACTIVATIONS, NETWORKS, Activation, Architecture, Network, NetworkOptions
+from metarl.networks.policies import chosen
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,6 +20,7 @@ __all__ = [
     "Model",
     "Network",
     "NetworkOptions",
+    "chosen",
     "conditioning",
     "log_std",
     "loss_gradient",

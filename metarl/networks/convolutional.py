@@ -47,7 +47,7 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> n
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     positions = (height // 16) * (width // 16) if pooled else 1
-    layers["head"] = _head(filters * positions, spec.output_size, standard_normal=not pooled)
+    layers["head"] = _head(filters * positions, spec.head_size, standard_normal=not pooled)
     return nn.Sequential(layers)
 
 
@@ -75,7 +75,7 @@ def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequ
         layers[f"block_{block}"] = Residual(nn.Sequential(body), shortcut)
         layers[f"activation_{block}"] = nn.LeakyReLU(0.1)
         layers[f"pool_{block}"] = nn.MaxPool2d(2)
-    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": _head(widths[-1], spec.output_size)}
+    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": _head(widths[-1], spec.head_size)}
     return nn.Sequential(layers)
 
 

@@ -275,7 +275,8 @@ def _check(skeleton: nn.Module, spec: Spec) -> None:
     except Exception as error:
         raise ValueError(f"the network cannot run on inputs of shape {spec.input_shape}: {error}") from error
     if shape != (2, spec.model_outputs):
-        expected = "means and log standard deviations" if spec.kind == "continuous" else "outputs"
+        gaussian = spec.control and spec.distribution.log_stds > 0
+        expected = "means and log standard deviations" if gaussian else "outputs"
         raise ValueError(
             f"for 2 inputs the network gives outputs of shape {shape} where {spec} asks for "
             f"{spec.model_outputs} {expected} for each"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tyro.conf import arg
 
 from metarl import plugins
-from metarl.networks import convolutional, models
+from metarl.networks import convolutional, models, policies
 from metarl.networks.convolutional import Downsample
 from metarl.networks.layers import LogStd
 from metarl.networks.models import BatchNorm, Model
@@ -23,9 +23,9 @@ Architecture = str | Callable[[Spec], nn.Module]
 NETWORKS = ("mlp", "conv4", "resnet12")
 """Names of the built-in networks."""
 READ = {
-    "mlp": ("hidden", "activation", "normalise", "std"),
-    "conv4": ("filters", "downsample", "std"),
-    "resnet12": ("filters", "std"),
+    "mlp": ("hidden", "activation", "normalise", "std", "output_scale"),
+    "conv4": ("filters", "downsample", "std", "output_scale"),
+    "resnet12": ("filters", "std", "output_scale"),
 }
 """Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
 Activation = Literal["tanh", "relu"]
@@ -55,6 +55,12 @@ class Network:
     In control, conv4 and resnet12 have layer norm instead."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
+    distribution: str | None = None
+    """How a policy's actions are distributed. By default gaussian, for choices categorical. squashed: a Gaussian behind
+    tanh, so that actions keep within their bounds and none is clipped; std is then that before tanh."""
+    output_scale: float = 1.0
+    """Factor of the last layer's initial weights. With 0.01, say, a policy hardly depends on its observations at first:
+    Gaussian means are near 0, choices near equally likely."""
 
     def __post_init__(self) -> None:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
@@ -62,15 +68,16 @@ class Network:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
         if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NETWORKS:
             raise ValueError(f"architecture={self.architecture!r}: expected {', '.join(NETWORKS)} or module:attribute")
-        if not self.std > 0:
-            raise ValueError(f"std={self.std} must be positive")
+        for name in ("std", "output_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if any(width < 1 for width in (*self.hidden, self.filters)):
             raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
         chosen = self.architecture if self.architecture in NETWORKS else "a network of one's own"
-        own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm")
+        own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm", "distribution")
         unread = [
             field.name for field in fields(self) if field.name not in own and getattr(self, field.name) != field.default
         ]
@@ -84,19 +91,29 @@ class Network:
 
         Raises ValueError for an unknown architecture.
         """
-        read = (*READ.get(str(architecture), ()), "batch_norm")
+        read = (*READ.get(str(architecture), ()), "batch_norm", "distribution")
         return Network(architecture=architecture, **{name: getattr(self, name) for name in read})
 
     def build(self, spec: Spec) -> Model:
         """Return the network for spec. Raises ValueError when it does not fit."""
-        return models.build(self._make, spec, self.batch_norm)
+        return models.build(self._make, self.chosen(spec), self.batch_norm)
+
+    def chosen(self, spec: Spec) -> Spec:
+        """Return spec with the chosen distribution of actions.
+
+        Raises:
+            ValueError: there is none of this name, or it is not for the actions of spec.
+        """
+        return spec if self.distribution is None else policies.chosen(spec, self.distribution)
 
     def build_features(self, spec: Spec) -> tuple[Model, int]:
         """Return the network without its last layer, which is called ``head``, and the width of its outputs.
 
         Raises:
-            ValueError: the network has no head, or does not fit spec.
+            ValueError: the network has no head, or does not fit spec; or output_scale is set.
         """
+        if self.output_scale != 1.0:
+            raise ValueError(f"output_scale={self.output_scale}: there is no last layer here, which it would scale")
         headless = Spec(spec.input_shape, 1, "regression")
         with torch.device("meta"):  # shapes only: nothing is computed
             try:
@@ -113,6 +130,13 @@ class Network:
         return network
 
     def _make(self, spec: Spec) -> nn.Module:
+        network = self._made(spec)
+        if self.output_scale != 1.0:
+            with torch.no_grad():
+                network.head.weight.mul_(self.output_scale)  # type: ignore[union-attr, operator]
+        return network
+
+    def _made(self, spec: Spec) -> nn.Module:
         if self.architecture == "mlp":
             return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
         if self.architecture == "conv4":
@@ -157,7 +181,7 @@ def mlp(
         if normalise:
             layers[f"norm_{index}"] = nn.BatchNorm1d(outputs, eps=1e-3, track_running_stats=False)
         layers[f"activation_{index}"] = ACTIVATIONS[activation]()
-    layers["head"] = linear(widths[-1], spec.output_size, initialise)
+    layers["head"] = linear(widths[-1], spec.head_size, initialise)
     return _with_policy(nn.Sequential(layers), spec, std)
 
 
@@ -174,7 +198,7 @@ def _truncated_normal(weight: Tensor) -> Tensor:
 
 
 def _with_policy(network: nn.Sequential, spec: Spec, std: float) -> nn.Sequential:
-    """Append the log-std of a Gaussian policy to the network, for continuous actions."""
-    if spec.kind == "continuous":
-        network.add_module("policy", LogStd(spec.output_size, std))
+    """Append the log-std of a Gaussian policy to the network."""
+    if spec.control and spec.distribution.log_stds:
+        network.add_module("policy", LogStd(spec.distribution.log_stds, std))
     return network

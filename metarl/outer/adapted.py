@@ -117,7 +117,7 @@ def require_inner_steps(learner: Learner) -> None:
 
 def mean_kl(learner: Learner, old: Tensor, new: Tensor, rollout: Batch) -> Tensor:
     """Return each task's mean KL divergence over the rollout's valid steps, ``[task]``, in nats."""
-    return objectives.masked_mean(objectives.kl(learner.spec.kind, old, new), rollout_of(rollout).mask)
+    return objectives.masked_mean(learner.spec.distribution.kl(old, new), rollout_of(rollout).mask)
 
 
 def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], 
     def sums(group: tuple[Experience, Tensor]) -> Tensor:
         part, before = group
         outputs, query = adapted_outputs(learner, params, part), judged(learner, part)
-        surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, query)
+        surrogate = objectives.surrogate("likelihood_ratio", learner.spec.distribution, outputs, query)
         return torch.stack([surrogate.sum(), mean_kl(learner, before, outputs, query).sum()])
 
     with torch.no_grad():
@@ -166,7 +166,9 @@ def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
     outputs = adapted_outputs(learner, leaves, part)
     # Chain rule in two parts: first the gradient in the outputs, then J^T times it (the cotangents).
     variable = outputs.detach().requires_grad_()
-    surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, variable, judged(learner, part)).sum()
+    surrogate = objectives.surrogate(
+        "likelihood_ratio", learner.spec.distribution, variable, judged(learner, part)
+    ).sum()
     cotangents = torch.autograd.grad(surrogate, variable)[0].requires_grad_()
     pulled_back = torch.autograd.grad(
         outputs, list(leaves.values()), cotangents, create_graph=True, materialize_grads=True
@@ -199,7 +201,7 @@ def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Te
         weights = (mask / mask.sum((1, 2), keepdim=True).clamp_min(1)).unsqueeze(
             -1
         )  # mean over each task's valid steps
-        weighted = objectives.fisher_product(learner.spec.kind, line.outputs.detach(), tangents) * weights
+        weighted = learner.spec.distribution.fisher_product(line.outputs.detach(), tangents) * weights
         return gradient(line.outputs, line.leaves, weighted, keep_graph=True), len(line.part.descriptors)
 
     products = each_group(product, lines)

@@ -34,7 +34,7 @@ def require_surrogate(learner: Learner, outer: str) -> None:
 
     def surrogate(candidate: Params, index: int) -> Tensor:
         outputs, judged = adapted.adapted_outputs(learner, candidate, experience), adapted.judged(learner, experience)
-        return objectives.surrogate("likelihood_ratio", learner.spec.kind, outputs, judged).sum()
+        return objectives.surrogate("likelihood_ratio", learner.spec.distribution, outputs, judged).sum()
 
     def told(candidate: Params, index: int) -> Tensor:
         return learner.meta_loss(candidate, experience)[0].sum()
@@ -68,8 +68,8 @@ def _act(policy: Policy, input_shape: tuple[int, ...], generator: Generator) -> 
     actions, log_probs = list[Tensor](), list[Tensor]()
     for step in range(STEPS):
         outputs, state = policy.predict(state, observations[:, :, step])
-        actions.append(objectives.sample(policy.kind, outputs, generator))
-        log_probs.append(objectives.log_prob(policy.kind, outputs, actions[-1]))
+        actions.append(policy.distribution.sample(outputs, generator))
+        log_probs.append(policy.distribution.log_prob(outputs, actions[-1]))
         if policy.observe is not None:
             state = policy.observe(state, actions[-1], rewards[:, :, step], ends[:, :, step])
     return Rollout(

@@ -75,7 +75,7 @@ class ProMP:
         def loss(candidate: Params, index: int) -> Tensor:
             part, outputs = parts[index], adapted.policy_outputs(learner, candidate, parts[index])
             query = rollout_of(part.query)
-            surrogate = objectives.clipped_surrogate(learner.spec.kind, outputs[-1], query, self.clip).sum()
+            surrogate = objectives.clipped_surrogate(learner.spec.distribution, outputs[-1], query, self.clip).sum()
             return surrogate + torch.dot(weights, _inner_kls(learner, old[index], outputs, part))
 
         moved, moments = params, {name: state[name] for name in ("count", "first", "second")}

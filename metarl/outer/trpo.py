@@ -14,7 +14,7 @@ from metarl.outer.adapted import Linearised
 from metarl.outer.objective import require_surrogate
 from metarl.outer.options import require_chunks, require_positive
 from metarl.speed import each_group, run_captured
-from metarl.types import Experience, Learner, Params, Update
+from metarl.types import Experience, Learner, Params, Update, held_by, holding
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TRPO:
         """
         # TRPO does not use the progress of training. As a constant, it lets every iteration reuse one captured graph.
         parts = adapted.split(replace(experience, progress=0.0), self.chunks)
-        direction = run_captured("TRPO's products", partial(self._direction, learner), params, parts)
+        direction = run_captured("TRPO's products", partial(self._direction, learner), held_by(learner), params, parts)
         # Reading a number waits for the GPU: once here, and once for each step length of the line search.
         start, norm, finite = direction.numbers.tolist()
         if not finite:
@@ -71,7 +71,10 @@ class TRPO:
         moved, metrics = self._line_search(learner, params, direction.full_step, parts, start, direction.old_outputs)
         return Update(moved, state, metrics | {"outer/gradient_norm": norm})
 
-    def _direction(self, learner: Learner, params: Params, parts: list[Experience]) -> "_Direction":
+    # Buffers are arguments, too: a captured graph reads anything else as it was when it was captured.
+    def _direction(self, learner: Learner, held: Params, params: Params, parts: list[Experience]) -> "_Direction":
+        learner = holding(learner, held)
+
         def linearise(part: Experience) -> Linearised:
             return adapted.linearise(learner, params, part)
 
@@ -99,11 +102,14 @@ class TRPO:
         start: float,
         old: list[Tensor],
     ) -> tuple[Params, dict[str, float]]:
-        judge, origin = partial(adapted.surrogate_and_kl, learner), flatten(params.values())
+        def judge(held: Params, candidate: Params, parts: list[Experience], old: list[Tensor]) -> Tensor:
+            return adapted.surrogate_and_kl(holding(learner, held), candidate, parts, old)
+
+        held, origin = held_by(learner), flatten(params.values())
         # Accept the first step that improves the surrogate within the bound on the KL (arXiv 1502.05477, appendix C).
         for attempt in range(self.max_backtracks):
             candidate = unflatten(origin + self.backtrack**attempt * full_step, params)
-            surrogate, kl = run_captured("TRPO's steps", judge, candidate, parts, old).tolist()
+            surrogate, kl = run_captured("TRPO's steps", judge, held, candidate, parts, old).tolist()
             if surrogate < start and kl <= self.max_kl:
                 return candidate, _step_metrics(start - surrogate, kl, attempt + 1, accepted=True)
         return params, _step_metrics(0.0, 0.0, self.max_backtracks, accepted=False)

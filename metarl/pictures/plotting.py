@@ -145,9 +145,14 @@ def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray
     return np.concatenate(rows, axis=0)
 
 
+def is_score(key: str) -> bool:
+    """Return whether a logged name is a score that plots show."""
+    return re.fullmatch(rf"({'|'.join(LABELS)})/step_[0-9]+", key) is not None
+
+
 def _scores(keys: Iterable[str]) -> list[str]:
     """Return the scores among the logged names. Raises ValueError if there are none."""
-    logged = {key.partition("/step_")[0] for key in keys if "/step_" in key}
+    logged = {key.partition("/step_")[0] for key in keys if is_score(key)}
     names = [name for name in LABELS if name in logged]
     if not names:
         raise ValueError(f"nothing to draw: expected {', '.join(f'{name}/step_0' for name in LABELS)} or their like")

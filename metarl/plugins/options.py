@@ -11,6 +11,8 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from metarl.plugins.schedules import MISPLACED, Schedule
+
 Options = TypeVar("Options")
 
 _EXPECTED = {int: "an integer", float: "a finite number", bool: "True or False", str: "text", type(None): "None"}
@@ -45,6 +47,8 @@ def checked_fields(target: Any, prefix: str = "") -> dict[str, Any]:
         value = getattr(target, field.name)
         if not field.init:
             continue
+        if isinstance(value, Schedule):
+            raise ValueError(f"{type(target).__qualname__}: {prefix}{field.name}: {MISPLACED}")
         try:
             plain = _checked(hints[field.name], value, f"{prefix}{field.name}.", field.default)
         except _Misfit as misfit:
@@ -126,6 +130,8 @@ def _simple(hint: Any, value: Any) -> Any:
     }
     if isinstance(hint, type) and not fits.get(hint, True):
         raise _Misfit(_EXPECTED[hint])
+    if dataclasses.is_dataclass(hint):  # the value is none
+        raise _Misfit(f"an object of {hint.__name__}")  # type: ignore[union-attr]
     return value
 
 

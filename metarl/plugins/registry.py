@@ -8,6 +8,7 @@ needs of the standard library.
 import difflib
 import importlib
 import re
+import sys
 import warnings
 from collections.abc import Iterable
 from importlib import metadata
@@ -26,6 +27,8 @@ _MEMBERS: dict[Group, tuple[str, ...]] = {
     "tasks": ("sample", "spec"),
     "outers": ("init", "update"),
 }
+_SEARCHED: list[str] = []
+"""Folders where modules that a user names are looked for, after all that are installed."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """Valid plugin names: lower-case words joined by hyphens."""
 
@@ -106,7 +109,7 @@ def load(group: Group, name: str) -> Any:
         return _checked(group, import_attribute(name), f"the {_KIND[group]} {name}")
     plugin = _only([plugin for plugin in plugins if plugin.name == name], group, name)
     try:
-        target = import_attribute(plugin.value)
+        target = _imported(plugin.value)
     except PluginError as error:
         raise PluginError(f"cannot load the {plugin}: {error}") from (error.__cause__ or error)
     return _checked(group, target, f"the {plugin}")
@@ -128,24 +131,65 @@ def name_of(group: Group, kind: type) -> str:
     return next((plugin.name for plugin in installed(group) if plugin.value == value), value)
 
 
+def home(group: Group, value: str) -> str | None:
+    """Return the ``module:attribute`` of the installed plugin that a recorded one means; None if there is none.
+
+    A class that has moved within its package since is known by its name. Nothing is imported.
+    """
+    package, name = value.partition(".")[0].partition(":")[0], value.partition(":")[2]
+    values = {plugin.value for plugin in installed(group)}
+    if value in values:
+        return value
+    near = [one for one in values if one.startswith((f"{package}.", f"{package}:")) and one.partition(":")[2] == name]
+    return near[0] if len(near) == 1 else None
+
+
+def is_nowhere(group: Group, value: str) -> bool:
+    """Return whether a recorded ``module:attribute`` is nothing: the module or its package offers plugins, but not it.
+
+    Its source is read, and nothing is imported.
+    """
+    module, attribute = _split(value)
+    if not any(plugin.value.startswith((f"{module}.", f"{module}:")) for plugin in installed(group)):
+        return False
+    try:
+        summary(module, attribute, {})
+    except ImportError as error:
+        return "does not define" in str(error)
+    return False
+
+
 def find_again(group: Group, value: str) -> Any:
     """Import and return a recorded ``module:attribute``, even if it has moved within its package since.
 
     If it is no longer there, it is looked up by its class name among the plugins of the same package.
     """
-    try:
+    moved = home(group, value) if group in GROUPS else None  # baselines are in no group
+    if moved is None:
         return import_attribute(value)
+    try:
+        return _imported(value)
     except PluginError:
-        package, name = value.partition(".")[0], value.partition(":")[2]
-        homes = {plugin.value for plugin in installed(group) if _split(plugin.value)[1] == name}
-        moved = sorted(home for home in homes if home.startswith((f"{package}.", f"{package}:")))
-        if len(moved) != 1:
-            raise
-    return import_attribute(moved[0])
+        return _imported(moved)
+
+
+def search_too(folder: str) -> None:
+    """Let ``module:attribute`` be found in a folder too, after all that is installed. Plugins are not looked for there.
+
+    The folder joins ``sys.path`` when the first of them is imported, and not before: until then, no module of the
+    folder can pass for another package.
+    """
+    if folder not in _SEARCHED:
+        _SEARCHED.append(folder)
 
 
 def import_attribute(value: str) -> Any:
     """Import and return ``module:attribute``. Raises PluginError that says which of the two failed."""
+    sys.path.extend(folder for folder in _SEARCHED if folder not in sys.path)
+    return _imported(value)
+
+
+def _imported(value: str) -> Any:
     name, path = _split(value)
     try:
         target: Any = importlib.import_module(name)

@@ -15,7 +15,16 @@ from metarl.runs.checkpoints import (
     load_progress,
     save_checkpoint,
 )
-from metarl.runs.folder import create, read_config, read_curve, read_evaluation, versions, write_evaluation
+from metarl.runs.folder import (
+    create,
+    read_config,
+    read_curve,
+    read_evaluation,
+    rewrite_config,
+    trusted_config,
+    versions,
+    write_evaluation,
+)
 from metarl.runs.layout import (
     BEST,
     BEST_EVALUATION,
@@ -69,8 +78,10 @@ __all__ = [
     "read_evaluation",
     "read_record",
     "rebuild",
+    "rewrite_config",
     "save_checkpoint",
     "settle",
+    "trusted_config",
     "unfinished",
     "versions",
     "write_evaluation",

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.files import temporary_beside, write_bytes
+from metarl.files import check_regular, temporary_beside, write_bytes
 from metarl.runs import replacing
 from metarl.runs.layout import BEST, BEST_EVALUATION, CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, RunError
+from metarl.runs.migration import migrated_checkpoint
 from metarl.types import Params
 
 _MARK = b"metarl sha256 "
@@ -119,6 +120,7 @@ def _check_hash(contents: bytes) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises RunError if it is missing, damaged or truncated, or was not written by metarl."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             found, data = os.fstat(file.fileno()), file.read()
         _check_hash(data)
@@ -133,9 +135,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise RunError(
             f"{path} cannot be read; it may be truncated, damaged, or not a checkpoint ({cause}){_previous_note(path)}"
         ) from error
-    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
+    written = contents.get("format") if isinstance(contents, dict) else None
+    if type(written) is not int or not 1 <= written <= CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of this version of metarl")
-    return contents
+    return migrated_checkpoint(contents)
 
 
 def _previous_note(path: Path) -> str:
@@ -159,17 +162,22 @@ def load_progress(path: Path, device: torch.device | str = "cpu") -> dict[str, A
         "iteration": type(iteration) is int and 0 <= iteration < 2**53,
         "refused": type(refused) is int and 0 <= refused < 2**53,
         "best": best is None or type(best) in (int, float),
-        "params": _is_named(params) and all(isinstance(value, Tensor) for value in params.values()),
+        "params": _are_tensors(params),
+        "buffers": _are_tensors(saved.get("buffers")),
         "outer": _is_named(saved.get("outer")),
     }
     for name, holds in checks.items():
         if not holds:
             found = repr(saved[name])[:80] if name in saved else "missing"
             raise RunError(f"{path} is damaged: {name} is {' '.join(found.split())}{_previous_note(path)}")
-    for name, value in saved["params"].items():
+    for name, value in (saved["params"] | saved["buffers"]).items():
         if not bool(torch.isfinite(value).all()):
             raise RunError(f"{path} has numbers that are not finite in the parameter {name}{_previous_note(path)}")
     return saved
+
+
+def _are_tensors(values: Any) -> bool:
+    return _is_named(values) and all(isinstance(value, Tensor) for value in values.values())
 
 
 def _is_named(values: Any) -> bool:

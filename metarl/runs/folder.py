@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from metarl import safety
 from metarl.files import typed, write_bytes
 from metarl.runs import replacing
 from metarl.runs.checkpoints import save_checkpoint
@@ -63,7 +64,7 @@ def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapp
             _check_replaced(folder, overwrite)
             stack.enter_context(claim(folder, "replacing the run", EVALUATION_LOCK))
         stack.enter_context(replacing.replaced(folder))
-        write_record(folder / CONFIG, record)
+        write_record(folder / CONFIG, safety.signed(record))
         if first is not None:
             save_checkpoint(folder / CHECKPOINT, first)
 
@@ -100,6 +101,34 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's configuration. Raises RunError if there is none, or if it is damaged."""
+    config = migrated(_recorded(folder))
+    config.pop(safety.SIGNATURE, None)
+    return config
+
+
+def trusted_config(folder: Path, allow_code: bool) -> dict[str, Any]:
+    """Read a run's configuration, to rebuild the run.
+
+    Raises RunError as ``read_config`` does, and if the configuration names code that is neither an installed plugin's
+    nor allowed, in a run that was not trained here by this user.
+    """
+    record = _recorded(folder)
+    try:
+        safety.check_code(folder, record, GROUPS, allow_code)
+    except safety.UnknownCode as error:
+        raise RunError(str(error)) from None
+    config = migrated(record)
+    config.pop(safety.SIGNATURE, None)
+    return config
+
+
+def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a changed configuration, signed if the one before it was."""
+    was_signed = safety.is_signed(_recorded(folder))
+    write_record(folder / CONFIG, safety.signed(config) if was_signed else config)
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
     try:
         config = read_record(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +139,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     absent = [name for name in (*GROUPS, "settings") if not isinstance(config.get(name), dict)]
     if absent:
         raise RunError(f"{folder / CONFIG} is damaged: it lacks {' and '.join(absent)}")
-    return migrated(config)
+    return dict(config)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from metarl import plugins
 class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
+    is_told = True
+    """Commands print the message, and no traceback."""
+
 
 class FinishedError(RunError):
     """A run that has reached its last iteration: nothing is left to do."""
@@ -16,7 +19,8 @@ class FinishedError(RunError):
 
 FORMAT = 3
 """Of config.json; ``migration`` reads earlier ones."""
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+"""Of checkpoints; ``migration`` reads earlier ones, too."""
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (
     "checkpoint.pt", "best.pt", "config.json", "progress.csv", "evaluation.json"
 )  # fmt: skip

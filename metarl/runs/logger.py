@@ -19,6 +19,7 @@ from metarl.runs import layout as files
 from metarl.runs.folder import read_config
 from metarl.runs.rows import read_progress as read_progress
 from metarl.runs.rows import read_rows as read_rows
+from metarl.safety import without_working_folder
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""
@@ -27,7 +28,8 @@ TABLE_EVERY = 10
 def import_wandb() -> Any:
     """Return the package wandb. Raises ValueError if it is not installed."""
     try:
-        import wandb
+        with without_working_folder():
+            import wandb
     except ImportError as error:
         raise ValueError('--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"') from error
     return wandb
@@ -36,7 +38,8 @@ def import_wandb() -> Any:
 def import_writers() -> Any:
     """Return the module ``writers``. Raises ValueError where Stable-Baselines3 is missing."""
     try:
-        from metarl.runs import writers
+        with without_working_folder():
+            from metarl.runs import writers
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "stable_baselines3":
             raise

@@ -1,10 +1,10 @@
-"""Convert configurations of earlier versions to the current format, one format at a time."""
+"""Convert configurations and checkpoints of earlier versions to the current format, one format at a time."""
 
 import copy
 from collections.abc import Callable
 from typing import Any
 
-from metarl.runs.layout import FORMAT
+from metarl.runs.layout import CHECKPOINT_FORMAT, FORMAT
 
 JUDGED = ("discount", "gae_lambda")
 
@@ -45,3 +45,20 @@ def _what_was_fixed_is_an_option(config: dict[str, Any]) -> None:
 
 STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms, _what_was_fixed_is_an_option]
 """Functions that convert a configuration of format 1, 2, ... to the next format."""
+
+
+def migrated_checkpoint(contents: dict[str, Any]) -> dict[str, Any]:
+    """Return the contents of a checkpoint of any format in the current one. Tensors are not copied."""
+    found = dict(contents)
+    for step in CHECKPOINT_STEPS[found["format"] - 1 :]:
+        step(found)
+    return found | {"format": CHECKPOINT_FORMAT}
+
+
+def _learners_may_have_buffers(contents: dict[str, Any]) -> None:
+    """Add the buffers, which no learner had in format 1."""
+    contents["buffers"] = {}
+
+
+CHECKPOINT_STEPS: list[Callable[[dict[str, Any]], None]] = [_learners_may_have_buffers]
+"""Functions that convert a checkpoint of format 1, 2, ... to the next format."""

@@ -150,9 +150,9 @@ def rebuild(record: Mapping[str, Any], group: plugins.Group) -> Any:
         return plugins.checked_options(
             base(**options) if isinstance(base, type) else dataclasses.replace(base, **options)
         )
-    except (KeyError, TypeError, NameError, AttributeError, ValueError) as error:
-        if isinstance(error, RunError):
-            raise
+    except (RunError, plugins.PluginError):
+        raise
+    except Exception as error:  # what its constructor makes of options that are wrong
         raise RunError(
             f"{record.get('reference')} cannot be built with the options that this run recorded: "
             f"{type(error).__name__}: {error}"

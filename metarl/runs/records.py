@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.files import write_json
+from metarl.files import check_regular, write_json
 from metarl.runs.layout import RunError
 
 CHECKSUM = "sha256"
@@ -42,6 +42,7 @@ def read_record(path: Path) -> Any:
 def read_json(path: Path) -> Any:
     """Read JSON without checking a checksum. Raises the same errors as ``read_record``."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:

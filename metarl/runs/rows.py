@@ -5,13 +5,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from metarl.files import write_bytes
+from metarl.files import check_regular, write_bytes
 from metarl.runs.layout import RunError
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:
     """Return the rows of a progress.csv, without an incomplete last line. Raises RunError for an invalid file."""
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
         rows = list(reader)

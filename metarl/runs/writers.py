@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import HumanOutputFormat as HumanOutputForm
 from stable_baselines3.common.logger import Logger as Logger
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.files import write_bytes
+from metarl.files import WriteError, write_bytes
 from metarl.runs import layout as files
 from metarl.runs.rows import read_progress, write_rows
 
@@ -43,7 +43,7 @@ class ProgressCSV(KVWriter):
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(key_values)
         except OSError as error:
-            raise OSError(error.errno, f"could not write {self.path}: {error.strerror}") from error
+            raise WriteError(error.errno, f"could not write {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Do nothing: the file is not kept open between rows."""

@@ -11,16 +11,17 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Generator, Tensor, nn
 
-from metarl import objectives
+from metarl.algorithms import Normalised
 from metarl.control import ControlFamily
+from metarl.environments import composite
 from metarl.files import expanded
 from metarl.networks import ACTIVATIONS, MINIMUM_STD, Layout, Network
+from metarl.sb3.archives import Archive, read_archive
 from metarl.sb3.environments import TaskVecEnv
-from metarl.sb3.native import Native, acting_natively, native, reading_native, to_native
+from metarl.sb3.native import Native, acting_natively, choosing_natively, native, reading_native, to_native
 from metarl.sb3.shifted import ShiftedPolicy
 from metarl.seeding import stream
 from metarl.trained import Trained
@@ -56,19 +57,45 @@ def to_ppo(trained: Trained, task: Tasks | None = None, steps: int = 0, seed: in
             task is given; or for the reasons of ``metarl.sb3.policy``.
     """
     state, spec = trained.state(task, steps, seed), trained.learner.spec
+    _refuse_bounded(spec)
     layout = _layout(trained.algorithm, spec)
     params = _find(state, layout)
     if params is None:
         raise ValueError(f"{type(trained.algorithm).__name__} adapts no network of its own, so it cannot be exported")
     layers, log_std = layout.split({name: value[0].detach().cpu() for name, value in params.items()})
+    if isinstance(state, Normalised):
+        layers = _reading_plainly(layers, state)
     actor = Actor(layout.activation, layers, log_std[0] if log_std else None)
     family: Any = trained.family
     own = native(family, task)
+    _refuse_spaces(own)
     with torch.random.fork_rng(devices=[]):  # SB3 initialises the critic from the global generator
         torch.default_generator.manual_seed(stream(seed, "critic").initial_seed())
         model = _model(actor, _environment(family, task, own), own, options)
     _check(model, trained, state, own)
     return model
+
+
+def _refuse_bounded(spec: Spec) -> None:
+    if spec.distribution.bounded:
+        raise ValueError(
+            f"Stable-Baselines3's PPO has no {spec.distribution.name} policies, only Gaussians whose actions are "
+            "clipped; use metarl.sb3.policy, whose predict works with its tools"
+        )
+
+
+def _refuse_spaces(own: Native | None) -> None:
+    refusal = None if own is None else own.refusal
+    if refusal is not None:
+        raise ValueError(f"Stable-Baselines3's PPO has no policy for {refusal}; use metarl.sb3.policy(own_spaces=True)")
+
+
+def _reading_plainly(layers: list[Tensor], state: Normalised) -> list[Tensor]:
+    """Return layers that read observations as they are, where the first one reads them normalised."""
+    mean, scale = (value[0].cpu().double().flatten() for value in (state.mean, state.scale))
+    weight, bias = (value.double() for value in layers[:2])
+    plain = weight / scale, bias - weight @ (mean / scale)
+    return [*(value.to(layers[0].dtype) for value in plain), *layers[2:]]
 
 
 def _environment(family: Any, task: Tasks | None, own: Native | None) -> VecEnv:
@@ -95,9 +122,15 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
         ValueError: it is not such a model, its network differs from the algorithm's, or it acts in another space than
             the family's policies and environments. The message says how.
     """
-    actor, spec = _fitted(_read(model), family), family.spec
-    layout = _layout(algorithm, spec)
-    drawn = algorithm.build(spec).init(Generator().manual_seed(0))
+    learner = algorithm.build(family.spec)
+    _refuse_bounded(learner.spec)
+    if learner.buffers is not None:
+        raise ValueError(
+            f"{type(algorithm).__name__} would read other observations than the model's actor as soon as their running "
+            "statistics move: start from a model without normalise_observations"
+        )
+    actor, layout = _fitted(_read(model), family), _layout(algorithm, family.spec)
+    drawn = learner.init(Generator().manual_seed(0))
     names = [*layout.layers, *([layout.log_std] if layout.log_std else [])]
     values = [*actor.layers, *([] if actor.log_std is None else [actor.log_std])]
     theirs = [tuple(value.shape) for value in values]
@@ -121,8 +154,10 @@ def _fitted(actor: Actor, family: ControlFamily) -> Actor:
     lanes.close()
     sees, acts = lanes.single_observation_space, lanes.single_action_space
     own = None if _same(actor.acts, acts) and _same(actor.sees, sees) else native(family, None)
+    if own is not None:
+        _refuse_spaces(own)
     if own is not None and not _same(actor.sees, sees):
-        actor = actor._replace(layers=reading_native(actor.layers, own))
+        actor = actor._replace(layers=choosing_natively(reading_native(actor.layers, own), own))
     if actor.log_std is None or _same(actor.acts, acts):
         return actor
     if own is None or not _same(actor.acts, own.actions):
@@ -163,7 +198,8 @@ def _model(actor: Actor, env: VecEnv, own: Native | None, options: dict[str, Any
     widths = [len(bias) for bias in actor.layers[1:-1:2]]
     network = {"net_arch": {"pi": widths, "vf": widths}, "activation_fn": type(ACTIVATIONS[actor.activation]())}
     options = {"device": "cpu", **options, "policy_kwargs": network}
-    model = PPO(ShiftedPolicy if own is not None and own.shifted else "MlpPolicy", env, **options)
+    kind: Any = "MlpPolicy" if own is None or not composite(own.observations) else "MultiInputPolicy"
+    model = PPO(ShiftedPolicy if own is not None and own.shifted else kind, env, **options)
     layers, log_std = actor.layers, actor.log_std
     if log_std is not None:
         log_std = log_std.clamp_min(torch.tensor(MINIMUM_STD).log())
@@ -192,18 +228,20 @@ def _names(depth: int) -> list[str]:
 def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> None:
     """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
-    given, observations = _observations(spec, own, generator)
+    given, observations = _observations(spec, own, generator, state)
     assert isinstance(model.policy, ActorCriticPolicy)
     with torch.no_grad():
         outputs = trained.learner.predict(state, observations.to(trained.device).unsqueeze(0))[0][0].cpu()
-        actions = objectives.sample(spec.kind, outputs, generator)
-        expected = objectives.log_prob(spec.kind, outputs, actions)
+        actions = spec.distribution.sample(outputs, generator)
+        expected = spec.distribution.log_prob(outputs, actions)
         if own is not None and spec.kind == "continuous":
             middle, half = (end.to(actions.dtype) for end in own.ends)
             actions, expected = middle + half * actions, expected - half.log().sum()
         elif own is not None:
-            actions = actions + int(own.actions.start)
-        theirs = model.policy.get_distribution(given.to(model.device)).log_prob(actions.to(model.device))
+            actions = own.acted(actions)
+        if isinstance(model.action_space, spaces.MultiBinary):
+            actions = actions.to(outputs.dtype)  # SB3's Bernoulli distribution counts in these
+        theirs = model.policy.get_distribution(_on(given, model)).log_prob(actions.to(model.device))
     difference = (expected - theirs.cpu()).abs().max()
     if not difference < TOLERANCE:
         raise ValueError(
@@ -212,8 +250,25 @@ def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> No
         )
 
 
-def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple[Tensor, Tensor]:
+def _on(observations: Any, model: PPO) -> Any:
+    if isinstance(observations, dict):
+        return {name: values.to(model.device) for name, values in observations.items()}
+    return observations.to(model.device)
+
+
+def _observations(spec: Spec, own: Native | None, generator: Generator, state: State) -> tuple[Any, Tensor]:
     """Return random observations as Stable-Baselines3 gets them, and as metarl's policy does."""
+    if isinstance(state, Normalised) and own is None:  # such as there are: far from them, rounding is magnified
+        noise = torch.randn(64, *spec.input_shape, generator=generator)
+        given = state.mean.cpu() + state.scale.cpu() * noise
+        return given, given
+    if own is not None and not isinstance(own.observations, spaces.Box | spaces.Discrete):
+        own.observations.seed(0)
+        some = [own.observations.sample() for _ in range(64)]
+        seen = torch.stack([torch.from_numpy(own.seen(one)) for one in some])
+        if not composite(own.observations):
+            return torch.from_numpy(np.stack(some)), seen
+        return {name: torch.from_numpy(np.stack([one[name] for one in some])) for name in some[0]}, seen
     if own is None or (isinstance(own.observations, spaces.Box) and np.issubdtype(own.observations.dtype, np.floating)):
         shape = spec.input_shape if own is None else own.observations.shape
         given = torch.randn(64, *shape, generator=generator)
@@ -231,30 +286,22 @@ def _observations(spec: Spec, own: Native | None, generator: Generator) -> tuple
 def _read(model: BaseAlgorithm | Path | str) -> Actor:
     """Read the actor of a model, or of its file. Raises ValueError if there is no actor of a known form."""
     if isinstance(model, BaseAlgorithm):
-        options, values = model.policy_kwargs, model.policy.state_dict()
-        sees, acts = model.observation_space, model.action_space
+        kind = model.policy_kwargs.get("activation_fn")
+        opened = Archive(kind and kind.__name__, model.policy.state_dict(), model.observation_space, model.action_space)
     else:
-        options, values, sees, acts = _opened(expanded(model))
+        opened = read_archive(expanded(model))
+    values = opened.params
     if "action_net.weight" not in values or any(name.startswith("features_extractor.") for name in values):
         raise ValueError(
             f"{model if isinstance(model, str | Path) else type(model).__name__} has no actor that can be read: "
             "expected a PPO or A2C model with an MlpPolicy"
         )
-    kinds = {type(make()): name for name, make in ACTIVATIONS.items()}
-    activation = options.get("activation_fn", nn.Tanh)
+    kinds = {type(make()).__name__: name for name, make in ACTIVATIONS.items()}
+    activation = opened.activation or nn.Tanh.__name__
     if activation not in kinds:
-        raise ValueError(f"the model's activation is {activation.__name__}: expected tanh or relu")
+        raise ValueError(f"the model's activation is {activation}: expected tanh or relu")
     depth = 1 + sum(name.startswith("mlp_extractor.policy_net.") for name in values) // 2
-    return Actor(kinds[activation], [values[name].cpu() for name in _names(depth)], values.get("log_std"), sees, acts)
-
-
-def _opened(path: Path) -> tuple[dict[str, Any], Params, Any, Any]:
-    if not path.exists():  # load_from_zip_file would try other names, such as PATH.zip
-        raise ValueError(f"{path} does not exist: expected a model of Stable-Baselines3")
-    try:
-        data, params, _ = load_from_zip_file(path, device="cpu")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a model of Stable-Baselines3: {error}") from error
-    weights: Any = (params or {}).get("policy", {})
-    data = data or {}
-    return data.get("policy_kwargs", {}), weights, data.get("observation_space"), data.get("action_space")
+    if missing := [name for name in _names(depth) if name not in values]:
+        raise ValueError(f"the model's actor has no parameter {missing[0]}")
+    layers = [values[name].cpu() for name in _names(depth)]
+    return Actor(kinds[activation], layers, values.get("log_std"), opened.sees, opened.acts)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.control import ControlFamily, TorchLanes, check_environment
-from metarl.environments import as_array, flags, plain_seed
+from metarl.environments import as_array, composite, flags, flat, plain_seed
 from metarl.seeding import stream
 from metarl.types import Split, Tasks
 
@@ -63,7 +64,10 @@ class TaskVecEnv(VecEnv):
         self._began = time.perf_counter()
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
-        super().__init__(num_envs, self._lanes.single_observation_space, self._lanes.single_action_space)
+        sees: Any = self._lanes.single_observation_space
+        if composite(sees):
+            sees = spaces.Box(-np.inf, np.inf, family.spec.input_shape)
+        super().__init__(num_envs, sees, self._lanes.single_action_space)
         self.seed(seed)
 
     def reset(self) -> Array:
@@ -86,7 +90,8 @@ class TaskVecEnv(VecEnv):
         """Take a step in every lane. Raises what the environment raises."""
         actions = self._actions if self._device is None else torch.as_tensor(self._actions, device=self._device)
         step_results = self._lanes.step(actions)
-        observations, rewards, terminated, truncated = map(_array, step_results[:4])
+        observations = self._seen(step_results[0])
+        rewards, terminated, truncated = map(_array, step_results[1:4])
         terminated, truncated = flags("terminations", terminated), flags("truncations", truncated)
         self._returns += rewards
         self._lengths += 1
@@ -142,7 +147,10 @@ class TaskVecEnv(VecEnv):
             self._parameters[name][torch.from_numpy(lanes)] = rows
         self._returns[lanes], self._lengths[lanes] = 0, 0
         observations, _ = self._lanes.reset(seed=seed, options={**self._parameters, "reset_mask": lanes})
-        return _array(observations).astype(self.observation_space.dtype)
+        return self._seen(observations).astype(self.observation_space.dtype)
+
+    def _seen(self, observations: Any) -> Array:
+        return flat(self._family.spec.observations, observations) if composite(observations) else _array(observations)
 
     def _next_tasks(self, lanes: Array) -> Mapping[str, Tensor]:
         """Return the parameters of these lanes' next tasks, ``[lane, ...]`` by name."""

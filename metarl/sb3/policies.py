@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl import objectives
+from metarl.environments import composite, flat
 from metarl.sb3.native import Native, native
 from metarl.seeding import stream
 from metarl.speed import float32
@@ -69,21 +69,34 @@ class MetaPolicy:
     ) -> tuple[Array, tuple[Array, ...] | None]:
         """Return actions for one observation or a batch, and ``state`` unchanged: the policy has no memory.
 
+        Where the environment has Dict or Tuple observations, it may be given those, or the vectors of lanes.
+
         Raises ValueError for observations of another shape.
         """
-        array = np.asarray(observation)
-        shape = self.learner.spec.input_shape if self.own is None else self.own.observations.shape
+        rows, one = self._read(observation)
+        outputs, distribution = self.outputs(rows), self.learner.spec.distribution
+        chosen = distribution.mode(outputs) if deterministic else distribution.sample(outputs, self._generator)
+        actions = self._within(chosen if self.own is None else self.own.acted(chosen))
+        return (actions[0] if one else actions), state
+
+    def _read(self, observation: Any) -> tuple[Tensor, bool]:
+        """Return observations as the policy reads them, ``[n, *input_shape]``, and whether it is only one."""
+        spec = self.learner.spec
+        if spec.observations and composite(observation):
+            array, shape = flat(spec.observations, observation), spec.input_shape
+            if not np.isfinite(array).all():
+                raise ValueError("observations are not finite")
+        else:
+            array = np.asarray(observation)
+            shape = spec.input_shape if self.own is None or spec.observations else self.own.observations.shape
         if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
             raise ValueError(
                 f"observations have shape {array.shape} where {shape} or (n, {str(shape)[1:]} was expected"
             )
         batch = array.reshape(-1, *shape)
-        read = batch if self.own is None else np.stack([self.own.seen(row) for row in batch])
-        rows = torch.as_tensor(read, dtype=torch.get_default_dtype())
-        outputs, kind = self.outputs(rows), self.learner.spec.kind
-        chosen = objectives.mode(kind, outputs) if deterministic else objectives.sample(kind, outputs, self._generator)
-        actions = self._within(chosen if self.own is None else self.own.acted(chosen))
-        return (actions[0] if array.ndim == len(shape) else actions), state
+        raw = self.own is not None and not spec.observations
+        read = np.stack([self.own.seen(row) for row in batch]) if self.own is not None and raw else batch
+        return torch.as_tensor(read, dtype=torch.get_default_dtype()), array.ndim == len(shape)
 
     def _within(self, chosen: Tensor) -> Array:
         actions = chosen.numpy(force=True)

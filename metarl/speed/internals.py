@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
-from metarl.types import Examples, Experience, Rollout
+from metarl.types import Examples, Experience, Rollout, Shared
 
 Form = pytree.TreeSpec
 """The structure of nested tuples, lists and dicts, without the leaves."""
@@ -49,3 +49,9 @@ def _register(kind: type[Any]) -> None:
 
 for kind in (Examples, Rollout, Experience):
     _register(kind)
+
+pytree.register_pytree_node(
+    Shared,
+    lambda shared: (list(shared.values()), tuple(shared)),
+    lambda values, names: Shared(dict(zip(names, values, strict=True))),
+)

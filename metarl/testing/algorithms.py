@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl import objectives
 from metarl.outer import default_outer
 from metarl.seeding import stream
 from metarl.testing.batches import close, equal, global_states, shape_faults, tensors
@@ -25,6 +24,9 @@ from metarl.types import (
     Params,
     Rollout,
     State,
+    held_by,
+    holding,
+    moved_buffers,
     rollout_of,
     select,
 )
@@ -45,8 +47,8 @@ class AlgorithmSubject:
 
     @cached_property
     def learner(self) -> Learner:
-        """The learner. Raises ValueError if the algorithm does not support the family."""
-        return self.algorithm.build(self.family.spec)
+        """The learner, with its first buffers. Raises ValueError if the algorithm does not support the family."""
+        return holding(self.algorithm.build(self.family.spec))
 
     @cached_property
     def params(self) -> Params:
@@ -62,13 +64,17 @@ class AlgorithmSubject:
         """Gather experience on a device."""
         draws = (stream(0, "draw", index, device=device) for index in itertools.count())
         params = {name: value.to(device) for name, value in self.params.items()}
-        return gather(self.learner, params, self.family.sample(self.count, "train", stream(0, "tasks")), draws)[0]
+        return gather(self.on(device), params, self.family.sample(self.count, "train", stream(0, "tasks")), draws)[0]
+
+    def on(self, device: torch.device) -> Learner:
+        """Return the learner with its buffers on a device."""
+        return holding(self.learner, {name: value.to(device) for name, value in held_by(self.learner).items()})
 
     def outputs(self, experience: Experience, params: Params | None = None) -> list[Tensor]:
         """Return the outputs for the first query inputs, before the first adaptation and after the last."""
-        inputs = first_inputs(experience.query)
+        inputs, learner = first_inputs(experience.query), self.on(experience.descriptors.device)
         with torch.no_grad():
-            state = self.learner.begin(params or self.params, experience.descriptors)
+            state = learner.begin(params or self.params, experience.descriptors)
             before, _ = self.learner.predict(state, inputs)
             for support in experience.supports:
                 state = self.learner.adapt(state, support)
@@ -82,7 +88,7 @@ def first_inputs(query: Batch) -> Tensor:
 
 def _build(subject: AlgorithmSubject) -> Found:
     learner, spec = subject.learner, subject.family.spec
-    if learner.spec != spec:
+    if dataclasses.replace(learner.spec, policy=spec.policy) != spec:
         yield Fault(f"the learner's spec is {learner.spec}, but it was built for {spec}", subject.algorithm.build)
 
 
@@ -219,7 +225,7 @@ def _replay(subject: AlgorithmSubject) -> Found:
         for batch in (*experience.supports, experience.query):
             rollout = rollout_of(batch)
             outputs = _outputs_of(learner, state, rollout)
-            found = objectives.log_prob(learner.spec.kind, outputs, rollout.actions) * rollout.mask
+            found = learner.spec.distribution.log_prob(outputs, rollout.actions) * rollout.mask
             if not close(found, rollout.log_probs * rollout.mask):
                 ratios = (found - rollout.log_probs * rollout.mask).exp()
                 yield Fault(
@@ -230,6 +236,25 @@ def _replay(subject: AlgorithmSubject) -> Found:
                 )
                 return
             state = learner.adapt(state, batch)
+
+
+def _buffers(subject: AlgorithmSubject) -> Found:
+    learner, held = subject.learner, held_by(subject.learner)
+    if learner.buffers is None:
+        raise NotChecked("the learner has no buffers")
+    blamed = learner.buffers.move
+    if both := held.keys() & subject.params.keys():
+        yield Fault(f"{min(both)} is both a buffer and a meta-parameter: rename the buffer", learner.buffers.init)
+    given, before = [*held.values()], [value.clone() for value in held.values()]
+    try:
+        moved, again = (moved_buffers(learner, held, subject.experience) for _ in range(2))
+    except ValueError as error:
+        yield Fault(str(error), blamed)
+        return
+    if not equal(given, before):
+        yield Fault("moving the buffers changed the old ones in place: make new tensors", blamed)
+    elif not equal(moved.values(), again.values()):
+        yield Fault("buffers moved twice by the same experience differ: let them depend on that alone", blamed)
 
 
 def _dtypes(subject: AlgorithmSubject) -> Found:
@@ -246,7 +271,7 @@ def _device(subject: AlgorithmSubject) -> Found:
         raise NotChecked("no CUDA device, or device cpu was chosen")
     params = {name: value.to(subject.device).requires_grad_() for name, value in subject.params.items()}
     experience = subject.gathered(subject.device)
-    loss, _ = subject.learner.meta_loss(params, experience)
+    loss, _ = subject.on(subject.device).meta_loss(params, experience)
     for name, values in (("outputs", subject.outputs(experience, params)[-1]), ("the meta-loss", loss)):
         if values.device.type != subject.device.type:
             yield Fault(f"{name}: found on {values.device}, expected on {subject.device}", subject.learner.predict)
@@ -264,6 +289,7 @@ CHECKS = (
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "the data of one task do not affect other tasks", _independence, ("determinism",)),
     Check("replay", "replaying a rollout gives the log-probabilities of acting", _replay, ("determinism",)),
+    Check("buffers", "they move as a function of the experience, and keep their form", _buffers, ("outputs",)),
     Check("dtypes", "tensors have torch's default dtype", _dtypes, ("outputs",)),
     Check("device", "learning runs on the device of the data", _device, ("outputs",)),
 )

@@ -39,10 +39,8 @@ def _example_faults(batch: Examples, spec: Spec, tasks: int, blamed: Any) -> Fou
 def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Found:
     lead = (tasks, *batch.rewards.shape[1:3])
     yield from shape_faults("observations", batch.observations, (*lead, *spec.input_shape), blamed=blamed)
-    if spec.kind == "discrete":
-        yield from shape_faults("actions", batch.actions, lead, torch.int64, blamed)
-    else:
-        yield from shape_faults("actions", batch.actions, (*lead, spec.output_size), blamed=blamed)
+    dtype = torch.int64 if spec.distribution.actions == "discrete" else None
+    yield from shape_faults("actions", batch.actions, (*lead, *spec.distribution.action_shape), dtype, blamed)
     yield from shape_faults("last_observations", batch.last_observations, (*lead[:2], *spec.input_shape), blamed=blamed)
     for name in ("log_probs", "rewards", "mask"):
         yield from shape_faults(name, getattr(batch, name), lead, blamed=blamed)

@@ -13,9 +13,9 @@ from metarl import control
 from metarl.control import ControlTasks, Noted, Single, resampled
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
-from metarl.testing.playing import Lanes, Played, as_tensor, random_actions
+from metarl.testing.playing import Lanes, Played, random_actions, seen
 from metarl.testing.subject import ROLES, Subject, drawing
-from metarl.types import Rollout
+from metarl.types import Rollout, Spec
 
 BEYOND = 2
 """Steps after the horizon, in which every lane should idle."""
@@ -172,16 +172,16 @@ def _single(subject: ControlSubject) -> Found:
         raise NotChecked("the family has no single environment (no method single)")
     parameters = {name: values[0].numpy() for name, values in subject.tasks.parameters.items()}
     steps = int((~subject.played.over[:, 0]).sum()) + 1
-    single = _played_singly(subject.family.single(parameters, None), subject.actions[:steps, 0])
+    single = _played_singly(subject.spec, subject.family.single(parameters, None), subject.actions[:steps, 0])
     yield from _differences(subject, 0, single, "in the single environment", subject.family.single)
 
 
-def _played_singly(env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:
+def _played_singly(spec: Spec, env: gymnasium.Env[Any, Any], actions: Tensor) -> Played:
     """Run one episode in a single environment."""
-    observations, steps = [as_tensor(env.reset(seed=0)[0])], list[tuple[float, bool, bool]]()
+    observations, steps = [seen(spec, env.reset(seed=0)[0])], list[tuple[float, bool, bool]]()
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action.numpy())
-        observations.append(as_tensor(observation))
+        observations.append(seen(spec, observation))
         steps.append((float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
             break

@@ -8,7 +8,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.control import ControlTasks, on_torch
+from metarl.environments import composite, flat
 from metarl.seeding import stream
+from metarl.types import Spec
 
 CPU = torch.device("cpu")
 
@@ -41,16 +43,16 @@ class Lanes:
 
     def reset(self) -> Tensor:
         """Reset every lane with its task and the seed."""
-        return as_tensor(self.env.reset(seed=self.seed, options=dict(self.tasks.parameters))[0])
+        return self._seen(self.env.reset(seed=self.seed, options=dict(self.tasks.parameters))[0])
 
     def restart(self, lanes: Tensor) -> Tensor:
         """Reset the lanes of a mask, ``[lane]`` bool."""
-        return as_tensor(self.env.reset(options={"reset_mask": lanes if self.on_torch else lanes.numpy()})[0])
+        return self._seen(self.env.reset(options={"reset_mask": lanes if self.on_torch else lanes.numpy()})[0])
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take actions ``[lane, ...]``; return observations, rewards, terminations and truncations."""
         observation, reward, ended, cut, _ = self.env.step(actions.clone() if self.on_torch else actions.numpy())
-        return as_tensor(observation), as_tensor(reward), as_tensor(ended), as_tensor(cut)
+        return self._seen(observation), as_tensor(reward), as_tensor(ended), as_tensor(cut)
 
     def play(self, actions: Tensor) -> Played:
         """Reset, then take all actions ``[step, lane, ...]``."""
@@ -62,6 +64,16 @@ class Lanes:
         observations = torch.stack([observation, *(step[0] for step in steps)])
         rewards, *flags = (torch.stack([step[index] for step in steps]) for index in (1, 2, 3))
         return Played(observations, rewards, *(values.bool() for values in flags))
+
+    def _seen(self, observation: Any) -> Tensor:
+        return seen(self.tasks.spec, observation)
+
+
+def seen(spec: Spec, observation: Any) -> Tensor:
+    """Return a copy of an environment's observations as the policy gets them."""
+    if composite(observation):
+        observation = flat(spec.observations, observation).astype(torch.empty(0).numpy().dtype)
+    return as_tensor(observation)
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -75,6 +87,8 @@ def random_actions(tasks: ControlTasks, steps: int) -> Tensor:
     generator = stream(0, "check")
     if isinstance(space, spaces.Discrete):
         return torch.randint(int(space.n), lead, generator=generator)
+    if isinstance(space, spaces.MultiDiscrete):
+        return (torch.from_numpy(space.nvec) * torch.rand(*lead, *space.shape, generator=generator)).long()
     assert isinstance(space, spaces.Box)
     low, high = (torch.tensor(end.tolist()).clamp(-1, 1) for end in (space.low, space.high))
     return low + (high - low) * torch.rand(*lead, *space.shape, generator=generator)

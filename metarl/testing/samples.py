@@ -59,7 +59,7 @@ class Points:
         return MDPVectorEnv(dynamics, {"goal": [0.0]}, num_envs, self.sampling.horizon, device)
 
     def _step(
-        self, parameters: Parameters, position: Tensor, action: Tensor, generator: Generator
+        self, parameters: Parameters, position: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         move = (action.unsqueeze(-1) - 1) / 2 if self.discrete else action.clamp(-1, 1) / 2
         following = position + move

@@ -93,8 +93,9 @@ class OuterSubject:
         return Inputs(params, self.outer.init(_copied(params)), self.learning.gathered(device))
 
     def update(self, inputs: Inputs) -> Update:
-        """Take one step."""
-        return self.outer.update(self.learner, *inputs)
+        """Take one step, on the device of the parameters."""
+        device = next(iter(inputs.params.values())).device
+        return self.outer.update(self.learning.on(device), *inputs)
 
     def afresh(self, **options: Any) -> "OuterSubject":
         """Return the subject with other options and new experience, in torch's current default dtype."""

@@ -15,9 +15,8 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl import objectives
 from metarl.control import ControlTasks, Single, check_environment, collect
-from metarl.environments import flag
+from metarl.environments import close_environment, composite, flag, flat, parts_of
 from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip
@@ -51,7 +50,7 @@ class Recorder(VectorEnv[Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode and a new film."""
         observation, _ = self._env.reset(seed=seed)
-        self._observation, self._ended = np.asarray(observation)[None], (False, False)
+        self._observation, self._ended = self._seen(observation), (False, False)
         self.frames = [self._frame()]
         return self._observation, {}
 
@@ -62,19 +61,25 @@ class Recorder(VectorEnv[Any, Any, Any]):
             observation, step_reward, terminated, truncated, _ = self._env.step(actions[0])
             reward = float(step_reward)
             self._ended = flag("terminated", terminated), flag("truncated", truncated)
-            self._observation = np.asarray(observation)[None]
+            self._observation = self._seen(observation)
             self.frames.append(self._frame())
         terminations, truncations = (np.array([flag]) for flag in self._ended)
         return self._observation, np.array([reward]), terminations, truncations, {}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environment."""
-        self._env.close()
+        close_environment(self._env, "the environment")
 
     @property
     def fps(self) -> float:
         """Frames per second, from the environment's metadata."""
         return float(self._env.metadata.get("render_fps") or 20)
+
+    def _seen(self, observation: Any) -> Any:
+        """Return an observation as lanes of one do; parts become a vector, whose layout is that of their space."""
+        if composite(observation):
+            observation = flat(parts_of(self._env.observation_space), observation)
+        return np.asarray(observation)[None]
 
     def _frame(self) -> Frame:
         return frame_of(self._env.render(), self._height)
@@ -148,7 +153,7 @@ def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
     row = slice(number, number + 1)
     parameters = {name: values[row] for name, values in tasks.parameters.items()}
     sampling = tasks.sampling if learner.memory is None else replace(tasks.sampling, episodes=1)
-    return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling)
+    return replace(tasks, parameters=parameters, descriptors=tasks.descriptors[row], sampling=sampling, within=None)
 
 
 def _parameters(task: ControlTasks) -> dict[str, np.ndarray[Any, Any]]:
@@ -160,7 +165,7 @@ def _acting_by_the_mean(learner: Learner) -> Learner:
 
     def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
         outputs, state = learner.predict(state, observations)
-        return objectives.certain(learner.spec.kind, outputs), state
+        return learner.spec.distribution.certain(outputs), state
 
     return learner._replace(predict=predict)
 

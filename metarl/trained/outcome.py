@@ -1,16 +1,42 @@
 """What training returns and ``open_run`` opens: meta-parameters, and policies adapted to tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import Field, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
-from metarl.types import Algorithm, Family, Learner, Params, Split, State, Tasks
+from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
+from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks, held_by, holding
+
+
+class Trains(Protocol):
+    """An experiment, as ``metarl.Experiment``: this package does not know how to train."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm."""
+
+    @property
+    def tasks(self) -> Family:
+        """The family of tasks."""
+
+    @property
+    def outer(self) -> Outer:
+        """The outer update."""
+
+    @property
+    def settings(self) -> Any:
+        """The settings of training."""
+
+    def train(self, out: Path | str | None = None) -> "Trained":
+        """Train once more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +46,7 @@ class Trained:
     algorithm: Algorithm
     family: Family
     learner: Learner
+    """The learner, with its buffers: ``learner.begin(params, descriptors)`` needs no more."""
     params: Params = field(repr=False)
     """Meta-parameters, on ``device``."""
     device: torch.device
@@ -32,15 +59,24 @@ class Trained:
     """Whether ``iteration`` is less than the number of iterations that was asked for."""
     signal: int | None = None
     """The signal that stopped the call, such as SIGINT for Ctrl-C; None if it was none."""
+    experiment: Trains = field(default=None, repr=False)  # type: ignore[assignment]
+    """The ``metarl.Experiment`` that was trained. ``dataclasses.replace`` makes another one of it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the learner: its functions cannot be pickled, and follow from algorithm and family."""
-        return {name: value for name, value in vars(self).items() if name != "learner"}
+        """Leave out the learner, all but its buffers: its functions cannot be pickled, and follow from the others."""
+        return {name: value for name, value in vars(self).items() if name != "learner"} | {"buffers": self.buffers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the learner anew."""
-        for name, value in (state | {"learner": state["algorithm"].build(state["family"].spec)}).items():
+        buffers = state.pop("buffers")
+        learner = holding(state["algorithm"].build(state["family"].spec), buffers)
+        for name, value in (state | {"learner": learner}).items():
             object.__setattr__(self, name, value)
+
+    @property
+    def buffers(self) -> Params:
+        """What the learner keeps beside the meta-parameters, by name; see ``metarl.types.Buffers``."""
+        return held_by(self.learner)
 
     def tasks(self, number: int = 1, split: Split = "test", seed: int = 0) -> Tasks:
         """Sample tasks, the same as ``metarl evaluate`` with the same number, split and seed."""
@@ -50,43 +86,68 @@ class Trained:
         """Return one task by its parameters, such as ``velocity=1.3``. Raises ValueError if there is no such task."""
         return control.tasks_with(self.family, {name: [value] for name, value in parameters.items()})
 
-    def adapt(self, tasks: Tasks, steps: int = 1, seed: int = 0) -> list[Adapted]:
-        """Adapt policies to tasks. Return them after 0, 1, ..., ``steps`` steps, with their episodes.
+    def adapt(self, tasks: Tasks | Examples, steps: int = 1, seed: int = 0) -> list[Adapted]:
+        """Adapt to tasks, or to labelled examples ``[task, item, ...]`` of one's own.
+
+        Return states after 0, 1, ..., ``steps`` steps, with the episodes of their policies (``.rollout``) or the query
+        set (``.examples``).
 
         Raises:
-            ValueError: the run does not train policies, or ``steps`` is negative.
+            ValueError: ``steps`` is negative, policies get examples, or a learner that reads descriptors gets examples.
         """
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
-    def state(self, task: Tasks | None = None, steps: int = 0, seed: int = 0) -> State:
+    def state(self, task: Tasks | Examples | None = None, steps: int = 0, seed: int = 0) -> State:
         """Return the learner's state for one task after ``steps`` adaptation steps; without a task, before any.
 
         Raises:
             ValueError: the run has no policies of observations alone, several tasks, a negative number of steps, steps
                 without a task, or no task for a policy that reads the task's descriptor.
         """
-        check_policies(self.learner)
+        if self.learner.spec.control:
+            check_policies(self.learner)
         if task is None and steps:
             raise ValueError(f"{steps} adaptation steps need a task to adapt to")
         if task is None:
             return before_any_task(self.learner, self.params, self.device)
-        if len(task.descriptors) != 1:
-            raise ValueError(f"one policy is for one task, not for {len(task.descriptors)}")
-        if steps:
+        number = len(task.inputs if isinstance(task, Examples) else task.descriptors)
+        if number != 1:
+            what = "policy" if self.learner.spec.control else "predictor"
+            raise ValueError(f"one {what} is for one task, not for {number}")
+        if steps or isinstance(task, Examples):
             return self.adapt(task, steps, seed)[-1].state
         return self.learner.begin(self.params, task.descriptors.to(self.device))
+
+    def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> TaskPredictor:
+        """Return what the run has learned of one task after ``steps`` adaptation steps, as a function of inputs.
+
+        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` of one's own. The function takes one
+        input ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an array, and returns the predicted
+        targets ``[..., output_size]``, or the probability of each class ``[..., class]``, on the inputs' device. With
+        transductive batch norm, the inputs of a batch influence each other.
+
+        Raises:
+            ValueError: for the reasons of ``state``, or the run trains policies. The function raises it for inputs of
+                another shape.
+        """
+        if self.learner.spec.control:
+            raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
+        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device)
 
     def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.
 
         The function takes one observation ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an
-        array. It returns a ``torch.distributions.Distribution`` of the action of each, on the observations' device and
-        without gradients: ``Independent(Normal)``, or ``Categorical`` for discrete actions. Both have ``mode``,
-        ``sample()``, ``log_prob(actions)`` and ``entropy()``; the first has ``mean``, the second ``probs``.
+        array; where the environment has Dict or Tuple observations, also those. It returns a
+        ``torch.distributions.Distribution`` of the action of each, on the observations' device and without gradients:
+        ``Independent(Normal)``, or ``Categorical`` for discrete actions. Both have ``mode``, ``sample()``,
+        ``log_prob(actions)`` and ``entropy()``; the first has ``mean``, the second ``probs``. Several choices
+        (MultiDiscrete) have ``parts``, a ``Categorical`` for each. Squashed policies have no ``entropy()``.
         Environments may clip the actions. The adaptation is that of ``adapt`` with the same seed.
 
         Raises:
             ValueError: for the reasons of ``state``. The function raises it for observations of another shape, and for
                 those that are not finite.
         """
+        check_policies(self.learner)
         return TaskPolicy(self.learner, self.state(task, steps, seed), self.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from metarl import objectives
+from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
 from metarl.types import Learner, Params, State
 
@@ -18,7 +18,7 @@ from metarl.types import Learner, Params, State
 def check_policies(learner: Learner) -> None:
     """Raise ValueError for a learner that has no policies, or policies that need more than observations."""
     if not learner.spec.control:
-        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}")
+        raise ValueError(f"this learner has no policies: it is for {learner.spec.kind}; use predictor")
     if learner.memory is not None:
         raise ValueError(
             "this policy learns from rewards while it acts, and cannot act on observations alone, as here and in "
@@ -52,9 +52,14 @@ class TaskPolicy:
     def __call__(self, observations: Any) -> Distribution:
         """Return the distributions of actions at observations ``[..., *input_shape]``, a tensor or an array.
 
+        Where the environment has Dict or Tuple observations, it may be given those, too.
+
         Raises ValueError for observations of another shape, and for those that are not finite.
         """
-        shape, kind = tuple(self.learner.spec.input_shape), self.learner.spec.kind
+        spec = self.learner.spec
+        if spec.observations and composite(observations):
+            observations = flat(spec.observations, observations)
+        shape = tuple(spec.input_shape)
         given = observations if isinstance(observations, Tensor) else torch.from_numpy(np.array(observations))
         lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
         if tuple(given.shape) != (*lead, *shape) or not given.numel():
@@ -64,12 +69,43 @@ class TaskPolicy:
         rows = given.detach().to(self.device, torch.get_default_dtype()).reshape(1, prod(lead), *shape)
         with torch.no_grad(), float32(self.device):
             outputs, _ = self.learner.predict(self.state, rows)
-        return objectives.distribution(kind, outputs[0].reshape(*lead, -1).to(given.device))
+        return spec.distribution.as_torch(outputs[0].reshape(*lead, -1).to(given.device))
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+    def __reduce__(self) -> tuple[Any, tuple[type, bytes]]:
         """Pickle by value: a learner's functions are closures."""
-        return _again, (cloudpickle.dumps((self.learner, self.state, self.device)),)
+        return _again, (type(self), cloudpickle.dumps((self.learner, self.state, self.device)))
 
 
-def _again(pickled: bytes) -> TaskPolicy:
-    return TaskPolicy(*cloudpickle.loads(pickled))
+@dataclass(frozen=True, eq=False)
+class TaskPredictor:
+    """What a learner of labelled examples predicts in the state of one task: a function of inputs. It can be pickled.
+
+    It returns targets ``[..., output_size]``, or the probability of each class ``[..., class]``.
+    """
+
+    learner: Learner
+    state: State
+    device: torch.device
+
+    @usual_modes()
+    def __call__(self, inputs: Any) -> Tensor:
+        """Predict for inputs ``[..., *input_shape]``. Raises ValueError for another shape."""
+        shape = tuple(self.learner.spec.input_shape)
+        given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs))
+        lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
+        if tuple(given.shape) != (*lead, *shape) or not given.numel():
+            raise ValueError(f"inputs have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
+        floats = given.to(torch.get_default_dtype()) if given.is_floating_point() else given
+        rows = floats.detach().to(self.device).reshape(1, prod(lead), *shape)
+        with torch.no_grad(), float32(self.device):
+            outputs, _ = self.learner.predict(self.state, rows)
+        numbers = outputs.softmax(-1) if self.learner.spec.kind == "classification" else outputs
+        return numbers[0].reshape(*lead, -1).to(given.device)
+
+    def __reduce__(self) -> tuple[Any, tuple[type, bytes]]:
+        """Pickle by value: a learner's functions are closures."""
+        return _again, (type(self), cloudpickle.dumps((self.learner, self.state, self.device)))
+
+
+def _again(kind: type, pickled: bytes) -> Any:
+    return kind(*cloudpickle.loads(pickled))

@@ -4,23 +4,20 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 ``loop``, then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
-from metarl.training.data import check_data
-from metarl.training.experiment import Experiment, recipe
+from metarl.training.experiment import Experiment, Source, recipe, source
 from metarl.training.interrupts import stop_on_interrupt
-from metarl.training.iteration import gather
-from metarl.training.loop import TrainingError
-from metarl.training.progress import Callback, Iteration, Progress, training_score
-from metarl.training.settings import Settings, default_settings
+from metarl.training.iteration import gather, streams
+from metarl.training.progress import Callback, Iteration, Progress, TrainingError, training_score
+from metarl.training.settings import Schedules, Settings, default_settings
 from metarl.training.start import (
-    Recorded,
-    Source,
+    Saving,
     load,
     open_run,
     opened,
     recorded,
     reopen,
     resume,
-    source,
+    save_run,
     start,
     train,
 )
@@ -30,12 +27,12 @@ __all__ = [
     "Experiment",
     "Iteration",
     "Progress",
-    "Recorded",
+    "Saving",
+    "Schedules",
     "Settings",
     "Source",
     "TrainingError",
     "callbacks",
-    "check_data",
     "default_settings",
     "gather",
     "load",
@@ -45,9 +42,11 @@ __all__ = [
     "recorded",
     "reopen",
     "resume",
+    "save_run",
     "source",
     "start",
     "stop_on_interrupt",
+    "streams",
     "train",
     "training_score",
 ]

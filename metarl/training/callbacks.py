@@ -50,7 +50,7 @@ class Evaluate:
             return True
         sizes = self.tasks, self.steps
         result = evaluation.evaluate(
-            run.learner, progress.params, run.family, *sizes, self.split, self.seed, run.device
+            iteration.learner, progress.params, run.family, *sizes, self.split, self.seed, run.device
         )
         score = training_score({name: values["mean"] for name, values in result.metrics.items()})
         if run.folder is not None:

@@ -1,35 +1,113 @@
-"""An experiment: algorithm, task family, outer update and settings, from a recipe or a command line."""
+"""An experiment: algorithm, task family, outer update and settings, from Python, a recipe or a command line."""
 
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from metarl import plugins
+from metarl import origins, plugins, runs
+from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
+from metarl.runs import logger
 from metarl.speed import usual_modes
 from metarl.trained import Trained
+from metarl.training.loop import Run
 from metarl.training.progress import Callback
 from metarl.training.settings import Settings, default_settings
-from metarl.training.start import Make, Source, source, start
-from metarl.types import Algorithm, Family, Outer
+from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
+
+References = tuple[str | None, str | None, str | None]
 
 
-class Experiment(NamedTuple):
-    """An algorithm, the tasks that it is trained on, the outer update, and the settings of training."""
+class Source(NamedTuple):
+    """An algorithm, a family or an outer update, and the name or ``module:attribute`` that was asked for, if any."""
+
+    target: Any
+    reference: str | None = None
+
+
+Make = Callable[[type], Any]
+
+
+def source(group: plugins.Group, target: Any, make: Make = lambda kind: kind()) -> Source:
+    """Return an object as it is, or load a name, of which ``make`` makes an object. Raises PluginError."""
+    if not isinstance(target, str):
+        return Source(target)
+    loaded = plugins.load(group, target)
+    try:
+        return Source(make(loaded) if isinstance(loaded, type) else loaded, target)
+    except TypeError as error:
+        raise plugins.PluginError(
+            f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
+            "a name and pass 'module:name'"
+        ) from error
+
+
+@dataclass(frozen=True, init=False)
+class Experiment:
+    """An algorithm, the tasks that it is trained on, the outer update, and the settings of training.
+
+    The first three are objects, or names as on the command line: installed ones, or ``module:name``. ``outer`` is by
+    default the algorithm's own, else TRPO for control and Adam otherwise. ``dataclasses.replace`` makes another
+    experiment, such as one with another seed. Two experiments are equal if their parts are.
+
+    A run folder can record parts that it can make again: frozen dataclasses of plain options, or anything that is given
+    as ``module:name``.
+
+    Raises:
+        ValueError: an option has the wrong type.
+        PluginError: there is no plugin of that name, or it cannot be made by its defaults.
+    """
 
     algorithm: Algorithm
-    family: Family
+    tasks: Family
     outer: Outer
     settings: Settings
-    names: tuple[str, str, str]
-    """Names of algorithm, family and outer update, as recorded in the run folder."""
     recipe: str | None = None
     """Name of the recipe, if any."""
+    references: References = field(default=(None, None, None), repr=False, compare=False)
+    """The names that algorithm, tasks and outer update were asked for by; None for objects."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm | str,
+        tasks: Family | str,
+        outer: Outer | str | None = None,
+        settings: Settings | None = None,
+        recipe: str | None = None,
+        references: References = (None, None, None),
+    ) -> None:
+        groups: tuple[plugins.Group, ...] = ("algorithms", "tasks", "outers")
+        method, family = (
+            _settled(group, part, reference)
+            for group, part, reference in zip(groups[:2], (algorithm, tasks), references[:2], strict=True)
+        )
+        if outer is None:
+            outer = default_outer(method.target, family.target.spec)
+        update = _settled(groups[2], outer, references[2])
+        chosen = (settings or default_settings(family.target.spec)).filled(family.target.spec)
+        names = method.reference, family.reference, update.reference
+        values = method.target, family.target, update.target, chosen, recipe, names
+        for item, value in zip(dataclasses.fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Names of algorithm, tasks and outer update: those that were asked for, or those of their classes."""
+        named = [source.reference or name_of(group, type(source.target)) for group, source in self.sources]
+        return named[0], named[1], named[2]
+
+    @property
+    def sources(self) -> tuple[tuple[plugins.Group, Source], ...]:
+        """Algorithm, tasks and outer update with their references, by the groups of the registry."""
+        parts = map(Source, (self.algorithm, self.tasks, self.outer), self.references)
+        return tuple(zip(("algorithms", "tasks", "outers"), parts, strict=True))
 
     @usual_modes()
     def train(
@@ -37,12 +115,91 @@ class Experiment(NamedTuple):
         out: Path | str | None = None,
         overwrite: bool = False,
         quiet: bool = True,
+        start_from: Params | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> Trained:
         """Meta-train; see ``metarl.train``."""
-        algorithm, family, outer = map(Source, self[:3], self.names)
-        run = start(algorithm, family, outer, self.settings, out, overwrite, recipe=self.recipe)
+        run = self.start(out, overwrite, start_from)
         return run.train(run.first(), quiet, callbacks)
+
+    def start(self, out: Path | str | None = None, overwrite: bool = False, start_from: Params | None = None) -> Run:
+        """Check that everything fits together, and make the run folder. Raises ValueError."""
+        folder = None if out is None else expanded(out).absolute()  # families may change the working folder
+        check_logs(self.settings, folder)
+        run = Run(self.algorithm, self.tasks, self.outer, self.settings, folder)
+        run.experiment = self
+        _check_splits(self.tasks, self.settings)
+        run.start_from = start_from or {}
+        first = run.first()._asdict() if start_from else None
+        if folder is not None:
+            record = self.record() | ({"start_from": sorted(start_from)} if start_from else {})
+            run.claim = runs.create(folder, record, overwrite, first)
+        return run
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``config.json`` records of it, as plain data. Raises ValueError for what cannot be recorded."""
+        parts = {name: runs.describe(*source) for name, (_, source) in zip(runs.GROUPS, self.sources, strict=True)}
+        return {
+            **parts,
+            "settings": self.settings.record(),
+            **origins.recorded_data(self.tasks),
+            **self.definitions(parts),
+            **(
+                {}
+                if self.recipe is None
+                else {"recipe": self.recipe, "recipe_sha256": plugins.recipe_hash(self.recipe)}
+            ),
+        }
+
+    def _recipe(self) -> dict[str, str]:
+        if self.recipe is None:
+            return {}
+        return {"recipe": self.recipe, "recipe_sha256": plugins.recipe_hash(self.recipe)}
+
+    def definitions(self, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what defines the parts of a ``module:name``, see ``metarl.origins``; nothing if there are none."""
+        targets = zip(runs.GROUPS, self.sources, strict=True)
+        found = {name: origins.defined(source.target, parts[name]["reference"]) for name, (_, source) in targets}
+        told = {name: definition for name, definition in found.items() if definition is not None}
+        return {origins.DEFINITIONS: told} if told else {}
+
+
+def _settled(group: plugins.Group, part: Any, reference: str | None) -> Source:
+    """Return a part with options that mean the same elsewhere, and its name, unless it has become another's."""
+    target, asked = source(group, part)
+    target = plugins.absolute_paths(plugins.checked_options(target))
+    return Source(
+        target, asked or (reference if reference is not None and _stands_for(group, reference, target) else None)
+    )
+
+
+def _stands_for(group: plugins.Group, reference: str, target: Any) -> bool:
+    """Return whether a name stands for the class of an object, or for an object of its class."""
+    named = plugins.load(group, reference) if ":" not in reference else plugins.find_again(group, reference)
+    return type(target) is (named if isinstance(named, type) else type(named))
+
+
+def _check_splits(family: Family, settings: Settings) -> None:
+    """Raise ValueError where test tasks, or validation tasks that are asked for, could never be sampled."""
+    if not isinstance(family, ChecksSplits):
+        return
+    family.check_split("test")
+    try:
+        family.check_split("validation")
+    except ValueError as error:
+        if settings.validate_every is not None:
+            raise
+        warnings.warn(f"{error}: no validation will be possible", stacklevel=5)
+
+
+def check_logs(settings: Settings, folder: Path | None) -> None:
+    """Raise ValueError where a package that logs need is missing."""
+    if folder is not None:
+        logger.import_writers()
+    if settings.wandb is not None:
+        if folder is None:
+            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
+        logger.import_wandb()
 
 
 def recipe(
@@ -62,7 +219,8 @@ def recipe(
     """
     chosen = find_recipe(algorithm, tasks, variant)
     groups: dict[plugins.Group, str] = {"algorithms": algorithm, "tasks": tasks}
-    method, family = (source(group, name, make.get(group, type.__call__)).target for group, name in groups.items())
+    made = [source(group, name, make.get(group, type.__call__)) for group, name in groups.items()]
+    method, family = (one.target for one in made)
     if chosen is not None:
         method = with_options(method, chosen.options["algorithm"], f"{chosen}: algorithm")
         family = with_options(family, chosen.options["tasks"], f"{chosen}: tasks")
@@ -70,7 +228,7 @@ def recipe(
     if chosen is not None:
         settings = with_options(settings, chosen.options["settings"], f"{chosen}: settings")
     update, name = _outer(chosen, outer, default_outer(method, family.spec))
-    return Experiment(method, family, update, settings, (algorithm, tasks, name), chosen.name if chosen else None)
+    return Experiment(method, family, update, settings, chosen.name if chosen else None, (algorithm, tasks, name))
 
 
 def _outer(chosen: Recipe | None, requested: str | None, default: Outer) -> tuple[Outer, str]:

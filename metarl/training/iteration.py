@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import practised
 from metarl.numerics import sum_of
+from metarl.safety import limited
 from metarl.seeding import stream
 from metarl.speed import send
 from metarl.types import (
@@ -24,7 +25,9 @@ from metarl.types import (
     Tasks,
     Update,
     environments_of,
+    holding,
     labelled_tasks,
+    moved_buffers,
 )
 
 
@@ -37,6 +40,8 @@ class Outcome(NamedTuple):
     update's metrics."""
     sampling_seconds: float | None = None
     environment_steps: Tensor | None = None
+    buffers: Params | None = None
+    """The learner's buffers after the iteration; None where it has none."""
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
@@ -60,13 +65,20 @@ def iterate(
     state: dict[str, Any],
     progress: float,
     streams: Iterator[Generator],
+    buffers: Params | None = None,
 ) -> Outcome:
-    """Take one outer step on a meta-batch of tasks; see ``Iterate``."""
+    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any."""
+    learner = holding(learner, buffers)
     began = time.perf_counter()
-    tasks = family.sample(number_of_tasks, "train", next(streams))
+    with limited("sampling tasks"):
+        tasks = family.sample(number_of_tasks, "train", next(streams))
     experience, scores = gather(learner, params, tasks, streams, progress)
     seconds = time.perf_counter() - began
-    return Outcome(outer.update(learner, params, state, experience), scores, seconds, _steps(experience))
+    update, moved = outer.update(learner, params, state, experience), buffers
+    if buffers and update.finite:
+        with torch.no_grad():
+            moved = moved_buffers(learner, buffers, experience)
+    return Outcome(update, scores, seconds, _steps(experience), moved)
 
 
 def _steps(experience: Experience) -> Tensor | None:
@@ -93,7 +105,8 @@ def _examples(
     # No adaptation here: it does not change what is drawn, and the meta-loss computes the scores.
     labelled = labelled_tasks(tasks)
     first = next(draws)
-    support, query = labelled.draw("support", first), labelled.draw("query", next(draws))
+    with limited("drawing examples"):
+        support, query = labelled.draw("support", first), labelled.draw("query", next(draws))
     supports, descriptors = (support,) * learner.adaptations, send(tasks.descriptors, first.device)
     return Experience(descriptors=descriptors, supports=supports, query=query, progress=progress), {}
 

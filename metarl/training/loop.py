@@ -13,24 +13,33 @@ from torch import Generator, Tensor
 from metarl import runs
 from metarl.control import check_tasks
 from metarl.runs import logger
+from metarl.safety import time_limit
 from metarl.seeding import stream
 from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
-from metarl.trained import Trained
+from metarl.trained import Trained, Trains
 from metarl.training import iteration
 from metarl.training.callbacks import validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
-from metarl.training.progress import Callback, Iteration, Progress, Watch, training_score
+from metarl.training.progress import Callback, Iteration, Progress, TrainingError, Watch, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Chunked, Family, Learner, Outer, Params, Role, Selective, labelled_tasks
+from metarl.training.stages import Stages, options_of, warn_of_edits
+from metarl.types import (
+    Algorithm,
+    Chunked,
+    Family,
+    Learner,
+    Outer,
+    Params,
+    Role,
+    Selective,
+    holding,
+    labelled_tasks,
+)
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is intact."""
 
 
 class Run:
@@ -47,36 +56,49 @@ class Run:
         self.algorithm, self.family, self.outer, self.settings = algorithm, family, outer, settings.filled(family.spec)
         self.folder = folder and folder.absolute()  # environments may change the working folder
         self.start_from: Params = {}
+        self.experiment: Trains | None = None
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.learner = algorithm.build(family.spec)
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         with float32(self.device):
-            _check_outer(outer, self.learner, self.settings.meta_batch_size)
+            _check_outer(outer, holding(self.learner), self.settings.meta_batch_size)
+        _check_compiled(self.learner, settings.compile)
         # Labelled examples make one graph of an iteration; episodes some of its parts.
         self.compiling = Compiling(self._plain, self._streams) if settings.compile and not family.spec.control else None
         self.graphs = Graphs() if settings.compile and family.spec.control else None
+        self.stages = Stages(self) if self.settings.schedules else None
+        for stage in self.stages.check() if self.stages is not None else ():
+            with float32(self.device):
+                _check_outer(stage.outer, stage.learner, stage.settings.meta_batch_size)
 
     def first(self) -> Progress:
         """Return where a new run stands. Raises ValueError where the parameters to start from are not the learner's."""
         params = self.learner.init(stream(self.settings.seed, "initialisation"))
-        _check_start(params, self.start_from)
-        params |= self.start_from
-        params = {name: send(value, self.device) for name, value in params.items()}
-        return Progress(0, params, self.outer.init(params), None, 0)
+        buffers = {} if self.learner.buffers is None else self.learner.buffers.init()
+        _check_names(params, buffers)
+        _check_start(params | buffers, self.start_from)
+        params, buffers = (
+            {name: send(self.start_from.get(name, value), self.device) for name, value in values.items()}
+            for values in (params, buffers)
+        )
+        return Progress(0, params, self.outer.init(params), None, 0, buffers)
 
     def restore(self, path: Path) -> Progress:
         """Return where a checkpoint stands. Raises RunError when it does not fit."""
         saved, first = runs.load_progress(path, self.device), self.first()
         runs.check_architecture(first.params, saved["params"], path)
+        runs.check_architecture(first.buffers, saved["buffers"], path)
         runs.check_state(first.outer, saved["outer"], path)
         return Progress(*(saved[name] for name in Progress._fields))
 
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
-            with self._claimed():
+            with self._claimed(), time_limit(self.settings.step_timeout):
                 return self._train(progress, quiet, callbacks)
+        except SystemExit as stop:  # which would end the whole program, perhaps as if it had succeeded
+            raise TrainingError(f"the task family, or a callback, called sys.exit({stop.code!r})") from stop
         except BaseException as error:
             if self.folder is not None and (told := runs.aside_note(self.folder)):
                 error.add_note(f"{self.folder} has no checkpoint yet{told}")
@@ -94,40 +116,45 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
-        ends, watch = progress.iteration >= last, Watch(self.family.spec.kind)
+        options = options_of(self) if callbacks else {}
+        ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
                 reached, row = self.iterate(progress)
                 logged, score = None, None
                 if reached.iteration % self.settings.log_every == 0 or reached.iteration == last:
-                    logged = _numbers(row)
+                    logged = read_numbers(row)
                     rows.append(logged)
                     log(logged)
                     watch.see(logged)
                     score = training_score(logged)
                 answers = [callback(Iteration(self, reached, logged)) for callback in asked]
+                options = warn_of_edits(options, self, reached.iteration) if callbacks else {}
                 ends = reached.iteration == last or stop.is_set() or False in answers
                 progress = self.save(progress, reached, score, ends)
         return Trained(
             self.algorithm,
             self.family,
-            self.learner,
+            holding(self.learner, progress.buffers),
             progress.params,
             self.device,
             progress.iteration,
             rows,
             interrupted=progress.iteration < last,
             signal=stop.signal,
+            experiment=self.experiment,  # type: ignore[arg-type]  # the speed suite makes runs without one
         )
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
+        if self.stages is not None:
+            return self.stages.iterate(progress)
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
         refuse_autocast()
         with float32(self.device):
-            outcome = self._learn(progress.params, progress.outer, share, number)
+            outcome = self._learn(progress, share, number)
         update, times = outcome.update, _times(outcome, time.perf_counter() - began)
         refused = 0 if update.finite else progress.refused + 1
         if refused >= MAX_REFUSED:
@@ -137,7 +164,8 @@ class Run:
             )
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
         row = {"iteration": number, **outcome.scores, **update.metrics, **seen, **times}
-        return Progress(number, update.params, update.state, progress.best, refused), row
+        buffers = outcome.buffers or progress.buffers
+        return Progress(number, update.params, update.state, progress.best, refused, buffers), row
 
     def _advice(self, number: int) -> str:
         """Tell what to do about a meta-gradient that is not finite: labelled examples can be drawn again."""
@@ -150,15 +178,22 @@ class Run:
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
         return "try a smaller step size"
 
-    def _learn(self, params: Params, state: dict[str, Any], progress: float, number: int) -> Outcome:
+    def _learn(self, progress: Progress, share: float, number: int) -> Outcome:
         if self.compiling is not None:
-            return self.compiling(params, state, progress, number)
+            return self.compiling(progress.params, progress.outer, share, number)
         with self.graphs.used(number) if self.graphs is not None else nullcontext():
-            return self._plain(params, state, progress, self._streams(number))
+            return self._plain(progress.params, progress.outer, share, self._streams(number), progress.buffers)
 
-    def _plain(self, params: Params, state: dict[str, Any], progress: float, streams: Iterator[Generator]) -> Outcome:
-        tasks = self.settings.meta_batch_size
-        return iteration.iterate(self.learner, self.family, self.outer, tasks, params, state, progress, streams)
+    def _plain(
+        self,
+        params: Params,
+        state: dict[str, Any],
+        progress: float,
+        streams: Iterator[Generator],
+        buffers: Params | None = None,
+    ) -> Outcome:
+        fixed = self.learner, self.family, self.outer, self.settings.meta_batch_size
+        return iteration.iterate(*fixed, params, state, progress, streams, buffers)
 
     def _streams(self, number: int) -> Iterator[Generator]:
         return iteration.streams(self.settings.seed, number, self.device)
@@ -186,9 +221,22 @@ def _check_outer(outer: Outer, learner: Learner, tasks: int) -> None:
         raise ValueError(f"chunks={outer.chunks} is more than the {tasks} tasks of a meta-batch")
 
 
+def _check_compiled(learner: Learner, compiled: bool) -> None:
+    """Raise ValueError for buffers in iterations that are compiled as a whole, which have no place for them."""
+    if compiled and learner.buffers is not None and not learner.spec.control:
+        raise ValueError("compile: a learner of labelled examples that has buffers is not compiled; leave it out")
+
+
+def _check_names(params: Params, buffers: Params) -> None:
+    """Raise ValueError for a buffer with the name of a meta-parameter."""
+    if both := [name for name in buffers if name in params]:
+        raise ValueError(f"the learner has a buffer and a meta-parameter of one name, {both[0]}: rename the buffer")
+
+
 def _check_finite(reached: Progress) -> None:
     """Raise TrainingError for parameters that are not finite: they must not take the place of the last good ones."""
-    wrong = [name for name, value in reached.params.items() if not bool(torch.isfinite(value).all())]
+    values = reached.params | reached.buffers
+    wrong = [name for name, value in values.items() if not bool(torch.isfinite(value).all())]
     if wrong:
         raise TrainingError(
             f"the parameter {wrong[0]} is not finite after iteration {reached.iteration}; the last checkpoint is "
@@ -215,7 +263,7 @@ def _times(outcome: Outcome, seconds: float) -> dict[str, Tensor | float]:
     return times
 
 
-def _numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+def read_numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Read a row of metrics, those of a device at once: it is waited for whenever something is read."""
     scalars = {name: value for name, value in row.items() if isinstance(value, Tensor)}
     read: dict[str, float] = {}

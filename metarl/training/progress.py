@@ -4,12 +4,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
 from metarl.training.settings import Settings
-from metarl.types import Family, Kind, Learner, Params
+from metarl.types import Family, Kind, Learner, Params, holding
 
 
 class Progress(NamedTuple):
@@ -20,10 +20,12 @@ class Progress(NamedTuple):
     params: Params
     outer: dict[str, Any]
     """State of the outer update."""
-    best: float | None
+    best: float | None = None
     """Best training score so far."""
-    refused: int
+    refused: int = 0
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
+    buffers: Params = {}  # noqa: RUF012  # never written to
+    """What the learner keeps beside its meta-parameters; see ``metarl.types.Buffers``."""
 
 
 class Running(Protocol):
@@ -31,7 +33,7 @@ class Running(Protocol):
 
     @property
     def learner(self) -> Learner:
-        """The learner that is trained."""
+        """The learner that is trained; it holds no buffers: ``Iteration.learner`` does."""
 
     @property
     def family(self) -> Family:
@@ -60,6 +62,11 @@ class Iteration(NamedTuple):
     row: Mapping[str, float] | None
     """The metrics logged for this iteration; None if it is not logged."""
 
+    @property
+    def learner(self) -> Learner:
+        """The learner that is trained, with its buffers as they are after this iteration."""
+        return holding(self.run.learner, self.progress.buffers)
+
 
 Callback = Callable[[Iteration], bool | None]
 """Called after every iteration, before its checkpoint. Returning False stops training; see
@@ -73,10 +80,15 @@ LARGE = 1e3
 REFUSED_IN_A_ROW = 20
 
 
-class Watch:
-    """Warns, once of each kind, of training that is not learning."""
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is intact."""
 
-    def __init__(self, kind: Kind) -> None:
+
+class Watch:
+    """Warns, once of each kind, of training that is not learning; with "stop", raises TrainingError instead."""
+
+    def __init__(self, kind: Kind, answer: Literal["warn", "stop"] = "warn") -> None:
+        self._answer = answer
         self._kind, self._told, self._refused, self._first = kind, set[str](), 0, True
 
     def see(self, row: Mapping[str, float]) -> None:
@@ -104,6 +116,8 @@ class Watch:
         kind = told.partition(" in iteration")[0].partition(" is ")[0]
         if "the loss" not in self._told and kind not in self._told:
             self._told.add(kind)
+            if self._answer == "stop":
+                raise TrainingError(f"{told}; the last checkpoint is intact (when_diverging=stop)")
             warnings.warn(told, stacklevel=4)
 
 

@@ -1,24 +1,25 @@
-"""Starting a run, going on with one, and opening one."""
+"""Starting a run, saving that of a loop of one's own, going on with one, and opening one."""
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from metarl import plugins, runs
+from torch import Tensor
+
+from metarl import origins, plugins, runs
 from metarl.control import check_tasks
 from metarl.files import expanded
-from metarl.outer import default_outer
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Device, resolve_device, usual_modes
 from metarl.trained import Trained
-from metarl.training.data import check_data, recorded_data
-from metarl.training.loop import Run
-from metarl.training.progress import Callback, Progress
-from metarl.training.settings import Settings, default_settings
-from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params, Split
+from metarl.training.experiment import Experiment, Source, check_logs
+from metarl.training.loop import Run, read_numbers
+from metarl.training.progress import Callback, Progress, training_score
+from metarl.training.settings import Settings
+from metarl.types import Algorithm, Family, Outer, Params, Split, holding
 
 
 @usual_modes()
@@ -37,16 +38,99 @@ def train(
 
     ``algorithm``, ``family`` and ``outer`` are objects, or installed names (with their default options). ``outer`` is
     by default the algorithm's own, else TRPO for control and Adam otherwise. With ``out``, everything goes into that
-    run folder. Meta-parameters begin with those of ``start_from``, by name; the others are drawn.
+    run folder. Meta-parameters and buffers begin with those of ``start_from``, by name; the others as usual.
 
     Raises:
         ValueError: an option or a combination is wrong, or out holds a run already (RunError).
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    update = None if outer is None else source("outers", outer)
-    run = start(source("algorithms", algorithm), source("tasks", family), update, settings, out, overwrite, start_from)
-    return run.train(run.first(), quiet, callbacks)
+    return Experiment(algorithm, family, outer, settings).train(out, overwrite, quiet, start_from, callbacks)
+
+
+class Saving:
+    """Saves what a loop of one's own reaches, see ``save_run``."""
+
+    def __init__(self, run: Run, log: Callable[[Mapping[str, float]], None]) -> None:
+        self.progress = self.first = run.first()
+        """Where the run stands: at first, initial meta-parameters and the outer update's first state."""
+        self.learner = run.learner
+        self.device = run.device
+        self._run, self._log, self._saved = run, log, 0
+
+    def __call__(self, progress: Progress, row: Mapping[str, Tensor | float]) -> None:
+        """Save what was reached by one more meta-iteration, and its metrics, as scalars by name.
+
+        Its row and checkpoints are written as often as the settings say. ``best.pt`` are the parameters before the
+        iteration with the best training score: those that had it.
+
+        Raises:
+            ValueError: it is not the next iteration, or its parameters and state are not those of the experiment.
+            TrainingError: a parameter is not finite.
+        """
+        self._check(progress)
+        numbers = read_numbers({"iteration": progress.iteration, **row})
+        due = progress.iteration % self._run.settings.log_every == 0
+        if due:
+            self._log(numbers)
+        reached = progress._replace(best=self.progress.best)
+        self.progress = self._run.save(self.progress, reached, training_score(numbers) if due else None, False)
+        if progress.iteration % self._run.settings.checkpoint_every == 0:
+            self._saved = progress.iteration
+
+    def end(self) -> None:
+        """Write a checkpoint of where the run stands, unless there is one."""
+        if self._saved < self.progress.iteration:
+            self._run.save(self.progress, self.progress, None, True)
+            self._saved = self.progress.iteration
+
+    def _check(self, progress: Progress) -> None:
+        expected = self.progress.iteration + 1
+        if progress.iteration != expected:
+            raise ValueError(f"iteration {progress.iteration} was given to be saved: expected {expected}, the next one")
+        ours, theirs = (
+            {name: tuple(value.shape) for name, value in (one.params | one.buffers).items()}
+            for one in (self.first, progress)
+        )
+        if ours != theirs:
+            name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+            raise ValueError(
+                f"the parameter or buffer {name} has shape {theirs.get(name, 'absent')}: the experiment's algorithm "
+                f"has {ours.get(name, 'no such one')}"
+            )
+        assert self._run.folder is not None
+        runs.check_state(self.first.outer, progress.outer, self._run.folder / runs.CHECKPOINT)
+
+
+@contextmanager
+def save_run(experiment: Experiment, out: Path | str, overwrite: bool = False, quiet: bool = True) -> Iterator[Saving]:
+    """Make the run folder of a training loop of one's own, as ``train`` makes it for metarl's.
+
+    ::
+
+        with save_run(experiment, "runs/own") as save:
+            for number in range(1, 101):
+                ...  # reach new parameters and a new state of the outer update from save.progress
+                save(Progress(number, params, state), {"return/step_1": score})
+
+    At the end, also by Ctrl-C, the last iteration's checkpoint is saved. ``open_run``, ``resume`` and all commands work
+    on the folder. ``resume`` goes on with metarl's own loop: bit for bit as one's own, if that samples and draws from
+    ``metarl.training.streams``. After any other exception, the checkpoint before it stays.
+
+    Raises:
+        ValueError: what ``Experiment.train`` raises, such as RunError where the folder holds a run already.
+    """
+    run = experiment.start(out, overwrite)
+    held, run.claim = run.claim, None
+    assert held is not None
+    with held, logger.open_all(run.folder, 0, run.settings.iterations, quiet) as log:
+        saving = Saving(run, log)
+        try:
+            yield saving
+        except KeyboardInterrupt:
+            saving.end()
+            raise
+        saving.end()
 
 
 @usual_modes()
@@ -56,75 +140,69 @@ def resume(
     quiet: bool = True,
     callbacks: Sequence[Callback] = (),
     device: Device | None = None,
+    allow_changes: bool = False,
+    allow_code: bool = False,
 ) -> Trained:
     """Go on with a run exactly where its checkpoint stands; ``iterations`` may change the number to reach.
 
-    ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that.
+    ``device`` is where to go on, by default where it was trained; the run folder keeps what it says of that. With
+    ``allow_changes``, a run goes on with what its ``module:name`` is now, and records that. ``allow_code`` imports code
+    outside of installed plugins also for a run that was not trained here by this user.
 
     Raises:
-        RunError: the folder holds no usable run, or it has reached its last iteration.
+        RunError: the folder holds no usable run, it has reached its last iteration, or what it names as ``module:name``
+            has changed since it was trained.
         ValueError: the device cannot be had.
     """
-    run, progress = reopen(expanded(folder), iterations, device)
+    run, progress = reopen(expanded(folder), iterations, device, allow_changes, allow_code)
     return run.train(progress, quiet, callbacks)
 
 
 @usual_modes()
-def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
+def open_run(
+    folder: Path | str,
+    checkpoint: runs.Checkpoint = "last",
+    device: Device = "auto",
+    allow_changes: bool = False,
+    allow_code: bool = False,
+) -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
     ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its
-    rows are those of the whole run, up to the checkpoint.
+    rows are those of the whole run, up to the checkpoint. With ``allow_changes``, what the run names as ``module:name``
+    is taken as it is now. A run that names code outside of installed plugins imports it if this user trained the run
+    here, or with ``allow_code``.
 
     Raises:
-        RunError: the folder holds no usable run, or no such checkpoint.
+        RunError: the folder holds no usable run, or no such checkpoint; what it names as ``module:name`` has changed
+            since it was trained; or it names code that is not allowed.
         PluginError: its algorithm or its task family is not installed, or no pretrained run has this name.
     """
     folder = expanded(plugins.run_folder(folder))
-    algorithm, family, _, settings = recorded(folder, device)
-    check_data(runs.read_config(folder), family, folder)
-    found = opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
+    experiment = recorded(folder, None, allow_changes, allow_code)
+    origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
 
 
-def opened(algorithm: Algorithm, family: Family, settings: Settings, path: Path, split: Split = "train") -> Trained:
-    """Load a checkpoint of an algorithm trained on a family, for use on tasks of a split. It has no rows.
+def opened(experiment: Experiment, path: Path, split: Split = "train", device: Device | None = None) -> Trained:
+    """Load a checkpoint of an experiment, for use on tasks of a split, by default where it was trained. It has no rows.
 
     Raises:
         RunError: the checkpoint cannot be read, or holds parameters of another network.
         ValueError: the algorithm does not support the family, the family's environments do not match its spec, or the
             split has too few classes.
     """
-    device, learner = resolve_device(settings.device), algorithm.build(family.spec)
+    algorithm, family, settings = experiment.algorithm, experiment.tasks, experiment.settings
+    where, learner = resolve_device(device or settings.device), algorithm.build(family.spec)
     check_tasks(family, split)
-    saved = runs.load_progress(path, device)
+    saved = runs.load_progress(path, where)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
-    interrupted = saved["iteration"] < settings.iterations
-    return Trained(algorithm, family, learner, saved["params"], device, saved["iteration"], interrupted=interrupted)
-
-
-class Source(NamedTuple):
-    """An algorithm, a family or an outer update, and the name or ``module:attribute`` that was asked for, if any."""
-
-    target: Any
-    reference: str | None = None
-
-
-Make = Callable[[type], Any]
-
-
-def source(group: plugins.Group, target: Any, make: Make = lambda kind: kind()) -> Source:
-    """Return an object as it is, or load a name, of which ``make`` makes an object. Raises PluginError."""
-    if not isinstance(target, str):
-        return Source(target)
-    loaded = plugins.load(group, target)
-    try:
-        return Source(make(loaded) if isinstance(loaded, type) else loaded, target)
-    except TypeError as error:
-        raise plugins.PluginError(
-            f"{target} cannot be made without options ({error}): give its fields defaults, or bind an object of it to "
-            "a name and pass 'module:name'"
-        ) from error
+    runs.check_architecture({} if learner.buffers is None else learner.buffers.init(), saved["buffers"], path)
+    learner = holding(learner, saved["buffers"])
+    reached, params = saved["iteration"], saved["params"]
+    interrupted = reached < settings.iterations
+    return Trained(algorithm, family, learner, params, where, reached, interrupted=interrupted, experiment=experiment)
 
 
 def start(
@@ -135,100 +213,61 @@ def start(
     out: Path | str | None = None,
     overwrite: bool = False,
     start_from: Params | None = None,
-    recipe: str | None = None,
 ) -> Run:
-    """Check that everything fits together, and make the run folder. Raises ValueError."""
-    folder = None if out is None else expanded(out).absolute()  # families may change the working folder
-    algorithm, family = _settled(algorithm), _settled(family)
-    update = (
-        outer if isinstance(outer, Source) else Source(outer or default_outer(algorithm.target, family.target.spec))
-    )
-    update = _settled(update)
-    _check_logs(settings, folder)
-    run = Run(algorithm.target, family.target, update.target, settings or default_settings(family.target.spec), folder)
-    _check_splits(family.target, run.settings)
-    run.start_from = start_from or {}
-    first = run.first()._asdict() if start_from else None
-    if folder is not None:
-        record: dict[str, Any] = {
-            "algorithm": runs.describe(*algorithm),
-            "tasks": runs.describe(*family),
-            "outer": runs.describe(*update),
-            "settings": asdict(run.settings),
-            **recorded_data(family.target),
-        }
-        if recipe is not None:
-            record |= {"recipe": recipe, "recipe_sha256": plugins.recipe_hash(recipe)}
-        if start_from:
-            record["start_from"] = sorted(start_from)
-        run.claim = runs.create(folder, record, overwrite, first)
-    return run
+    """Check that parts fit together, and make the run folder. Raises ValueError."""
+    update = outer if isinstance(outer, Source) else Source(outer)
+    references = algorithm.reference, family.reference, update.reference
+    experiment = Experiment(algorithm.target, family.target, update.target, settings, references=references)
+    return experiment.start(out, overwrite, start_from)
 
 
-def _settled(source: Source) -> Source:
-    """Return what was asked for with options that mean the same elsewhere. Raises ValueError for a wrong type."""
-    return source._replace(target=plugins.absolute_paths(plugins.checked_options(source.target)))
+def recorded(
+    folder: Path, device: Device | None = None, allow_changes: bool = False, allow_code: bool = False
+) -> Experiment:
+    """Rebuild the experiment of a run, to be used on ``device`` (default: where it was trained).
 
-
-def _check_splits(family: Family, settings: Settings) -> None:
-    """Raise ValueError where test tasks, or validation tasks that are asked for, could never be sampled."""
-    if not isinstance(family, ChecksSplits):
-        return
-    family.check_split("test")
-    try:
-        family.check_split("validation")
-    except ValueError as error:
-        if settings.validate_every is not None:
-            raise
-        warnings.warn(f"{error}: no validation will be possible", stacklevel=4)
-
-
-def _check_logs(settings: Settings | None, folder: Path | None) -> None:
-    """Raise ValueError where a package that logs need is missing."""
-    if folder is not None:
-        logger.import_writers()
-    if settings is not None and settings.wandb is not None:
-        if folder is None:
-            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
-        logger.import_wandb()
-
-
-class Recorded(NamedTuple):
-    """What a run folder says that it trains."""
-
-    algorithm: Algorithm
-    family: Family
-    outer: Outer
-    settings: Settings
-
-
-def recorded(folder: Path, device: Device | None = None) -> Recorded:
-    """Rebuild the parts of a run, to be used on ``device`` (default: where it was trained).
-
-    Raises RunError, PluginError or ValueError where that is impossible.
+    Raises RunError, PluginError or ValueError where that is impossible; RunError before anything is imported that is
+    neither an installed plugin, nor allowed, nor of a run that this user trained here, and where a ``module:name`` is
+    no longer what it was, unless ``allow_changes``.
     """
-    config = runs.read_config(folder)
+    config = runs.trusted_config(folder, allow_code)
     if "baseline" in config:
         raise runs.RunError(
             f"{folder} holds the baseline {config['baseline']}, which does not adapt and is not resumed; "
             f"{runs.EVALUATION} has its scores, and {runs.MODEL} is for Stable-Baselines3"
         )
-    algorithm, family, outer = (runs.rebuild(config[name], group) for name, group in runs.GROUPS.items())
+    parts = {name: runs.rebuild(config[name], group) for name, group in runs.GROUPS.items()}
+    origins.check_definitions(config, parts, folder, allow_changes)
     try:
         settings = Settings(**config["settings"])
+        if settings.filled(parts["tasks"].spec) != settings:
+            raise ValueError("some of them are missing")
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
-    return Recorded(algorithm, family, outer, settings if device is None else replace(settings, device=device))
+    settings = settings if device is None else replace(settings, device=device)
+    algorithm, tasks, outer = (config[name]["reference"] for name in runs.GROUPS)
+    return Experiment(**parts, settings=settings, recipe=config.get("recipe"), references=(algorithm, tasks, outer))
 
 
-def load(folder: Path, device: Device | None = None) -> Run:
+def load(folder: Path, device: Device | None = None, allow_changes: bool = False, allow_code: bool = False) -> Run:
     """Rebuild what a run folder trains. Raises RunError, PluginError or ValueError where that is impossible."""
-    parts = recorded(folder, device)
-    check_data(runs.read_config(folder), parts.family, folder)
-    return Run(*parts, folder)
+    return _run(recorded(folder, device, allow_changes, allow_code), folder)
 
 
-def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
+def _run(experiment: Experiment, folder: Path) -> Run:
+    origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    run = Run(experiment.algorithm, experiment.tasks, experiment.outer, experiment.settings, folder)
+    run.experiment = experiment
+    return run
+
+
+def reopen(
+    folder: Path,
+    iterations: int | None = None,
+    device: Device | None = None,
+    allow_changes: bool = False,
+    allow_code: bool = False,
+) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
     if plugins.is_pretrained(folder):
         raise runs.RunError(f"{folder} is the result of a run, without what is needed to go on with its training")
@@ -237,7 +276,7 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
     held = runs.claim(folder, "training")
     try:
         runs.put_back(folder)
-        run, progress = _reopened(folder, iterations, device)
+        run, progress = _reopened(folder, iterations, device, allow_changes, allow_code)
     except BaseException:
         held.release()
         raise
@@ -245,12 +284,15 @@ def reopen(folder: Path, iterations: int | None = None, device: Device | None = 
     return run, progress
 
 
-def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tuple[Run, Progress]:
-    run = load(folder, device)
-    _check_logs(run.settings, folder)
-    config = runs.read_config(folder)
+def _reopened(
+    folder: Path, iterations: int | None, device: Device | None, allow_changes: bool, allow_code: bool
+) -> tuple[Run, Progress]:
+    experiment = recorded(folder, device, allow_changes, allow_code)
     if iterations is not None:
-        run.settings = replace(run.settings, iterations=iterations)
+        experiment = replace(experiment, settings=replace(experiment.settings, iterations=iterations))
+    run = _run(experiment, folder)
+    check_logs(run.settings, folder)
+    config = runs.read_config(folder)
     logger.read_progress(folder / runs.PROGRESS)  # raises RunError where training could not go on with it
     runs.read_curve(folder)
     path = folder / runs.CHECKPOINT
@@ -267,8 +309,19 @@ def _reopened(folder: Path, iterations: int | None, device: Device | None) -> tu
             f"{folder} stands at iteration {progress.iteration} of {run.settings.iterations}: nothing is left to do; "
             "ask for more with --iterations"
         )
-    if iterations is not None:
-        runs.write_record(
-            folder / runs.CONFIG, config | {"settings": config["settings"] | {"iterations": run.settings.iterations}}
-        )
+    changes = {} if iterations is None else {"settings": config["settings"] | {"iterations": iterations}}
+    if allow_changes:
+        changes |= _redefined(config, experiment, progress.iteration)
+    if changes:
+        runs.rewrite_config(folder, config | changes)
     return run, progress
+
+
+def _redefined(config: dict[str, Any], experiment: Experiment, iteration: int) -> dict[str, Any]:
+    """Return what a run records where it goes on with what its ``module:name`` is now."""
+    before = config.get(origins.DEFINITIONS, {})
+    now = experiment.definitions(config).get(origins.DEFINITIONS, {})
+    if all(origins.difference(before[name], now[name]) is None for name in before if name in now):
+        return {}
+    past = {"until_iteration": iteration, origins.DEFINITIONS: before}
+    return {origins.DEFINITIONS: now, origins.PAST: [*config.get(origins.PAST, []), past]}

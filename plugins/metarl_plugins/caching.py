@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.files import check_regular
+
 Arrays = dict[str, np.ndarray]
 FORMAT = 2
 """Part of every key. Raise it when the cached form, or the way files are read, changes."""
@@ -40,8 +42,12 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 
     If the files are many or large, only some beginnings are read. Then the location of root counts too, so that two
     folders with the same file names are never confused.
+
+    Raises ValueError for a path that is not a regular file.
     """
     found = [(file, file.stat()) for file in files]
+    for file, _ in found:
+        check_regular(file)  # reading a pipe or a device never ends
     told = [(_relative(file, root), stat.st_size, stat.st_mtime_ns) for file, stat in found]
     most, bytes_ = READ_WHOLE
     if len(found) <= most and sum(size for _, size, _ in told) <= bytes_:

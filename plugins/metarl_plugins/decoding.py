@@ -3,20 +3,25 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 from tqdm import tqdm
 
-from metarl_plugins import levels
+from metarl_plugins import levels, trees
 
 Mode = Literal["L", "RGB"]
 """Grey or colour, by Pillow's names."""
 WHITE = 255
 CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3}
+MOST_PIXELS = 2**26
+"""Pixels of a picture, 8192 x 8192: decoding takes several times as many bytes. Larger ones are refused unread."""
 NAMED = 5
 """How many unreadable files an error names."""
 ORIENTATION = 0x112
@@ -78,15 +83,18 @@ def decode(
     return decoded(names, read, Reading(size, mode, depth, ground)).pixels
 
 
-def decoded(names: Sequence[str], read: Callable[[str], bytes], reading: Reading) -> Decoded:
+def decoded(
+    names: Sequence[str], read: Callable[[str], bytes], reading: Reading, max_pixels: int = MOST_PIXELS
+) -> Decoded:
     """Return the images whose files have these names.
 
     Each image is turned upright (EXIF), scaled to 8 bits, composited on the ground colour if it is transparent, and
     resized to ``size`` x ``size`` (Lanczos). A terminal shows a progress bar.
 
     Raises:
-        ValueError: some files cannot be read; their names.
+        ValueError: some files cannot be read, or say that they have more than ``max_pixels``; their names.
     """
+    formats = [name for name in _known() if name not in trees.NO_PICTURES]
     size, mode, *_ = reading
     pixels = np.empty((len(names), CHANNELS[mode], size, size), dtype=np.uint8)
     digests = np.empty((len(names), 16), dtype=np.uint8)
@@ -95,24 +103,50 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], reading: Reading
 
     def fill(index: int) -> None:
         try:
-            with Image.open(io.BytesIO(read(names[index]))) as image:
+            with Image.open(io.BytesIO(read(names[index])), formats=formats) as image:
                 flat = _flat(image, names[index], reading, seen)
             digests[index] = np.frombuffer(_digest(flat), dtype=np.uint8)
             small = flat.convert(mode).resize((size, size), Image.Resampling.LANCZOS)
             pixels[index] = np.asarray(small).reshape(size, size, CHANNELS[mode]).transpose(2, 0, 1)
+        except Image.DecompressionBombError:
+            unreadable.append(f"{names[index]} (more than {max_pixels} pixels; max_pixels allows more)")
         except UnidentifiedImageError:  # its message is only an address in memory
             unreadable.append(f"{names[index]} (no image of a known format)")
         except Exception as error:  # Pillow may raise anything on damaged files
             unreadable.append(f"{names[index]} ({type(error).__name__}: {error})")
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow releases the GIL while it decodes
+    # Pillow releases the GIL while it decodes.
+    with _at_most(max_pixels), ThreadPoolExecutor(os.cpu_count()) as threads:
         done = threads.map(fill, range(len(names)))
         for _ in tqdm(done, "decoding images", len(names), disable=None, leave=False):
             pass
+    _refuse(unreadable)
+    return Decoded(pixels, digests, tuple(seen.notes()))
+
+
+def _refuse(unreadable: Sequence[str]) -> None:
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         raise ValueError(f"cannot read {', '.join(sorted(unreadable)[:NAMED])}{more}; mend, remove or fetch them again")
-    return Decoded(pixels, digests, tuple(seen.notes()))
+
+
+def _known() -> list[str]:
+    Image.init()
+    return list(Image.OPEN)
+
+
+_limiting = threading.Lock()
+
+
+@contextmanager
+def _at_most(pixels: int) -> Iterator[None]:
+    """Let Pillow refuse pictures by their header. It warns from its limit on, and refuses from twice that on."""
+    with _limiting, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels / 2  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _flat(image: Image.Image, name: str, reading: Reading, seen: levels.Seen) -> Image.Image:

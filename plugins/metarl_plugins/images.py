@@ -24,7 +24,7 @@ from metarl.fewshot import (
     picture,
     split_classes,
 )
-from metarl.files import expanded
+from metarl.files import check_regular, expanded
 from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding
 from metarl_plugins.decoding import Reading
@@ -32,6 +32,10 @@ from metarl_plugins.listing import LAYOUT, Listing, listed
 
 Copies = Literal["warn", "refuse", "allow"]
 """What to do about a picture that appears more than once."""
+
+
+BYTES_OF_A_PIXEL, LEAST_BYTES = 16, 2**24
+"""Four channels of 32 bits are the most that a pixel takes; small pictures have room for what tells of them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Images:
     """Shares of the classes in train, validation and test, where the folder does not tell."""
     split_seed: int = 0
     """Decides which classes these are."""
+    max_pixels: int = decoding.MOST_PIXELS
+    """Pixels that a picture may have; by default 8192 x 8192. Files that tell of more are refused unread."""
 
     def __post_init__(self) -> None:
         self._reading.check()
@@ -86,6 +92,8 @@ class Images:
             raise ValueError(f"copies={self.copies!r}: expected one of {', '.join(get_args(Copies))}")
         check_episode(**{name: getattr(self, name) for name in EPISODE})
         split_classes(100, self.fractions)
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels={self.max_pixels}: expected at least 1")
 
     @property
     def spec(self) -> Spec:
@@ -108,7 +116,7 @@ class Images:
     def fingerprint(self) -> str:
         """Return a digest of the pictures at their full size, and of their classes."""
         listing = listed(self._folder)
-        digests = _pictures(self._folder, listing.files, self._reading).digests
+        digests = _pictures(self._folder, listing.files, self._reading, self.max_pixels).digests
         told = hashlib.sha256(repr((listing.names, listing.labels, listing.classes)).encode())
         told.update(digests.tobytes())
         return told.hexdigest()
@@ -133,7 +141,7 @@ class Images:
 
     @cached_property
     def _family(self) -> NWayKShot:
-        listing, pixels = load(self._folder, *self._reading, self.copies)
+        listing, pixels = load(self._folder, *self._reading, self.copies, self.max_pixels)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
         options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
         labels = torch.tensor(listing.labels)
@@ -147,6 +155,7 @@ def load(
     depth: int | None = None,
     ground: str = "white",
     copies: Copies = "warn",
+    max_pixels: int = decoding.MOST_PIXELS,
 ) -> tuple[Listing, Tensor]:
     """Return a folder's listing and pixels ``[item, channel, size, size]``. A process loads them once and shares them.
 
@@ -154,7 +163,7 @@ def load(
     than once.
     """
     listing = listed(root)
-    found = _pictures(root, listing.files, Reading(size, mode, depth, ground))
+    found = _pictures(root, listing.files, Reading(size, mode, depth, ground), max_pixels)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
     told = _repeated(root, listing, found.digests) if copies != "allow" else None
@@ -173,31 +182,40 @@ class Pictures(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _pictures(root: Path, files: tuple[Path, ...], reading: Reading) -> Pictures:
+def _pictures(root: Path, files: tuple[Path, ...], reading: Reading, max_pixels: int) -> Pictures:
     digest = caching.key(tuple(reading), caching.fingerprint(root, files))
     place = root.absolute()
     full = (place / file.relative_to(root) if file.is_relative_to(root) else file for file in files)
-    return _pixels(place, tuple(full), digest, reading)
+    return _pixels(place, tuple(full), digest, reading, max_pixels)
 
 
 @lru_cache(maxsize=2)
-def _pixels(root: Path, files: tuple[Path, ...], digest: str, reading: Reading) -> Pictures:
-    return _kept(root.resolve().name or "images", root, files, digest, reading)
+def _pixels(root: Path, files: tuple[Path, ...], digest: str, reading: Reading, max_pixels: int) -> Pictures:
+    return _kept(root.resolve().name or "images", root, files, digest, reading, max_pixels)
 
 
-def _kept(name: str, root: Path, files: Sequence[Path], digest: str, reading: Reading) -> Pictures:
+def _kept(name: str, root: Path, files: Sequence[Path], digest: str, reading: Reading, max_pixels: int) -> Pictures:
     """Return the pictures of files, from the cache where they are in it."""
     count = len(files)
     shapes = {"images": (count, decoding.CHANNELS[reading.mode], reading.size, reading.size), "digests": (count, 16)}
-    arrays = caching.cached(name, digest, lambda: _decoded(root, files, reading), shapes)
+    arrays = caching.cached(name, digest, lambda: _decoded(root, files, reading, max_pixels), shapes)
     return Pictures(torch.from_numpy(arrays["images"]), arrays["digests"], tuple(arrays["notes"].tolist()))
 
 
-def _decoded(root: Path, files: Sequence[Path], reading: Reading) -> caching.Arrays:
+def _decoded(root: Path, files: Sequence[Path], reading: Reading, max_pixels: int) -> caching.Arrays:
     names = [_called(file, root) for file in files]
     places = dict(zip(names, files, strict=True))
-    found = decoding.decoded(names, lambda name: places[name].read_bytes(), reading)
+    found = decoding.decoded(names, lambda name: _contents(places[name], max_pixels), reading, max_pixels)
     return {"images": found.pixels, "digests": found.digests, "notes": np.array(found.notes, dtype=np.str_)}
+
+
+def _contents(file: Path, max_pixels: int) -> bytes:
+    """Return a file's bytes. Raises ValueError for one that is no file, or has more than any such picture takes."""
+    check_regular(file)
+    most = max(BYTES_OF_A_PIXEL * max_pixels, LEAST_BYTES)
+    if file.stat().st_size > most:
+        raise ValueError(f"more than {most} bytes; max_pixels allows more")
+    return file.read_bytes()
 
 
 def read_images(
@@ -207,6 +225,7 @@ def read_images(
     depth: int | None = None,
     ground: str = "white",
     cache: str | None = None,
+    max_pixels: int = decoding.MOST_PIXELS,
 ) -> Tensor:
     """Return image files as ``[item, channel, size, size]`` uint8, read as ``Images`` reads them.
 
@@ -225,10 +244,12 @@ def read_images(
         raise ValueError(f"there is no file {absent[0]}; {len(absent)} of {len(full)} are missing")
     root = Path(os.path.commonpath([file.parent for file in full]))
     if cache is None:
-        arrays = _decoded(root, full, reading)
+        arrays = _decoded(root, full, reading, max_pixels)
         found = Pictures(torch.from_numpy(arrays["images"]), arrays["digests"], tuple(arrays["notes"].tolist()))
     else:
-        found = _kept(cache, root, full, caching.key(tuple(reading), caching.fingerprint(root, full)), reading)
+        found = _kept(
+            cache, root, full, caching.key(tuple(reading), caching.fingerprint(root, full)), reading, max_pixels
+        )
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
     return found.pixels

@@ -22,6 +22,8 @@ from metarl.types import Batch, Spec, Split
 from metarl_plugins import caching, decoding, trees
 
 CharacterSplit = Literal["random", "vinyals"]
+LARGEST = 2**24
+"""Bytes of a drawing; they have some hundred."""
 SIZE = 28
 """Width and height that the field uses; the files have 105."""
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
@@ -204,7 +206,14 @@ def _archived(stack: ExitStack, path: Path) -> dict[str, Callable[[], bytes]]:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is no zip archive, or was cut short: {error}; fetch it again") from error
-    return {name: partial(archive.read, name) for name in archive.namelist()}
+    return {name: partial(_unpacked, archive, name) for name in archive.namelist()}
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > LARGEST:
+        raise ValueError(f"{size} bytes unpacked, which no drawing has")
+    return archive.read(name)
 
 
 def _extracted(folder: Path) -> dict[str, Callable[[], bytes]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from metarl.fewshot import SPLITS
+from metarl.files import check_regular
 from metarl.types import Split
 
 LEFT_OUT = {
@@ -104,7 +105,10 @@ class Passed:
 
 
 def look(path: Path, passed: Passed, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Return a folder with its contents; links are followed, but not in circles."""
+    """Return a folder with its contents; links are followed, but not in circles.
+
+    Raises ValueError for a pipe, a device or a socket with the name of an image.
+    """
     stat, known = path.stat(), suffixes()
     here = (*above, (stat.st_dev, stat.st_ino))
     images, folders = [], []
@@ -116,7 +120,8 @@ def look(path: Path, passed: Passed, above: tuple[tuple[int, int], ...] = ()) ->
             inside = entry.stat()
             if (inside.st_dev, inside.st_ino) not in here:
                 folders.append(look(place, passed, here))
-        elif place.suffix.lower() in known and entry.is_file():
+        elif place.suffix.lower() in known and place.exists():  # a link to nothing is passed over
+            check_regular(place)
             images.append(place)
         elif place.suffix.lower() not in DOCUMENTS:
             passed.files.append(place)

@@ -210,5 +210,5 @@ def plain_update(learner: Learner, params: Params, experience: Experience, trpo:
 
 def judged(learner: Learner, experience: Experience, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """Mean surrogate loss of the adapted policies, and their mean KL from the old outputs."""
-    surrogate = objectives.surrogate("likelihood_ratio", learner.spec.kind, new, experience.query)
+    surrogate = objectives.surrogate("likelihood_ratio", learner.spec.distribution, new, experience.query)
     return surrogate.mean(), adapted.mean_kl(learner, old, new, experience.query).mean()

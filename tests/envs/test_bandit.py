@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.control import Sampling, scripted
+from metarl.seeding import stream
 from metarl.types import Learner, Spec, policy_of
 from metarl_envs.bandit import Bandit, make_env, make_vector_env, optimal_returns, pull, uniform_returns
+from metarl_envs.tabular import TabularMDP
 
 
 def test_a_pull_by_hand() -> None:
@@ -79,3 +82,14 @@ def test_wrong_requests_are_refused() -> None:
         make_env(probabilities=[0.5, 1.5])
     with pytest.raises(ValueError, match=r"probabilities has shape \(3,\) where \(5,\) was expected"):
         make_env().reset(options={"probabilities": [0.1, 0.2, 0.3]})
+
+
+@pytest.mark.parametrize("family", [Bandit(sampling=Sampling(4, 3)), TabularMDP(sampling=Sampling(4, 3))])
+def test_episodes_of_a_task_do_not_depend_on_the_number_of_tasks(family) -> None:
+    policy = scripted(family.spec, lambda seen: torch.ones(seen.shape[:2], dtype=torch.int64))
+    few, many = (
+        family.sample(tasks, "test", stream(0, "tasks")).rollout(policy, stream(0, "draw")) for tasks in (2, 5)
+    )
+    for name in ("observations", "rewards", "last_observations"):
+        assert torch.equal(getattr(few, name), getattr(many, name)[:2]), name
+    assert few.rewards.unique().numel() > 1

@@ -8,103 +8,21 @@ import torch
 from support.synthetic import CONTINUOUS, DISCRETE, by_hand, rollout
 from torch import Tensor
 from torch.autograd.functional import hessian
-from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from metarl import objectives
+from metarl.distributions import Distribution
 from metarl.types import Examples, Rollout, Spec
 
 SURROGATES: tuple[objectives.Surrogate, ...] = ("log_likelihood", "likelihood_ratio", "dice")
 SPECS = pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=lambda spec: spec.kind)
+
+CHOICE = Spec((1,), 3, "discrete").distribution
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def distribution(spec: Spec, outputs: Tensor) -> Categorical | Independent:
-    if spec.kind == "discrete":
-        return Categorical(logits=outputs)
-    mean, log_std = outputs.chunk(2, dim=-1)
-    return Independent(Normal(mean, log_std.exp()), 1)
-
-
-def test_log_prob_by_hand() -> None:
-    logits = torch.tensor([math.log(3.0) + 7, 7.0])  # probabilities 3/4 and 1/4
-    assert objectives.log_prob("discrete", logits, torch.tensor(1)).item() == pytest.approx(math.log(0.25))
-    # Two standard deviations from the mean in the first dimension (std 2), none in the second (std 1).
-    outputs = torch.tensor([1.0, 5.0, math.log(2.0), 0.0])
-    expected = -2 - math.log(2 * math.sqrt(2 * math.pi)) - math.log(math.sqrt(2 * math.pi))
-    assert objectives.log_prob("continuous", outputs, torch.tensor([5.0, 5.0])).item() == pytest.approx(expected)
-
-
-def test_kl_by_hand() -> None:
-    half, skewed = torch.zeros(2), torch.tensor([math.log(3.0), 0.0])
-    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert objectives.kl("discrete", half, skewed).item() == pytest.approx(expected)
-    # KL(N(0, 1) || N(1, 2^2)) = ln 2 + (1 + 1) / 8 - 1 / 2, in each of two dimensions.
-    old, new = torch.zeros(4), torch.tensor([1.0, -1.0, math.log(2.0), math.log(2.0)])
-    assert objectives.kl("continuous", old, new).item() == pytest.approx(2 * (math.log(2) - 0.25))
-
-
-@SPECS
-def test_log_prob_and_kl_are_those_of_torch_distributions(spec: Spec) -> None:
-    old, new = torch.randn(2, 4, 3, 5, spec.model_outputs, generator=generator())
-    actions = objectives.sample(spec.kind, old, generator(1))
-    torch.testing.assert_close(objectives.log_prob(spec.kind, new, actions), distribution(spec, new).log_prob(actions))
-    expected = kl_divergence(distribution(spec, old), distribution(spec, new))
-    torch.testing.assert_close(objectives.kl(spec.kind, old, new), expected)
-    assert (objectives.kl(spec.kind, old, old).abs() < 1e-14).all()
-
-
-@SPECS
-def test_fisher_product_is_the_hessian_of_the_kl_at_equal_outputs(spec: Spec) -> None:
-    outputs, tangents = torch.randn(2, 6, spec.model_outputs, generator=generator())
-    for at, tangent in zip(outputs, tangents, strict=True):
-        matrix = hessian(lambda new, at=at: objectives.kl(spec.kind, at, new), at)
-        torch.testing.assert_close(objectives.fisher_product(spec.kind, at, tangent), matrix @ tangent)
-    batched = objectives.fisher_product(spec.kind, outputs, tangents)
-    torch.testing.assert_close(batched[3], objectives.fisher_product(spec.kind, outputs[3], tangents[3]))
-
-
-def test_the_mode_is_the_likeliest_action() -> None:
-    assert objectives.mode("discrete", torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])).tolist() == [1, 0]
-    assert objectives.mode("continuous", torch.tensor([0.5, -1.0, 2.0, 3.0])).tolist() == [0.5, -1.0]
-
-
-def test_samples_have_the_moments_and_frequencies_asked_for() -> None:
-    outputs = torch.tensor([1.0, -2.0, math.log(0.5), math.log(3.0)]).expand(40_000, 4)
-    actions = objectives.sample("continuous", outputs, generator())
-    # Five standard errors: std / 200 for the mean, std / (200 * sqrt(2)) for the standard deviation.
-    torch.testing.assert_close(actions.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=5 * 3 / 200)
-    torch.testing.assert_close(actions.std(0), torch.tensor([0.5, 3.0]), rtol=5 / 280, atol=0)
-    assert abs(torch.corrcoef(actions.T)[0, 1]) < 5 / 200
-
-    probabilities = torch.tensor([0.5, 0.3, 0.199, 0.001])
-    ids = objectives.sample("discrete", (probabilities.log() - 50).expand(40_000, 4), generator())
-    torch.testing.assert_close(ids.bincount(minlength=4) / 40_000, probabilities, rtol=0, atol=5 * 0.5 / 200)
-    assert (ids == 3).any(), "rare actions are drawn too"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_samples_of_extreme_logits(dtype: torch.dtype) -> None:
-    logits = torch.tensor([-1e30, 0.0, -math.inf], dtype=dtype).expand(1000, 3)
-    assert (objectives.sample("discrete", logits, generator()) == 1).all()
-
-
-@SPECS
-def test_samples_come_from_the_generator_alone(spec: Spec) -> None:
-    outputs = torch.randn(4, 3, 5, spec.model_outputs, generator=generator())
-    before = torch.get_rng_state()
-    first, again, other = (objectives.sample(spec.kind, outputs, generator(seed)) for seed in (1, 1, 2))
-    assert first.shape == ((4, 3, 5) if spec.kind == "discrete" else (4, 3, 5, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    shared = generator(1)
-    assert torch.equal(objectives.sample(spec.kind, outputs, shared), first)
-    assert not torch.equal(objectives.sample(spec.kind, outputs, shared), first), "the generator moves on"
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def hand_rollout() -> tuple[Tensor, Rollout]:
@@ -119,7 +37,7 @@ def hand_rollout() -> tuple[Tensor, Rollout]:
 
 def test_surrogates_by_hand() -> None:
     logits, batch = hand_rollout()
-    found = {name: objectives.surrogate(name, "discrete", logits, batch).item() for name in SURROGATES}
+    found = {name: objectives.surrogate(name, CHOICE, logits, batch).item() for name in SURROGATES}
     assert found["log_likelihood"] == pytest.approx(-(2 * math.log(0.75) - 4 * math.log(0.25) + math.log(0.25)) / 3)
     # Ratios 1.5, 0.5 and 0.5.
     assert found["likelihood_ratio"] == pytest.approx(-(1.5 * 2 - 0.5 * 4 + 0.5 * 1) / 3)
@@ -130,19 +48,19 @@ def test_surrogates_by_hand() -> None:
 def test_clipped_surrogate_by_hand() -> None:
     logits, batch = hand_rollout()
     # min(1.5 * 2, 1.2 * 2) + min(0.5 * -4, 0.8 * -4) + min(0.5 * 1, 0.8 * 1) over three steps.
-    found = objectives.clipped_surrogate("discrete", logits, batch, clip=0.2)
+    found = objectives.clipped_surrogate(CHOICE, logits, batch, clip=0.2)
     assert found.item() == pytest.approx(-(2.4 - 3.2 + 0.5) / 3)
-    unclipped = objectives.clipped_surrogate("discrete", logits, batch, clip=0.6)
-    torch.testing.assert_close(unclipped, objectives.surrogate("likelihood_ratio", "discrete", logits, batch))
+    unclipped = objectives.clipped_surrogate(CHOICE, logits, batch, clip=0.6)
+    torch.testing.assert_close(unclipped, objectives.surrogate("likelihood_ratio", CHOICE, logits, batch))
 
 
-Loss = Callable[[str, Tensor, Rollout], Tensor]
+Loss = Callable[[Distribution, Tensor, Rollout], Tensor]
 LOSSES: dict[str, Loss] = {
     **{
-        name: lambda kind, outputs, batch, name=name: objectives.surrogate(name, kind, outputs, batch)
+        name: lambda law, outputs, batch, name=name: objectives.surrogate(name, law, outputs, batch)
         for name in SURROGATES
     },
-    "clipped": lambda kind, outputs, batch: objectives.clipped_surrogate(kind, outputs, batch, 0.2),
+    "clipped": lambda law, outputs, batch: objectives.clipped_surrogate(law, outputs, batch, 0.2),
 }
 
 
@@ -150,10 +68,11 @@ LOSSES: dict[str, Loss] = {
 def test_every_loss_has_the_same_first_gradient_at_the_acting_policy(spec: Spec) -> None:
     outputs = torch.randn(4, 3, 5, spec.model_outputs, generator=generator(), requires_grad=True)
     batch = rollout(spec, 4, generator(1))
-    batch = replace(batch, log_probs=objectives.log_prob(spec.kind, outputs.detach(), batch.actions))
+    batch = replace(batch, log_probs=spec.distribution.log_prob(outputs.detach(), batch.actions))
     assert 0 < batch.mask.mean() < 1
     gradients = {
-        name: torch.autograd.grad(loss(spec.kind, outputs, batch).sum(), outputs)[0] for name, loss in LOSSES.items()
+        name: torch.autograd.grad(loss(spec.distribution, outputs, batch).sum(), outputs)[0]
+        for name, loss in LOSSES.items()
     }
     for gradient in gradients.values():
         torch.testing.assert_close(gradient, gradients["log_likelihood"], rtol=1e-10, atol=1e-12)
@@ -180,7 +99,7 @@ def test_masked_steps_contribute_nothing(spec: Spec, name: str) -> None:
         log_probs=batch.log_probs.masked_fill(ended, -1e9),
         advantages=batch.advantages.masked_fill(ended, 1e3),
     )
-    losses = [LOSSES[name](spec.kind, outputs, one) for one in (batch, spoilt)]
+    losses = [LOSSES[name](spec.distribution, outputs, one) for one in (batch, spoilt)]
     gradients = [torch.autograd.grad(loss.sum(), outputs)[0] for loss in losses]
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -191,7 +110,7 @@ def test_a_task_without_valid_steps_costs_nothing() -> None:
     logits, batch = hand_rollout()
     empty = replace(batch, mask=torch.zeros_like(batch.mask))
     assert objectives.masked_mean(torch.ones(1, 2, 2), empty.mask).tolist() == [0]
-    assert [objectives.surrogate(name, "discrete", logits, empty).item() for name in SURROGATES] == [0, 0, 0]
+    assert [objectives.surrogate(name, CHOICE, logits, empty).item() for name in SURROGATES] == [0, 0, 0]
 
 
 def one_step_losses(name: objectives.Surrogate, centred: bool) -> tuple[Tensor, Tensor]:
@@ -205,7 +124,7 @@ def one_step_losses(name: objectives.Surrogate, centred: bool) -> tuple[Tensor, 
         column = [value.reshape(3, 1, 1) for value in (logits.log_softmax(-1), advantages, torch.ones(3))]
         actions = torch.arange(3).reshape(3, 1, 1)
         batch = by_hand(torch.ones(3, 1, 1, 1), actions, column[0], column[1], column[2], column[1])
-        return probabilities @ objectives.surrogate(name, "discrete", new.expand(3, 1, 1, 3), batch)
+        return probabilities @ objectives.surrogate(name, CHOICE, new.expand(3, 1, 1, 3), batch)
 
     return hessian(surrogate, logits), hessian(lambda new: -(new.softmax(-1) @ rewards), logits)
 
@@ -241,7 +160,7 @@ def trajectories() -> tuple[Tensor, Tensor, Tensor]:
 
 def expected_return(theta: Tensor) -> Tensor:
     states, actions, nature = trajectories()
-    log_probs = objectives.log_prob("discrete", policy_logits(theta, states), actions)
+    log_probs = CHOICE.log_prob(policy_logits(theta, states), actions)
     return (nature * log_probs.sum(1).exp()) @ REWARDS[states, actions].sum(1)
 
 
@@ -262,7 +181,7 @@ def reward_to_go(estimate: str) -> Tensor:
 def all_trajectories(estimate: str) -> tuple[Rollout, Tensor]:
     """Every trajectory as the one episode of a task of its own, and its probability under the acting policy."""
     states, actions, nature = trajectories()
-    log_probs = objectives.log_prob("discrete", policy_logits(THETA, states), actions)
+    log_probs = CHOICE.log_prob(policy_logits(THETA, states), actions)
     advantages, ones = reward_to_go(estimate).unsqueeze(1), torch.ones(16, 1, 2)
     observations, log_probs = states.reshape(16, 1, 2, 1), log_probs.unsqueeze(1)
     batch = by_hand(observations, actions.unsqueeze(1), log_probs, 0 * ones, ones, advantages)
@@ -279,7 +198,7 @@ def test_second_derivatives_across_time_steps(estimate: str) -> None:
         return lambda theta: (
             2
             * probabilities
-            @ objectives.surrogate(name, "discrete", policy_logits(theta, batch.observations.squeeze(-1)), batch)
+            @ objectives.surrogate(name, CHOICE, policy_logits(theta, batch.observations.squeeze(-1)), batch)
         )
 
     slope = torch.func.grad(expected_return)(THETA)
@@ -296,7 +215,7 @@ def test_dice_is_the_change_of_the_return_away_from_the_acting_policy_too() -> N
     batch, probabilities = all_trajectories("Q - V")
     moved = torch.tensor([1.0, -2.0, 0.5, 3.0])
     outputs = policy_logits(moved, batch.observations.squeeze(-1))
-    change = -2 * probabilities @ objectives.surrogate("dice", "discrete", outputs, batch)
+    change = -2 * probabilities @ objectives.surrogate("dice", CHOICE, outputs, batch)
     torch.testing.assert_close(change, expected_return(moved) - expected_return(THETA))
 
 

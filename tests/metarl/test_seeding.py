@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metarl import seeding
-from metarl.seeding import spawn, stream, uniform
+from metarl.seeding import normal, spawn, stream, uniform
 
 PAIRS = [(34644, 76074), (94710, 106336)]
 
@@ -179,3 +179,17 @@ def test_a_stream_lives_on_the_device_asked_for() -> None:
     assert stream(0, "draw", device="cpu").device == torch.device("cpu")
     with pytest.raises(RuntimeError):
         stream(0, "draw", device="nowhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normal_numbers_of_uniform_ones(dtype) -> None:
+    numbers = normal(uniform(stream(0, "test"), 40_000, dtype=dtype))
+    assert numbers.dtype == dtype
+    # Five standard errors: of the mean, of the variance (2 / n), and of the fourth moment (96 / n).
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((numbers.double() ** power).mean()) - moment) < 5 * (spread / 40_000) ** 0.5
+    least, most = torch.zeros(1, dtype=dtype), 1 - torch.full((1,), torch.finfo(dtype).eps / 2, dtype=dtype)
+    assert normal(least).isfinite() and normal(most).isfinite() and normal(least) < -5 < 5 < normal(most)
+    torch.testing.assert_close(
+        normal(torch.tensor([0.5, 0.8413447460685429], dtype=dtype)), torch.tensor([0.0, 1.0], dtype=dtype)
+    )

@@ -7,7 +7,6 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
-from metarl import objectives
 from metarl.control import collect
 from metarl.fewshot.classification import NWayKShot
 from metarl.types import Examples, Experience, Learner, Params, Rollout, Spec, State, policy_of, select
@@ -21,8 +20,8 @@ def rollout(spec: Spec, tasks: int, generator: Generator, episodes: int = 3, hor
     shape = (tasks, episodes, horizon)
     observations = torch.randn(*shape, *spec.input_shape, generator=generator)
     outputs = 0.3 * torch.randn(*shape, spec.model_outputs, generator=generator)
-    actions = objectives.sample(spec.kind, outputs, generator)
-    log_probs = objectives.log_prob(spec.kind, outputs, actions)
+    actions = spec.distribution.sample(outputs, generator)
+    log_probs = spec.distribution.log_prob(outputs, actions)
     lengths = torch.randint(2, horizon + 1, (tasks, episodes, 1), generator=generator)
     mask = (torch.arange(horizon) < lengths).to(observations.dtype)
     advantages = torch.randn(shape, generator=generator) * mask
@@ -78,8 +77,8 @@ def acted(learner: Learner, params: Params, experience: Experience, generator: G
 
 def _act(learner: Learner, state: State, batch: Rollout, generator: Generator) -> Rollout:
     outputs, _ = learner.predict(state, batch.observations)
-    actions = objectives.sample(learner.spec.kind, outputs, generator)
-    return replace(batch, actions=actions, log_probs=objectives.log_prob(learner.spec.kind, outputs, actions))
+    actions = learner.spec.distribution.sample(outputs, generator)
+    return replace(batch, actions=actions, log_probs=learner.spec.distribution.log_prob(outputs, actions))
 
 
 def experience(learner: Learner, params: Params, tasks: int = 4, seed: int = 0) -> Experience:

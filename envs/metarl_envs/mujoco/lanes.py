@@ -15,6 +15,7 @@ from metarl_envs.mujoco.robots import (
     check_parameters,
     initial_parameters,
     observation_space,
+    repeats,
     starting_state,
     to_control,
 )
@@ -90,7 +91,9 @@ class RobotVectorEnv(RobotLanes):
         return self._robot.observe(self.simulator), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Take one control step in every lane that has not finished.
+        """Take one control step, or ``frame_skip`` of them with summed rewards, in every lane that has not finished.
+
+        A robot that falls takes no more of them.
 
         Raises:
             ValueError: the actions have the wrong shape or are not finite; the first such lane is named.
@@ -98,15 +101,24 @@ class RobotVectorEnv(RobotLanes):
         """
         control = to_control(actions, self._robot, self._model, (self.num_envs,))
         running = self._book.running
-        before = self._robot.position(self.simulator).copy()
-        if running.any():
-            self.simulator.step(control, running)
-        position = self._robot.position(self.simulator).copy()
-        motion = Motion(position, (position - before) / self.dt, control)
-        rewards = np.where(running, self._family.reward(motion, self._parameters), 0.0)
+        alive, rewards = running, np.zeros(self.num_envs)
+        for _ in range(repeats(self._robot)):
+            if not alive.any():
+                break
+            rewards += np.where(alive, self._advanced(control, alive), 0.0)
+            alive = alive & self._robot.healthy(self.simulator)
         self._book = self._book.after_step(running, ~self._robot.healthy(self.simulator), self.horizon)
         observations = self._robot.observe(self.simulator)
         return observations, rewards, self._book.terminated.copy(), self._book.truncated.copy(), {}
+
+    def _advanced(self, control: Array, lanes: Array) -> Array:
+        """Take one control step in the lanes of a mask, and return its rewards."""
+        before = self._robot.position(self.simulator).copy()
+        self.simulator.step(control, lanes)
+        position = self._robot.position(self.simulator).copy()
+        motion = Motion(position, (position - before) / self.dt, control)
+        rewards: Array = self._family.reward(motion, self._parameters)
+        return rewards
 
     def _restart(self, lanes: Array) -> None:
         qpos = np.zeros((self.num_envs, self._model.nq))

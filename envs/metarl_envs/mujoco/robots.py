@@ -4,7 +4,7 @@ Single environments (no leading axis) and lanes share this code, with NumPy arra
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -73,6 +73,20 @@ class Robot(Protocol):
 
     def healthy(self, physics: Physics) -> Values:
         """Return which robots have not fallen, ``[...]``."""
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A robot whose actions may last for several control steps."""
+
+    @property
+    def frame_skip(self) -> int:
+        """Control steps for which each action is applied, unless the robot falls before."""
+
+
+def repeats(robot: Robot) -> int:
+    """Return for how many control steps each action is applied."""
+    return robot.frame_skip if isinstance(robot, Repeats) else 1
 
 
 class RobotFamily(Protocol):
@@ -173,11 +187,13 @@ def check_parameters(family: RobotFamily, given: Mapping[str, Any], lanes: tuple
 
 
 def check_robot(robot: Robot) -> None:
-    """Raise ValueError for an invalid action scale or reset noise."""
+    """Raise ValueError for an invalid action scale, reset noise or frame skip."""
     if not 0 < robot.action_scale < np.inf:
         raise ValueError(f"action_scale must be above 0, not {robot.action_scale}")
     if not 0 <= robot.reset_noise < np.inf:
         raise ValueError(f"reset_noise must be 0 or more, not {robot.reset_noise}")
+    if repeats(robot) < 1:
+        raise ValueError(f"frame_skip must be at least 1, not {repeats(robot)}")
 
 
 def check_range(name: str, bounds: tuple[float, float]) -> None:

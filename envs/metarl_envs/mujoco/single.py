@@ -18,6 +18,7 @@ from metarl_envs.mujoco.robots import (
     check_parameters,
     initial_parameters,
     observation_space,
+    repeats,
     starting_state,
     to_control,
 )
@@ -59,6 +60,8 @@ class RobotEnv(MujocoEnv):
         observations = observation_space(self._robot)
         super().__init__(self._robot.model_file, self._robot.substeps, observations, render_mode, **rendering)
         self.action_space = action_space(self._robot)
+        # A frame for each action. Gymnasium has asked for one for each control step.
+        self.metadata = {**self.metadata, "render_fps": round(1 / (seconds * repeats(self._robot)))}
         self._scale_dynamics()
         self._motion = self._at_rest()
 
@@ -79,24 +82,33 @@ class RobotEnv(MujocoEnv):
         return observation
 
     def step(self, action: Any) -> tuple[Array, np.float64, bool, bool, dict[str, np.float64]]:
-        """Take one control step. The time limit is Gymnasium's wrapper. ``info`` has the velocity in metres per second.
+        """Take one control step, or ``frame_skip`` of them, with their summed reward, until the robot falls.
+
+        The time limit is Gymnasium's wrapper. ``info`` has the mean velocity in metres per second.
 
         Raises:
             ValueError: the action has the wrong shape or is not finite.
             RuntimeError: the simulation became unstable.
         """
         control = to_control(action, self._robot, self.model, ())
+        start, reward, taken, healthy = self._robot.position(self.data).copy(), np.float64(0.0), 0, True
+        while taken < repeats(self._robot) and healthy:
+            self._motion = self._advanced(control)
+            reward += np.float64(self._family.reward(self._motion, self._parameters))
+            taken, healthy = taken + 1, bool(self._robot.healthy(self.data))
+        if self.render_mode == "human":
+            self.render()
+        velocity = (self._motion.position - start) / (taken * self.dt)
+        info = {f"{axis}_velocity": speed for axis, speed in zip("xy", velocity, strict=False)}
+        return self._robot.observe(self.data), reward, not healthy, False, info
+
+    def _advanced(self, control: Array) -> Motion:
         before = self._robot.position(self.data).copy()
-        self.do_simulation(control, self.frame_skip)
+        self.do_simulation(control, self.frame_skip)  # MujocoEnv's name for the substeps of a control step
         if self.data.warning.number[ALARMS].any():
             raise RuntimeError("the simulation became unstable: reset it, with milder dynamics")
         position = self._robot.position(self.data).copy()
-        self._motion = motion = Motion(position, (position - before) / self.dt, control)
-        reward = np.float64(self._family.reward(motion, self._parameters))
-        if self.render_mode == "human":
-            self.render()
-        info = {f"{axis}_velocity": speed for axis, speed in zip("xy", motion.velocity, strict=False)}
-        return self._robot.observe(self.data), reward, not self._robot.healthy(self.data), False, info
+        return Motion(position, (position - before) / self.dt, control)
 
     def render(self) -> Any:
         """Return an image of the robot and its goal, or show it in a window, depending on the render mode.

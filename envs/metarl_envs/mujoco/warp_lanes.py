@@ -12,10 +12,11 @@ from gymnasium.error import ResetNeeded
 from torch import Generator, Tensor
 
 from metarl.environments import Book, LaneError, opened, plain_seed
+from metarl.seeding import normal, spawn, uniform
 from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
-from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, initial_parameters
+from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, initial_parameters, repeats
 from metarl_envs.mujoco.warp_simulator import WarpSimulator, where
 
 FAR = 0.01
@@ -116,17 +117,25 @@ class WarpVectorEnv(RobotLanes):
     def _advance(self) -> None:
         """Take a step with the stored actions; all updates are in place."""
         control = self._control(self._given)
-        running = self._book.running & ~self._broken
-        before = self._robot.position(self.simulator).clone()
-        self.simulator.step(control, running)
-        self._unstable.logical_or_(self.simulator.unstable)
-        self._overflowed.logical_or_(running & self.simulator.overflowed)
-        position = self._robot.position(self.simulator).clone()
-        motion = Motion(position, (position - before) / self.dt, control)
-        rewards = torch.where(running, self._family.reward(motion, self._parameters), 0.0)
+        running = alive = self._book.running & ~self._broken
+        rewards = torch.zeros_like(self._rewards)
+        for _ in range(repeats(self._robot)):
+            rewards = rewards + torch.where(alive, self._moved(control, alive), 0.0)
+            alive = alive & self._robot.healthy(self.simulator) & ~self._broken
         self._rewards.copy_(rewards.masked_fill(self._broken, torch.nan))
         self._keep(self._book.after_step(running, ~self._robot.healthy(self.simulator), self.horizon))
         self._seen.copy_(self._observations())
+
+    def _moved(self, control: Tensor, lanes: Tensor) -> Tensor:
+        """Take one control step in the lanes of a mask, and return its rewards."""
+        before = self._robot.position(self.simulator).clone()
+        self.simulator.step(control, lanes)
+        self._unstable.logical_or_(self.simulator.unstable)
+        self._overflowed.logical_or_(lanes & self.simulator.overflowed)
+        position = self._robot.position(self.simulator).clone()
+        motion = Motion(position, (position - before) / self.dt, control)
+        rewards: Tensor = self._family.reward(motion, self._parameters)
+        return rewards
 
     def _captured(self) -> Callable[[], None]:
         """Return a CUDA graph of a whole step, checked against the step itself; or the step, with a warning."""
@@ -165,10 +174,10 @@ class WarpVectorEnv(RobotLanes):
         return torch.logical_or(self._unstable, self._overflowed)
 
     def _restart(self, lanes: Tensor) -> None:
-        model, noise, generator = self._model, self._robot.reset_noise, self._generator
-        uniform = torch.rand(self.num_envs, model.nq, generator=generator, device=self.device)
-        qpos = self._designed + noise * (2 * uniform - 1)
-        qvel = noise * torch.randn(self.num_envs, model.nv, generator=generator, device=self.device)
+        model, noise = self._model, self._robot.reset_noise
+        (own,) = spawn(self._generator, 1)  # moves the generator on by as much for any number of lanes
+        places, speeds = torch.split(uniform(own, self.num_envs, model.nq + model.nv), [model.nq, model.nv], dim=1)
+        qpos, qvel = self._designed + noise * (2 * places - 1), noise * normal(speeds)
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True

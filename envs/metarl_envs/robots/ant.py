@@ -36,6 +36,8 @@ class Ant:
     """End the episode when the torso leaves ``healthy_heights``."""
     healthy_heights: tuple[float, float] = (0.2, 1.0)
     """Healthy range of the torso's height, in metres: (0.2, 1.0) in rllab, pytorch-maml-rl and Gymnasium."""
+    frame_skip: int = 1
+    """Control steps for which each action is applied, with their rewards summed. The horizon counts actions."""
 
     model_file: ClassVar[str] = "ant.xml"
     substeps: ClassVar[int] = 5

@@ -25,6 +25,8 @@ class HalfCheetah:
     as in Gymnasium."""
     observe_position: bool = False
     """Also observe x, as the paper's code and pytorch-maml-rl do through the torso's position, but not ProMP."""
+    frame_skip: int = 1
+    """Control steps for which each action is applied, with their rewards summed. The horizon counts actions."""
 
     model_file: ClassVar[str] = "half_cheetah.xml"
     substeps: ClassVar[int] = 5

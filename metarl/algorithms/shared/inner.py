@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.networks import Model, loss_gradient, models
-from metarl.types import NOT_DIFFERENTIATED, Batch, Kind, Params, Spec
+from metarl.types import NOT_DIFFERENTIATED, Batch, Params, Spec
 
 Optimiser = Literal["sgd", "adam"]
 """Gradient descent, or Adam without momentum (beta1 = 0, beta2 = 0.999), as in the Reptile paper's inner loop."""
@@ -58,7 +58,7 @@ class Tuned(NamedTuple):
     seen: Tensor | None  # [task, item, ...] the network's latest support inputs, for inductive batch norm
 
 
-def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
+def tune(spec: Spec, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
     """Take one gradient step on each task's loss on a batch; the model reads ``inputs``. ``seen`` does not change.
 
     Raises:
@@ -68,7 +68,7 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
         raise ValueError(NOT_DIFFERENTIATED)
     with torch.no_grad():
         gradients = loss_gradient(
-            model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(kind, outputs, batch)
+            model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(spec, outputs, batch)
         )
         directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
         moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}

@@ -12,13 +12,13 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, stack
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, pooled
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled
 
 
 class Seen(NamedTuple):
     """The state of a metric learner: all support items so far."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     supports: tuple[Examples, ...]  # different batches; their items are pooled
 
 
@@ -49,7 +49,7 @@ class Metric:
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
         """Return the state without any support items."""
-        return Seen(params, ())
+        return Seen(Shared(params), ())
 
     def adapt(self, state: Seen, batch: Batch) -> Seen:
         """Remember a batch, unless it is remembered already.
@@ -83,7 +83,7 @@ class Metric:
         """Return the cross-entropies of the query items, in nats, and metrics."""
         embedded, query = self.embed_experience(params, experience)
         outputs = self.classify(params, embedded)
-        return objectives.query_losses(self.spec.kind, outputs, query, step=1)
+        return objectives.query_losses(self.spec, outputs, query, step=1)
 
     def embed_experience(self, params: Params, experience: Experience) -> tuple[Embedded, Examples]:
         """Embed the support and the query items of an experience. Also return the query items."""

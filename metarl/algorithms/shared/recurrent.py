@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
-from metarl.types import Batch, Examples, Experience, Learner, Memory, Params, Spec, pooled
+from metarl.types import Batch, Examples, Experience, Learner, Memory, Params, Shared, Spec, pooled
 
 LossOn = Literal["sequence", "query"]
 
@@ -33,7 +33,7 @@ class Core(NamedTuple):
 class Shown(NamedTuple):
     """The state of a recurrent learner: the hidden state for each task, and the last label."""
 
-    params: Params  # [*shape], shared by all tasks
+    params: Shared
     hidden: Any
     last: Tensor  # [task, label_size(spec)] the label of the last item, shown with the next item
 
@@ -96,7 +96,7 @@ class _Fold:
 
     def begin(self, params: Params, descriptors: Tensor) -> Shown:
         tasks, some = len(descriptors), next(iter(params.values()))
-        return Shown(params, self.core.start(params, tasks), some.new_zeros(tasks, label_size(self.spec)))
+        return Shown(Shared(params), self.core.start(params, tasks), some.new_zeros(tasks, label_size(self.spec)))
 
     def unroll(self, state: Shown, batch: Batch) -> tuple[Tensor, Shown]:
         """Show the items in order. Return predictions ``[task, item, output_size]``, each made before its label."""

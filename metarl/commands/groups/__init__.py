@@ -6,11 +6,12 @@
 from metarl.commands.groups.each import each, one_or_each
 from metarl.commands.groups.folder import Group, is_group, member, read_group
 from metarl.commands.groups.same import difference, standing
-from metarl.commands.groups.training import Manner, resumed, trained
+from metarl.commands.groups.training import Manner, allowing, resumed, trained
 
 __all__ = [
     "Group",
     "Manner",
+    "allowing",
     "difference",
     "each",
     "is_group",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
-from metarl.commands.groups.same import settings_apart
+from metarl.commands.groups.same import apart
 from metarl.files import typed
 
 GROUP = "group.json"
@@ -33,10 +33,10 @@ def is_group(folder: Path) -> bool:
     """Return whether a folder holds a group of runs, and is no run itself."""
     if plugins.is_pretrained(folder) or (folder / runs.CONFIG).exists():
         return False
-    return (folder / GROUP).exists() or bool(found(folder))
+    return (folder / GROUP).exists() or bool(members(folder))
 
 
-def found(folder: Path) -> dict[int, Path]:
+def members(folder: Path) -> dict[int, Path]:
     """Return the run folders in a group folder, by seed in ascending order."""
     named = {int(match[1]): path for path in folder.glob("seed-*") if (match := _MEMBER.fullmatch(path.name))}
     return {seed: named[seed] for seed in sorted(named) if (named[seed] / runs.CONFIG).exists()}
@@ -49,7 +49,7 @@ def read_group(folder: Path) -> Group:
         RunError: a seed's run is missing, a run is of no seed of the group, or a run was trained with another seed than
             its folder says, or with other options than the first.
     """
-    there = found(folder)
+    there = members(folder)
     asked = seeds(folder) if (folder / GROUP).exists() else list(there)
     shown = ", ".join(map(str, asked))
     for seed in asked:
@@ -75,12 +75,11 @@ def read_group(folder: Path) -> Group:
 def _check_alike(folder: Path, configs: Mapping[int, Mapping[str, Any]]) -> None:
     first, *others = configs
     for seed in others:
-        apart = settings_apart(configs[first], configs[seed])
-        if apart is not None:
-            name, one, other = apart
+        found = apart(configs[first], configs[seed])
+        if found is not None:
             raise runs.RunError(
-                f"the runs in {folder} differ in more than their seed: {name} is {one} for seed {first}, and {other} "
-                f"for seed {seed}"
+                f"the runs in {folder} differ in more than their seed: {found.name} is {found.one} for seed {first}, "
+                f"and {found.other} for seed {seed}"
             )
 
 
@@ -115,7 +114,7 @@ def claimed(folder: Path, resume: bool) -> runs.Claim:
 
 def write_group(folder: Path, asked: Sequence[int]) -> None:
     """Write group.json: the seeds that are there already, and those that are asked for."""
-    before = seeds(folder) if (folder / GROUP).exists() else list(found(folder))
+    before = seeds(folder) if (folder / GROUP).exists() else list(members(folder))
     runs.write_record(folder / GROUP, {"format": FORMAT, "seeds": sorted({*before, *asked})})
 
 

@@ -1,8 +1,8 @@
-"""Whether a run folder holds what is asked for, and how far it is: what an idempotent command needs to know."""
+"""Whether two runs differ in more than their seed and length, and how far a run is."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl import runs
 
@@ -10,50 +10,53 @@ OWN = ("seed", "iterations", "device")
 """Settings that runs of a group may differ in: how far they are, and where they are trained."""
 
 
-def settings_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return the first option in which two configurations differ, besides ``OWN``, with both values; None if none."""
-    for name in runs.GROUPS:
-        ours, theirs = (_named(name, config[name]) for config in (one, other))
-        for option in (*ours, *theirs):
-            if ours.get(option) != theirs.get(option):
-                return option, ours.get(option), theirs.get(option)
-    ours, theirs = (dict(config["settings"]) for config in (one, other))
-    for option in (*ours, *theirs):
-        if option not in OWN and ours.get(option) != theirs.get(option):
-            return option, ours.get(option), theirs.get(option)
+class Difference(NamedTuple):
+    """An option in which two configurations differ, and its values."""
+
+    name: str
+    one: Any
+    other: Any
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+    """Return the first option in which two configurations differ, besides ``OWN``; None if there is none.
+
+    They are as in config.json. Nothing that they name is imported.
+    """
+    ours, theirs = (_flat(config) for config in (one, other))
+    for name in (*ours, *theirs):
+        if name not in OWN and ours.get(name) != theirs.get(name):
+            return Difference(name, ours.get(name), theirs.get(name))
     return None
 
 
-def _named(part: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a part as plain data by the names of the command line; an older record's, as of today."""
-    if not record:
-        return {}
-    described = runs.describe(runs.rebuild(record, runs.GROUPS[part]), record["reference"])
-    return {part: described["reference"], **_flat(part, described["options"])}
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options by the names of the command line."""
+    found: dict[str, Any] = {}
+    for part in runs.GROUPS:
+        if record := config.get(part):
+            found |= {part: record["reference"], **_dotted(part, record["options"])}
+    return found | dict(config["settings"])
 
 
-def _flat(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _dotted(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in options.items():
-        found |= _flat(f"{prefix}.{name}", value) if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
+        dotted = f"{prefix}.{name}"
+        found |= _dotted(dotted, value) if isinstance(value, Mapping) else {dotted: value}
     return found
 
 
-def difference(folder: Path, asked: Mapping[str, Any]) -> str | None:
-    """Tell what a run was begun with and is now asked otherwise; None if it can go on.
+def difference(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """Tell what a run was begun with, and what is asked now; None if it can go on.
 
-    ``asked`` is a configuration as in config.json. The seed counts here; the number of iterations and the device may
-    change.
+    Both are configurations. The seed counts here; the number of iterations and the device may change.
     """
-    begun = runs.read_config(folder)
-    apart = settings_apart(begun, asked)
+    found = apart(begun, asked)
     seeds = begun["settings"].get("seed"), asked["settings"]["seed"]
-    if apart is None and seeds[0] != seeds[1]:
-        apart = ("seed", *seeds)
-    if apart is None:
-        return None
-    name, one, other = apart
-    return f"{folder} was begun with {name}={one}, and {other} is asked for now"
+    if found is None and seeds[0] != seeds[1]:
+        found = Difference("seed", *seeds)
+    return None if found is None else f"{found.name}={found.one}, and {found.other}"
 
 
 def standing(folder: Path) -> int:

@@ -29,6 +29,11 @@ class Manner(NamedTuple):
     """More words of the command line, for each process."""
 
 
+def allowing(changes: bool, code: bool) -> tuple[str, ...]:
+    """Return the words that allow a process what this one is allowed."""
+    return (*(["--allow-changes"] if changes else []), *(["--allow-code"] if code else []))
+
+
 def trained(folder: Path, seeds: Sequence[int], begin: Begin, manner: Manner, resume: bool) -> Execute:
     """Make the runs of a group, and return what trains them.
 

@@ -7,7 +7,6 @@ import torch
 from metaworld.evaluation import Timestep
 from torch import Tensor
 
-from metarl import objectives
 from metarl.advantages import learned
 from metarl.environments import Array
 from metarl.seeding import stream
@@ -43,14 +42,14 @@ class MetaLearningAgent:
     def adapt_action(self, observations: Array) -> tuple[Array, dict[str, Array]]:
         """Sample actions ``[env, action]``; what was sampled before it was clipped is told besides."""
         outputs = self._outputs(observations)
-        sampled = objectives.sample("continuous", outputs, self._generator)
-        log_probs = objectives.log_prob("continuous", outputs, sampled)
+        sampled = self._learner.spec.distribution.sample(outputs, self._generator)
+        log_probs = self._learner.spec.distribution.log_prob(outputs, sampled)
         told = {"sampled": sampled.cpu().numpy(), "log_probs": log_probs.cpu().numpy()}
         return _clipped(sampled), told
 
     def eval_action(self, observations: Array) -> Array:
         """Return the means of the policies ``[env, action]``."""
-        return _clipped(self._outputs(observations).chunk(2, dim=-1)[0])
+        return _clipped(self._learner.spec.distribution.mode(self._outputs(observations)))
 
     def step(self, timestep: Timestep) -> None:
         """Remember a step of all environments, to adapt to it."""

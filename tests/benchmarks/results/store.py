@@ -132,7 +132,7 @@ def _keep_parameters(source: Path, copy: Path) -> None:
     for name in (runs.CHECKPOINT, runs.BEST):
         if (source / name).exists():
             saved = runs.load_progress(source / name)
-            told = {key: saved[key] for key in ("iteration", "params", "best", "refused")}
+            told = {key: saved[key] for key in ("iteration", "params", "buffers", "best", "refused")}
             runs.save_checkpoint(copy / name, {**told, "outer": {}})
 
 

@@ -563,3 +563,17 @@ def test_the_device_and_the_backend_choose_the_simulator(monkeypatch):
         chosen("warp", "cpu")
     with pytest.raises(ValueError, match="expected backend auto, native or threads, not warp"):
         RobotVectorEnv(HalfCheetahVelocity(simulation=Simulation("warp")), 1)
+
+
+def test_actions_of_several_steps_are_these_steps_with_summed_rewards(device):
+    family = AntVelocity(robot=Ant(frame_skip=2))
+    skipping, plain = warp_lanes(device, 6, family, horizon=12), warp_lanes(device, 6, AntVelocity(), horizon=24)
+    for env in (skipping, plain):
+        env.reset(seed=0)
+    for step in range(12):
+        actions = 1.5 * actions_for(plain, step)
+        found, *expected = skipping.step(actions), plain.step(actions), plain.step(actions)
+        torch.testing.assert_close(found[0], expected[1][0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found[1], expected[0][1] + expected[1][1], rtol=1e-3, atol=1e-3)
+        assert (found[2] == expected[1][2]).all()
+    assert found[2].any() and (found[2] | found[3]).all()

@@ -1,6 +1,7 @@
 """The simplest learner: one linear policy for all tasks."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,13 +36,13 @@ def predict(state: State, inputs: Tensor) -> tuple[Tensor, State]:
     return outputs.reshape(*inputs.shape[:-1], -1), state
 
 
-def meta_loss(params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+def meta_loss(spec: Spec, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the policy-gradient loss of each task."""
     query = experience.query
     if not isinstance(query, Rollout):
         raise ValueError("unadapted learns from rollouts only")
     outputs, _ = predict(begin(params, experience.descriptors), query.observations)
-    return objectives.surrogate("likelihood_ratio", "continuous", outputs, query), {}
+    return objectives.surrogate("likelihood_ratio", spec.distribution, outputs, query), {}
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ class Unadapted:
             mean, log_std = torch.zeros(spec.output_size), torch.full((spec.output_size,), self.std).log()
             return {"weight": weight, "bias": torch.cat([mean, log_std])}
 
-        return Learner(spec, 0, init, begin, adapt, predict, meta_loss, Advantages().of_episodes)
+        return Learner(spec, 0, init, begin, adapt, predict, partial(meta_loss, spec), Advantages().of_episodes)

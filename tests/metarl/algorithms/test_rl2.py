@@ -11,7 +11,6 @@ from gymnasium import spaces
 from support.synthetic import by_hand, initial
 from torch.nn import functional
 
-from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
@@ -118,7 +117,7 @@ def test_replay_gives_the_outputs_with_which_it_acted(name):
         replayed, after = learner.memory.unroll(state, rollout)
         valid = rollout.mask > 0
         torch.testing.assert_close(replayed[valid], acted[valid], rtol=1e-12, atol=1e-12)
-        log_probs = objectives.log_prob(learner.spec.kind, replayed, rollout.actions)
+        log_probs = learner.spec.distribution.log_prob(replayed, rollout.actions)
         torch.testing.assert_close(log_probs[valid], rollout.log_probs[valid], rtol=1e-12, atol=1e-12)
         for found, expected in zip(after[1:], learner.adapt(state, rollout)[1:], strict=True):
             assert torch.equal(found, expected)
@@ -351,8 +350,8 @@ def test_promp_is_refused():
     [
         ({"episodes_per_trial": 0}, "episodes_per_trial=0: expected at least 1"),
         ({"hidden": 0}, "hidden=0: expected at least 1"),
-        ({"clip": 0.0}, "clip=0.0 and std=1.0 must be positive"),
-        ({"std": 0.0}, "clip=0.2 and std=0.0 must be positive"),
+        ({"clip": 0.0}, "clip=0.0 must be positive"),
+        ({"std": 0.0}, "std=0.0 must be positive"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -394,3 +393,15 @@ def test_it_learns_sine_waves_from_points():
     loss = evaluate(result.learner, result.params, Sinusoid(), tasks=200, steps=1).scores["loss"].mean(1)
     assert loss[0] > 3
     assert loss[1] < 2
+
+
+def test_a_small_output_layer_begins_with_a_factor_of_its_weights() -> None:
+    spec = Spec((3,), 2, "continuous")
+    plain, small = (RL2(hidden=4, output_scale=scale).build(spec) for scale in (1.0, 0.01))
+    whole, scaled = (learner.init(torch.Generator().manual_seed(4)) for learner in (plain, small))
+    for name, value in whole.items():
+        assert torch.equal(scaled[name], 0.01 * value if name == "head.weight" else value)
+    with pytest.raises(ValueError, match="output_scale are for control"):
+        RL2(output_scale=0.1).build(Spec((3,), 2, "regression"))
+    with pytest.raises(ValueError, match=r"output_scale=0\.0 must be positive"):
+        RL2(output_scale=0.0)

@@ -297,6 +297,23 @@ def test_help_tells_the_options_of_the_plugin(capsys: Captured) -> None:
         assert text in told
 
 
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("import os; os._exit(0)", "with exit code 0"),
+        ("import os; os.kill(os.getpid(), 9)", "by SIGKILL"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_that_imports_it(
+    tmp_path: Path, statement: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"ending_{len(statement)}"
+    (tmp_path / f"{name}.py").write_text(statement)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["check", f"{name}:family"]) == 1
+    assert f"importing {name} ends the process that imports it, {told}" in capsys.readouterr().out
+
+
 RECIPES = """
 [maml.default]
 reached = "not yet trained to its end"

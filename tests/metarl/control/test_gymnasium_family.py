@@ -341,11 +341,25 @@ def test_unserved_spaces_are_refused() -> None:
         return make
 
     box, one = spaces.Box(0, 1), spaces.Discrete(2)
-    with pytest.raises(ValueError, match=r"observations of Dict.* cannot be read: expected Box or Discrete"):
-        counters(env=environment(spaces.Dict(x=box), one)).spec  # noqa: B018
-    with pytest.raises(ValueError, match=r"actions of MultiDiscrete.* cannot be chosen"):
-        counters(env=environment(box, spaces.MultiDiscrete([2, 2]))).spec  # noqa: B018
-    with pytest.raises(ValueError, match=r"actions of Box.* expected Discrete or a bounded Box of floats"):
+    sequence = spaces.Sequence(box)
+    for unread, told in (
+        (
+            sequence,
+            r"observations of Sequence\(.*\) cannot be read: expected Box, Discrete, Mu",
+        ),
+        (spaces.Graph(box, None), r"observations of Graph\(.*\) cannot be read"),
+        (
+            spaces.Dict(a=box, b=spaces.Tuple([box, spaces.Text(3)])),
+            r"the part 'b/1' of the observations, Text\(",
+        ),
+        (spaces.Dict(), r"observations of Dict\(\) hold no numbers"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            counters(env=environment(unread, one)).spec  # noqa: B018
+    for undone in (spaces.Dict(x=box), spaces.Tuple([one, one]), spaces.Sequence(one)):
+        with pytest.raises(ValueError, match=rf"actions of {type(undone).__name__}\(.*\) cannot be chosen: "):
+            counters(env=environment(box, undone)).spec  # noqa: B018
+    with pytest.raises(ValueError, match=r"actions of Box.* MultiBinary or a bounded Box of floats"):
         counters(env=environment(box, spaces.Box(-np.inf, 1))).spec  # noqa: B018
     with pytest.raises(ValueError, match="has no attribute weight to hold a task parameter"):
         counters(parameters=spaces.Dict(weight=one), apply="attribute").spec  # noqa: B018

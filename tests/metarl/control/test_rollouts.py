@@ -8,7 +8,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl import objectives
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
 from metarl.seeding import spawn, stream
@@ -82,6 +81,6 @@ def test_actions_are_those_of_a_generator_for_each_task(kind: Any) -> None:
 def test_samples_are_actions_of_noise(kind: Any) -> None:
     spec = Spec((2,), 3, kind)
     outputs = torch.randn(40, spec.model_outputs, generator=stream(0, "outputs"))
-    noise = objectives.fill_noise(kind, torch.empty(40, 3), stream(0, "noise"))
-    sampled = objectives.sample(kind, outputs, stream(0, "noise"))
-    assert torch.equal(objectives.act(kind, outputs, noise), sampled)
+    noise = spec.distribution.fill_noise(torch.empty(40, 3), stream(0, "noise"))
+    sampled = spec.distribution.sample(outputs, stream(0, "noise"))
+    assert torch.equal(spec.distribution.act(outputs, noise), sampled)

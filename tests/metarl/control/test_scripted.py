@@ -76,18 +76,20 @@ def test_certain_policies_have_no_log_probability_of_nan(kind: Any) -> None:
 
     def predict(state: Any, inputs: Tensor) -> tuple[Tensor, Any]:
         outputs = torch.arange(4.0).expand(*inputs.shape[:2], 4)
-        return objectives.certain(kind, outputs), state
+        return family.spec.distribution.certain(outputs), state
 
-    rollout = family.sample(2, "test", stream(0, "tasks")).rollout(Policy(kind, None, predict), stream(0, "draw"))
+    policy = Policy(family.spec.distribution, None, predict)
+    rollout = family.sample(2, "test", stream(0, "tasks")).rollout(policy, stream(0, "draw"))
     assert torch.equal(rollout.log_probs, torch.zeros(2, 3, 6))
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_other_log_probabilities_are_left_alone(kind: Any) -> None:
     outputs = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    actions = objectives.sample(kind, outputs, torch.Generator().manual_seed(1))
-    found = objectives.drawn_log_prob(kind, outputs, actions)
-    assert torch.equal(found, objectives.log_prob(kind, outputs, actions))
+    distribution = Spec((1,), 2 if kind == "continuous" else 4, kind).distribution
+    actions = distribution.sample(outputs, torch.Generator().manual_seed(1))
+    found = distribution.drawn_log_prob(outputs, actions)
+    assert torch.equal(found, distribution.log_prob(outputs, actions))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from support.synthetic import collected
 from torch import Tensor
 
-from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.rollouts import RolloutError
@@ -140,7 +139,7 @@ def test_every_lane_lives_its_own_task(spec: Spec, device: str | None) -> None:
     assert len(acted.unique()) > 1
 
     outputs, _ = torch.no_grad()(policy(spec).predict)(0, found.observations)
-    assert torch.equal(found.log_probs, objectives.log_prob(spec.kind, outputs, found.actions))
+    assert torch.equal(found.log_probs, spec.distribution.log_prob(outputs, found.actions))
     assert not found.log_probs.requires_grad
 
 

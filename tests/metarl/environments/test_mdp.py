@@ -229,3 +229,50 @@ def test_wrong_requests_are_refused() -> None:
 def test_actions_that_do_not_exist_are_refused(module, action: int) -> None:
     with pytest.raises((RuntimeError, IndexError), match="out of bounds"):
         module.make_vector_env(2).step(np.array([0, action]))
+
+
+@pytest.mark.parametrize("module", [bandit, tabular])
+def test_what_steps_draw_does_not_depend_on_the_number_of_lanes(module) -> None:
+    def played(lanes: int, horizon: int | None) -> torch.Tensor:
+        envs, found = module.make_vector_env(lanes, horizon, device="cpu"), []
+        for seed in (3, None):  # the second episode goes on from the first
+            envs.reset(seed=seed)
+            found += [envs.step(torch.ones(lanes, dtype=torch.int64))[1] for _ in range(6)]
+        return torch.stack(found, dim=1)
+
+    few, many = played(2, 6), played(7, 6)
+    assert torch.equal(few, many[:2]) and torch.equal(played(2, None), played(7, None)[:2])
+    assert len({tuple(row) for row in many.tolist()}) > 4, "lanes draw numbers of their own"
+    assert not torch.equal(many[:, :6], many[:, 6:]), "and episodes do, too"
+
+
+def test_lanes_without_a_horizon_never_run_out_of_random_numbers() -> None:
+    envs = tabular.make_vector_env(3, device="cpu")
+    envs.reset(seed=0)
+    first = torch.stack([envs.step(torch.zeros(3, dtype=torch.int64))[1] for _ in range(600)])
+    assert len(first.flatten().unique()) > 1700
+    # A lane that is reset again and again needs no more numbers than its longest episode.
+    kept = envs._noise.shape[1]
+    for _ in range(3):
+        envs.reset(options={"reset_mask": torch.ones(3, dtype=torch.bool)})
+        for _ in range(600):
+            envs.step(torch.zeros(3, dtype=torch.int64))
+    assert envs._noise.shape[1] == kept == 1024
+
+
+def test_a_reset_lane_draws_anew_and_leaves_the_others_alone() -> None:
+    def rest(mask: list[bool]) -> torch.Tensor:
+        envs = tabular.make_vector_env(3, horizon=8, device="cpu")
+        envs.reset(seed=1)
+        for _ in range(2):
+            envs.step(torch.zeros(3, dtype=torch.int64))
+        if any(mask):
+            envs.reset(options={"reset_mask": torch.tensor(mask)})
+        return torch.stack([envs.step(torch.zeros(3, dtype=torch.int64))[1] for _ in range(4)], dim=1)
+
+    left, restarted = rest([False] * 3), rest([True, False, False])
+    assert torch.equal(left[1:], restarted[1:])
+    envs = tabular.make_vector_env(3, horizon=8, device="cpu")
+    envs.reset(seed=1)
+    begun = torch.stack([envs.step(torch.zeros(3, dtype=torch.int64))[1] for _ in range(4)], dim=1)
+    assert not torch.equal(restarted[0], begun[0])

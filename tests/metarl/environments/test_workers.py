@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from metarl.environments import workers
 from metarl.environments.lanes import LaneError, LaneOptions, Lanes, lane_seeds
 from metarl.environments.worker import WorkerError
 from metarl.environments.workers import WorkerLanes, usable_cpus
+from metarl.safety import time_limit
 from metarl.testing.batches import tensors
 from metarl.types import Learner, Spec, policy_of
 
@@ -230,20 +232,73 @@ def test_a_simulator_that_takes_its_process_along(lanes: WorkerLanes, fault: int
         lanes.reset()
 
 
-def test_a_worker_that_somebody_killed() -> None:
-    chosen = family(parameters=LENGTH, sampling=Sampling(episodes=2, horizon=4))
+def drawn(chosen: GymnasiumFamily, seed: int = 0) -> Any:
+    tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
+    indifferent = Learner(chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
+    return tasks.rollout(policy_of(indifferent, None), torch.Generator().manual_seed(seed))
+
+
+def test_a_worker_that_somebody_killed_is_replaced_with_the_same_result() -> None:
+    options: dict[str, Any] = {"parameters": LENGTH, "sampling": Sampling(episodes=2, horizon=4)}
+    chosen, expected = family(**options), drawn(family(processes=1, **options))
     with chosen._pool.lent(6, CPU) as lanes:  # the next draw borrows the same
         pass
     os.kill(pids(lanes)[0], signal.SIGKILL)
-    tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
-    indifferent = Learner(chosen.spec, 1, *[lambda *_: None] * 3, lambda state, seen: (0 * seen, state), None)
-    with pytest.raises(RolloutError, match=r"task 0, lane 0 .*step 0: .*lanes 0 to 2 was ended by SIGKILL"):
-        tasks.rollout(policy_of(indifferent, None), torch.Generator())
+    told = r"task 0, lane 0 .*step 0: .*lanes 0 to 2 was ended by SIGKILL.*memory runs out.* run again from their reset"
+    with pytest.warns(UserWarning, match=told):
+        found = drawn(chosen)
     wait_until_gone(pids(lanes), 0)
-    # The family makes new ones for the next tasks.
-    tasks = chosen.sample(3, "train", torch.Generator().manual_seed(0))
-    assert tasks.rollout(policy_of(indifferent, None), torch.Generator()).rewards.shape == (3, 2, 4)
-    chosen.environment(6, CPU).close()
+    for name, values in vars(expected).items():
+        if isinstance(values, torch.Tensor):
+            assert torch.equal(values, getattr(found, name)), name
+
+
+@pytest.mark.filterwarnings("ignore:an environment raised")
+def test_workers_that_always_die_are_replaced_only_so_often(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    here = os.getpid()
+
+    def make(fault: int = 0) -> gymnasium.Env:
+        if os.getpid() != here:
+            with made.open("a") as file:
+                file.write("x")
+        return worker_envs.Fragile(fault=fault)
+
+    chosen = family(env=make, parameters=spaces.Dict(fault=spaces.Discrete(1, start=worker_envs.EXITS)))
+    with pytest.raises(RolloutError, match=r"step 2: WorkerDied: .* ended with exit code 3"):
+        drawn(chosen)
+    assert len(made.read_text()) == 3 * 3 * chosen.sampling.episodes  # three tasks, three times
+
+
+def test_a_hung_step_is_named(lanes: WorkerLanes) -> None:
+    broken(lanes, 3, worker_envs.HANGS)
+    with time_limit(1.0), pytest.raises(LaneError) as raised:
+        lanes.step(np.zeros((5, 1)))
+    told = r"lane 3: a step took longer than 1 s, the limit of --step-timeout \(family.*, task {'fault': .*4.*}\)"
+    assert re.search(told, str(raised.value))
+    assert raised.value.lanes == [3]
+    assert lanes.closed
+    wait_until_gone(pids(lanes), 60)
+
+
+def test_an_environment_that_is_never_made_is_named() -> None:
+    here = os.getpid()
+
+    def make(fault: int = 0) -> gymnasium.Env:
+        if os.getpid() != here:
+            worker_envs.hang()
+        return worker_envs.Fragile(fault=fault)
+
+    lanes = family(env=make).environment(4, CPU)
+    with time_limit(1.0), pytest.raises(LaneError, match="lane 0: a reset took longer than 1 s"):
+        lanes.reset()
+
+
+def test_a_hung_step_in_this_process_is_named() -> None:
+    chosen = family(processes=1, parameters=spaces.Dict(fault=spaces.Discrete(1, start=worker_envs.HANGS)))
+    told = r"task 0, lane 0 .*step 2: LaneError: lane 0, step 2: TimeLimitError: a step took longer than 0.5 s"
+    with time_limit(0.5), pytest.raises(RolloutError, match=told):
+        drawn(chosen)
 
 
 def test_an_environment_that_workers_cannot_import() -> None:

@@ -27,6 +27,7 @@ def generator(seed=0):
     ("options", "message"),
     [
         ({"std": 0.0}, "must be positive"),
+        ({"output_scale": 0.0}, "output_scale=0.0 must be positive"),
         ({"std": float("nan")}, "must be positive"),
         ({"hidden": (0,)}, "widths are at least 1"),
         ({"filters": 0}, "widths are at least 1"),
@@ -318,3 +319,24 @@ def headed(spec):
     network.add_module("first", nn.Linear(3, 4))
     network.add_module("head", nn.Linear(4, spec.model_outputs))
     return network
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv4", "resnet12"])
+@pytest.mark.parametrize("kind", ["continuous", "regression"])
+def test_a_small_output_layer_begins_with_a_factor_of_its_weights(architecture, kind):
+    sizes = {"filters": 4} if architecture != "mlp" else {"hidden": (6,)}
+    spec = Spec((3, 16, 16), 2, kind)
+    plain, small = (Network(architecture, output_scale=scale, **sizes).build(spec) for scale in (1.0, 0.01))
+    whole, scaled = (model.init(torch.Generator().manual_seed(4)) for model in (plain, small))
+    for name, value in whole.items():
+        expected = 0.01 * value if name == "head.weight" else value
+        torch.testing.assert_close(scaled[name], expected, rtol=1e-6, atol=0)
+    inputs = torch.rand(1, 5, 3, 16, 16)
+    outputs = [model.apply({name: value.unsqueeze(0) for name, value in params.items()}, inputs)[..., :2]
+               for model, params in ((plain, whole), (small, scaled))]  # fmt: skip
+    torch.testing.assert_close(outputs[1], 0.01 * outputs[0], rtol=1e-3, atol=1e-6)
+
+
+def test_features_have_no_output_layer_to_scale():
+    with pytest.raises(ValueError, match=r"output_scale=0\.1: there is no last layer here"):
+        Network(output_scale=0.1).build_features(Spec((3,), 5, "classification"))

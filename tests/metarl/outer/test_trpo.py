@@ -1,6 +1,7 @@
 """Outer updates: curvature against finite differences, chunks against the whole, what TRPO and ProMP promise."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from support.synthetic import CONTINUOUS, DISCRETE, by_hand
 from metarl.algorithms.maml import MAML
 from metarl.networks.options import Network
 from metarl.numerics import flatten, unflatten
-from metarl.outer import adapted
+from metarl.outer import adapted, trpo
 from metarl.outer.choice import default_outer
 from metarl.outer.gradient import SGD, Adam
 from metarl.outer.promp import ProMP
 from metarl.outer.trpo import TRPO
-from metarl.types import Experience, Spec
+from metarl.types import Experience, Params, Spec, holding
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -260,3 +261,28 @@ def test_groups_keep_every_core_at_work(steps, threads, groups, monkeypatch):
     zeros = torch.zeros(20, steps // 20, 1)
     rollout = by_hand(zeros, zeros, zeros, zeros, zeros, zeros)
     assert len(adapted.split(Experience(descriptors=torch.zeros(20, 1), supports=(), query=rollout), None)) == groups
+
+
+def test_a_captured_step_reads_the_buffers_of_its_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph on a GPU is what was captured, so all that changes must be among its arguments."""
+    learner = MAML(network=Network(hidden=(4,)), normalise_observations=True).build(CONTINUOUS)
+    assert learner.buffers is not None
+    params, buffers = learner.init(torch.Generator().manual_seed(0)), learner.buffers.init()
+    graphs: dict[str, Any] = {}
+
+    def first(name: str, function: Any, *arguments: Any) -> Any:
+        return graphs.setdefault(name, function)(*arguments)
+
+    steps = list[Params]()
+    for _ in range(2):
+        held = holding(learner, buffers)
+        experience = synthetic.experience(held, params)
+        expected = TRPO().update(held, params, {}, experience)
+        with monkeypatch.context() as patched:
+            patched.setattr(trpo, "run_captured", first)
+            found = TRPO().update(held, params, {}, experience)
+        for name, value in expected.params.items():
+            assert torch.equal(found.params[name], value)
+        buffers = learner.buffers.move(buffers, experience)
+        steps.append(found.params)
+    assert not torch.equal(steps[0]["head.weight"], steps[1]["head.weight"])

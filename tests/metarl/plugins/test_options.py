@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import plugins
+from metarl import cli, plugins
 from metarl.algorithms import MAML
 from metarl.control import Sampling
 from metarl.networks import Network
@@ -129,3 +130,62 @@ def test_long_values_are_shortened_to_their_type() -> None:
     assert len(plugins.shortened("a" * 500)) < 100
     assert plugins.shortened((1, 2)) == "(1, 2)"
     assert plugins.shortened(Network(hidden=(4,))) == "<Network>"
+
+
+def floats(target: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield every option of an object that holds floats, at any depth, with the object changed in it to infinity."""
+    for field in dataclasses.fields(target):
+        value = getattr(target, field.name)
+        if not field.init:
+            continue
+        if dataclasses.is_dataclass(value):
+            for name, changed, infinite in floats(value, f"{prefix}{field.name}."):
+                yield name, dataclasses.replace, (target, {field.name: (changed, infinite)})
+        elif isinstance(value, float):
+            yield f"{prefix}{field.name}", dataclasses.replace, (target, {field.name: float("inf")})
+        elif isinstance(value, tuple) and value and all(isinstance(one, float) for one in value):
+            yield f"{prefix}{field.name}", dataclasses.replace, (target, {field.name: (value[0], float("inf"))})
+
+
+def made(change: Any, given: Any) -> Any:
+    target, values = given
+    return change(
+        target,
+        **{
+            name: made(*value) if isinstance(value, tuple) and callable(value[0]) else value
+            for name, value in values.items()
+        },
+    )
+
+
+def test_no_option_of_any_plugin_is_infinite() -> None:
+    """The one rule is applied to whatever is trained; options whose default is infinite may be that."""
+    tried = 0
+    for plugin in plugins.installed(*plugins.GROUPS):
+        kind = plugins.load(plugin.group, plugin.name)
+        if not dataclasses.is_dataclass(kind):
+            continue
+        for name, change, given in floats(kind()):
+            tried += 1
+            try:
+                plugins.checked_options(made(change, given))
+            except ValueError:
+                continue
+            pytest.fail(f"{plugin.name} takes {name}=inf")
+    assert tried > 60
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "run", "--schedule", "1", "inf"],
+        ["train", "maml", "sinusoid", "--step-timeout", "inf"],
+        ["train", "maml", "sinusoid", "--algorithm.step-size", "nan"],
+        ["render", "run", "--fps", "inf"],
+        ["baseline", "ppo", "bandit", "--learning-rate", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_commands_refuse_infinity(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -28,7 +28,7 @@ from metarl_envs.bandit import Bandit
 ALGORITHM, FAMILY = MAML(network=Network(hidden=(4,))), Bandit(arms=2, sampling=Sampling(episodes=2, horizon=3))
 CONTENTS = {
     "iteration": 3, "params": {"w": torch.arange(300.0), "b": torch.ones(2)}, "outer": {"count": 2}, "best": -1.5,
-    "refused": 0,
+    "refused": 0, "buffers": {},
 }  # fmt: skip
 
 
@@ -158,6 +158,8 @@ NAN, INFINITE = float("nan"), float("inf")
         ({"params": {3: torch.ones(2)}}, "params is"), ({"outer": [1]}, r"outer is \[1\]"),
         ({"params": {"w": torch.tensor([1.0, NAN])}}, "numbers that are not finite in the parameter w"),
         ({"params": {"w": torch.tensor([1.0, -INFINITE])}}, "numbers that are not finite in the parameter w"),
+        ({"buffers": [1]}, r"buffers is \[1\]"), ({"buffers": {"b": 1}}, "buffers is"),
+        ({"buffers": {"b": torch.tensor(NAN)}}, "numbers that are not finite in the parameter b"),
         *(({name: ...}, f"{name} is missing") for name in CONTENTS),
     ],
 )  # fmt: skip

@@ -315,7 +315,7 @@ def test_a_checkpoint_comes_back_as_it_was_without_running_code(tmp_path: Path) 
     runs.save_checkpoint(path, CONTENTS)
     for found in (runs.load_checkpoint(path), torch.load(path, weights_only=True)):
         assert torch.equal(found["params"].pop("w"), torch.arange(300.0))
-        assert found == {"format": 1, "params": {}, "iteration": 3, "outer": {"count": 2, "none": None}, "best": -1.5}
+        assert found == {"format": 2, "params": {}, "iteration": 3, "outer": {"count": 2, "none": None}, "best": -1.5}
 
 
 def test_a_checkpoint_that_was_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_missing_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(RunError, match=f"{path} does not exist: the run has not saved a checkpoint yet"):
         runs.load_checkpoint(path)
-    for contents in ({"format": 2}, {"weights": torch.ones(2)}, [1, 2], torch.ones(1)):
+    for contents in ({"format": 3}, {"format": "2"}, {"weights": torch.ones(2)}, [1, 2], torch.ones(1)):
         torch.save(contents, path)
         with pytest.raises(RunError, match="not a checkpoint of this version of metarl"):
             runs.load_checkpoint(path)

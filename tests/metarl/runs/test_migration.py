@@ -8,7 +8,7 @@ import pytest
 from metarl.algorithms import MAML, RL2
 from metarl.outer import ProMP
 from metarl.runs.layout import FORMAT
-from metarl.runs.migration import migrated
+from metarl.runs.migration import migrated, migrated_checkpoint
 from metarl.runs.options import rebuild
 
 
@@ -46,6 +46,14 @@ def test_what_never_told_of_them_stays_as_it_is() -> None:
     given = config("MAML", {"steps": 2}, {"episodes": 2, "horizon": 3})
     assert migrated(given) == given | {"format": FORMAT}
     assert migrated(migrated(given)) == migrated(given)
+
+
+def test_checkpoints_of_format_1_have_no_buffers() -> None:
+    given = {"format": 1, "params": {"w": 3}, "iteration": 2}
+    found = migrated_checkpoint(given)
+    assert found == {"format": 2, "params": {"w": 3}, "iteration": 2, "buffers": {}}
+    assert given == {"format": 1, "params": {"w": 3}, "iteration": 2}
+    assert migrated_checkpoint(found | {"buffers": {"b": 1}}) == found | {"buffers": {"b": 1}}
 
 
 @pytest.mark.parametrize(("outer", "schedule"), [("TRPO", (1.0, 0.5)), ("Adam", None)])

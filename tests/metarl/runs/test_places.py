@@ -1,6 +1,7 @@
 """Where a run or a file can be written is found out before anything is computed, and told in one line."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
@@ -196,3 +197,31 @@ def test_a_name_that_is_too_long_is_refused_in_a_line(words: list[str], capsys: 
     assert cli.main([word.replace("LONG", "a" * 300) for word in words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"the path {'a' * 40}... cannot be: File name too long" in line
+
+
+LOST = {
+    "the folder is deleted": lambda out: shutil.rmtree(out),
+    "a file takes its place": lambda out: (shutil.rmtree(out), out.write_text("x")),
+    "progress.csv is a folder": lambda out: ((out / "progress.csv").unlink(), (out / "progress.csv").mkdir()),
+    "best.pt is a folder": lambda out: ((out / "best.pt").unlink(), (out / "best.pt").mkdir()),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_folder_that_is_lost_during_training_is_told_in_a_line(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, iterate, counted = tmp_path / "run", Run.iterate, itertools.count(1)
+
+    def lose(self: Run, *arguments: Any) -> Any:
+        if next(counted) == 3:
+            LOST[how](out)
+        return iterate(self, *arguments)
+
+    monkeypatch.setattr(Run, "iterate", lose)
+    words = ["train", "maml", "sinusoid", "--iterations", "4", "--meta-batch-size", "2", "--log-every", "1", "--quiet"]
+    code = cli.main([*words, "--checkpoint-every", "1", "--out", str(out)])
+    told = capsys.readouterr().err
+    assert (code, told.count("\n")) == (1, 1), told
+    assert told.startswith("metarl: ")
+    assert str(out) in told

@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from support.synthetic import initial
 from torch import nn
 
 import metarl_envs  # noqa: F401  # registers the single environments
-from metarl import objectives, sb3
+from metarl import sb3
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.normalising import STATISTICS
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.control.gymnasium_family import GymnasiumFamily
@@ -29,7 +31,7 @@ from metarl.control.sampling import Sampling
 from metarl.networks.layers import LogStd
 from metarl.networks.options import Network
 from metarl.trained import Trained
-from metarl.types import Spec
+from metarl.types import Spec, holding
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahVelocity
@@ -127,17 +129,62 @@ def test_an_exported_model_is_the_policy(algorithm: Any, family: Any, steps: int
     model = PPO.load(tmp_path / "model.zip", device="cpu")
     observations = 2 * torch.randn(50, *family.spec.input_shape, generator=torch.Generator().manual_seed(1))
     outputs = policy.outputs(observations)
-    actions = objectives.sample(family.spec.kind, outputs, torch.Generator().manual_seed(2))
+    actions = family.spec.distribution.sample(outputs, torch.Generator().manual_seed(2))
     with torch.no_grad():
         distribution = model.policy.get_distribution(observations)
         mode, log_probs = distribution.mode(), distribution.log_prob(actions)
-    expected = objectives.log_prob(family.spec.kind, outputs, actions)
-    torch.testing.assert_close(mode, objectives.mode(family.spec.kind, outputs), rtol=1e-5, atol=1e-6)
+    expected = family.spec.distribution.log_prob(outputs, actions)
+    torch.testing.assert_close(mode, family.spec.distribution.mode(outputs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=1e-5)
     told = observations.numpy()
     np.testing.assert_allclose(
         model.predict(told, deterministic=True)[0], policy.predict(told, deterministic=True)[0], rtol=0, atol=1e-6
     )
+
+
+def normalised(family: Any, **options: Any) -> Trained:
+    """A run whose policy reads observations around 3, 4, ... with deviations around 0.5."""
+    algorithm = MAML(network=SMALL, normalise_observations=True, **options)
+    trained, size = learnt(algorithm, family), family.spec.input_shape[0]
+    deviation = 0.5 + torch.rand(size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean, count = torch.arange(3.0, 3 + size, dtype=torch.float64), torch.tensor(50.0, dtype=torch.float64)
+    buffers = dict(zip(STATISTICS, (count, mean, count * deviation.square()), strict=True))
+    return replace(trained, learner=holding(trained.learner, buffers))
+
+
+@pytest.mark.parametrize(("family", "steps"), [(CHEETAH, 1), (BANDIT, 0)])
+def test_an_exported_model_reads_observations_as_they_come(family: Any, steps: int) -> None:
+    trained = normalised(family)
+    task, size = trained.tasks(1), family.spec.input_shape[0]
+    model, policy = sb3.to_ppo(trained, task, steps, seed=2), trained.policy(task, steps, seed=2)
+    observations = 2 * torch.randn(50, size, generator=torch.Generator().manual_seed(1)) + torch.arange(3.0, 3 + size)
+    with torch.no_grad():
+        theirs, ours = model.policy.get_distribution(observations), policy(observations)  # type: ignore[operator]
+        actions = ours.sample()
+        torch.testing.assert_close(theirs.log_prob(actions), ours.log_prob(actions), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs.mode(), ours.mode, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"would read other observations than the model's actor"):
+        sb3.import_actor(model, trained.algorithm, family)
+
+
+def test_an_exported_model_acts_in_the_units_of_the_environment_whatever_the_action_scale() -> None:
+    trained = normalised(replace(PENDULUM, action_scale=4.0, frame_skip=2))
+    task = trained.task(g=10.0)
+    model, policy = sb3.to_ppo(trained, task, 1, seed=2), trained.policy(task, 1, seed=2)
+    env = trained.family.own({"g": np.array(10.0)})  # type: ignore[attr-defined]
+    lane = trained.family.single({"g": np.array(10.0)})  # type: ignore[attr-defined]
+    assert model.action_space == env.action_space == spaces.Box(-2.0, 2.0, (1,))
+    seen, read = env.reset(seed=0)[0], lane.reset(seed=0)[0]
+    env.unwrapped.state = lane._made.unwrapped.state.copy()
+    seen = env.unwrapped._get_obs()
+    np.testing.assert_allclose(seen, read, rtol=1e-6)
+    for _ in range(4):
+        torque = model.predict(seen, deterministic=True)[0]
+        asked = policy(read).mean.numpy()
+        np.testing.assert_allclose(torque, np.clip(asked / 4 * 2, -2, 2), rtol=1e-4, atol=1e-5)
+        (seen, reward, *_), (read, other, *_) = env.step(torque), lane.step(np.clip(asked, -4, 4))
+        np.testing.assert_allclose(seen, read, rtol=1e-3, atol=1e-4)
+        assert reward == pytest.approx(other, rel=1e-3)
 
 
 class Spaces(gymnasium.Env[Any, Any]):
@@ -158,6 +205,23 @@ class Spaces(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.action = action
         return self.observation_space.sample(), 0.0, False, True, {}
+
+
+def _twice(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: np.stack([value] * 2) for name, value in observation.items()}
+    return np.stack([observation] * 2)
+
+
+def _check_same(before: Any, trained: Trained, acts: Any) -> None:
+    if isinstance(acts, spaces.MultiBinary):  # two logits became one: other parameters, the same policy
+        spec = trained.learner.spec
+        observations = torch.randn(20, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+        outputs = [sb3.policy(replace(trained, params=one)).outputs(observations) for one in (before, trained.params)]
+        assert spec.distribution.kl(*outputs).abs().max() < 1e-6
+        return
+    for name, value in before.items():
+        torch.testing.assert_close(value, trained.params[name], rtol=1e-4, atol=1e-5)
 
 
 def heeding(make: Any) -> GymnasiumFamily:
@@ -182,6 +246,12 @@ PIXELS = spaces.Box(0, 255, (4, 5, 3), np.uint8)
         (spaces.Box(0, 255, (4, 5), np.uint8), ODD),
         (spaces.Box(0, 255, (2, 4, 5, 3), np.uint8), ODD),
         (spaces.Box(-1, 1, (4, 5, 3)), spaces.Discrete(3, start=1)),
+        (SEEN, spaces.MultiDiscrete([3, 2, 2])),
+        (SEEN, spaces.MultiBinary(3)),
+        (spaces.MultiDiscrete([3, 2]), ODD),
+        (spaces.MultiBinary(4), spaces.MultiDiscrete([2, 4])),
+        (spaces.Dict(b=SEEN, a=spaces.Discrete(3), c=spaces.Box(0, 255, (2, 3), np.uint8)), ODD),
+        (spaces.Dict(b=spaces.MultiBinary(2), a=spaces.MultiDiscrete([2, 3])), spaces.MultiBinary(2)),
     ],
 )
 def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes(sees: Any, acts: Any) -> None:
@@ -203,14 +273,13 @@ def test_an_exported_model_acts_in_the_environment_itself_as_the_policy_in_lanes
         same, _ = own.predict(observation, deterministic=True)
         np.testing.assert_allclose(action, same, rtol=1e-5, atol=1e-5)
         assert (same.dtype, same.shape) == (acts.dtype, acts.shape) and real.action_space.contains(same)
-        assert own.predict(np.stack([observation] * 2))[0].shape == (2, *acts.shape)
+        assert own.predict(_twice(observation))[0].shape == (2, *acts.shape)
         np.testing.assert_allclose(action, lanes._envs[0].unwrapped.action, rtol=1e-5, atol=1e-5)
         assert real.action_space.contains(action.astype(acts.dtype))
         sampled, _ = model.predict(observation)
         assert real.action_space.contains(sampled.astype(acts.dtype))
     before = sb3.import_actor(model, trained.algorithm, family)
-    for name, value in before.items():
-        torch.testing.assert_close(value, trained.params[name], rtol=1e-4, atol=1e-5)
+    _check_same(before, trained, acts)
     model.learn(8)
 
 
@@ -378,3 +447,41 @@ def test_networks_that_stable_baselines_does_not_have_are_refused(algorithm: Any
     trained = learnt(algorithm, NAVIGATION)
     with pytest.raises(ValueError, match=told):
         sb3.to_ppo(trained, trained.tasks(1))
+
+
+@pytest.mark.parametrize(
+    ("sees", "acts", "told"),
+    [
+        (
+            SEEN,
+            spaces.MultiDiscrete([3, 2], start=[1, 0]),
+            "which does not count",
+        ),
+        (SEEN, spaces.MultiDiscrete([[3, 2], [2, 2]]), "which have more than one axis"),
+        (SEEN, spaces.MultiBinary((2, 2)), "which have more than one axis"),
+        (spaces.Tuple([SEEN, SEEN]), ODD, r"observations of Tuple"),
+        (spaces.Dict(a=spaces.Dict(b=SEEN)), ODD, "the part 'a' of the observations"),
+        (spaces.Dict(a=PIXELS, b=SEEN), ODD, "the part 'a' of the observations"),
+        (spaces.Dict(a=spaces.Discrete(2, start=1)), ODD, "the part 'a' of the observations"),
+    ],
+)
+def test_what_no_model_can_be_is_refused_but_acts(sees: Any, acts: Any, told: str) -> None:
+    family = heeding(lambda: Spaces(sees, acts))
+    trained = learnt(MAML(network=SMALL), family)
+    with pytest.raises(ValueError, match=f"PPO has no policy for .*{told}"):
+        sb3.to_ppo(trained)
+    observation, _ = Spaces(sees, acts).reset(seed=0)
+    action, _ = sb3.policy(trained, own_spaces=True).predict(observation)
+    assert acts.contains(action)
+
+
+def test_bounded_policies_act_inside_and_are_no_models_of_ppo() -> None:
+    family = heeding(lambda: Spaces(SEEN, ODD))
+    trained = learnt(MAML(network=replace(SMALL, distribution="squashed", std=1.5)), family)
+    policy = sb3.policy(trained, own_spaces=True)
+    acted = np.stack([policy.predict(SEEN.sample())[0] for _ in range(50)])
+    assert (acted > ODD.low).all() and (acted < ODD.high).all(), "none was clipped"
+    with pytest.raises(ValueError, match="PPO has no squashed policies, only Gaussians whose actions are clipped"):
+        sb3.to_ppo(trained)
+    with pytest.raises(ValueError, match="PPO has no squashed policies"):
+        sb3.import_actor(sb3.to_ppo(learnt(MAML(network=SMALL), family)), trained.algorithm, family)

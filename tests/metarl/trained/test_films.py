@@ -17,7 +17,6 @@ from PIL import Image
 from support.synthetic import collected
 
 import metarl
-from metarl import objectives
 from metarl.cli import main
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
@@ -27,7 +26,7 @@ from metarl.pictures.video import Clip
 from metarl.runs import layout
 from metarl.seeding import stream
 from metarl.trained import Trained, films
-from metarl.types import Family
+from metarl.types import Family, Spec
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.tabular import TabularMDP
@@ -166,8 +165,9 @@ def test_a_policy_with_memory_is_filmed_along_one_lane(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_certain_policies_do_what_is_most_likely(kind: Any) -> None:
     outputs = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    drawn = objectives.sample(kind, objectives.certain(kind, outputs), torch.Generator().manual_seed(1))
-    assert torch.equal(drawn, objectives.mode(kind, outputs))
+    distribution = Spec((1,), 2 if kind == "continuous" else 4, kind).distribution
+    drawn = distribution.sample(distribution.certain(outputs), torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, distribution.mode(outputs))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import pickle
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,15 @@ import metarl
 from metarl import Settings
 from metarl.advantages import Advantages
 from metarl.algorithms.maml import MAML
+from metarl.algorithms.reptile import Reptile
 from metarl.cli import main
+from metarl.control import Sampling
 from metarl.networks.options import Network
-from metarl.outer.gradient import Adam
+from metarl.outer.choice import default_outer
+from metarl.outer.gradient import SGD, Adam
 from metarl.outer.trpo import TRPO
 from metarl.plugins import PluginError, recipes
-from metarl.training.experiment import recipe, with_options
+from metarl.training.experiment import Experiment, recipe, with_options
 from metarl_envs.navigation import PointNavigation
 
 NAMES = [found.name.split("/") for found in recipes()]
@@ -42,8 +46,8 @@ def test_a_recipe_is_what_its_file_says() -> None:
         advantages=Advantages(gae_lambda=0.95),
     )
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=450, meta_batch_size=20).filled(made.family.spec)
-    family: Any = made.family
+    assert made.settings == Settings(iterations=450, meta_batch_size=20).filled(made.tasks.spec)
+    family: Any = made.tasks
     assert (family.sampling.horizon, family.robot.action_scale) == (100, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
 
@@ -51,8 +55,8 @@ def test_a_recipe_is_what_its_file_says() -> None:
 def test_without_a_recipe_there_are_defaults() -> None:
     for made in (recipe("maml", "point-navigation", "none"), recipe("snail", "point-navigation")):
         assert made.recipe is None
-        assert made.family == PointNavigation()
-        assert made.settings == Settings().filled(made.family.spec)
+        assert made.tasks == PointNavigation()
+        assert made.settings == Settings().filled(made.tasks.spec)
     assert recipe("maml", "point-navigation", outer="adam").outer == Adam()
     assert recipe("maml", "point-navigation", outer="adam").algorithm == recipe("maml", "point-navigation").algorithm
 
@@ -86,13 +90,54 @@ def test_options_change_the_recipe_and_none_is_none(tmp_path: Path) -> None:
 
 def test_python_trains_the_same(tmp_path: Path) -> None:
     small = recipe("maml", "point-navigation")
-    family: Any = with_options(small.family, {"sampling": {"episodes": 2, "horizon": 3}}, "here")
+    family: Any = with_options(small.tasks, {"sampling": {"episodes": 2, "horizon": 3}}, "here")
     few = with_options(small.settings, {"iterations": 1, "meta_batch_size": 2, "device": "cpu"}, "here")
-    result = small._replace(family=family, settings=few).train(tmp_path / "python")
+    result = replace(small, tasks=family, settings=few).train(tmp_path / "python")
     assert main(["train", "maml", "point-navigation", *FEW, "--out", str(tmp_path / "command")]) == 0
     ours, theirs = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("python", "command"))
     assert ours == theirs
     assert metarl.open_run(tmp_path / "command").params["head.bias"].equal(result.params["head.bias"])
+
+
+SMALL = Sampling(episodes=2, horizon=3)
+FEW_ITERATIONS = Settings(iterations=2, meta_batch_size=2, device="cpu")
+
+
+def test_an_experiment_of_parts_is_what_its_run_says(tmp_path: Path) -> None:
+    asked = Experiment(MAML(network=Network(hidden=(4,))), PointNavigation(sampling=SMALL), settings=FEW_ITERATIONS)
+    assert (asked.outer, asked.recipe, asked.names) == (TRPO(), None, ("maml", "point-navigation", "trpo"))
+    trained = asked.train(tmp_path / "run")
+    opened = metarl.open_run(tmp_path / "run", device="cpu")
+    assert trained.experiment == opened.experiment == asked
+    assert opened.experiment.settings == FEW_ITERATIONS.filled(asked.tasks.spec)
+    again = opened.experiment.train()  # the same numbers, from the folder alone
+    assert all(again.params[name].equal(value) for name, value in trained.params.items())
+    other = replace(opened.experiment, settings=replace(FEW_ITERATIONS, seed=1))
+    assert other != asked
+    assert not other.train().params["head.bias"].equal(trained.params["head.bias"])
+    assert pickle.loads(pickle.dumps(trained)).experiment == asked
+
+
+def test_names_and_objects_make_the_same_experiment() -> None:
+    assert Experiment("maml", "point-navigation") == Experiment(MAML(), PointNavigation())
+    assert Experiment("maml", "sinusoid", "sgd").outer == SGD()
+    assert Experiment("reptile", "point-navigation").outer == default_outer(Reptile(), PointNavigation().spec)
+    with pytest.raises(PluginError, match="no algorithm is called 'mamml'; did you mean 'maml'"):
+        Experiment("mamml", "point-navigation")
+
+
+@pytest.mark.parametrize("made", [recipe("maml", "sinusoid"), Experiment("maml", "point-navigation")])
+def test_experiments_are_pickled(made: Experiment) -> None:
+    copy = pickle.loads(pickle.dumps(made))
+    assert copy == made
+    assert (copy.names, copy.references) == (made.names, made.references)
+
+
+def test_a_replaced_part_gets_its_own_name(tmp_path: Path) -> None:
+    made = replace(recipe("maml", "point-navigation"), outer=Adam(), algorithm=Reptile(), settings=FEW_ITERATIONS)
+    assert made.names == ("reptile", "point-navigation", "adam")
+    assert made.record()["outer"]["reference"] == "adam"
+    assert replace(made, tasks=PointNavigation(sampling=SMALL)).references[1] == "point-navigation"
 
 
 @dataclass(frozen=True)

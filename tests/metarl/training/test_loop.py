@@ -35,11 +35,11 @@ from metarl.runs import logger, writers
 from metarl.seeding import stream
 from metarl.speed import each_group, resolve_device
 from metarl.testing.batches import tensors
+from metarl.training import Source
 from metarl.training.callbacks import StopAtScore
 from metarl.training.iteration import gather
 from metarl.training.loop import Run, TrainingError
 from metarl.training.settings import Settings
-from metarl.training.start import Source
 from metarl.types import Experience, Learner, Outer, Params, Spec, Split, Tasks, Update
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import PointNavigation
@@ -523,7 +523,7 @@ def test_a_learner_of_examples_without_metrics_trains(tmp_path: Path) -> None:
     assert best["best"] == -min(row["outer/loss"] for row in rows)
 
 
-@pytest.mark.parametrize("lacking", ["params", "outer", "iteration", "refused"])
+@pytest.mark.parametrize("lacking", ["params", "outer", "iteration", "refused", "buffers"])
 def test_a_checkpoint_that_lacks_a_field_is_told(lacking: str, tmp_path: Path) -> None:
     lines = Regression(lambda inputs, slope: slope * inputs, {"slope": (-1.0, 1.0)}, shots=2)
     run = Run(MAML(network=Network(hidden=(4,))), lines, Adam(), Settings(1, 2, device="cpu"), tmp_path)
@@ -837,7 +837,7 @@ def test_a_terminal_shows_the_returns_beside_the_bar(
 def test_a_checkpoint_holds_all_that_the_next_iteration_depends_on(whole: Path) -> None:
     for name, iteration in (("checkpoint.pt", 5), ("best.pt", None)):
         saved = torch.load(whole / name, weights_only=True)
-        assert set(saved) == {"format", "iteration", "params", "outer", "best", "refused"}
+        assert set(saved) == {"format", "iteration", "params", "outer", "best", "refused", "buffers"}
         assert iteration in (None, saved["iteration"])
         assert {key: tuple(value.shape) for key, value in saved["params"].items()} == {
             "hidden_0.weight": (8, 1), "hidden_0.bias": (8,), "head.weight": (3, 8), "head.bias": (3,)

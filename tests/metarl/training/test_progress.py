@@ -54,3 +54,27 @@ def test_parameters_that_are_not_finite_never_become_a_checkpoint(tmp_path: Path
         run.folder = tmp_path
         run.train(run.first())
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_training_that_is_not_learning_stops_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Before the next checkpoint: the last one is from before."""
+    watch = progress.Watch("continuous", "stop")
+    with pytest.raises(training.TrainingError, match=r"outer/loss is inf in iteration 1: training diverges.*intact"):
+        watch.see({"iteration": 1, "outer/loss": float("inf")})
+
+    @dataclasses.dataclass(frozen=True)
+    class Diverging:
+        def init(self, params: Any) -> dict[str, Any]:
+            return {}
+
+        def update(self, learner: Any, params: Any, state: Any, experience: Any) -> Update:
+            return Update(params, {"number": state.get("number", 0) + 1}, {"outer/loss": 10.0 ** (4 * len(seen))})
+
+    seen: list[int] = []
+    settings = Settings(5, 2, device="cpu", checkpoint_every=1, log_every=1, when_diverging="stop")
+    parts = training.Source(MAML(network=Network(hidden=(4,)))), training.source("tasks", "sinusoid")
+    run = training.start(*parts, Diverging(), settings)
+    run.folder = tmp_path
+    with pytest.raises(training.TrainingError, match=r"outer/loss is 1e\+08 in iteration 3"):
+        run.train(run.first(), callbacks=[lambda iteration: seen.append(1)])
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["iteration"] == 2

@@ -39,7 +39,7 @@ def test_steps_are_those_of_torchs_optimisers_on_each_task_alone(spec, optimiser
     stacked = stack(params, 4)
     tuned = Tuned(stacked, inner.no_moments(stacked) if optimiser == "adam" else None, 0, None)
     for _ in range(5):
-        tuned = inner.tune(spec.kind, model, tuned, inputs_of(batch), batch, 0.1)
+        tuned = inner.tune(spec, model, tuned, inputs_of(batch), batch, 0.1)
     assert tuned.step == 5
     for task in range(4):
         own = slow_inner.task_of(batch, task)
@@ -53,7 +53,7 @@ def test_a_first_step_of_adam_goes_as_far_in_every_direction():
     model, params, batch = prepared(REGRESSION)
     stacked = stack(params, 4)
     before = Tuned(stacked, inner.no_moments(stacked), 0, None)
-    after = inner.tune("regression", model, before, batch.inputs, batch, 0.25)
+    after = inner.tune(REGRESSION, model, before, batch.inputs, batch, 0.25)
     for name, value in after.params.items():
         torch.testing.assert_close((value - stacked[name]).abs(), torch.full_like(value, 0.25), rtol=1e-4, atol=0)
     assert after.moments is not None
@@ -63,7 +63,7 @@ def test_a_first_step_of_adam_goes_as_far_in_every_direction():
 @SPECS
 def test_the_loss_of_a_batch_is_that_of_its_kind(spec):
     model, params, batch = prepared(spec)
-    found = objectives.task_loss(spec.kind, model.apply(stack(params, 4), inputs_of(batch)), batch)
+    found = objectives.task_loss(spec, model.apply(stack(params, 4), inputs_of(batch)), batch)
     expected = [slow_inner.loss(spec.kind, params, slow_inner.task_of(batch, task)) for task in range(4)]
     torch.testing.assert_close(found, torch.stack(expected))
     assert isinstance(batch, Rollout) == spec.control
@@ -73,7 +73,7 @@ def test_no_graph_is_promised_that_is_not_kept():
     model, params, batch = prepared(REGRESSION)
     stacked = stack({name: value.requires_grad_() for name, value in params.items()}, 4)
     with pytest.raises(ValueError, match="is not differentiated, as trpo and promp would; use sgd or adam"):
-        inner.tune("regression", model, Tuned(stacked, None, 0, None), batch.inputs, batch, 0.1)
+        inner.tune(REGRESSION, model, Tuned(stacked, None, 0, None), batch.inputs, batch, 0.1)
     with torch.no_grad():
-        tuned = inner.tune("regression", model, Tuned(stacked, None, 0, None), batch.inputs, batch, 0.1)
+        tuned = inner.tune(REGRESSION, model, Tuned(stacked, None, 0, None), batch.inputs, batch, 0.1)
     assert not any(value.requires_grad for value in tuned.params.values())

@@ -314,7 +314,11 @@ def policy():
     spec, shape = Spec((3,), 2, "continuous"), (TASKS, 4, 5)
     values = [random(*shape, seed=seed) for seed in range(3)]
     batch = by_hand(random(*shape, 3, seed=5), random(*shape, 2, seed=6), *values[:2], torch.ones(shape), values[2])
-    return spec, batch.observations, lambda outputs: objectives.surrogate("likelihood_ratio", spec.kind, outputs, batch)
+    return (
+        spec,
+        batch.observations,
+        lambda outputs: objectives.surrogate("likelihood_ratio", spec.distribution, outputs, batch),
+    )
 
 
 each_kind = pytest.mark.parametrize("kind", [regression, images, policy])

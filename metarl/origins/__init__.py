@@ -1,0 +1,10 @@
+"""Where what a run trains comes from: its data and the code that defines it, and whether both are still the same.
+
+``data`` compares fingerprints of data. ``definitions`` records what an object of a ``module:name`` is: its options, the
+code of the files that define it, and their git revisions.
+"""
+
+from metarl.origins.data import check_data, recorded_data
+from metarl.origins.definitions import DEFINITIONS, PAST, check_definitions, defined, difference
+
+__all__ = ["DEFINITIONS", "PAST", "check_data", "check_definitions", "defined", "difference", "recorded_data"]
