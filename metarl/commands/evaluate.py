@@ -1,4 +1,4 @@
-"""``metarl evaluate RUN``: scores after 0..k adaptation steps on held-out tasks."""
+"""``metarl evaluate RUN_OR_GROUP``: scores after 0..k adaptation steps on held-out tasks."""
 
 import dataclasses
 import os
@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
+from metarl.commands import groups
 from metarl.commands.parsing import parse
 from metarl.control import resampled
 from metarl.evaluation import comparison
@@ -32,7 +33,7 @@ class EvaluateOptions:
     """Options of ``metarl evaluate``."""
 
     run: Positional[Path]
-    """Run folder, or pretrained:NAME."""
+    """Run folder, group of seeds, or pretrained:NAME."""
     tasks: int = 40
     """Held-out tasks to adapt to."""
     steps: int | None = None
@@ -63,7 +64,7 @@ class EvaluateOptions:
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
-    pretrained:NAME, scores are only printed by default."""
+    pretrained:NAME, scores are only printed by default. Of a group, every run is evaluated, and all joined."""
     allow_code: bool = False
     """Import code that the run names outside of installed plugins, also if you did not train it here."""
 
@@ -93,12 +94,19 @@ def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
+    words = arguments if changes else None
+    if groups.is_group(chosen.run):
+        return groups.evaluated(chosen, lambda one: _of_run(one, words))
+    return _of_run(chosen, words)
+
+
+def _of_run(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     if chosen.out is not None or plugins.is_pretrained(chosen.run):
-        return _prepared(chosen, arguments if changes else None)
+        return _prepared(chosen, changes)
     runs.read_config(chosen.run)  # first, so that no lock is written into a folder without a run
     held = runs.claim(chosen.run, "evaluating", runs.EVALUATION_LOCK)
     try:
-        execute = _prepared(chosen, arguments if changes else None)
+        execute = _prepared(chosen, changes)
     except BaseException:
         held.release()
         raise

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from metarl import runs, sb3, training
 from metarl.cli import DONE, Execute
+from metarl.commands import groups
 from metarl.commands.parsing import parse, task_parameters
 from metarl.files import check_place, write_bytes
 
@@ -17,9 +18,9 @@ class ExportOptions:
     """Options of ``metarl export``."""
 
     run: Positional[Path]
-    """Run folder, or pretrained:NAME."""
+    """Run folder, group of seeds, or pretrained:NAME."""
     path: Positional[Path]
-    """Output file, such as model.zip."""
+    """Output file, such as model.zip. Of a group, each run is saved: model-seed-0.zip, model-seed-1.zip, ..."""
     to: Literal["sb3"] = "sb3"
     """Format of the file: sb3, a PPO model of Stable-Baselines3."""
     checkpoint: runs.Checkpoint = "last"
@@ -49,6 +50,14 @@ class ExportOptions:
 def prepare(arguments: list[str]) -> Execute:
     """``RUN --to sb3 PATH``: save the meta-learnt policy as a Stable-Baselines3 model."""
     chosen = parse(ExportOptions, arguments, "export", "Save a run's policy as a model of another library.")
+
+    def of_run(run: Path, path: Path | None) -> Execute:
+        return _prepared(dataclasses.replace(chosen, run=run, path=path or chosen.path))
+
+    return groups.one_or_each(chosen.run, chosen.path, of_run)
+
+
+def _prepared(chosen: ExportOptions) -> Execute:
     opened = training.open_run(chosen.run, chosen.checkpoint, "cpu", chosen.allow_changes, chosen.allow_code)
     expected = "NAME=NUMBER, or NAME=NUMBER,NUMBER,..."
     task = opened.task(**task_parameters(chosen.task, expected)) if chosen.task else None

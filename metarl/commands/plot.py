@@ -1,14 +1,15 @@
-"""``metarl plot RUN [RUN ...]``: draw learning curves, and adaptation curves of evaluated runs."""
+"""``metarl plot RUN_OR_GROUP ...``: draw learning curves, and adaptation curves of evaluated runs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from metarl import plugins, runs
 from metarl.cli import DONE, Execute
+from metarl.commands import groups
 from metarl.commands.parsing import parse
 from metarl.files import check_folder
 from metarl.pictures import plotting
@@ -20,7 +21,10 @@ class PlotOptions:
     """Options of ``metarl plot``."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders, or pretrained:NAME. Several runs are drawn in one plot."""
+    """Run folders, groups of seeds, or pretrained:NAME. Several are drawn in one plot. A group is drawn as the mean of
+    its seeds, with a band from the lowest to the highest."""
+    over: Literal["iterations", "steps"] = "iterations"
+    """Horizontal axis of learning curves: iterations, or environment steps."""
     out: Path | None = None
     """Folder for the plots. Default: the first run folder."""
 
@@ -32,8 +36,9 @@ def prepare(arguments: list[str]) -> Execute:
         raise ValueError("plot needs at least one run folder")
     if chosen.out is None and plugins.is_pretrained(chosen.runs[0]):
         raise ValueError(f"{chosen.runs[0]} has no folder of its own for the pictures: choose one with --out")
-    folders = _labelled([plugins.run_folder(run) for run in chosen.runs])
-    progress, evaluated, notes = _read(folders)
+    folders = {label: _members(folder) for label, folder in groups.labelled(chosen.runs).items()}
+    progress, evaluated, notes = _read(folders, chosen.over == "steps")
+    column = "environment_steps" if chosen.over == "steps" else "iteration"
     out = chosen.out or chosen.runs[0]
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: expected a folder for the pictures")
@@ -44,7 +49,7 @@ def prepare(arguments: list[str]) -> Execute:
         for note in notes:
             print(note)
         if progress:
-            print(f"wrote {plotting.learning_curve(progress, out / 'learning.png')}")
+            print(f"wrote {plotting.learning_curve(progress, out / 'learning.png', column)}")
         if evaluated:
             print(f"wrote {plotting.adaptation_curve(evaluated, out / 'adaptation.png')}")
         return DONE
@@ -52,26 +57,29 @@ def prepare(arguments: list[str]) -> Execute:
     return execute
 
 
-def _labelled(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return run folders by name, or by path if two have the same name."""
-    named = {folder.resolve().name: folder for folder in folders}
-    return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
+Rows = Sequence[Mapping[str, Any]]
+Evaluated = Mapping[str, Any]
+Read = tuple[Rows, Evaluated | None]
 
 
-Rows = list[dict[str, str]]
+def _members(folder: Path) -> dict[int, Path] | Path:
+    """Return the run folders of a group by seed, or that of a run."""
+    return dict(groups.read_group(folder).runs) if groups.is_group(folder) else plugins.run_folder(folder)
 
 
-def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[str, Any]], list[str]]:
+def _read(
+    folders: Mapping[str, dict[int, Path] | Path], over_steps: bool
+) -> tuple[dict[str, Rows], dict[str, Evaluated], list[str]]:
     """Return the rows and the evaluations of runs by label, and notes about runs that are left out of a plot.
 
     Raises RunError if no folder can be read, or no run has a score yet.
     """
-    read, notes, problems = dict[str, tuple[Rows, dict[str, Any] | None]](), list[str](), list[runs.RunError]()
+    read, notes, problems = dict[str, Read](), list[str](), list[runs.RunError]()
     for label, folder in folders.items():
         try:
-            runs.read_config(folder)
-            evaluation = runs.read_evaluation(folder) if (folder / runs.EVALUATION).exists() else None
-            read[label] = read_progress(folder / runs.PROGRESS), evaluation
+            read[label] = (
+                _of_run(folder, over_steps) if isinstance(folder, Path) else _of_group(label, folder, over_steps)
+            )
         except runs.RunError as error:
             problems.append(error)
             notes.append(f"left out: {error}")
@@ -84,7 +92,7 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[
         if evaluation is not None and any(map(plotting.is_score, evaluation["metrics"]))
     }
     if not progress and not evaluations:
-        named = ", ".join(str(folders[label]) for label in read)
+        named = ", ".join(map(str, _places(folders, read)))
         raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no score in {named}")
     evaluated = {_dated(label, evaluation, read[label][0]): evaluation for label, evaluation in evaluations.items()}
     left_out = {
@@ -93,6 +101,27 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Rows], dict[str, dict[
     }
     notes += [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
     return progress, evaluated, notes
+
+
+def _places(folders: Mapping[str, dict[int, Path] | Path], labels: Iterable[str]) -> Iterator[Path]:
+    for label in labels:
+        folder = folders[label]
+        yield folder if isinstance(folder, Path) else next(iter(folder.values())).parent
+
+
+def _of_run(folder: Path, over_steps: bool) -> Read:
+    runs.read_config(folder)
+    evaluation = runs.read_evaluation(folder) if (folder / runs.EVALUATION).exists() else None
+    rows: Rows = read_progress(folder / runs.PROGRESS)
+    return groups.with_environment_steps(rows, str(folder)) if over_steps else rows, evaluation
+
+
+def _of_group(label: str, members: Mapping[int, Path], over_steps: bool) -> Read:
+    read = {seed: _of_run(folder, over_steps) for seed, folder in members.items()}
+    rows = groups.pooled([rows for rows, _ in read.values()])
+    evaluations = {seed: evaluation for seed, (_, evaluation) in read.items() if evaluation is not None}
+    whole = len(evaluations) == len(read)
+    return rows, groups.joined(Path(label), evaluations) if whole else None
 
 
 def _scored(rows: Rows) -> bool:

@@ -8,6 +8,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from metarl import plugins, runs
 from metarl.cli import DONE, Execute
+from metarl.commands import groups
 from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
 from metarl.files import check_place
@@ -23,7 +24,7 @@ class RenderOptions:
     """Options of ``metarl render``."""
 
     run: Positional[Path]
-    """Run folder, or pretrained:NAME."""
+    """Run folder, group of seeds, or pretrained:NAME. Of a group, each run is filmed."""
     out: Path | None = None
     """Output file, .gif or .mp4. Default: render.gif in the run folder; NAME.gif for pretrained:NAME."""
     steps: int = 3
@@ -68,6 +69,12 @@ RENDER_HELP = """Film a policy before and after each adaptation step, side by si
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: film a policy before and after each adaptation step."""
     chosen = parse(RenderOptions, arguments, "render", RENDER_HELP)
+    return groups.one_or_each(
+        chosen.run, chosen.out, lambda run, out: _prepared(dataclasses.replace(chosen, run=run, out=out))
+    )
+
+
+def _prepared(chosen: RenderOptions) -> Execute:
     out = chosen.out or _default_out(chosen.run)
     video.check_suffix(out)
     check_place(out)

@@ -147,6 +147,24 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
     return metrics
 
 
+def apart(one: Mapping[str, Any], other: Mapping[str, Any], *more: str) -> str | None:
+    """Tell in what two evaluations differ that makes them incomparable, as "NAME=VALUE, and VALUE"; None if nothing.
+
+    Compared are the tasks that they were measured on, how actions were chosen, and what else is named in ``more``.
+    """
+    for name in (*SAME, "mean", *more):
+        if one.get(name) != other.get(name):
+            return f"{name}={one.get(name)}, and {other.get(name)}"
+    ours, theirs = (_family(record.get("family", {})) for record in (one, other))
+    for name in (*ours, *theirs):
+        if ours.get(name) != theirs.get(name):
+            return f"{name}={ours.get(name)}, and {theirs.get(name)}"
+    if (changed := _changed(one.get("definition"), other.get("definition"))) is not None:
+        return f"other tasks ({changed})"
+    rows = one.get("parameters"), other.get("parameters")
+    return None if None in rows or rows[0] == rows[1] else "other sampled tasks"
+
+
 def _changed(*definitions: Mapping[str, Any] | None) -> str | None:
     """Tell what differs in the tasks of a ``module:name`` between two evaluations; None where nothing is known to."""
     known = [definition for definition in definitions if definition is not None]

@@ -24,22 +24,24 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 LABELS = {"return": "return per episode (sum of rewards)", "accuracy": "accuracy (fraction correct)", "loss": "loss"}
+AXES = {"iteration": "meta-iteration", "environment_steps": "environment steps"}
 SMOOTHING = 50
 """The running mean of learning curves spans the longest run's length divided by this."""
 
 
-def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str) -> Path:
+def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str, over: str = "iteration") -> Path:
     """Plot the scores before and after each adaptation step over training; return the path written.
 
     ``runs`` holds the rows of each run's progress.csv by label; blank cells are skipped. Long runs are plotted as
-    running means, with the raw values faint behind them.
+    running means, with the raw values faint behind them. ``over`` is the column of the horizontal axis: iteration, or
+    environment_steps. Where a row has ``NAME:low`` and ``NAME:high`` beside a score, the range is drawn as a band.
 
     Raises:
         ValueError: no row has a score.
     """
     keys = {key for rows in runs.values() for row in rows for key in row}
     names = _scores(keys)
-    figure, panels = _panels(names, "meta-iteration")
+    figure, panels = _panels(names, AXES.get(over, over))
     window = max(1, max(map(len, runs.values())) // SMOOTHING)
     steps = sorted({step for name in names for step in _steps(name, keys)})
     last = steps[-1]
@@ -47,13 +49,30 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
         for index, rows in enumerate(runs.values()):
             for step in _steps(name, keys):
                 line = _line(index, step, last) | _marks(index)
-                _curve(axes, *_column(rows, f"{name}/step_{step}"), window, line)
-    if window > 1:
-        figure.suptitle(f"mean over {window} iterations; faint: every iteration", fontsize="small", color="0.35")
+                key = f"{name}/step_{step}"
+                _curve(axes, *_column(rows, key, over), window, line)
+                _band(axes, rows, key, over, window, line)
+    _title_of_curves(figure, window, any(":low" in key for key in keys))
     lines = [(label, {"color": COLOURS[index % len(COLOURS)]} | _marks(index)) for index, label in enumerate(runs)]
     lines += [(after(step), _line(0, step, last) | {"color": "0.3"}) for step in steps]
     _legend(figure, [(label, Line2D([], [], **line)) for label, line in lines])
     return _save(figure, path)
+
+
+def _title_of_curves(figure: Figure, window: int, banded: bool) -> None:
+    told = [f"mean over {window} iterations; faint: every iteration"] if window > 1 else []
+    told += ["bands: from the lowest to the highest seed"] if banded else []
+    if told:
+        figure.suptitle("; ".join(told), fontsize="small", color="0.35")
+
+
+def _band(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, over: str, window: int, line: Mapping[str, Any]
+) -> None:
+    (where, low), (_, high) = (_column(rows, f"{key}:{end}", over) for end in ("low", "high"))
+    if len(where):
+        shade = {"color": line["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(where, _running_mean(low, window), _running_mean(high, window), **shade)
 
 
 def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
@@ -73,7 +92,8 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
             _intervals(axes, evaluation["metrics"], name, _point(index), shift)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
-    title = f"mean and 95 % interval over {' or '.join(tasks)}"
+    over_seeds = "seeds and " if any("seeds" in evaluation for evaluation in evaluations.values()) else ""
+    title = f"mean and 95 % interval over {over_seeds}{' or '.join(tasks)}"
     figure.suptitle(title, fontsize="small", color="0.35", parse_math=False)
     _legend(figure, [(label, Line2D([], [], **_point(index))) for index, label in enumerate(evaluations)])
     return _save(figure, path)
@@ -165,9 +185,9 @@ def _steps(name: str, keys: Iterable[str]) -> list[int]:
     return sorted({int(match[1]) for match in matches if match})
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the iterations and values ``[row]`` of a column, without blank cells."""
-    cells = [(row["iteration"], row[name]) for row in rows if row.get(name) not in (None, "")]
+def _column(rows: Sequence[Mapping[str, Any]], name: str, over: str = "iteration") -> tuple[np.ndarray, np.ndarray]:
+    """Return the places on the horizontal axis and the values ``[row]`` of a column, without blank cells."""
+    cells = [(row[over], row[name]) for row in rows if row.get(name) not in (None, "")]
     pairs = np.array(cells, dtype=float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 

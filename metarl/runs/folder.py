@@ -144,7 +144,11 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """Read a run's evaluation. Raises RunError if there is none, or if it cannot be read."""
-    path = folder / EVALUATION
+    return read_evaluation_file(folder / EVALUATION)
+
+
+def read_evaluation_file(path: Path) -> dict[str, Any]:
+    """Read an evaluation that was written elsewhere. Raises RunError as ``read_evaluation`` does."""
     try:
         contents = read_record(path)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -711,7 +711,7 @@ class TestPlot:
             shutil.copytree(trained, here / folder)
         monkeypatch.chdir(here)
         drawn: list[list[str]] = []
-        monkeypatch.setattr(plotting, "learning_curve", lambda runs, path: drawn.append(list(runs)))
+        monkeypatch.setattr(plotting, "learning_curve", lambda runs, path, over: drawn.append(list(runs)))
         printed(capsys, "plot", *folders)
         assert drawn == [labels]
 

@@ -1,10 +1,13 @@
 """Groups of runs that differ in their seed alone: ``folder`` reads them, ``training`` trains them in ``processes``.
 
-``each`` lets a command for one run serve all runs of a group; ``same`` tells whether a run is what was asked for.
+``each`` lets a command for one run serve all runs of a group; ``evaluating`` joins
+their evaluations, ``curves`` their rows; ``same`` tells whether a run is what was asked for.
 """
 
+from metarl.commands.groups.curves import pooled, with_environment_steps
 from metarl.commands.groups.each import each, one_or_each
-from metarl.commands.groups.folder import Group, is_group, member, read_group
+from metarl.commands.groups.evaluating import evaluated, joined, recorded
+from metarl.commands.groups.folder import Group, is_group, labelled, member, read_group
 from metarl.commands.groups.same import difference, standing
 from metarl.commands.groups.training import Manner, allowing, resumed, trained
 
@@ -14,11 +17,17 @@ __all__ = [
     "allowing",
     "difference",
     "each",
+    "evaluated",
     "is_group",
+    "joined",
+    "labelled",
     "member",
     "one_or_each",
+    "pooled",
     "read_group",
+    "recorded",
     "resumed",
     "standing",
     "trained",
+    "with_environment_steps",
 ]

@@ -122,6 +122,12 @@ def _others(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("run.lock"))
 
 
+def labelled(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders of runs and groups by name, or by path if two have the same name."""
+    named = {plugins.run_folder(folder).resolve().name: folder for folder in folders}
+    return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
+
+
 def go_on(folder: Path) -> str:
     """Return the command that goes on with a group."""
     return f"metarl resume {typed(folder)}"
