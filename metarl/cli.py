@@ -18,6 +18,8 @@ USAGE = """usage: metarl COMMAND ...
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
   resume RUN [options]                 continue a run exactly where it stopped
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
+  compare RUN RUN [RUN ...]            compare scores on the same tasks: differences, intervals, a picture
+  show RUN                             what a run is, how far it is, and its scores
   plot RUN [RUN ...]                   draw learning curves and adaptation curves
   render RUN [options]                 film a policy before and after adaptation
   export RUN --to sb3 PATH             save the meta-learnt policy as a Stable-Baselines3 model
@@ -26,9 +28,10 @@ USAGE = """usage: metarl COMMAND ...
   new tasks|algorithm|outer NAME       create a small, working plugin package to start from
 
 ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COMMAND --help' shows a command's options,
-and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks and the outer update."""
+and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks and the outer update. In place of RUN,
+most commands take a group of seeds: the folder that 'metarl train ... --seeds 0 1 2' fills."""
 
-COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline", "check", "new")
+COMMANDS = ("train", "resume", "evaluate", "compare", "show", "plot", "render", "export", "baseline", "check", "new")
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

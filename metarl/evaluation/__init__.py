@@ -2,7 +2,7 @@
 
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
 computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
-of environment steps. ``bootstrap`` has intervals over training seeds and tasks.
+of environment steps. ``bootstrap`` has intervals over training seeds and tasks, ``reliable`` the measures of rliable.
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata
@@ -15,6 +15,7 @@ __all__ = [
     "comparison",
     "evaluate",
     "over_seeds",
+    "reliable",
     "sample_tasks",
     "strata",
     "summary",

@@ -46,8 +46,13 @@ def gap_closed(
     return shares
 
 
+def falls(name: str) -> bool:
+    """Return whether a score, such as loss/step_1, is better when it is lower."""
+    return name.partition("/")[0] in FALLS
+
+
 def _sign(name: str) -> int:
-    return -1 if name.partition("/")[0] in FALLS else 1
+    return -1 if falls(name) else 1
 
 
 def _share(

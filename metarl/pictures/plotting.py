@@ -40,14 +40,14 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
         ValueError: no row has a score.
     """
     keys = {key for rows in runs.values() for row in rows for key in row}
-    names = _scores(keys)
+    names = scores_among(keys)
     figure, panels = _panels(names, AXES.get(over, over))
     window = max(1, max(map(len, runs.values())) // SMOOTHING)
-    steps = sorted({step for name in names for step in _steps(name, keys)})
+    steps = sorted({step for name in names for step in steps_of(name, keys)})
     last = steps[-1]
     for name, axes in zip(names, panels, strict=True):
         for index, rows in enumerate(runs.values()):
-            for step in _steps(name, keys):
+            for step in steps_of(name, keys):
                 line = _line(index, step, last) | _marks(index)
                 key = f"{name}/step_{step}"
                 _curve(axes, *_column(rows, key, over), window, line)
@@ -55,8 +55,8 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
     _title_of_curves(figure, window, any(":low" in key for key in keys))
     lines = [(label, {"color": COLOURS[index % len(COLOURS)]} | _marks(index)) for index, label in enumerate(runs)]
     lines += [(after(step), _line(0, step, last) | {"color": "0.3"}) for step in steps]
-    _legend(figure, [(label, Line2D([], [], **line)) for label, line in lines])
-    return _save(figure, path)
+    legend(figure, [(label, Line2D([], [], **line)) for label, line in lines])
+    return save(figure, path)
 
 
 def _title_of_curves(figure: Figure, window: int, banded: bool) -> None:
@@ -83,20 +83,20 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
     Raises:
         ValueError: no evaluation has a score.
     """
-    names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
+    names = scores_among(key for evaluation in evaluations.values() for key in evaluation["metrics"])
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):
         for index, evaluation in enumerate(evaluations.values()):
             # Runs are shifted a little against each other, so that no interval hides another.
             shift = 0.04 * (index - (len(evaluations) - 1) / 2)
-            _intervals(axes, evaluation["metrics"], name, _point(index), shift)
+            _intervals(axes, evaluation["metrics"], name, point(index), shift)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
     over_seeds = "seeds and " if any("seeds" in evaluation for evaluation in evaluations.values()) else ""
     title = f"mean and 95 % interval over {over_seeds}{' or '.join(tasks)}"
     figure.suptitle(title, fontsize="small", color="0.35", parse_math=False)
-    _legend(figure, [(label, Line2D([], [], **_point(index))) for index, label in enumerate(evaluations)])
-    return _save(figure, path)
+    legend(figure, [(label, Line2D([], [], **point(index))) for index, label in enumerate(evaluations)])
+    return save(figure, path)
 
 
 def navigation_paths(paths: Any, mask: Any, goals: Any, path: Path | str, shown: int = 4) -> Path:
@@ -123,7 +123,7 @@ def navigation_paths(paths: Any, mask: Any, goals: Any, path: Path | str, shown:
     limits = _square(np.concatenate([running[:, :count].reshape(-1, 2), goals[:count]]))
     panels[0].set(ylabel="y (metres)", xlim=limits[:, 0], ylim=limits[:, 1])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def episodes(
@@ -154,7 +154,7 @@ def episodes(
         gap = np.full((mosaics[0].shape[0], mosaics[0].shape[1] // 20 + 4, 3), 0.75)
         axes.imshow(np.concatenate([mosaics[0], gap, mosaics[1]], axis=1), interpolation="nearest")
         axes.set(xticks=[], yticks=[], title=f"task {task}: support | query")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def is_score(key: str) -> bool:
     return re.fullmatch(rf"({'|'.join(LABELS)})/step_[0-9]+", key) is not None
 
 
-def _scores(keys: Iterable[str]) -> list[str]:
+def scores_among(keys: Iterable[str]) -> list[str]:
     """Return the scores among the logged names. Raises ValueError if there are none."""
     logged = {key.partition("/step_")[0] for key in keys if is_score(key)}
     names = [name for name in LABELS if name in logged]
@@ -179,7 +179,7 @@ def _scores(keys: Iterable[str]) -> list[str]:
     return names
 
 
-def _steps(name: str, keys: Iterable[str]) -> list[int]:
+def steps_of(name: str, keys: Iterable[str]) -> list[int]:
     """Return the adaptation steps after which a score was logged, in order."""
     matches = (re.fullmatch(rf"{name}/step_(\d+)", key) for key in keys)
     return sorted({int(match[1]) for match in matches if match})
@@ -203,7 +203,7 @@ def _line(run: int, step: int, last: int) -> dict[str, Any]:
     return {"color": COLOURS[run % len(COLOURS)], "linestyle": dash, "alpha": 0.55 + 0.45 * step / max(last, 1)}
 
 
-def _point(run: int) -> dict[str, Any]:
+def point(run: int) -> dict[str, Any]:
     """Return the style of a run's points: no two of the first 49 are the same."""
     marker = MARKERS[(run + run // len(COLOURS)) % len(MARKERS)]
     return {"color": COLOURS[run % len(COLOURS)], "marker": marker, "linewidth": 1.8}
@@ -215,7 +215,7 @@ def _marks(run: int) -> dict[str, Any]:
     return {"marker": MARKERS[(repeated - 1) % len(MARKERS)], "markevery": 0.15} if repeated else {}
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, Line2D]]) -> None:
+def legend(figure: Figure, entries: Sequence[tuple[str, Line2D]]) -> None:
     """Add a legend with labels as they are: none is left out for its underscore, or read as a formula."""
     labels, handles = zip(*entries, strict=True)
     legend = figure.legend(handles, [str(number) for number in range(len(labels))], loc="outside right upper")
@@ -253,7 +253,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def _intervals(
     axes: Axes, metrics: Mapping[str, Mapping[str, Any]], name: str, style: Mapping[str, Any], shift: float
 ) -> None:
-    steps = _steps(name, metrics)
+    steps = steps_of(name, metrics)
     mean, low, high = (
         np.array([metrics[f"{name}/step_{step}"][key] for step in steps]) for key in ("mean", "low", "high")
     )
@@ -280,7 +280,8 @@ def _square(points: np.ndarray) -> np.ndarray:
     return np.stack([(low + high) / 2 - half, (low + high) / 2 + half])
 
 
-def _save(figure: Figure, path: Path | str) -> Path:
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write a figure, whole or not at all; return the path."""
     path = expanded(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", bbox_inches="tight")

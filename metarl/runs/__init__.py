@@ -41,7 +41,7 @@ from metarl.runs.layout import (
     FinishedError,
     RunError,
 )
-from metarl.runs.lock import EVALUATION_LOCK, Claim, claim
+from metarl.runs.lock import EVALUATION_LOCK, Claim, claim, holder
 from metarl.runs.options import describe, rebuild
 from metarl.runs.records import read_record, write_record
 from metarl.runs.replacing import aside_note, put_back, settle, unfinished
@@ -70,6 +70,7 @@ __all__ = [
     "claim",
     "create",
     "describe",
+    "holder",
     "load_checkpoint",
     "load_progress",
     "logger",

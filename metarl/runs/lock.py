@@ -222,11 +222,21 @@ def _start_by_ps(process: int) -> str | None:
     return found.stdout.strip() or None
 
 
+def holder(folder: Path) -> str | None:
+    """Return who trains in a folder now, as far as can be told; None if nobody does."""
+    owner = _read(folder / RUN_LOCK)
+    return None if owner is None or _stale(owner) else _named(owner)
+
+
+def _named(owner: Mapping[str, Any]) -> str:
+    return f"process {owner['process']} on {owner['host']} is {owner['doing']} there since {owner['since']}"
+
+
 def _holder(path: Path) -> str:
     owner = _read(path)
     if owner is None:
         return f"{path} cannot be read as a lock; if no process writes there, remove that file"
-    holder = f"process {owner['process']} on {owner['host']} is {owner['doing']} there since {owner['since']}"
+    holder = _named(owner)
     if owner["machine"] == machine():
         return f"{holder}; wait for it, stop it, or choose another folder"
     return f"{holder}; wait for it, or, if it has ended, remove {path}"

@@ -59,7 +59,7 @@ def test_a_run_is_called_in_a_plot_what_it_is_called(tmp_path: Path, name: str) 
 
 
 def test_no_two_of_forty_runs_look_alike() -> None:
-    points = [tuple(plotting._point(run).items()) for run in range(40)]
+    points = [tuple(plotting.point(run).items()) for run in range(40)]
     lines = [(plotting.COLOURS[run % 7], tuple(plotting._marks(run).items())) for run in range(40)]
     assert len(set(points)) == len(set(lines)) == 40
 
