@@ -68,8 +68,13 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
         gradients = loss_gradient(
             model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(kind, outputs, batch)
         )
-        directions, moments = (gradients, None) if tuned.moments is None else adam(gradients, tuned.moments)
-        moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
+        return stepped(tuned, gradients, step_size)
+
+
+def stepped(tuned: Tuned, gradients: Params, step_size: float) -> Tuned:
+    """Take the step of the optimiser for gradients ``[task, *shape]``."""
+    directions, moments = (gradients, None) if tuned.moments is None else adam(gradients, tuned.moments)
+    moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
     return Tuned(moved, moments, tuned.step + 1, tuned.seen)
 
 
