@@ -20,7 +20,6 @@ from metarl.algorithms.shared.prescribed import grounded, prescribed
 from metarl.algorithms.shared.recurrent import checked
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, stack
 from metarl.numerics import sum_of
-from metarl.outer import SGD
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 Measure = Literal["length", "energy"]
@@ -38,7 +37,7 @@ class Point(NamedTuple):
 class Leap:
     """Leap: learn an initialisation from which the ways of training, over many steps, are short.
 
-    The defaults are the paper's for Omniglot. The default outer update is sgd with its step size, 0.1.
+    The defaults are the paper's for Omniglot, whose outer update is 'sgd' with a step size of 0.1.
     """
 
     steps: int = 100
@@ -71,10 +70,6 @@ class Leap:
         for name, known in {"optimiser": Optimiser, "mini_batches": MiniBatches, "measure": Measure}.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(get_args(known))}")
-
-    def default_outer(self) -> SGD:
-        """Return the paper's outer update."""
-        return SGD(learning_rate=0.1)
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of labelled examples.

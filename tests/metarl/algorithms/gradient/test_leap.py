@@ -11,7 +11,6 @@ from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.shared.mini_batches import positions
 from metarl.evaluation.scores import evaluate
 from metarl.networks.options import Network
-from metarl.outer.gradient import SGD, Adam
 from metarl.training.settings import Settings
 from metarl.training.start import train
 from metarl.types import Examples, Spec
@@ -161,19 +160,12 @@ def test_options_that_make_no_sense_are_refused(options, message):
         Leap(**options)
 
 
-def test_its_outer_update_is_the_papers_and_others_take_its_gradient():
-    assert Leap().default_outer() == SGD(learning_rate=0.1)
-    learner, params, experience = built(REGRESSION)
-    moved = Adam().update(learner, params, Adam().init(params), experience)
-    assert moved.finite
-
-
 def test_many_steps_lead_further_from_where_it_starts():
     family = Sinusoid(shots=10)
     algorithm = Leap(steps=20, step_size=0.01, network=Network(hidden=(40, 40), activation="tanh"))
     errors = []
     for iterations in (1, 100):
-        result = train(algorithm, family, Adam(), settings=Settings(iterations=iterations, meta_batch_size=10))
+        result = train(algorithm, family, settings=Settings(iterations=iterations, meta_batch_size=10))
         found = evaluate(result.learner, result.params, family, tasks=100, steps=20)
         errors.append(found.metrics["loss/step_20"]["mean"])
     assert errors[1] < 0.6 * errors[0]
