@@ -47,8 +47,8 @@ class CAVIA:
     step_size: float = 1.0
     """Inner step size. The paper finds that it matters little: the maps learn to scale the context."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the step size at inner steps 1, 2, ...; the last one is used for all later steps. Default: 1 for
-    examples, 1 0.5 for control."""
+    """Factors of the step size at inner steps 1, 2, ..., in training and at evaluation; the last one is used for all
+    later steps. By default 1. For control, steps beyond those of training are half as long."""
     first_order: bool = False
     """Ignore second derivatives of the inner loop in the meta-gradient."""
     surrogate: Surrogate = "likelihood_ratio"
@@ -115,7 +115,9 @@ class _Loop:
         gradient = self.contexts.gradient(state.params, gradients)
         if self.options.first_order:
             gradient = gradient.detach()
-        step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.step)
+        step_size = self.options.step_size * inner.factor(
+            self.options.schedule, self.spec, state.step, self.options.steps
+        )
         seen = batch.inputs if isinstance(batch, Examples) else None
         return self.at(state.params, torch.sub(state.context, gradient, alpha=step_size), state.step + 1, seen)
 
