@@ -41,9 +41,9 @@ class BMAML:
     leader_steps: int = 1
     """Further steps that the leader takes from there, on support and query set together. Meta-training draws the
     chaser to it."""
-    step_size: float = 0.1
+    step_size: float = 0.05
     """Step size of SVGD on the mean loss. Each particle moves by a mean over all particles, most of which are far away,
-    so that it is about as many times larger as there are particles than MAML's."""
+    so that it is about half as many times larger as there are particles than MAML's."""
     noise: float = 0.1
     """Standard deviation of the targets' noise, for regression: with the number of items, it says how far from the
     best fit the posterior reaches."""

@@ -115,11 +115,10 @@ class _Loop:
         gradient = self.contexts.gradient(state.params, gradients)
         if self.options.first_order:
             gradient = gradient.detach()
-        step_size = self.options.step_size * inner.factor(
-            self.options.schedule, self.spec, state.step, self.options.steps
-        )
+        factor = inner.factor(self.options.schedule, self.spec, state.step, self.options.steps)
         seen = batch.inputs if isinstance(batch, Examples) else None
-        return self.at(state.params, torch.sub(state.context, gradient, alpha=step_size), state.step + 1, seen)
+        context = torch.sub(state.context, gradient, alpha=self.options.step_size * factor)
+        return self.at(state.params, context, state.step + 1, seen)
 
     def predict(self, state: Adapted, inputs: Tensor) -> tuple[Tensor, Adapted]:
         return models.predict(self.contexts.model, state.networks, inputs, state.seen), state
