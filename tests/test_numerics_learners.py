@@ -12,6 +12,10 @@ from support.synthetic import CONTINUOUS, DISCRETE
 from torch import Tensor
 
 from metarl import plugins, training
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -59,7 +63,7 @@ class Case(NamedTuple):
     @property
     def compared(self) -> str:
         """What the meta-gradient's tolerance is called."""
-        if isinstance(self.algorithm, Reptile):  # a difference of nearly equal parameters
+        if isinstance(self.algorithm, Reptile | BMAML | Leap):  # a difference of nearly equal parameters, or losses
             return "meta-gradients, Reptile"
         if self.spec in (LARGE, COLOURS):  # among so many activations some lie within rounding of where ReLU bends
             return "meta-gradients, large images and ResNet-12"
@@ -97,6 +101,16 @@ CASES = [
     *(Case(SNAIL(network=RELU, **SNAIL_SIZES), spec) for spec in EXAMPLES),
     *(Case(MANN(**MANN_SIZES), spec) for spec in EXAMPLES),
     *(Case(RL2(hidden=64), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(CAVIA(steps=2, network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(CAVIA(context_in="film", network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),
+    Case(CAVIA(context_in="film", network=STRIDED), IMAGES),
+    *(Case(IMAML(steps=5, network=TANH), spec) for spec in EXAMPLES),
+    Case(IMAML(steps=5, momentum=0.5, step_size=0.05, network=TANH), CURVE),
+    Case(IMAML(steps=5, network=STRIDED), IMAGES, seed=2),
+    *(Case(BMAML(particles=3, network=TANH), spec) for spec in EXAMPLES),
+    Case(BMAML(particles=2, network=STRIDED), IMAGES),
+    *(Case(Leap(steps=5, network=TANH), spec) for spec in EXAMPLES),
+    Case(Leap(steps=5, network=STRIDED), IMAGES),
     *(Case(MAML(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),
     *(Case(ProtoNet(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),
 ]

@@ -15,6 +15,10 @@ from support import pretended
 
 from metarl import seeding
 from metarl.advantages.baseline import fitted_values
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -80,6 +84,7 @@ CASES = [
     Case(RL2(hidden=8), NAVIGATION, TRPO(), 3),
     Case(RL2(hidden=8), BANDIT, Adam(epochs=3), 5),
     Case(Reptile(network=MLP, steps=2, carry_moments=False), TABULAR, SGD(), 4),
+    Case(CAVIA(network=MLP), NAVIGATION, TRPO(), 3),
     # Where environments run on the CPU, every step waits for its actions besides.
     Case(MAML(network=MLP), ON_THE_CPU, TRPO(), 3 + 2 * SAMPLING.horizon),
     # Labelled examples: whether the meta-gradient is finite.
@@ -98,6 +103,14 @@ CASES = [
     Case(SNAIL(network=CONV, **WIDE), IMAGES, Adam(), 1),
     Case(MANN(slots=6, width=4, controller=5, heads=2), IMAGES, Adam(), 1),
     Case(RL2(hidden=8), IMAGES, Adam(), 1),
+    Case(CAVIA(network=MLP), Sinusoid(), Adam(), 1),
+    Case(CAVIA(context_in="film", network=CONV), IMAGES, Adam(), 1),
+    Case(IMAML(steps=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(IMAML(steps=3, optimiser="adam", momentum=0.5, network=CONV), IMAGES, Adam(), 1),
+    Case(BMAML(particles=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(BMAML(particles=2, network=CONV), IMAGES, Adam(), 1),
+    Case(Leap(steps=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(Leap(steps=3, batch_size=2, network=CONV), IMAGES, SGD(1e-3), 1),
 ]
 
 

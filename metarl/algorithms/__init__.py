@@ -1,10 +1,14 @@
-"""Meta-learning algorithms, one file each. ``shared`` holds the code that several of them use.
+"""Meta-learning algorithms, one file each. ``gradient`` holds more of them, ``shared`` code that several of them use.
 
 A learner is a few pure functions of tensors. Algorithms do not import environments, Gymnasium or Stable-Baselines3.
 Start reading in ``maml``. ``gradient_learner`` makes a learner of an update rule of your own, and
 ``normalise_observations`` lets any learner read normalised observations.
 """
 
+from metarl.algorithms.gradient.bmaml import BMAML, particle_outputs
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.gradient_learner import gradient_learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
@@ -18,10 +22,14 @@ from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
 
 __all__ = [
+    "BMAML",
+    "CAVIA",
+    "IMAML",
     "MAML",
     "MANN",
     "RL2",
     "SNAIL",
+    "Leap",
     "Matching",
     "MultiTask",
     "Normalised",
@@ -30,4 +38,5 @@ __all__ = [
     "Siamese",
     "gradient_learner",
     "normalise_observations",
+    "particle_outputs",
 ]

@@ -70,8 +70,13 @@ def tune(spec: Spec, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
         gradients = loss_gradient(
             model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(spec, outputs, batch)
         )
-        directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
-        moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
+        return stepped(tuned, gradients, step_size)
+
+
+def stepped(tuned: Tuned, gradients: Params, step_size: float) -> Tuned:
+    """Take the step of the optimiser for gradients ``[task, *shape]``."""
+    directions, moments = (gradients, None) if tuned.moments is None else adam(gradients, tuned.moments)
+    moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
     return Tuned(moved, moments, tuned.step + 1, tuned.seen)
 
 
@@ -80,7 +85,7 @@ def predict(model: Model, tuned: Tuned, inputs: Tensor) -> Tensor:
     return models.predict(model, tuned.params, inputs, tuned.seen)
 
 
-def _adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
+def adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
     """Return Adam's directions (arXiv 1412.6980, algorithm 1) for beta1 = 0: the first moment is the gradient."""
     # Dividing by the sum of weights is Adam's bias correction; it also holds when moments were carried over.
     weight = torch.lerp(torch.ones_like(moments.weight), moments.weight, DECAY)

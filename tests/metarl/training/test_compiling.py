@@ -9,6 +9,10 @@ import torch
 from support.precision import assert_alike
 from support.synthetic import classes
 
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
@@ -50,6 +54,11 @@ CASES = {
     "siamese": (Siamese(), classes(8, shots=2), Adam()),
     "mann": (MANN(), classes(8, shots=2), Adam()),
     "snail": (SNAIL(), classes(8, ways=2), Adam()),
+    "cavia": (CAVIA(network=SMALL), SINUSOID, Adam()),
+    "film": (CAVIA(context_in="film", network=CONV4), classes(28, shots=2), Adam()),
+    "imaml": (IMAML(3, network=SMALL), SINUSOID, Adam(chunks=2)),
+    "bmaml": (BMAML(3, network=SMALL), SINUSOID, Adam()),
+    "leap": (Leap(3, 0.01, batch_size=2, network=SMALL), SINUSOID, Adam()),
 }
 
 
