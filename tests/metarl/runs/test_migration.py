@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from metarl.algorithms import MAML, RL2
+from metarl.algorithms import MAML, MANN, RL2, Matching
 from metarl.runs.migration import migrated
 from metarl.runs.options import rebuild
 
@@ -34,7 +34,7 @@ def test_discount_and_lambda_move_to_the_algorithm_where_they_acted(
     before = copy.deepcopy(given)
     found = migrated(given)
     assert given == before
-    assert found["format"] == 2
+    assert found["format"] == 3
     made, family = rebuild(found["algorithm"], "algorithms"), rebuild(found["tasks"], "tasks")
     assert (type(made), made.advantages.discount, made.advantages.gae_lambda) == expected
     assert (family.sampling.episodes, family.sampling.horizon) == (2, 3)
@@ -42,5 +42,19 @@ def test_discount_and_lambda_move_to_the_algorithm_where_they_acted(
 
 def test_what_never_told_of_them_stays_as_it_is() -> None:
     given = config("MAML", {"steps": 2}, {"episodes": 2, "horizon": 3})
-    assert migrated(given) == given | {"format": 2}
+    assert migrated(given) == given | {"format": 3}
     assert migrated(migrated(given)) == migrated(given)
+
+
+@pytest.mark.parametrize("reference", ["matching", "metarl.algorithms:Matching", "metarl.algorithms.matching:Matching"])
+def test_matching_networks_keep_their_cosines_without_a_scale(reference: str) -> None:
+    given = config("Matching", {"reads": 3}, {}) | {"format": 2}
+    given["algorithm"]["reference"] = reference
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == Matching(reads=3, scale=1.0)
+    assert rebuild(migrated(given | {"format": 3})["algorithm"], "algorithms") == Matching(reads=3)
+
+
+def test_memory_augmented_networks_keep_the_papers_form() -> None:
+    given = config("MANN", {"slots": 16}, {})
+    expected = MANN(slots=16, write="key", key_strength=1.0, learn_key_strength=False)
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == expected
