@@ -15,6 +15,7 @@ from metarl import plugins, training
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -92,10 +93,14 @@ CASES = [
     *(Case(ProtoNet(network=each), IMAGES) for each in (STRIDED, POOLED, INDUCTIVE)),
     Case(ProtoNet(network=STRIDED, distance="cosine"), IMAGES),
     *(Case(Matching(network=POOLED, full_context=each), IMAGES) for each in (False, True)),
+    Case(Matching(network=POOLED, learn_scale=True), IMAGES),
     Case(Siamese(network=POOLED), IMAGES),
     Case(SNAIL(network=POOLED, **SNAIL_SIZES), IMAGES),
     *(Case(SNAIL(network=RELU, **SNAIL_SIZES), spec) for spec in EXAMPLES),
     *(Case(MANN(**MANN_SIZES), spec) for spec in EXAMPLES),
+    Case(MANN(write="key", key_strength=1.0, learn_key_strength=False, **MANN_SIZES), VECTORS),
+    *(Case(MetaLSTM(steps=3, network=TANH, second_order=each), spec) for spec in EXAMPLES for each in (False, True)),
+    Case(MetaLSTM(steps=2, network=INDUCTIVE), IMAGES, seed=5),
     *(Case(RL2(hidden=64), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(MAML(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),
     *(Case(ProtoNet(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),

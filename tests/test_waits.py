@@ -18,6 +18,7 @@ from metarl.advantages.baseline import fitted_values
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -98,6 +99,7 @@ CASES = [
     Case(SNAIL(network=CONV, **WIDE), IMAGES, Adam(), 1),
     Case(MANN(slots=6, width=4, controller=5, heads=2), IMAGES, Adam(), 1),
     Case(RL2(hidden=8), IMAGES, Adam(), 1),
+    Case(MetaLSTM(steps=2, units=3, network=CONV), IMAGES, Adam(), 1),
 ]
 
 

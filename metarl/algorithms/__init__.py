@@ -8,6 +8,7 @@ from metarl.algorithms.gradient_learner import gradient_learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -21,6 +22,7 @@ __all__ = [
     "RL2",
     "SNAIL",
     "Matching",
+    "MetaLSTM",
     "MultiTask",
     "ProtoNet",
     "Reptile",

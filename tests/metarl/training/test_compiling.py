@@ -12,6 +12,7 @@ from support.synthetic import classes
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -49,6 +50,7 @@ CASES = {
     "matching": (Matching(), classes(8, shots=2), Adam()),
     "siamese": (Siamese(), classes(8, shots=2), Adam()),
     "mann": (MANN(), classes(8, shots=2), Adam()),
+    "meta-lstm": (MetaLSTM(2, units=3, network=SMALL), classes(8, shots=2), Adam()),
     "snail": (SNAIL(), classes(8, ways=2), Adam()),
 }
 
