@@ -173,14 +173,13 @@ class _Loop:
         if not isinstance(batch, Examples):
             raise ValueError(f"meta-lstm learns from labelled examples, but got a {type(batch).__name__}")
         gradients, losses = self.slopes(state.params, batch)
-        coordinates = [
+        joined, slopes = (
             torch.cat([value.flatten(1) for value in group.values()], 1) for group in (state.params, gradients)
-        ]
-        moved, carried = update(state.optimiser, state.carried, *coordinates, losses)
-        pieces = moved.split([value[0].numel() for value in state.params.values()], dim=1)
-        params = {
-            name: piece.view(value.shape) for (name, value), piece in zip(state.params.items(), pieces, strict=True)
-        }
+        )
+        moved, carried = update(state.optimiser, state.carried, joined, slopes, losses)
+        pieces = torch.split(moved, [value[0].numel() for value in state.params.values()], dim=1)
+        named = zip(state.params.items(), pieces, strict=True)
+        params = {name: piece.view(value.shape) for (name, value), piece in named}
         return Optimised(params, state.optimiser, carried, batch.inputs)
 
     def slopes(self, params: Params, batch: Examples) -> tuple[Params, Tensor]:

@@ -194,7 +194,7 @@ def test_batch_norm_takes_its_statistics_from_the_episodes_support_items():
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_control_is_refused_and_told_what_serves_it(kind):
     with pytest.raises(
-        ValueError, match="meta-lstm reads the loss of labelled examples.*use maml with learn_step_sizes"
+        ValueError, match=r"meta-lstm reads the loss of labelled examples.*use maml with learn_step_sizes"
     ):
         MetaLSTM().build(Spec((3,), 2, kind))
 
