@@ -80,6 +80,7 @@ CASES = [
     *(Case(MAML(steps=5, network=TANH, multi_step_loss=1.0), spec) for spec in EXAMPLES),
     *(Case(MAML(steps=2, surrogate="log_likelihood", network=TANH), spec) for spec in CONTROL),
     *(Case(MAML(steps=2, surrogate="dice", network=TANH), spec) for spec in CONTROL),
+    *(Case(MAML(steps=2, exploration_term=1.0, network=TANH), spec) for spec in CONTROL),
     *(Case(Reptile(network=TANH, optimiser="sgd", carry_moments=False), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(Reptile(network=TANH), spec) for spec in EXAMPLES),
     *(Case(MultiTask(network=RELU), spec) for spec in (*CONTROL, *EXAMPLES)),

@@ -78,6 +78,7 @@ CASES = [
     Case(MAML(network=MLP, steps=3), BANDIT, TRPO(keep_graphs=False), 5),
     Case(MAML(network=MLP), NAVIGATION, ProMP(epochs=5), 3),
     Case(MAML(network=MLP), NAVIGATION, Adam(), 3),
+    Case(MAML(network=MLP, exploration_term=1.0), NAVIGATION, Adam(), 3),
     Case(RL2(hidden=8), NAVIGATION, TRPO(), 3),
     Case(RL2(hidden=8), BANDIT, Adam(epochs=3), 5),
     Case(Reptile(network=MLP, steps=2, carry_moments=False), TABULAR, SGD(), 4),
@@ -131,7 +132,7 @@ def test_a_meta_iteration_waits_a_handful_of_times(case: Case, pretend: None) ->
     assert sum(waits.counts.values()) == expected(case, row), "\n".join(waits.places)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[14]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[15]], ids=str)
 def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     run = run_of(case)
     with pretended.Waits():
@@ -145,7 +146,7 @@ def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
 @pytest.mark.parametrize(
     ("case", "waits"),
     # A draw for each of three policies, and then one row for each score.
-    [(CASES[0], 3 + 1), (CASES[9], 1), (CASES[14], 2)],
+    [(CASES[0], 3 + 1), (CASES[10], 1), (CASES[15], 2)],
     ids=str,
 )
 def test_an_evaluation_waits_for_draws_and_scores(case: Case, waits: int, pretend: None) -> None:
