@@ -89,6 +89,7 @@ CASES = [
     Case(MAML(network=MLP, steps=3, learn_step_sizes=True, multi_step_loss=0.5), Sinusoid(), SGD(1e-3), 1),
     Case(Reptile(network=MLP), Sinusoid(), SGD(), 1),
     Case(MultiTask(network=MLP, condition="add"), Sinusoid(), Adam(), 1),
+    *(Case(MultiTask(network=MLP, weighting=how), Sinusoid(), Adam(), 1) for how in ("uncertainty", "pcgrad")),
     Case(MAML(network=MLP), TABLE, Adam(), 1),
     Case(MAML(network=CONV), IMAGES, Adam(), 1),
     Case(MAML(network=Network("conv4", filters=4, batch_norm="inductive")), IMAGES, SGD(), 1),
@@ -132,7 +133,7 @@ def test_a_meta_iteration_waits_a_handful_of_times(case: Case, pretend: None) ->
     assert sum(waits.counts.values()) == expected(case, row), "\n".join(waits.places)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[15]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[17]], ids=str)
 def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     run = run_of(case)
     with pretended.Waits():
@@ -146,7 +147,7 @@ def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
 @pytest.mark.parametrize(
     ("case", "waits"),
     # A draw for each of three policies, and then one row for each score.
-    [(CASES[0], 3 + 1), (CASES[10], 1), (CASES[15], 2)],
+    [(CASES[0], 3 + 1), (CASES[10], 1), (CASES[17], 2)],
     ids=str,
 )
 def test_an_evaluation_waits_for_draws_and_scores(case: Case, waits: int, pretend: None) -> None:

@@ -3,6 +3,7 @@
 Stacked parameters have shape ``[task, *shape]``.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -56,8 +57,18 @@ class Tuned(NamedTuple):
     seen: Tensor | None  # [task, item, ...] the network's latest support inputs, for inductive batch norm
 
 
-def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
+def tune(
+    kind: Kind,
+    model: Model,
+    tuned: Tuned,
+    inputs: Tensor,
+    batch: Batch,
+    step_size: float,
+    loss: Callable[[Tensor], Tensor] | None = None,
+) -> Tuned:
     """Take one gradient step on each task's loss on a batch; the model reads ``inputs``. ``seen`` does not change.
+
+    The loss is that of the kind, or ``loss(outputs) -> [task]``.
 
     Raises:
         ValueError: gradients through this step are asked for; it keeps no graph.
@@ -65,9 +76,8 @@ def tune(kind: Kind, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
     if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
         raise ValueError(NOT_DIFFERENTIATED)
     with torch.no_grad():
-        gradients = loss_gradient(
-            model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(kind, outputs, batch)
-        )
+        loss = loss or (lambda outputs: objectives.task_loss(kind, outputs, batch))
+        gradients = loss_gradient(model, tuned.params, list(tuned.params), inputs, loss)
         directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
         moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
     return Tuned(moved, moments, tuned.step + 1, tuned.seen)

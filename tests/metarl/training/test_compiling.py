@@ -44,6 +44,7 @@ CASES = {
     "annealed": (MAML(network=SMALL), SINUSOID, SGD(0.01)),
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
+    "pcgrad": (MultiTask(network=SMALL, weighting="pcgrad"), SINUSOID, Adam()),
     "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
     "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
     "protonet": (ProtoNet(), classes(8, shots=2), Adam()),
