@@ -5,7 +5,7 @@ whether the episode ended. A trial is several episodes of one task; each lane of
 """
 
 from dataclasses import dataclass
-from math import log, prod
+from math import inf, log, prod
 from typing import NamedTuple
 
 import torch
@@ -67,8 +67,8 @@ class RL2:
         for name in ("episodes_per_trial", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (self.clip > 0 and self.std > 0):
-            raise ValueError(f"clip={self.clip} and std={self.std} must be positive")
+        if not (self.clip > 0 and 0 < self.std < inf):
+            raise ValueError(f"clip={self.clip} and std={self.std} must be positive, and std finite")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:

@@ -4,6 +4,7 @@ Stacked parameters have shape ``[task, *shape]``.
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,10 +20,10 @@ DECAY, EPSILON = 0.999, 1e-8
 
 
 def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
-    """Raise ValueError unless the step size and all its factors are positive."""
-    if not step_size > 0:
-        raise ValueError(f"step_size={step_size} must be positive")
-    if schedule is not None and not (schedule and all(factor > 0 for factor in schedule)):
+    """Raise ValueError unless the step size and all its factors are positive, and finite."""
+    if not 0 < step_size < inf:
+        raise ValueError(f"step_size={step_size} must be positive and finite")
+    if schedule is not None and not (schedule and all(0 < factor < inf for factor in schedule)):
         raise ValueError(f"schedule={schedule}: expected at least one factor, all of them positive")
 
 
