@@ -17,11 +17,11 @@ WIDEST = 128
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
     """Return the discounted reward-to-go along the last axis, which is time."""
-    sums = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[..., 0])
-    for step in reversed(range(rewards.shape[-1])):
-        following = rewards[..., step] + discount * following
-        sums[..., step] = following
+    # Sums over 1, 2, 4, ... steps: few operations, where a loop over time would start some for every step.
+    sums, steps = rewards, 1
+    while steps < rewards.shape[-1]:
+        following = torch.cat([sums[..., steps:], torch.zeros_like(sums[..., :steps])], dim=-1)
+        sums, steps = sums + discount**steps * following, 2 * steps
     return sums
 
 
@@ -84,8 +84,8 @@ def fitted_values(features: Tensor, returns: Tensor, mask: Tensor, left: Tensor)
     of_episodes = _normal_equations(rows.flatten(0, 1), (returns * mask).flatten(0, 1))
     grams, targets = (of.reshape(tasks, episodes, *of.shape[1:]) for of in of_episodes)
     others = grams.sum(1, keepdim=True) - grams, targets.sum(1, keepdim=True) - targets
-    ridges = RIDGES if few else RIDGES[:1]
-    weights = torch.stack([_solved(*others, _penalty(scales, ridge).unsqueeze(1)) for ridge in ridges])
+    penalties = torch.stack([_penalty(scales, ridge) for ridge in (RIDGES if few else RIDGES[:1])])
+    weights = _solved(*others, penalties.unsqueeze(2))  # [strength, task, episode, feature]
     if few:
         # How far what was left out is from what is said of it, for each strength and task: [strength, task].
         errors = torch.einsum("teif,steif->stei", rows, weights.unsqueeze(3).expand(-1, -1, -1, time, -1)) - returns
@@ -118,7 +118,7 @@ def _normal_equations(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solved(gram: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
-    """Solve (X'X + D) w = X'y for each of a batch, where D is diagonal: ``[..., feature]``.
+    """Solve (X'X + D) w = X'y for each of a batch, where D is diagonal: ``[..., feature]``. Batches are broadcast.
 
     The penalty of one grows until its equations can be solved.
     """
@@ -129,4 +129,6 @@ def _solved(gram: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
         if gram.device.type == "cpu" and not failed.any():
             break
         diagonal = torch.where(failed.unsqueeze(-1).unsqueeze(-1) > 0, 30 * diagonal, diagonal)
-    return torch.cholesky_solve(target.unsqueeze(-1), factor).squeeze(-1)
+    # torch.cholesky_solve does the same, but on a GPU it may wait for the device.
+    half = torch.linalg.solve_triangular(factor, target.unsqueeze(-1), upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)

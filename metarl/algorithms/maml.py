@@ -48,9 +48,9 @@ class MAML:
     the support items. For N-way classification, the paper's code divides the sum of losses by the shots only, which
     makes its steps N times larger: its 0.4 for 5 ways is 2.0 here."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the step size at inner steps 1, 2, ...; the last one is used for all later steps. Default: 1 for
-    examples, and 1 0.5 for control (the paper's values at test: normalised advantages do not shrink near the
-    optimum)."""
+    """Factors of the step size at inner steps 1, 2, ..., in training and at evaluation; the last one is used for all
+    later steps. By default 1. For control, steps beyond those of training are half as long (the paper's evaluation:
+    normalised advantages do not shrink near the optimum)."""
     first_order: bool = False
     """Ignore second derivatives of the inner loop in the meta-gradient (FOMAML)."""
     adapt_only: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ class _Loop:
         learned = self.step_sizes(state)
         # Every task has its own network, so each pass over all parameters is expensive. Scaling the scalar losses by
         # the common factor, instead of the gradients, saves one pass.
-        scale = -inner.factor(self.options.schedule, self.spec, state.step)
+        scale = -inner.factor(self.options.schedule, self.spec, state.step, self.options.steps)
         scale *= 1.0 if learned else self.options.step_size
         gradients = loss_gradient(
             self.model,

@@ -44,8 +44,8 @@ class MultiTask:
     step_size: float = 0.01
     """Step size of fine-tuning."""
     schedule: tuple[float, ...] | None = None
-    """Factors of the step size at steps 1, 2, ...; the last one is used for all later steps. Default: 1 for examples,
-    1 0.5 for control."""
+    """Factors of the step size at steps 1, 2, ...; the last one is used for all later steps. By default 1 for
+    examples, 1 0.5 for control."""
     optimiser: Optimiser = "sgd"
     """Optimiser of fine-tuning: sgd, or adam without momentum (beta1 = 0)."""
     weighting: Weighting = "equal"

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import evaluation, plugins, runs, sb3, training
+from metarl import control, evaluation, plugins, runs, sb3, training
 from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed, write_bytes
 from metarl.pictures import plotting
 from metarl.seeding import stream
+from metarl.types import Split
 
-SPLIT = "test"
+SPLIT: Split = "test"
 BASELINE_HELP = """Train ppo or sac of Stable-Baselines3 on a family of tasks, and score it on held-out tasks.
 
 A baseline does not adapt. Compare its scores with those of other runs before and after adaptation. 'metarl baseline ppo
@@ -98,7 +99,11 @@ def _options(baseline: Any, family: Any) -> type[Any]:
 
 
 def _model(chosen: Any) -> Any:
+    """Return a new model of Stable-Baselines3. Raises ValueError for tasks that cannot be sampled or acted in."""
     settings, tasks = chosen.settings, None
+    splits: tuple[Split, ...] = ("train", SPLIT)
+    for split in splits:
+        control.check_tasks(chosen.tasks, split)
     if settings.train_tasks is not None:
         tasks = chosen.tasks.sample(settings.train_tasks, "train", stream(settings.seed, "tasks/train"))
     env = sb3.TaskVecEnv(chosen.tasks, settings.num_envs, tasks, seed=settings.seed)

@@ -142,7 +142,9 @@ class GymnasiumFamily:
         try:
             env = make_env(self.env, self.apply, values)
         except Exception as error:
-            raise ValueError(f"cannot make {self.env} with {values}, applied by {self.apply}: {error}") from error
+            raise ValueError(
+                f"cannot make {named(self.env)} with {values}, applied by {self.apply}: {error}"
+            ) from error
         try:
             apply_parameters(env, self.apply, values)
             return spec_of(env, ranges), tuple(without_effect(env, self.apply, low, high))

@@ -7,7 +7,7 @@ sees and does to a policy's view, ``making`` makes environments and gives them t
 which lanes have finished.
 """
 
-from metarl.environments.bookkeeping import Book, describe, opened, plain_seed
+from metarl.environments.bookkeeping import Book, EndsOnce, describe, opened, plain_seed
 from metarl.environments.lanes import LaneError, LaneOptions, Lanes
 from metarl.environments.making import (
     Apply,
@@ -31,6 +31,7 @@ __all__ = [
     "Apply",
     "Array",
     "Book",
+    "EndsOnce",
     "Env",
     "Eye",
     "LaneError",

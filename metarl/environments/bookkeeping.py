@@ -7,8 +7,9 @@ keep worker processes small. Everything works with NumPy arrays and torch tensor
 import operator
 from typing import Any, NamedTuple
 
+import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 Values = Any
@@ -79,3 +80,34 @@ class Book(NamedTuple):
 def opened(elapsed: Values) -> Book:
     """Return the book of lanes that were all just reset. ``elapsed`` is zeros, int64 ``[lane]``."""
     return Book(elapsed, elapsed != 0, elapsed != 0)  # bool zeros of the same library and device
+
+
+class EndsOnce(VectorWrapper[Any, Any, Any]):
+    """Lanes that report the end of an episode in one step only, and not again while they idle.
+
+    Gymnasium's ``RecordEpisodeStatistics`` counts every reported end as an episode, so put this wrapper below it.
+    ``ended`` says which lanes idle, ``[lane]``.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self.ended: Values = None  # [lane] bool, of the lanes' library and device
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the lanes in the mask ``options["reset_mask"]``, by default all."""
+        told = self.env.reset(seed=seed, options=options)
+        mask = (options or {}).get("reset_mask")
+        self.ended = None if mask is None or self.ended is None else self.ended & ~_like(mask, self.ended)
+        return told
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the lanes; a lane that idles reports neither termination nor truncation."""
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        before = terminations & ~terminations if self.ended is None else self.ended
+        self.ended = before | terminations | truncations
+        return observations, rewards, terminations & ~before, truncations & ~before, info
+
+
+def _like(mask: Values, flags: Values) -> Values:
+    """Return a mask in the library and on the device of ``flags``."""
+    return flags.new_tensor(mask) if hasattr(flags, "new_tensor") else np.asarray(mask, dtype=bool)

@@ -96,7 +96,11 @@ def apply_parameters(env: Env, apply: Apply, values: Mapping[str, Any]) -> None:
 def _called(env: Env, apply: Callable[..., object], values: Mapping[str, Any]) -> None:
     around = chain(env)[:-1]
     known = [set(vars(wrapper)) for wrapper in around]
-    apply(env, **values)
+    try:
+        apply(env, **values)
+    except TypeError:
+        _check_takes(apply, env, values)
+        raise
     for wrapper, names in zip(around, known, strict=True):
         inner: Any = wrapper.env  # type: ignore[attr-defined]
         new = [name for name in vars(wrapper).keys() - names if not hasattr(type(wrapper), name)]
@@ -106,6 +110,22 @@ def _called(env: Env, apply: Callable[..., object], values: Mapping[str, Any]) -
                 f"{told(apply)} sets {name} on the wrapper {type(wrapper).__name__}, where the environment does not "
                 f"read it: set it on env.unwrapped, or by env.set_wrapper_attr({name!r}, ...)"
             )
+
+
+def _check_takes(apply: Callable[..., object], env: Env, values: Mapping[str, Any]) -> None:
+    """Raise ValueError where a function cannot be called with the environment and the parameters by their names."""
+    try:
+        signature = inspect.signature(apply)
+    except (TypeError, ValueError):
+        return  # as some built-in functions have none
+    try:
+        signature.bind(env, **values)
+    except TypeError as error:
+        call = f"apply(env, {', '.join(f'{name}=...' for name in values)})"
+        raise ValueError(
+            f"{told(apply)} cannot be called as {call}: {error}; its arguments must be the environment and the task's "
+            "parameters, by their names"
+        ) from error
 
 
 def _has(env: Env, name: str) -> bool:

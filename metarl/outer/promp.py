@@ -1,7 +1,7 @@
 """Proximal meta-policy search: PPO's clipped surrogate on adapted policies."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from metarl.outer import adapted
 from metarl.outer.objective import require_surrogate
 from metarl.outer.options import require_chunks, require_positive
 from metarl.types import Experience, Learner, Params, Update, rollout_of
+
+OverSteps = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,24 @@ class ProMP:
     inner_kl_coefficient: float = 5e-4
     """Initial weight of the KL penalty. The KL is from the policies that sampled each support rollout to the current
     policies before that inner step."""
+    inner_kl_adaptive: bool = False
+    """Adapt the weight of each inner step: halve it if its KL ends below inner_kl_target / 1.5, double it if above
+    inner_kl_target * 1.5. The paper's code keeps it constant, except for random dynamics."""
     inner_kl_target: float = 0.01
-    """Target of that KL. Its weight is halved if the KL ends below target / 1.5, and doubled if above target * 1.5."""
+    """Target of that KL, if the weight adapts."""
+    inner_kl_over_steps: OverSteps = "mean"
+    """How the penalties of several inner steps are put together: their mean, as in the paper's code, or their sum, as
+    when the paper's equation is applied to each step."""
     chunks: int | None = None
     """Number of groups of tasks, processed one after another. By default, groups fit a CPU's caches; 1 on a GPU."""
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
         require_chunks(self.chunks)
+        if self.inner_kl_over_steps not in get_args(OverSteps):
+            raise ValueError(
+                f"inner_kl_over_steps={self.inner_kl_over_steps!r}: expected one of {', '.join(get_args(OverSteps))}"
+            )
 
     def check(self, learner: Learner) -> None:
         """Raise ValueError for a learner without policies, with its own objective, or without inner steps."""
@@ -52,18 +64,19 @@ class ProMP:
         Raises:
             ValueError: the data are not rollouts, or chunks exceeds the number of tasks.
         """
-        parts = adapted.split(experience, self.chunks)
+        parts, steps = adapted.split(experience, self.chunks), len(experience.supports)
         with torch.no_grad():
             old = [adapted.policy_outputs(learner, params, part) for part in parts]
         coefficients = state["coefficients"]
         if coefficients is None:
-            coefficients = state["first"].new_full((len(experience.supports),), self.inner_kl_coefficient)
+            coefficients = state["first"].new_full((steps,), self.inner_kl_coefficient)
+        weights = coefficients / max(steps, 1) if self.inner_kl_over_steps == "mean" else coefficients
 
         def loss(candidate: Params, index: int) -> Tensor:
             part, outputs = parts[index], adapted.policy_outputs(learner, candidate, parts[index])
             query = rollout_of(part.query)
             surrogate = objectives.clipped_surrogate(learner.spec.kind, outputs[-1], query, self.clip).sum()
-            return surrogate + torch.dot(coefficients, _inner_kls(learner, old[index], outputs, part))
+            return surrogate + torch.dot(weights, _inner_kls(learner, old[index], outputs, part))
 
         moved, moments = params, {name: state[name] for name in ("count", "first", "second")}
         checked = list[Tensor]()
@@ -79,9 +92,10 @@ class ProMP:
         metrics = {
             "outer/surrogate": start - surrogate,
             "outer/kl": kl,
-            "outer/inner_kl": inner_kl / max(len(inner_kls), 1),
+            "outer/inner_kl": inner_kl / max(steps, 1),
         }
-        return Update(moved, moments | {"coefficients": self._adapt(coefficients, inner_kls)}, metrics)
+        following = self._adapt(coefficients, inner_kls) if self.inner_kl_adaptive else coefficients
+        return Update(moved, moments | {"coefficients": following}, metrics)
 
     def _measure(
         self, learner: Learner, params: Params, moved: Params, parts: list[Experience], old: list[list[Tensor]]

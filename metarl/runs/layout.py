@@ -10,7 +10,7 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; says what is wrong with it and what to do."""
 
 
-FORMAT = 3
+FORMAT = 4
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 1
 CHECKPOINT, BEST, CONFIG, PROGRESS, EVALUATION = (

@@ -29,11 +29,25 @@ def _advantages_belong_to_algorithms(config: dict[str, Any]) -> None:
         algorithm["advantages"] = options
 
 
+def _what_was_fixed_is_an_option(config: dict[str, Any]) -> None:
+    """Say what formats 1 and 2 did for policies.
+
+    ProMP adapted the weights of all inner steps, and added their penalties up. MAML halved its steps after the first
+    one in training, too.
+    """
+    algorithm, outer = (config[group].get("options") for group in ("algorithm", "outer"))
+    if isinstance(outer, dict) and "inner_kl_coefficient" in outer:
+        outer |= {"inner_kl_adaptive": True, "inner_kl_over_steps": "sum"}
+    of_policies = isinstance(outer, dict) and not outer.keys().isdisjoint(("max_kl", "inner_kl_coefficient"))
+    if of_policies and isinstance(algorithm, dict) and algorithm.get("schedule", ()) is None:
+        algorithm["schedule"] = [1.0, 0.5]
+
+
 FIRST_FORMS: dict[str, dict[str, Any]] = {
     "matching": {"scale": 1.0},
     "mann": {"write": "key", "key_strength": 1.0, "learn_key_strength": False},
 }
-"""By algorithm: what its options were before format 3, when there was no choice, and are not by default since."""
+"""By algorithm: what its options were before format 4, when there was no choice, and are not by default since."""
 
 
 def _forms_were_the_papers(config: dict[str, Any]) -> None:
@@ -44,5 +58,9 @@ def _forms_were_the_papers(config: dict[str, Any]) -> None:
         algorithm["options"] = FIRST_FORMS[name] | algorithm["options"]
 
 
-STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms, _forms_were_the_papers]
+STEPS: list[Callable[[dict[str, Any]], None]] = [
+    _advantages_belong_to_algorithms,
+    _what_was_fixed_is_an_option,
+    _forms_were_the_papers,
+]
 """Functions that convert a configuration of format 1, 2, ... to the next format."""

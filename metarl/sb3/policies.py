@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -49,6 +50,10 @@ class MetaPolicy:
         self.learner, self.state, self.action_space, self.device = learner, state, action_space, torch.device(device)
         self._generator = stream(seed, "actions", device=self.device)
 
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        """Pickle by value: a learner's functions are closures. The copy goes on with the same random numbers."""
+        return _again, (cloudpickle.dumps(vars(self) | {"_generator": self._generator.get_state()}),)
+
     def outputs(self, observations: Tensor) -> Tensor:
         """Return the policy's outputs ``[item, model_outputs]`` for observations ``[item, *input_shape]``."""
         with torch.no_grad(), float32(self.device):
@@ -85,6 +90,15 @@ class MetaPolicy:
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions.astype(self.action_space.dtype)
+
+
+def _again(pickled: bytes) -> MetaPolicy:
+    fields = cloudpickle.loads(pickled)
+    generator = torch.Generator(fields["device"])
+    generator.set_state(fields["_generator"])
+    made = MetaPolicy.__new__(MetaPolicy)
+    vars(made).update(fields | {"_generator": generator})
+    return made
 
 
 def policy(

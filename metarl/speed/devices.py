@@ -1,5 +1,6 @@
 """Device settings: the choice of device, true float32 on a GPU, and copies that do not block."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -151,15 +152,30 @@ def check_device(name: Device) -> None:
 
 
 def resolve_device(name: Device) -> torch.device:
-    """Return the device to use; "auto" is cuda where there is one. Raises ValueError for one that is not there."""
+    """Return the device to use; "auto" is cuda where there is one. Raises ValueError for one that is not there.
+
+    Of several CUDA devices, "auto" and "cuda" are that of the process's LOCAL_RANK, as torchrun sets it.
+    """
     check_device(name)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not there):
         return torch.device("cpu")
     if not there:
         raise ValueError(f"device {name} was requested, but torch finds no CUDA device; use --device cpu or auto")
-    device = torch.device("cuda" if name == "auto" else name)
+    device = torch.device(_of_this_rank(there) if name in ("auto", "cuda") else name)
     if device.index is not None and device.index >= there:
         found = "only cuda:0" if there == 1 else f"only cuda:0 to cuda:{there - 1}"
         raise ValueError(f"device {name} was requested, but torch finds {found}; use one of them, or --device cpu")
     return device
+
+
+def _of_this_rank(there: int) -> str:
+    """Return the name of the CUDA device of this process, one of several on this machine."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or there == 1:  # a scheduler may show each process its own device only
+        return "cuda"
+    if not rank.isdecimal():
+        raise ValueError(
+            f"LOCAL_RANK={rank!r}: expected the number of this process on this machine, as torchrun sets it"
+        )
+    return f"cuda:{int(rank)}"

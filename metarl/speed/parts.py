@@ -215,7 +215,8 @@ def captured(
         for _ in range(WARM_UP):
             function(places, streams)
     torch.cuda.current_stream(device).wait_stream(aside)
-    with torch.cuda.graph(recorded, stream=aside):  # the stream of the warm-up, for which libraries have allocated
+    # The stream of the warm-up, for which libraries have allocated. Other threads may use the GPU meanwhile.
+    with torch.cuda.graph(recorded, stream=aside, capture_error_mode="thread_local"):
         results = [result.detach() for result in function(places, streams)]
 
     def replay(values: Sequence[Tensor], streams: Sequence[Generator]) -> list[Tensor]:

@@ -6,6 +6,7 @@ calls from the same streams, so they equal those of the normal run. A part of an
 ``metarl.training`` traces whole iterations; their graphs report when an answer differs from the recorded one.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -185,10 +186,28 @@ def fused(graph: Kernels, device: torch.device) -> Kernels:
     if device.type == "cpu":
         # A small network's kernels take no longer than Python needs to launch them, so C++ launches them.
         return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
-    replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")  # as a CUDA graph
+    # As a CUDA graph.
+    replayed = _first_without_advice(torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead"))
 
     def run(*values: Tensor) -> list[Tensor]:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return [value.clone() for value in replayed(*values)]  # the next run overwrites the memory of the results
+
+    return run
+
+
+def _first_without_advice(compiled: Kernels) -> Kernels:
+    """Drop the compiler's advice to switch TF32 on, which it gives in the first call: here it is off by intent."""
+    first = True
+
+    def run(*values: Tensor) -> Sequence[Tensor]:
+        nonlocal first
+        if not first:
+            return compiled(*values)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            results = compiled(*values)
+        first = False
+        return results
 
     return run

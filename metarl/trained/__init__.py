@@ -6,10 +6,10 @@ step.
 """
 
 from metarl.trained.outcome import Trained
-from metarl.trained.policies import ActionsOf, check_policies
+from metarl.trained.policies import TaskPolicy, check_policies
 
 __all__ = [
-    "ActionsOf",
+    "TaskPolicy",
     "Trained",
     "check_policies",
     "films",

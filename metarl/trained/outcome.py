@@ -9,7 +9,7 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
-from metarl.trained.policies import ActionsOf, acting, before_any_task, check_policies
+from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
 from metarl.types import Algorithm, Family, Learner, Params, Split, State, Tasks
 
 
@@ -76,7 +76,7 @@ class Trained:
             return self.adapt(task, steps, seed)[-1].state
         return self.learner.begin(self.params, task.descriptors.to(self.device))
 
-    def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> ActionsOf:
+    def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.
 
         The function takes one observation ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an
@@ -89,4 +89,4 @@ class Trained:
             ValueError: for the reasons of ``state``. The function raises it for observations of another shape, and for
                 those that are not finite.
         """
-        return acting(self.learner, self.state(task, steps, seed), self.device)
+        return TaskPolicy(self.learner, self.state(task, steps, seed), self.device)

@@ -1,4 +1,4 @@
-"""Arrays that took long to make, kept in a folder of the user's between processes."""
+"""A cache on disk, in the user's cache folder, for arrays that are slow to make."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 FORMAT = 2
-"""Part of every key: raised when what is cached changes its form, or what a file is read as."""
+"""Part of every key. Raise it when the cached form, or the way files are read, changes."""
 READ_WHOLE = (2000, 2**26)
-"""How many files, of how many bytes in all, are read whole for a fingerprint; of more, only some beginnings are."""
+"""Most files, and most bytes in all, that are read in full for a fingerprint. Beyond, only some beginnings are."""
 BEGINNING = 2**12
 
 
@@ -31,15 +31,15 @@ def folder() -> Path:
 
 
 def key(*parts: object) -> str:
-    """Return a short digest of whatever the arrays depend on."""
+    """Return a short digest of everything that the arrays depend on."""
     return hashlib.blake2b(repr((FORMAT, *parts)).encode(), digest_size=16).hexdigest()
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Return a digest of files: their names as seen from root, sizes, times of change, and what they hold.
+    """Return a digest of files: their names relative to root, sizes, modification times and contents.
 
-    Of many or large files only some beginnings are read; then the place of root counts too, so that two folders never
-    pass for one because their files are called alike.
+    If the files are many or large, only some beginnings are read. Then the location of root counts too, so that two
+    folders with the same file names are never confused.
     """
     found = [(file, file.stat()) for file in files]
     told = [(_relative(file, root), stat.st_size, stat.st_mtime_ns) for file, stat in found]
@@ -65,10 +65,10 @@ def _contents(files: Iterable[Path], most: int = -1) -> str:
 def cached(
     name: str, digest: str, make: Callable[[], Arrays], shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> Arrays:
-    """Return the arrays cached under a name and a digest; where there are none, make and cache them.
+    """Return the arrays cached under a name and a digest; if there are none, make and cache them.
 
-    A damaged file, or one whose arrays lack one of ``shapes``, is made anew, and where nothing can be written the
-    arrays are returned all the same, both with a warning.
+    A file that is damaged, or whose arrays do not have ``shapes``, is made anew with a warning. If the cache cannot be
+    written, a warning says so and the arrays are returned.
     """
     try:
         path = folder() / f"{name}-{digest}.npz"
@@ -79,7 +79,7 @@ def cached(
         return _checked(_read(path), shapes or {})
     except (FileNotFoundError, NotADirectoryError):
         pass
-    # What damaged bytes may raise: no zip file or a wrong checksum; no array; an end too early.
+    # What damaged files raise: no zip file or a wrong checksum, no array, an early end.
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         warnings.warn(f"the cached {path} cannot be read and is made anew: {error}", stacklevel=2)
     arrays = make()
@@ -107,7 +107,7 @@ def _read(path: Path) -> Arrays:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """Write to a neighbour of a name of its own, as several processes may write, then rename it."""
+    """Write to a temporary file with a unique name, as several processes may write, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -29,22 +29,22 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright that has an orientation by EXIF."""
+"""How to turn a picture upright, for each EXIF orientation."""
 
 
 class Reading(NamedTuple):
-    """How image files become pixels."""
+    """How to turn image files into pixels."""
 
     size: int
     """Pixels on both sides."""
     mode: Mode
     depth: int | None = None
-    """White is ``2**depth - 1``, where the file does not say."""
+    """If the file does not say which value is white, it is ``2**depth - 1``."""
     ground: str = "white"
-    """Colour behind what is transparent, as Pillow names it."""
+    """Colour behind transparent pixels, by Pillow's name."""
 
     def check(self) -> None:
-        """Raise ValueError for options that nothing can be read with."""
+        """Raise ValueError for invalid options."""
         if self.size < 1:
             raise ValueError(f"size={self.size}: expected at least 1")
         if self.depth is not None and self.depth not in levels.DEPTHS:
@@ -58,12 +58,12 @@ class Reading(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Images, and what to know of them."""
+    """Decoded images, with notes for the user."""
 
     pixels: np.ndarray  # [item, channel, size, size] uint8
     digests: np.ndarray  # [item, 16] uint8, equal for files that show the same picture
     notes: tuple[str, ...]
-    """What a user should hear."""
+    """Notes to show to the user."""
 
 
 def decode(
@@ -81,8 +81,8 @@ def decode(
 def decoded(names: Sequence[str], read: Callable[[str], bytes], reading: Reading) -> Decoded:
     """Return the images whose files have these names.
 
-    Each is turned upright (EXIF), scaled to 8 bits, laid on the ground where it is transparent, and squeezed or
-    stretched to ``size`` on both sides (Lanczos). A terminal shows a bar meanwhile.
+    Each image is turned upright (EXIF), scaled to 8 bits, composited on the ground colour if it is transparent, and
+    resized to ``size`` x ``size`` (Lanczos). A terminal shows a progress bar.
 
     Raises:
         ValueError: some files cannot be read; their names.
@@ -100,12 +100,12 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], reading: Reading
             digests[index] = np.frombuffer(_digest(flat), dtype=np.uint8)
             small = flat.convert(mode).resize((size, size), Image.Resampling.LANCZOS)
             pixels[index] = np.asarray(small).reshape(size, size, CHANNELS[mode]).transpose(2, 0, 1)
-        except UnidentifiedImageError:  # whose message is an address in memory
+        except UnidentifiedImageError:  # its message is only an address in memory
             unreadable.append(f"{names[index]} (no image of a known format)")
-        except Exception as error:  # bytes that are no image make Pillow raise anything
+        except Exception as error:  # Pillow may raise anything on damaged files
             unreadable.append(f"{names[index]} ({type(error).__name__}: {error})")
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow lets other threads run while it decodes
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow releases the GIL while it decodes
         done = threads.map(fill, range(len(names)))
         for _ in tqdm(done, "decoding images", len(names), disable=None, leave=False):
             pass
@@ -118,7 +118,7 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], reading: Reading
 def _flat(image: Image.Image, name: str, reading: Reading, seen: levels.Seen) -> Image.Image:
     """Return an opaque image of 8 bits, upright."""
     levels.note_depth(image)
-    image.load()  # first: a file that was cut short is told as such
+    image.load()  # first, so that a truncated file is reported as such
     upright = _turned(levels.eight_bits(image, name, reading.depth, seen), _orientation(image))
     if not upright.has_transparency_data:
         return upright.convert("RGB") if upright.mode in ("P", "LAB", "HSV") else upright
@@ -129,7 +129,7 @@ def _flat(image: Image.Image, name: str, reading: Reading, seen: levels.Seen) ->
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # what cameras and editors wrote may be anything, and is no reason to refuse the picture
+    except Exception:  # damaged metadata are no reason to refuse the picture
         return 1
 
 

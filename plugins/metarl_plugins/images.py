@@ -31,17 +31,17 @@ from metarl_plugins.decoding import Reading
 from metarl_plugins.listing import LAYOUT, Listing, listed
 
 Copies = Literal["warn", "refuse", "allow"]
-"""What becomes of a picture that is there more than once."""
+"""What to do about a picture that appears more than once."""
 
 
 @dataclass(frozen=True)
 class Images:
     """A folder of images: tell N classes apart by K images of each (84 x 84, colour).
 
-    The folder ``root`` holds a folder for each class; or folders ``train``, ``val`` and ``test`` of such folders; or
-    files ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label`` beside the images or
-    beside a folder ``images`` of them, as mini-ImageNet is published. All are decoded once, cached, and held as one
-    tensor of uint8, brought to size by Pillow's Lanczos filter, width and height each by itself. Task parameters:
+    The folder ``root`` holds a folder for each class, or folders ``train``, ``val`` and ``test`` of such folders, or
+    files ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label`` (mini-ImageNet's
+    form; the images are beside them or in a folder ``images``). All images are decoded once, cached, and held as one
+    uint8 tensor. Pillow's Lanczos filter resizes them, width and height separately. Task parameters:
     ``classes`` ``[task, way]``, numbered by the order of their names, and with rotations ``quarter_turns``
     ``[task, way]``. Nothing describes a task.
     """
@@ -49,7 +49,7 @@ class Images:
     root: Path | None = None
     """Folder of the images; it must be given."""
     size: int = 84
-    """Width and height that images are brought to."""
+    """Width and height of the resized images."""
     grey: bool = False
     """Grey instead of colour."""
     depth: int | None = None
@@ -58,7 +58,7 @@ class Images:
     ground: str = "white"
     """Colour behind what is transparent, such as white, black or #808080."""
     copies: Copies = "warn"
-    """What becomes of a picture that is there more than once: warn, refuse or allow."""
+    """What to do about a picture that appears more than once: warn, refuse or allow."""
     ways: int = 5
     """Classes of a task."""
     shots: int = 1
@@ -106,7 +106,7 @@ class Images:
         self._family.check_split(split)
 
     def fingerprint(self) -> str:
-        """Return a digest of the pictures, whatever size they are brought to, and of the classes that they show."""
+        """Return a digest of the pictures at their full size, and of their classes."""
         listing = listed(self._folder)
         digests = _pictures(self._folder, listing.files, self._reading).digests
         told = hashlib.sha256(repr((listing.names, listing.labels, listing.classes)).encode())
@@ -148,10 +148,10 @@ def load(
     ground: str = "white",
     copies: Copies = "warn",
 ) -> tuple[Listing, Tensor]:
-    """Return a folder's listing and pixels ``[item, channel, size, size]``; all who ask in one process share them.
+    """Return a folder's listing and pixels ``[item, channel, size, size]``. A process loads them once and shares them.
 
-    Raises ValueError for an unknown layout, for files that cannot be read and, if asked, for pictures that are there
-    more than once.
+    Raises ValueError for an unknown layout, for files that cannot be read and, if asked, for pictures that appear more
+    than once.
     """
     listing = listed(root)
     found = _pictures(root, listing.files, Reading(size, mode, depth, ground))
@@ -166,7 +166,7 @@ def load(
 
 
 class Pictures(NamedTuple):
-    """What image files hold."""
+    """The contents of image files."""
 
     pixels: Tensor  # [item, channel, size, size] uint8
     digests: np.ndarray  # [item, 16] uint8, equal for files that show the same picture
@@ -210,8 +210,8 @@ def read_images(
 ) -> Tensor:
     """Return image files as ``[item, channel, size, size]`` uint8, read as ``Images`` reads them.
 
-    For families of one's own. With ``cache``, the name of the data set, they are decoded once, and found in the cache
-    by every later process.
+    For your own families. With ``cache``, a name for the data set, the files are decoded once, and later processes
+    read them from the cache.
 
     Raises:
         ValueError: an option is wrong, there are no files, or some cannot be read.
@@ -239,7 +239,7 @@ def _called(file: Path, root: Path) -> str:
 
 
 def _repeated(root: Path, listing: Listing, digests: np.ndarray) -> str | None:
-    """Return what to say of pictures that several files show: the worst of them where it makes a score too good."""
+    """Return a warning for pictures that appear in several files, the most harmful kind first; None without any."""
     of_label = {label: split for split, labels in (listing.classes or {}).items() for label in labels}
     first: dict[bytes, int] = {}
     found: dict[str, list[tuple[int, int]]] = {"in two splits": [], "in two classes": [], "twice in a class": []}

@@ -1,4 +1,4 @@
-"""Grey levels of image files: what number is white in them, and how they become 8 bits."""
+"""Grey levels of image files: which value is white, and how to scale it to 8 bits."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,28 +7,28 @@ import numpy as np
 from PIL import Image
 
 WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of more than 8 bits, which its own ``convert`` would clip."""
+"""Pillow's modes with more than 8 bits. Its own ``convert`` clips them."""
 SIXTEEN_BITS_AT_MOST = ("PPM", "PNG", "JPEG2000")
-"""Formats whose values Pillow stretches to 16 bits, whatever it calls the mode."""
+"""Formats that Pillow scales to 16 bits, whatever mode it reports."""
 BITS, PHOTOMETRIC, MAXIMUM = 258, 262, 281
 """Tags of TIFF: bits of a value, whether 0 is white, and the largest value."""
 DEEP = "metarl: colours of 16 bits"
 TOLERANCE = 0.01
-"""By what share floats may leave their range: resampling overshoots."""
+"""Share by which floats may leave their range, because resampling overshoots."""
 DEPTHS = range(1, 33)
 
 
 @dataclass
 class Seen:
-    """What the files of a data set hold, noted file by file: all must be scaled alike."""
+    """What was seen in the files of a data set, all of which must be scaled alike."""
 
     brightest: int = 0
-    """Largest value of the 16-bit files whose depth is taken for granted."""
+    """Largest value in the 16-bit files whose depth had to be assumed."""
     floats: dict[int, str] = field(default_factory=dict)
-    """Depths that floats look like (1: from 0 to 1, 8: to 255), and a file of each."""
+    """Depths that the floats suggest (1: from 0 to 1, 8: to 255), with an example file of each."""
 
     def notes(self) -> list[str]:
-        """Return what a user should hear. Raises ValueError for floats of two scales."""
+        """Return notes for the user. Raises ValueError for floats on two scales."""
         if len(self.floats) > 1:
             raise ValueError(
                 f"the floats of {self.floats[1]} go from 0 to 1, those of {self.floats[8]} to 255: give depth=1 or "
@@ -44,11 +44,11 @@ class Seen:
 
 
 def eight_bits(image: Image.Image, name: str, depth: int | None, seen: Seen) -> Image.Image:
-    """Return an image of which no value has more than 8 bits; ``depth`` says what the file may not.
+    """Scale an image to 8 bits.
 
-    White is ``2**depth - 1``. Where it is not given: what the file says; 65535 in 16 bits; 1 or 255 in floats, by what
-    they reach. Files of 8 bits are scaled only by a smaller depth. Raises ValueError for values beyond white, and where
-    only ``depth`` could tell.
+    White is ``2**depth - 1``. Without ``depth`` it is what the file says, else 65535 for 16 bits, and 1 or 255 for
+    floats, depending on their range. Files of 8 bits are scaled only if ``depth`` is smaller. Raises ValueError for
+    values beyond white, and if white is unknown without ``depth``.
     """
     if image.mode not in WIDE:
         _note_colour(image, depth, seen)
@@ -70,7 +70,7 @@ def eight_bits(image: Image.Image, name: str, depth: int | None, seen: Seen) -> 
 
 
 def _note_colour(image: Image.Image, depth: int | None, seen: Seen) -> None:
-    """Pillow keeps the upper 8 of 16 bits of colour: right where all are used, else too few are left."""
+    """Note colours of 16 bits: Pillow keeps the upper 8, which is right only if all 16 are used."""
     if not image.info.get(DEEP):
         return
     if depth is not None and depth < 16:
@@ -83,13 +83,13 @@ def _brightest(band: Image.Image) -> int:
 
 
 def note_depth(image: Image.Image) -> None:
-    """Note in an image that is not loaded yet whether its file holds colours of 16 bits."""
+    """Note, before an image is loaded, whether its file holds colours of 16 bits."""
     raw = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.info[DEEP] = image.mode not in WIDE and (raw or max(_tags(image).get(BITS, (8,))) > 8)
 
 
 def _opaque(image: Image.Image, levels: np.ndarray) -> Image.Image:
-    """Return levels as an image, in which the one value that the file calls transparent is so."""
+    """Return levels as an image, with the file's transparent value made transparent."""
     grey, clear = Image.fromarray(levels), image.info.get("transparency")
     if not isinstance(clear, int):
         return grey
@@ -97,7 +97,7 @@ def _opaque(image: Image.Image, levels: np.ndarray) -> Image.Image:
 
 
 def _fewer(image: Image.Image, depth: int) -> Image.Image:
-    """Stretch the few levels of an 8-bit image, but not its alpha."""
+    """Scale the few levels of an 8-bit image, except alpha, to the full range."""
     white, bands = _white(depth), list(image.split())
     for index, band in enumerate(bands):
         if not (image.mode == "LA" and index == 1):

@@ -1,4 +1,4 @@
-"""Which image files a folder holds, of which classes and splits: by its folders, or by lists of files."""
+"""Find the image files in a folder, with their classes and splits, from its subfolders or from lists of files."""
 
 import warnings
 from collections import Counter
@@ -13,33 +13,33 @@ from metarl_plugins import tables, trees
 from metarl_plugins.tables import class_name
 
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-"""What the list of a split is called first of all, before its suffix."""
+"""Preferred names of the lists of each split, without suffix."""
 LAYOUT = (
     "expected a folder for each class; or folders train, val and test of such folders; or files train.csv, val.csv and "
     "test.csv with the columns filename and label beside the images, or beside a folder images"
 )
 LISTS = ("", "split", "splits")
-"""Folders in root where lists of the splits may be."""
+"""Folders in root that may hold the lists of the splits."""
 
 
 class Listing(NamedTuple):
-    """Which image files there are, and of what."""
+    """Image files with their classes and splits."""
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
-    """Of each file: a position in names."""
+    """For each file, the index of its class in ``names``."""
     names: tuple[str, ...]
-    """Of the classes, in order."""
+    """Names of the classes, in order."""
     classes: dict[Split, tuple[int, ...]] | None
-    """The labels of each split, where the folder tells them."""
+    """The labels of each split; None if the folder does not say."""
 
 
 Files = Mapping[Path, str]
-"""Files, and the names of their classes."""
+"""Files with the names of their classes."""
 
 
 def listed(root: Path) -> Listing:
-    """Return what a folder holds, with a warning for what was passed over.
+    """List the images of a folder, and warn about files that were skipped.
 
     Raises ValueError for an unknown layout, for lists that are wrong, and for splits that share a class.
     """
@@ -61,7 +61,7 @@ def listed(root: Path) -> Listing:
 
 
 def _holder(root: Path) -> Path:
-    """Return the folder with the lists of the splits: where one holds but a folder that has them, that one."""
+    """Return the folder with the lists of the splits: root, or the only folder in it."""
     if any(_lists(root, suffix) for suffix in (".csv", ".txt")):
         return root
     inner = [path for path in root.iterdir() if path.is_dir() and not trees.left_out(path.name)]
@@ -69,7 +69,7 @@ def _holder(root: Path) -> Path:
 
 
 def _lists(root: Path, suffix: str) -> dict[Split, Path]:
-    """Return the lists of the splits, where there are some. Raises ValueError for two of one split."""
+    """Return the lists of the splits, if any. Raises ValueError if a split has two lists."""
     for folder in (root / name for name in LISTS):
         named = [(path, trees.split_named(path.stem)) for path in sorted(folder.glob("*")) if _is(path, suffix)]
         found: dict[Split, Path] = {}
@@ -98,7 +98,7 @@ def _of_splits(splits: Mapping[Split, trees.Folder], passed: trees.Passed) -> Li
 
 
 def _in_folders(root: trees.Folder, passed: trees.Passed) -> Files:
-    """Return the images below each folder, a class of its own."""
+    """Return the images below each folder; every folder is a class."""
     empty = [folder.path.name for folder in root.folders if not folder.everything()]
     if empty or not root.folders:
         told = f"the folders {', '.join(empty[:5])} in it hold" if empty else "it holds"
@@ -109,7 +109,7 @@ def _in_folders(root: trees.Folder, passed: trees.Passed) -> Files:
 
 
 def _joined(splits: Mapping[Split, Files]) -> Listing:
-    """Number the classes of all splits. Raises ValueError where two splits share one."""
+    """Number the classes of all splits. Raises ValueError if two splits share a class or a file."""
     of_splits = {split: set(files.values()) for split, files in splits.items()}
     for what, found in (("classes", of_splits.values()), ("files", splits.values())):
         twice = sorted(str(one) for one, count in Counter(chain(*found)).items() if count > 1)

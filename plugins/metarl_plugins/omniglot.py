@@ -24,21 +24,21 @@ from metarl_plugins import caching, decoding, one_shot, trees
 CharacterSplit = Literal["random", "vinyals", "background"]
 TestEpisodes = Literal["sampled", "alphabet", "lake"]
 SIZE = 28
-"""Width and height that the field uses, of 105 in the files."""
+"""Width and height that the field uses; the files have 105."""
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
-"""How many there are in each part of the data set."""
+"""Number of characters in each part of the data set."""
 DRAWINGS = 20
-"""Of each character."""
+"""Drawings of each character."""
 RANDOM_SIZES = (1100, 100, 423)
-"""Characters in train, validation and test: the MAML paper's 1200 and 423, with 100 of the 1200 for validation."""
+"""Characters in train, validation and test: the MAML paper's 1200 and 423, where validation takes 100 of the 1200."""
 VINYALS_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 VINYALS_TEST = (
     "Gurmukhi/character42", "Gurmukhi/character43", "Gurmukhi/character44", "Gurmukhi/character45", "Kannada", "Keble",
     "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti", "Syriac_(Serto)",
     "Tengwar", "Tibetan", "ULOG",
 )  # fmt: skip
-"""The alphabets, and four single characters, of the lists that https://github.com/jakesnell/prototypical-networks has
-from Vinyals et al. (2016, https://arxiv.org/abs/1606.04080); all others are for training: 1028, 172 and 423."""
+"""Alphabets, and four single characters, in the test list of Vinyals et al. (2016, https://arxiv.org/abs/1606.04080),
+as https://github.com/jakesnell/prototypical-networks has it. The splits have 1028, 172 and 423 characters."""
 LAYOUT = (
     "expected images_background.zip and images_evaluation.zip of https://github.com/brendenlake/omniglot (its folder "
     "python), or what they hold: images_background/ALPHABET/characterNN/*.png, images_evaluation/..."
@@ -122,8 +122,8 @@ class Omniglot:
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
         """Sample tasks.
 
-        Raises ValueError for fewer than one task, where the data set is not found or incomplete, and for more ways or
-        drawings than it has; also for more than 20 of Lake's runs, and where they are not found.
+        Raises ValueError for fewer than one task, for a data set that is missing or incomplete, and for more ways or
+        drawings than it has; also for more than 20 of Lake's runs, and if those are missing.
         """
         if split == "test" and self.test_episodes != "sampled":
             return self._one_shot(num_tasks, generator)
@@ -169,7 +169,7 @@ class Omniglot:
 
 
 def vinyals_split(characters: Sequence[str]) -> dict[Split, tuple[int, ...]]:
-    """Return the characters of each split of Vinyals et al.: which of ``characters`` they are."""
+    """Return the indices into ``characters`` of each split of Vinyals et al."""
     alphabets = [{character, character.partition("/")[0]} for character in characters]
     validation = tuple(index for index, names in enumerate(alphabets) if names & set(VINYALS_VALIDATION))
     test = tuple(index for index, names in enumerate(alphabets) if names & set(VINYALS_TEST))
@@ -187,7 +187,7 @@ def background_split(drawings: Drawings) -> dict[Split, tuple[int, ...]]:
 
 
 def located(root: Path | str | None) -> Path:
-    """Return the folder of the data set. Raises ValueError where it is not told, or does not hold it."""
+    """Return the folder of the data set. Raises ValueError if none is given, or if it does not hold Omniglot."""
     data = os.environ.get("METARL_DATA")
     if root is None and not data:
         raise ValueError(
@@ -202,7 +202,7 @@ def located(root: Path | str | None) -> Path:
 
 
 def _part(folder: Path, part: str) -> Path | None:
-    """Return the archive or folder of a part of the data set; None where there is neither."""
+    """Return the archive or folder of a part of the data set; None if there is neither."""
     archive, extracted = folder / f"{part}.zip", folder / part
     if (extracted / part).is_dir():  # extracted into a folder of its name
         extracted = extracted / part
@@ -210,9 +210,9 @@ def _part(folder: Path, part: str) -> Path | None:
 
 
 def load(folder: Path) -> Drawings:
-    """Return the data set, decoded once and cached; all who ask in one process share it.
+    """Return the data set, decoded once and cached. A process loads it once and shares it.
 
-    Raises ValueError where files are missing or cannot be read.
+    Raises ValueError if files are missing or cannot be read.
     """
     parts = {part: found.absolute() for part in CHARACTERS if (found := _part(folder, part))}
     return _drawings(tuple(parts.items()), caching.key(SIZE, "parts", *(_digest(found) for found in parts.values())))
@@ -265,7 +265,7 @@ def _drawn(folder: Path) -> list[Path]:
 
 
 def _complete(part: str, found: Path, readers: dict[str, Callable[[], bytes]]) -> dict[str, Callable[[], bytes]]:
-    """Return the drawings among a part's files. Raises ValueError where some are missing."""
+    """Return the drawings among a part's files. Raises ValueError if some are missing."""
     drawings = {
         name: read
         for name, read in readers.items()

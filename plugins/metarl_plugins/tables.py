@@ -1,4 +1,4 @@
-"""Lists of the splits' image files, as data sets are published: .csv with two columns, .txt with lines."""
+"""Lists of the image files of each split, as data sets publish them: .csv with two columns, or .txt."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ from typing import NamedTuple
 from metarl_plugins import trees
 
 COLUMNS = (("filename", "label"), ("image_name", "class_name"))
-"""What the columns of files and classes are called: by mini-ImageNet's lists, and by those of easyfsl."""
+"""Names of the columns of files and classes, in mini-ImageNet's lists and in easyfsl's."""
 DELIMITERS = ",;\t"
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""How files begin that say what they are encoded in."""
+"""Byte-order marks, with their encodings."""
 
 
 class Row(NamedTuple):
-    """What a line of a list says."""
+    """One line of a list."""
 
     number: int
     file: str
@@ -27,12 +27,12 @@ class Row(NamedTuple):
 
 
 def read(root: Path, table: Path) -> dict[Path, str]:
-    """Return the image files that a list names, and the class of each.
+    """Return the image files that a list names, with the class of each.
 
-    Images are looked for in root and in its folder ``images``, there or in a folder that is called as the class.
+    Images are looked up in root and in its folder ``images``, directly or in a folder named after the class.
 
     Raises:
-        ValueError: the list cannot be read, a file is missing or has two classes; it tells list and row.
+        ValueError: the list cannot be read, or a file is missing or has two classes. It names list and row.
     """
     folder = root / "images" if (root / "images").is_dir() else root
     if table.suffix.lower() == ".csv":
@@ -119,7 +119,7 @@ def _of_classes(root: Path, table: Path, lines: Sequence[tuple[int, str]]) -> di
 
 
 def class_name(name: str) -> str:
-    """Return the name by which classes are compared: accents composed, no blanks around it."""
+    """Return a class name in the form that is compared: accents composed, surrounding blanks removed."""
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -150,7 +150,7 @@ Find = Callable[[str, str], Path | None]
 
 
 def _finder(root: Path) -> Find:
-    """Return a function that finds a file by its name and class; paths in root are told from root, others in full."""
+    """Return a function that finds a file by name and class. Paths inside root are relative to it, others absolute."""
     images = root / "images"
     places: list[Callable[[str, str], Path]] = [
         lambda name, label: images / label / name,
@@ -175,7 +175,7 @@ def _finder(root: Path) -> Find:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yield a name as other systems write it."""
+    """Yield the spellings of a name on other operating systems."""
     yield name
     for other in dict.fromkeys(
         unicodedata.normalize(form, slashes)

@@ -1,4 +1,4 @@
-"""Folders of image files: which of them are classes, which are splits, and what in them is neither."""
+"""Trees of image folders: which folders are classes, which are splits, and which files to skip."""
 
 import os
 import re
@@ -17,50 +17,50 @@ LEFT_OUT = {
     "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
     "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-"""What systems and tools leave behind, beside names that begin with a dot."""
+"""Files and folders that operating systems and tools leave behind. Names that begin with a dot are skipped too."""
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-"""Formats that Pillow knows of but does not read by itself."""
+"""Formats that Pillow registers but cannot read on its own."""
 UNREAD = {".heic", ".heif", ".hif", ".jxl"}
-"""Suffixes of photographs that Pillow does not read: passed over, they would leave out what phones take."""
+"""Suffixes of photographs that Pillow cannot read. Skipping them silently would lose the pictures of many phones."""
 DOCUMENTS = {
     ".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".ipynb", ".json", ".log", ".m", ".md", ".pdf",
     ".py", ".rst", ".rtf", ".sh", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 }  # fmt: skip
-"""Suffixes of what nobody takes for a picture."""
+"""Suffixes of files that are obviously not pictures; they are skipped without a warning."""
 WORDS: dict[str, Split] = {
     "train": "train", "training": "train", "base": "train", "background": "train",
     "val": "validation", "valid": "validation", "validate": "validation", "validation": "validation",
     "dev": "validation",
     "test": "test", "testing": "test", "novel": "test", "evaluation": "test", "eval": "test",
 }  # fmt: skip
-"""What splits are called in the few-shot literature."""
+"""Names of splits in the few-shot literature."""
 FILLERS = {
     "classes", "data", "dataset", "files", "images", "image", "img", "imgs", "imagenet", "label", "labels", "list",
     "meta", "mini", "miniimagenet", "set", "split", "tiered", "tieredimagenet",
 }  # fmt: skip
-"""Words that may stand beside them."""
+"""Words that may accompany them."""
 CONTAINERS = {"data", "image", "images", "img", "imgs", "jpegimages", "pictures"}
-"""What a folder is called that holds all images, rather than those of a class."""
+"""Names of folders that hold all images rather than those of one class."""
 SHOWN = 4
-"""How many folders a picture of a tree names at each level."""
+"""Number of folders that a drawing of a tree names at each level."""
 FEW = 3
-"""So many folders of the same folders are rather splits than classes."""
+"""Up to this many folders with the same subfolders are taken for splits rather than classes."""
 
 
 def suffixes() -> set[str]:
-    """Return what image files end in that Pillow reads here."""
+    """Return the suffixes of image files that Pillow can read here."""
     Image.init()
     known = Image.registered_extensions().items()
     return {suffix for suffix, name in known if name in Image.OPEN and name not in NO_PICTURES}
 
 
 def left_out(name: str) -> bool:
-    """Whether a file or folder is hidden, or left there by a system: no part of a data set."""
+    """Whether a file or folder is hidden or left by the operating system, and so not part of a data set."""
     return name.startswith(".") or name.casefold() in LEFT_OUT
 
 
 def split_named(name: str) -> Split | None:
-    """Return the split that a folder, or a list, is called after, in whatever letters; None for any other name."""
+    """Return the split that a folder or list is named after, ignoring case; None for any other name."""
     words = [word for word in re.findall(r"[a-z]+", name.casefold()) if word not in FILLERS]
     found = re.fullmatch(r"(?:meta)?([a-z]+?)(?:set|data|images)?", words[0]) if len(words) == 1 else None
     return WORDS.get(found[1]) if found else None
@@ -68,14 +68,14 @@ def split_named(name: str) -> Split | None:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, with what of a data set lies in it."""
+    """A folder with its images and subfolders."""
 
     path: Path
     images: tuple[Path, ...]
     folders: tuple["Folder", ...]
 
     def everything(self) -> list[Path]:
-        """Return all images in it, at any depth, in order."""
+        """Return all images in it, at any depth, sorted."""
         return sorted([*self.images, *(file for folder in self.folders for file in folder.everything())])
 
     def bearing(self) -> list["Folder"]:
@@ -85,12 +85,12 @@ class Folder:
 
 @dataclass
 class Passed:
-    """Files that were passed over."""
+    """Files that were skipped."""
 
     files: list[Path] = field(default_factory=list)
 
     def tell(self, root: Path) -> None:
-        """Warn of them. Raises ValueError for photographs that Pillow does not read."""
+        """Warn about them. Raises ValueError for photographs that Pillow cannot read."""
         unread = [file for file in self.files if file.suffix.lower() in UNREAD]
         if unread:
             kind = unread[0].suffix.lower().removeprefix(".").upper()
@@ -104,7 +104,7 @@ class Passed:
 
 
 def look(path: Path, passed: Passed, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Return what a folder holds; links are followed, but not in circles."""
+    """Return a folder with its contents; links are followed, but not in circles."""
     stat, known = path.stat(), suffixes()
     here = (*above, (stat.st_dev, stat.st_ino))
     images, folders = [], []
@@ -124,9 +124,9 @@ def look(path: Path, passed: Passed, above: tuple[tuple[int, int], ...] = ()) ->
 
 
 def splits(root: Folder) -> dict[Split, Folder] | None:
-    """Return the folders of the splits, where there are some.
+    """Return the folders of the splits, if any.
 
-    Raises ValueError where two are of one split, or where others stand beside them.
+    Raises ValueError if two folders belong to one split, or if there are other folders beside them.
     """
     named = [(folder, split_named(folder.path.name)) for folder in root.folders]
     known = [(folder, split) for folder, split in named if split]
@@ -142,12 +142,12 @@ def splits(root: Folder) -> dict[Split, Folder] | None:
 
 
 def of_characters(folder: Folder) -> bool:
-    """Whether a folder is a part of Omniglot, whose classes are the folders that hold the drawings."""
+    """Whether a folder is a part of Omniglot, whose classes are the innermost folders."""
     return folder.path.name.casefold() in ("images_background", "images_evaluation")
 
 
 def unwrapped(folder: Folder) -> Folder:
-    """Return the folder that holds the classes: where one holds but a folder of folders, that one."""
+    """Return the folder that holds the classes: enter folders whose only content is a folder of folders."""
     inner = folder.bearing()
     if folder.images or len(inner) != 1 or inner[0].images:
         return folder
@@ -155,9 +155,9 @@ def unwrapped(folder: Folder) -> Folder:
 
 
 def classes(root: Folder) -> Iterator[tuple[Path, str]]:
-    """Yield images and the names of their classes: the folders in root.
+    """Yield images with the names of their classes, which are the folders in root.
 
-    Raises ValueError where there are none, and where the folders in it are rather splits, or kinds of classes.
+    Raises ValueError if there are none, or if the folders look like splits or groups of classes.
     """
     bearing = root.bearing()
     if of_characters(root):
@@ -177,7 +177,7 @@ def _leaves(folder: Folder, name: str) -> Iterator[tuple[Path, str]]:
 
 
 def _check_level(root: Folder, bearing: Sequence[Folder]) -> None:
-    """Raise ValueError where each folder holds nothing but folders of images, which look like the classes."""
+    """Raise ValueError if every folder holds only folders of images, which look like the real classes."""
     if any(folder.images for folder in bearing):
         return
     inner = [{one.path.name for one in folder.bearing()} for folder in bearing]
@@ -190,7 +190,7 @@ def _check_level(root: Folder, bearing: Sequence[Folder]) -> None:
 
 
 def unclear(root: Folder, what: str) -> ValueError:
-    """Return an error that shows a tree."""
+    """Return an error that shows the tree."""
     return ValueError(
         f"{root.path} holds {what}, and it is not clear which of them are the classes; seen: {shown(root)}; call the "
         "folders of the splits train, val and test, and keep a folder for each class in each of them"

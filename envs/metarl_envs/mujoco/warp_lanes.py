@@ -133,16 +133,17 @@ class WarpVectorEnv(RobotLanes):
         changing = [*self.simulator.changing, *self._book, self._trouble, self._rewards, self._seen]
         before = [values.clone() for values in changing]
 
-        def after(step: Callable[[], None]) -> Tensor:
-            step()
-            results = torch.cat([values.double().flatten() for values in changing]).nan_to_num()
-            for values, kept in zip(changing, before, strict=True):
-                values.copy_(kept)
-            return results
+        def after(step: Callable[[], None]) -> list[Tensor]:
+            try:
+                step()
+                return [values.double().flatten().nan_to_num() for values in changing]  # field by field
+            finally:
+                for values, kept in zip(changing, before, strict=True):
+                    values.copy_(kept)
 
         def compared() -> Callable[[], None]:
             graph = self.simulator.captured(self._advance)
-            require_same([after(graph)], [after(self._advance)], FAR, "it does something else")
+            require_same(after(graph), after(self._advance), FAR, "it does something else")
             return graph
 
         graph = made_or_warned(

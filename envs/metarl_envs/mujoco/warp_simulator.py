@@ -122,7 +122,9 @@ class WarpSimulator:
         stream.wait_stream(torch.cuda.current_stream(self._device))
         launch, self._launch, self._capturing = self._launch, self._advance, True
         try:
-            with warp.ScopedStream(warp.stream_from_torch(stream)), torch.cuda.graph(graph, stream=stream):
+            # Warp allocates from its own pool meanwhile, which the strictest mode takes for an error.
+            recording = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+            with warp.ScopedStream(warp.stream_from_torch(stream)), recording:
                 warp.capture_begin(self._warp_device, force_module_load=False, external=True)
                 try:
                     work()

@@ -27,13 +27,15 @@ def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
         raise ValueError(f"schedule={schedule}: expected at least one factor, all of them positive")
 
 
-def factor(schedule: tuple[float, ...] | None, spec: Spec, step: int) -> float:
+def factor(schedule: tuple[float, ...] | None, spec: Spec, step: int, trained: int = 1) -> float:
     """Return the factor of the step size after ``step`` steps.
 
-    Without a schedule, it is 1 for examples; for control, 1 at the first step and 0.5 later.
+    Without a schedule, it is 1 for examples, and for control at the ``trained`` first steps, those that meta-training
+    takes. Later steps of control, taken only at evaluation, are half as long (arXiv 1703.03400, app. A.2).
     """
-    factors = schedule or ((1.0, 0.5) if spec.control else (1.0,))
-    return factors[min(step, len(factors) - 1)]
+    if schedule is not None:
+        return schedule[min(step, len(schedule) - 1)]
+    return 0.5 if spec.control and step >= trained else 1.0
 
 
 class Moments(NamedTuple):

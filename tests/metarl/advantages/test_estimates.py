@@ -74,6 +74,15 @@ def test_discounted_sums_by_hand() -> None:
     assert rewards[0].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 100])
+def test_discounted_sums_are_those_of_a_loop_over_time(length: int) -> None:
+    rewards = torch.randn(2, 3, length, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+    expected, following = torch.zeros_like(rewards), torch.zeros(2, 3, dtype=torch.float64)
+    for step in reversed(range(length)):
+        following = expected[..., step] = rewards[..., step] + 0.97 * following
+    torch.testing.assert_close(discounted_sums(rewards, 0.97), expected, rtol=1e-12, atol=1e-12)
+
+
 def gae_of(
     rewards: list[float], values: list[float], last: float, mask: list[float], options: Advantages
 ) -> list[float]:

@@ -198,13 +198,22 @@ def test_schedule_scales_each_step_and_its_last_factor_holds():
         torch.testing.assert_close(state.params, expected)
 
 
-def test_by_default_control_halves_the_step_size_after_the_first_step():
-    for spec, same in ((CONTINUOUS, (1.0, 0.5)), (REGRESSION, (1.0,))):
-        default = MAML(steps=3, network=Network(hidden=(4,))).build(spec)
-        explicit = MAML(steps=3, network=Network(hidden=(4,)), schedule=same).build(spec)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_by_default_only_steps_of_control_beyond_those_of_training_are_halved(steps):
+    for spec, same in ((CONTINUOUS, (*[1.0] * steps, 0.5)), (REGRESSION, (1.0,))):
+        default = MAML(steps=steps, network=Network(hidden=(4,))).build(spec)
+        explicit = MAML(steps=steps, network=Network(hidden=(4,)), schedule=same).build(spec)
+        plain = MAML(steps=steps, network=Network(hidden=(4,)), schedule=(1.0,)).build(spec)
         params = initial(default)
         experience = synthetic.experience(default, params)
-        assert torch.equal(meta_loss(default, params, experience), meta_loss(explicit, params, experience))
+        assert torch.equal(meta_loss(default, params, experience), meta_loss(plain, params, experience))
+        states = [learner.begin(params, experience.descriptors) for learner in (default, explicit)]
+        for _ in range(steps + 2):
+            states = [
+                default.adapt(states[0], experience.supports[0]),
+                explicit.adapt(states[1], experience.supports[0]),
+            ]
+            assert all(torch.equal(value, states[1].params[name]) for name, value in states[0].params.items())
 
 
 def test_tasks_are_independent_and_their_order_does_not_matter():

@@ -332,3 +332,22 @@ def test_a_baseline_that_ends_before_any_episode_is_drawn_without_learning_curve
     assert cli.main(["plot", str(out)]) == 0
     assert "without a score so far, so not in learning.png: run" in capsys.readouterr().out
     assert sorted(path.name for path in out.glob("*.png")) == ["adaptation.png"]
+
+
+def test_a_baseline_warns_of_environments_that_the_seed_does_not_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unseeded.py").write_text(
+        "import random\nfrom gymnasium import spaces\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "import metarl\n"
+        "class Noisy(PendulumEnv):\n"
+        "    def step(self, action):\n"
+        "        observation, reward, *rest = super().step(action)\n"
+        "        return observation, reward + random.random(), *rest\n"
+        "family = metarl.GymnasiumFamily(Noisy, spaces.Dict(g=spaces.Box(5.0, 15.0, ())), 'attribute')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = ["baseline", "ppo", "unseeded:family", *PPO_OPTIONS, *SMALL, "--tasks", "1", "--quiet"]
+    with pytest.warns(UserWarning, match="GymnasiumFamily draw from Python's random, which the seed does not set"):
+        assert cli.main(asked) == 0

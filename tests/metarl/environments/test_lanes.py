@@ -377,6 +377,32 @@ def test_statistics_of_episodes_may_be_recorded() -> None:
     assert lanes.step(np.zeros((1, 1)))[0].shape == (1, 3)
 
 
+def _other_name(env: Any, gravity: float) -> None: ...
+
+
+def _all_in_one(env: Any, values: Any) -> None: ...
+
+
+def _environment_only(env: Any) -> None: ...
+
+
+@pytest.mark.parametrize("function", [_other_name, _all_in_one, _environment_only])
+def test_a_function_that_does_not_take_the_parameters_by_name_is_told_so(function: Any) -> None:
+    told = (
+        rf"the function {function.__name__} \(.*test_lanes.py:\d+\) cannot be called as apply\(env, g=...\): .*argument"
+    )
+    with pytest.raises(ValueError, match=told):
+        GymnasiumFamily("Pendulum-v1", GRAVITY, apply=function).spec  # noqa: B018
+
+
+def test_a_type_error_of_the_function_itself_stays() -> None:
+    def broken(env: Any, g: float) -> None:
+        env.unwrapped.g = g + "9"
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        GymnasiumFamily("Pendulum-v1", GRAVITY, apply=broken).spec  # noqa: B018
+
+
 def test_an_attribute_that_only_a_wrapper_would_have_is_refused() -> None:
     def heavy(env: Any, g: float) -> None:
         env.g = g

@@ -144,11 +144,39 @@ def test_a_gradient_that_is_not_finite_is_refused(update):
 
 def test_promp_adapts_its_penalty():
     learner, params, experience = prepared(CONTINUOUS, steps=2)
-    calm, wild = ProMP(learning_rate=1e-6), ProMP(learning_rate=0.1)
+    calm, wild = (ProMP(learning_rate=rate, inner_kl_adaptive=True) for rate in (1e-6, 0.1))
     state = calm.update(learner, params, calm.init(params), experience).state
     assert state["coefficients"].tolist() == [2.5e-4, 2.5e-4]
     assert calm.update(learner, params, state, experience).state["coefficients"].tolist() == [1.25e-4, 1.25e-4]
     assert wild.update(learner, params, wild.init(params), experience).state["coefficients"].tolist() == [1e-3, 1e-3]
+
+
+def test_promps_penalty_is_constant_unless_it_is_asked_to_adapt():
+    learner, params, experience = prepared(CONTINUOUS, steps=2)
+    for rate in (1e-6, 0.1):
+        update = ProMP(learning_rate=rate)
+        found = update.update(learner, params, update.init(params), experience)
+        torch.testing.assert_close(found.state["coefficients"], torch.full((2,), 5e-4))
+
+
+@pytest.mark.parametrize(("over", "share"), [("mean", 0.5), ("sum", 1.0)])
+def test_promps_gradient_holds_the_mean_or_the_sum_of_the_inner_kls(over, share, float64):
+    """The penalty is linear in its weight: where the sum of two has a weight of c, their mean has one of 2 c."""
+    learner, params, experience = prepared(CONTINUOUS, steps=2)
+
+    def gradient(coefficient):
+        update = ProMP(inner_kl_coefficient=coefficient, epochs=2, learning_rate=1e-3, inner_kl_over_steps=over)
+        return update.update(learner, params, update.init(params), experience).state["first"]
+
+    reference = ProMP(inner_kl_coefficient=30.0 * share, epochs=2, inner_kl_over_steps="sum")
+    expected = reference.update(learner, params, reference.init(params), experience).state["first"]
+    torch.testing.assert_close(gradient(30.0), expected, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(gradient(30.0), gradient(60.0), rtol=1e-3)
+
+
+def test_promp_refuses_other_ways_to_put_penalties_together():
+    with pytest.raises(ValueError, match="inner_kl_over_steps='max': expected one of mean, sum"):
+        ProMP(inner_kl_over_steps="max")
 
 
 def test_promp_penalty_holds_the_inner_policies_back():

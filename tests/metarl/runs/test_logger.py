@@ -135,7 +135,7 @@ def test_the_table_counts_steps(capsys: pytest.CaptureFixture[str]) -> None:
 # Hyper-parameters
 
 CONFIG = {
-    "format": 2,
+    "format": layout.FORMAT,
     "algorithm": {"reference": "maml", "options": {"step_size": 0.5, "first_order": True, "schedule": [1.0, 0.5]}},
     "tasks": {"reference": "bandit", "options": {"arms": 3, "sampling": {"episodes": 2}}},
     "outer": {"reference": "metarl.outer:TRPO", "options": {}},

@@ -1,6 +1,7 @@
 """Policies with ``predict``, exported models and imported actors: that they are the meta-learner's own."""
 
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_predict_is_the_adapted_policy() -> None:
     assert np.abs(sampled).max() <= 1
     with pytest.raises(ValueError, match=r"shape \(5, 16\) where \(17,\) or \(n, 17,\) was expected"):
         policy.predict(observations[:, 1:].numpy())
+
+
+@pytest.mark.parametrize(("family", "own"), [(CHEETAH, False), (PENDULUM, True), (BANDIT, False)])
+def test_a_pickled_policy_goes_on_with_the_same_actions(family: Any, own: bool) -> None:
+    trained = learnt(MAML(), family)
+    policy = sb3.policy(trained, trained.tasks(1), steps=1, seed=4, own_spaces=own)
+    observations = np.zeros((4, *family.spec.input_shape), dtype=np.float32)
+    policy.predict(observations)
+    again = pickle.loads(pickle.dumps(policy))
+    for deterministic in (False, True, False):
+        ours, theirs = (one.predict(observations, deterministic=deterministic)[0] for one in (policy, again))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_discrete_actions_are_numbers_that_environments_take() -> None:

@@ -242,6 +242,26 @@ def test_devices_that_are_not_there(gpus: int, name: str, message: str) -> None:
         train(MAML(), Bandit(), settings=Settings(device=name))
 
 
+@pytest.mark.parametrize("gpus", [1, 4], indirect=True)
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_process_of_several_takes_the_device_of_its_rank(
+    gpus: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert resolve_device(name) == torch.device("cuda:3" if gpus == 4 else "cuda")
+    assert resolve_device("cuda:0") == torch.device("cuda:0") and resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("gpus", [2], indirect=True)
+@pytest.mark.parametrize(
+    ("rank", "told"), [("2", "only cuda:0 to cuda:1"), ("-1", "expected the number"), ("x", "expected")]
+)
+def test_ranks_without_a_device_are_told_so(gpus: int, rank: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(ValueError, match=told):
+        resolve_device("cuda")
+
+
 @pytest.mark.parametrize(
     "name", ["tpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:x", "cuda:1,2", "cpu:0", "mps", ""]
 )

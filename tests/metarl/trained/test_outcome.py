@@ -1,6 +1,9 @@
 """What training returns and runs open as: parameters, rows, tasks of one's own, and adapted policies."""
 
+import ast
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,3 +144,17 @@ def test_rows_have_no_empty_cells(tmp_path: Path) -> None:
         {"iteration": 2, "loss": 0.25, "validation": 0.001},
     ]
     assert logger.read_rows(tmp_path / "absent.csv", 2) == []
+
+
+def test_a_policy_is_pickled_and_acts_alike_in_another_process(folder: Path, tmp_path: Path) -> None:
+    opened = metarl.open_run(folder, device="cpu")
+    policy = opened.policy(opened.task(goal=(0.25, -0.5)))
+    observations = torch.tensor([[0.1, -0.2], [0.3, 0.4]])
+    (tmp_path / "policy.pickle").write_bytes(pickle.dumps(policy))
+    code = (
+        "import pathlib, pickle, torch\n"
+        "policy = pickle.loads(pathlib.Path('policy.pickle').read_bytes())\n"
+        f"print(policy(torch.tensor({observations.tolist()})).mean.tolist())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    torch.testing.assert_close(torch.tensor(ast.literal_eval(told.stdout)), policy(observations).mean)
