@@ -104,6 +104,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     """Load the run and those that it is compared with. ``changes``: the command line, if it changes options."""
     run = _evaluated(chosen, changes)
     config = runs.read_config(chosen.run)
+    if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
+        evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
