@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check hooks bench gpu metaworld clean
+.PHONY: demo test lint types docs check hooks bench gpu results metaworld clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -40,6 +40,12 @@ hooks: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,bench]"
 	$(BIN)/python tests/benchmarks/suite.py --json suite.json
+
+# What docs/results.md and docs/study.md lack, most telling first, two trainings at a time: days in all. Stop it at any
+# time (Ctrl-C): it goes on where it was. ROW=name for one row, WORKERS=1 for one training at a time.
+WORKERS ?= 2
+results: $(STAMP)
+	$(BIN)/python tests/benchmarks/results work --workers $(WORKERS) $(if $(ROW),--row $(ROW))
 
 # On a machine with a GPU: the same there, and the tests that need it, into gpu.json.
 gpu: $(STAMP)

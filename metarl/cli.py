@@ -13,8 +13,8 @@ from metarl import plugins
 
 USAGE = """usage: metarl COMMAND ...
 
-  list [tasks|algorithms|outers|recipes]
-                                       list installed plugins or recipes, and the packages they come from
+  list [tasks|algorithms|outers|recipes|pretrained]
+                                       list installed plugins, recipes or trained runs, and where they come from
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
   resume RUN [options]                 continue a run exactly where it stopped
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
@@ -149,11 +149,13 @@ def _version() -> int:
 
 def _list(arguments: list[str]) -> Execute:
     groups: dict[str, plugins.Group] = {"algorithms": "algorithms", "tasks": "tasks", "outers": "outers"}
-    if arguments == ["recipes"]:
-        return lambda: _say(_recipes())
+    if arguments in (["recipes"], ["pretrained"]):
+        text = _recipes() if arguments == ["recipes"] else _pretrained()  # now: a damaged file is a wrong request
+        return lambda: _say(text)
     if len(arguments) > 1 or (arguments and arguments[0] not in (*groups, "-h", "--help")):
         raise ValueError(
-            f"metarl list takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing, not {' '.join(arguments)!r}"
+            "metarl list takes 'tasks', 'algorithms', 'outers', 'recipes', 'pretrained' or nothing, not "
+            f"{' '.join(arguments)!r}"
         )
     if arguments and arguments[0] not in groups:
         return lambda: _say(USAGE)
@@ -164,6 +166,13 @@ def _list(arguments: list[str]) -> Execute:
 def _recipes() -> str:
     lines = [f"  {recipe.name:<44}  {recipe.reached}" for recipe in plugins.recipes()]
     return "\n".join(["recipes:", *(lines or ["  none installed"])])
+
+
+def _pretrained() -> str:
+    found = plugins.pretrained()
+    width = max((len(run.name) for run in found), default=0)
+    lines = [f"  {run.name:<{width}}  {run.trained}: {run.reached}  [{run.package}]" for run in found]
+    return "\n".join(["pretrained (metarl evaluate pretrained:NAME):", *(lines or ["  none installed"])])
 
 
 def _tables(groups: list[plugins.Group]) -> str:

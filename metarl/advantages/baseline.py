@@ -131,4 +131,5 @@ def _solved(gram: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
         diagonal = torch.where(failed.unsqueeze(-1).unsqueeze(-1) > 0, 30 * diagonal, diagonal)
     # torch.cholesky_solve does the same, but on a GPU it may wait for the device.
     half = torch.linalg.solve_triangular(factor, target.unsqueeze(-1), upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+    solution: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solution.squeeze(-1)

@@ -27,6 +27,11 @@ Exit codes: 0 if all checks pass, 1 if one fails, 2 if the request is invalid. '
 plugin's own options."""
 
 
+TRIAL = 2
+"""Iterations in which a recipe is tried."""
+Makes = dict[plugins.Group, Callable[[type], Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
     """Options of ``metarl check``."""
@@ -96,24 +101,42 @@ def _families(name: str, family: Any, arguments: list[str]) -> Execute:
     options = _options(("tasks", type(family), family))
     chosen = parse(options, arguments, f"check {name}", f"Check the task family {name}.")
     resolve_device(chosen.request.device)
+    own = [recipe for recipe in plugins.recipes() if recipe.name.split("/")[1] == name]
+    make: Makes = {"tasks": made_with("tasks", arguments, f"check {name}")}
 
     def execute() -> int:
         outcomes = testing.family_outcomes(chosen.tasks, device=chosen.request.device)
-        return _report([("", outcomes + _recorded(chosen.tasks, name))])
+        return _report([("", [*outcomes, *_recorded(chosen.tasks, name), *_recipes_tried(own, make)])])
 
     return execute
+
+
+def _recipes_tried(recipes: Sequence[plugins.Recipe], make: Makes) -> list[Outcome]:
+    """Train by each recipe for a few iterations of few tasks."""
+
+    def trial(recipe: plugins.Recipe) -> Check:
+        def run(_: Any) -> Found:
+            algorithm, tasks, variant = recipe.name.split("/")
+            experiment = training.recipe(algorithm, tasks, variant, make=make)
+            few = dataclasses.replace(experiment.settings, iterations=TRIAL, meta_batch_size=2, checkpoint_every=1)
+            experiment._replace(settings=few).train()
+            yield from ()
+
+        return Check("recipe", f"{recipe.name} trains for {TRIAL} iterations", run)
+
+    return [outcome for recipe in recipes for outcome in run_checks([trial(recipe)], recipe)]
 
 
 def _algorithms(name: str, algorithm: Any, arguments: list[str]) -> Execute:
     """Check an algorithm with the given options on some families."""
     options = _options(("algorithm", type(algorithm), algorithm), ("tasks", Annotated[tuple[str, ...], ON], ()))
     chosen = parse(options, arguments, f"check {name}", f"Check the algorithm {name}.")
-    families = _chosen_families(chosen)
+    families, brought = _chosen_families(chosen), _brought_by(chosen.algorithm, name)
 
     def learning(family: Family) -> list[Outcome]:
         return testing.algorithm_outcomes(chosen.algorithm, family, device=chosen.request.device)
 
-    return lambda: _on_families("algorithm", name, chosen.algorithm, families, learning)
+    return lambda: _on_families("algorithm", name, chosen.algorithm, families, learning, brought)
 
 
 def _outers(name: str, outer: Any, arguments: list[str]) -> Execute:
@@ -147,11 +170,16 @@ def _chosen_families(chosen: Any) -> dict[str, Family]:
 
 
 def _on_families(
-    what: str, name: str, target: Any, families: dict[str, Family], outcomes: Callable[[Family], list[Outcome]]
+    what: str,
+    name: str,
+    target: Any,
+    families: dict[str, Family],
+    outcomes: Callable[[Family], list[Outcome]],
+    brought: Sequence[plugins.Recipe] = (),
 ) -> int:
     """Report the outcomes of the checks on each family. At least one of them must be supported."""
     parts = [(f"with {title}", _on_family(what, outcomes, family)) for title, family in families.items()]
-    own = _recorded(target, name)
+    own = _recorded(target, name) + _recipes_tried(brought, {})
     if all(found[0].check == "supports" for _, found in parts):
         own.insert(0, Outcome("supports", "FAILED", (f"the {what} supports none of these families",)))
     return _report([*parts, (name, own)])
@@ -163,6 +191,13 @@ def _on_family(what: str, outcomes: Callable[[Family], list[Outcome]], family: F
         return outcomes(family)
     except ValueError as error:
         return [Outcome("supports", "skipped", (f"the {what} refuses: {' '.join(str(error).split())}",))]
+
+
+def _brought_by(algorithm: Any, name: str) -> list[plugins.Recipe]:
+    """Return the recipes for an algorithm that its own package brings."""
+    package = type(algorithm).__module__.partition(".")[0]
+    found = [recipe for recipe in plugins.recipes() if recipe.name.split("/")[0] == name]
+    return [recipe for recipe in found if recipe.file.parents[1].name == package]
 
 
 def _recorded(target: Any, name: str) -> list[Outcome]:

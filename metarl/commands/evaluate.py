@@ -31,7 +31,7 @@ class EvaluateOptions:
     """Options of ``metarl evaluate``."""
 
     run: Positional[Path]
-    """Run folder."""
+    """Run folder, or pretrained:NAME."""
     tasks: int = 40
     """Held-out tasks to adapt to."""
     steps: int | None = None
@@ -57,7 +57,8 @@ class EvaluateOptions:
     """Device for networks and data; auto uses cuda if it is available."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
-    evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ..."""
+    evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
+    pretrained:NAME, scores are only printed by default."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -83,7 +84,7 @@ def prepare(arguments: list[str]) -> Execute:
     """``RUN``: scores after 0..k adaptation steps on held-out tasks."""
     changes = any(word.startswith(("--algorithm.", "--tasks.")) for word in arguments)
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
-    if chosen.out is not None:
+    if chosen.out is not None or plugins.is_pretrained(chosen.run):
         return _prepared(chosen, arguments if changes else None)
     runs.read_config(chosen.run)  # first, so that no lock is written into a folder without a run
     held = runs.claim(chosen.run, "evaluating", runs.EVALUATION_LOCK)
@@ -102,36 +103,57 @@ def prepare(arguments: list[str]) -> Execute:
 
 def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     """Load the run and those that it is compared with. ``changes``: the command line, if it changes options."""
-    run = _evaluated(chosen, changes)
-    config = runs.read_config(chosen.run)
+    folder = plugins.run_folder(chosen.run)
+    run = _evaluated(chosen, folder, changes)
+    config = runs.read_config(folder)
     if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
         evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
     asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
-    compared = [
-        comparison.comparable(folder, asked, steps)
-        for folder, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
-        if folder is not None
-    ]
+    compared = _compared(chosen, asked)
 
     def execute() -> int:
         sizes = chosen.tasks, asked["steps"]
         found = evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
-        kept = {"batch_norm": run.learner.batch_norm, "iteration": run.iteration, "versions": runs.versions()}
-        record = {"metrics": metrics, **asked, **kept}
+        record = {"metrics": metrics, **asked, **_circumstances(found, run)}
         print(evaluation.table(metrics, run.learner.batch_norm))
         if compared:
-            gap = comparison.gap_closed(metrics, *compared)
+            gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
-        _write(chosen, run.family, found, record)
+        if chosen.out is not None or not plugins.is_pretrained(chosen.run):
+            _write(chosen, run.family, found, record)
         return DONE
 
     return execute
+
+
+def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
+    """Return the scores of the oracle and of the pre-trained run, if they are asked for. Raises RunError."""
+    compared = [
+        comparison.comparable(plugins.run_folder(run), asked, steps)
+        for run, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
+        if run is not None
+    ]
+    if compared:
+        comparison.check_oracle(compared[0], compared[1], asked["steps"])
+    return compared
+
+
+def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]:
+    """Return what the scores of an evaluation depend on, besides what was asked for."""
+    used = found.environment_steps
+    return {
+        "batch_norm": run.learner.batch_norm,
+        "iteration": run.iteration,
+        "versions": runs.versions(),
+        "strata": evaluation.strata(found.tasks),
+        **({} if used is None else {"environment_steps": used.mean(1).tolist()}),
+    }
 
 
 def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
@@ -145,7 +167,7 @@ def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, r
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_record(chosen.out, record)
         print(f"wrote {chosen.out}")
-    name = chosen.run.resolve().name
+    name = plugins.run_folder(chosen.run).resolve().name
     pictures = [plotting.adaptation_curve({name: record}, folder / f"{prefix}adaptation.png")]
     if isinstance(family, Pictured):
         pictures.append(family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
@@ -168,9 +190,9 @@ def _without_repetition(metrics: Metrics) -> Metrics:
     return metrics
 
 
-def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
+def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
-    algorithm, family, _, settings = training.recorded(chosen.run, chosen.device)
+    algorithm, family, _, settings = training.recorded(folder, chosen.device)
     trained_on = family
     if changes is not None:
         fields: list[Any] = [
@@ -183,10 +205,10 @@ def _evaluated(chosen: EvaluateOptions, changes: list[str] | None) -> Trained:
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
     if not _has_other_folder(family, trained_on):
-        training.check_data(runs.read_config(chosen.run), family, chosen.run)
+        training.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
-    return training.opened(algorithm, family, settings, runs.checkpoint(chosen.run, chosen.checkpoint), chosen.split)
+    return training.opened(algorithm, family, settings, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

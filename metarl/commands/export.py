@@ -17,7 +17,7 @@ class ExportOptions:
     """Options of ``metarl export``."""
 
     run: Positional[Path]
-    """Run folder."""
+    """Run folder, or pretrained:NAME."""
     path: Positional[Path]
     """Output file, such as model.zip."""
     to: Literal["sb3"] = "sb3"

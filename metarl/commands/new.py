@@ -33,7 +33,7 @@ KINDS = {
     "table": "few-shot regression on a table whose rows come in groups",
 }
 TRAINED = {
-    "tasks": "maml {} --iterations 100",
+    "tasks": "maml {}",
     "algorithm": "{} point-navigation --iterations 100",
     "outer": "maml sinusoid --outer {} --iterations 1000",
 }
@@ -208,6 +208,8 @@ def render(name: str, kind: str, change: Change = lambda text: text) -> dict[str
         f"{placeholders.module}/{what}.py": f"{kind}/{what}.py",
         f"tests/test_{placeholders.module}.py": f"{kind}/test_{what}.py",
     }
+    if what == "family":
+        sources[f"{placeholders.module}/recipes/{placeholders.plugin}.toml"] = "family/recipe.toml"
     files = {path: change(_template(source)) for path, source in sources.items()}
     for path, text in files.items():
         if path.endswith(".py") and names != placeholders and names.cls in _identifiers(text):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from metarl import runs
+from metarl import plugins, runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.files import check_folder
@@ -20,7 +20,7 @@ class PlotOptions:
     """Options of ``metarl plot``."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders. Several runs are drawn in one plot."""
+    """Run folders, or pretrained:NAME. Several runs are drawn in one plot."""
     out: Path | None = None
     """Folder for the plots. Default: the first run folder."""
 
@@ -30,7 +30,9 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(PlotOptions, arguments, "plot", "Draw learning curves, and adaptation curves of evaluated runs.")
     if not chosen.runs:
         raise ValueError("plot needs at least one run folder")
-    folders = _labelled(chosen.runs)
+    if chosen.out is None and plugins.is_pretrained(chosen.runs[0]):
+        raise ValueError(f"{chosen.runs[0]} has no folder of its own for the pictures: choose one with --out")
+    folders = _labelled([plugins.run_folder(run) for run in chosen.runs])
     progress, evaluated, notes = _read(folders)
     out = chosen.out or chosen.runs[0]
     if out.exists() and not out.is_dir():

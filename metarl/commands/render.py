@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction
 
-from metarl import runs
+from metarl import plugins, runs
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
@@ -23,9 +23,9 @@ class RenderOptions:
     """Options of ``metarl render``."""
 
     run: Positional[Path]
-    """Run folder."""
+    """Run folder, or pretrained:NAME."""
     out: Path | None = None
-    """Output file, .gif or .mp4. Default: render.gif in the run folder."""
+    """Output file, .gif or .mp4. Default: render.gif in the run folder; NAME.gif for pretrained:NAME."""
     steps: int = 3
     """Number of adaptation steps. One episode is filmed after 0, 1, ..., this many steps."""
     tasks: int = 1
@@ -64,7 +64,7 @@ RENDER_HELP = """Film a policy before and after each adaptation step, side by si
 def prepare(arguments: list[str]) -> Execute:
     """``RUN``: film a policy before and after each adaptation step."""
     chosen = parse(RenderOptions, arguments, "render", RENDER_HELP)
-    out = chosen.out or chosen.run / "render.gif"
+    out = chosen.out or _default_out(chosen.run)
     video.check_suffix(out)
     check_place(out)
     trained = open_run(chosen.run, chosen.checkpoint, chosen.device)
@@ -80,6 +80,11 @@ def prepare(arguments: list[str]) -> Execute:
         return DONE
 
     return execute
+
+
+def _default_out(run: Path) -> Path:
+    folder = plugins.run_folder(run)
+    return Path(f"{folder.name}.gif") if plugins.is_pretrained(run) else folder / "render.gif"
 
 
 def _tasks(trained: Trained, chosen: RenderOptions) -> ControlTasks:

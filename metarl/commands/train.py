@@ -10,6 +10,7 @@ from metarl import plugins, runs, training
 from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
+from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.trained import Trained
@@ -42,10 +43,13 @@ def prepare(arguments: list[str]) -> Execute:
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    named = {name: _read_ahead(options, name) for name in ("recipe", "outer")}
+    named = {name: _read_ahead(options, name) for name in ("recipe", "outer", "algorithm.architecture")}
     command = f"train {algorithm_name} {tasks_name}"
     make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
-    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make)
+    experiment = _with_architecture(
+        training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make),
+        named["algorithm.architecture"],
+    )
     if named["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options)
@@ -77,6 +81,17 @@ def _chosen(experiment: Experiment, options: list[str]) -> Any:
             raise
         others = f"the other options are those of the recipe {experiment.recipe}, unless --recipe none"
         raise ValueError(f"{error}; {others}") from None
+
+
+def _with_architecture(experiment: Experiment, architecture: str | None) -> Experiment:
+    """Return the experiment for a network that the command line names: a recipe's options of another do not suit it."""
+    network = getattr(experiment.algorithm, "network", None)
+    if experiment.recipe is None or architecture is None or not isinstance(network, Network):
+        return experiment
+    if architecture == network.architecture or (architecture not in NETWORKS and ":" not in architecture):
+        return experiment  # what is no architecture is refused when the options are read
+    changed: Any = experiment.algorithm
+    return experiment._replace(algorithm=dataclasses.replace(changed, network=network.with_architecture(architecture)))
 
 
 def _first_line(target: Any) -> str:

@@ -1,9 +1,11 @@
 """Evaluation: how well, and how fast, a meta-learner adapts to held-out tasks.
 
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
-computes how much of the gap between a pre-trained network and an oracle a learner closes.
+computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
+of environment steps. ``bootstrap`` has intervals over training seeds and tasks.
 """
 
+from metarl.evaluation.bootstrap import over_seeds, strata
 from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table
 
 __all__ = [
@@ -12,7 +14,9 @@ __all__ = [
     "adapt",
     "comparison",
     "evaluate",
+    "over_seeds",
     "sample_tasks",
+    "strata",
     "summary",
     "table",
 ]

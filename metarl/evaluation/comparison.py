@@ -3,51 +3,122 @@
 Unlike returns, this number can be compared across simulators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metarl import runs
+from metarl.evaluation.bootstrap import Metrics, resampled
 from metarl.files import typed
 
-Metrics = Mapping[str, Mapping[str, Any]]
 SAME = ("tasks", "split", "seed", "episodes")
 """Two evaluations can be compared if these, and the family, are equal."""
 TRAINING_ONLY = ("train_shots", "train_ways", "queries", "copies")
 """Options of few-shot families that do not affect test tasks."""
-RESAMPLES = 1000
+FALLS = ("loss",)
+"""Scores that are better when they are lower."""
+UNDECIDED = 0.025
+"""Share of resamples without a gap above which the gap closed has no 95 % interval."""
 
 
-def gap_closed(metrics: Metrics, oracle: Metrics, pretrained: Metrics) -> dict[str, dict[str, float | None]]:
+def gap_closed(
+    metrics: Metrics, oracle: Metrics, pretrained: Metrics, among: Sequence[int] | None = None
+) -> dict[str, dict[str, float | None]]:
     """Return ``(score - pretrained) / (oracle - pretrained)`` for every score after every number of steps, by name.
 
     Scores are means over tasks. The pre-trained network's score is taken after the same number of steps; the oracle's
     before any step, because it knows the task. The 95 % interval is a percentile bootstrap over the tasks, which all
-    three share. All values are None if oracle and pre-trained network have the same score. Scores by instance, which
-    only learners with a memory have, are left out.
+    three share; ``among`` are the tasks' strata (see ``evaluation.strata``). Scores by instance, which only learners
+    with a memory have, are left out.
+
+    All values are None for a score in which the oracle is not better than the pre-trained network: there is no gap.
+    The interval is None for a single task, and where 1 of 40 resamples or more has no gap.
     """
     shares = {}
     for name, own in metrics.items():
         if "/step_" not in name:
             continue
         best = oracle[f"{name.partition('/')[0]}/step_0"]
-        shares[name] = _share(*(np.array(values["per_task"]) for values in (own, best, pretrained[name])))
+        ours, knowing, given = (np.array(one["per_task"], float) for one in (own, best, pretrained[name]))
+        shares[name] = _share(ours, knowing, given, among, _sign(name))
     return shares
 
 
-def _share(own: np.ndarray, oracle: np.ndarray, pretrained: np.ndarray) -> dict[str, float | None]:
+def _sign(name: str) -> int:
+    return -1 if name.partition("/")[0] in FALLS else 1
+
+
+def _share(
+    own: np.ndarray, oracle: np.ndarray, pretrained: np.ndarray, among: Sequence[int] | None, sign: int
+) -> dict[str, float | None]:
     gap = oracle.mean() - pretrained.mean()
-    if gap == 0:
+    if not sign * gap > 0:
         return {"mean": None, "low": None, "high": None}
-    # Percentile bootstrap: draw tasks with replacement, the same ones for all three.
-    chosen = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
+    mean = float((own.mean() - pretrained.mean()) / gap)
+    chosen = resampled(len(own), among)  # the same tasks for all three
     gains = (own - pretrained)[chosen].mean(1)
     gaps = (oracle - pretrained)[chosen].mean(1)
-    shares = gains[gaps != 0] / gaps[gaps != 0]
-    low, high = np.percentile(shares, [2.5, 97.5]).tolist()
-    return {"mean": float((own.mean() - pretrained.mean()) / gap), "low": low, "high": high}
+    usable = sign * gaps > 0
+    if len(own) == 1 or 1 - usable.mean() >= UNDECIDED:
+        return {"mean": mean, "low": None, "high": None}
+    low, high = np.percentile(gains[usable] / gaps[usable], [2.5, 97.5]).tolist()
+    return {"mean": mean, "low": low, "high": high}
+
+
+def check_oracle(oracle: Metrics, pretrained: Metrics, steps: int) -> None:
+    """Raise RunError if the oracle is better than the pre-trained network in no score after 0 to ``steps`` steps."""
+    told = []
+    for name, values in pretrained.items():
+        score, _, step = name.partition("/step_")
+        best = oracle.get(f"{score}/step_0")
+        if not step or int(step) > steps or best is None:
+            continue
+        if _sign(name) * (best["mean"] - values["mean"]) > 0:
+            return
+        told.append(f"{name}: {best['mean']:.4g} against {values['mean']:.4g}")
+    if told:
+        raise runs.RunError(
+            f"the oracle is not better than the pre-trained network ({'; '.join(told)}), so there is no gap to close: "
+            "train the oracle for longer, or check which run is which"
+        )
+
+
+class AtSteps(NamedTuple):
+    """A run's score with a budget of environment steps in each task."""
+
+    adaptations: int
+    """Adaptation steps taken within the budget."""
+    used: float
+    """Environment steps of a task that they took, on average."""
+    score: Mapping[str, Any]
+    """Mean, interval and tasks' scores after them."""
+
+
+def at_environment_steps(record: Mapping[str, Any], name: str, budget: float) -> AtSteps:
+    """Return a run's score ``name`` ("return") after the last adaptation step that a budget of data allows.
+
+    So learners that take different amounts of data in an adaptation step, as MAML (all episodes of a task) and RL^2
+    (one episode in each lane), are compared at equal numbers of environment steps. ``record`` is what
+    ``metarl evaluate`` writes; ``budget`` is the number of environment steps of one task that a policy may learn from.
+
+    Raises:
+        ValueError: the record has no such score, or was written without counts of environment steps.
+    """
+    counts = record.get("environment_steps")
+    if not isinstance(counts, list) or not counts:
+        raise ValueError("this evaluation did not count environment steps: evaluate the run again")
+    if budget < 0:
+        raise ValueError(f"a budget of {budget} environment steps: expected at least 0")
+    within = [step for step, used in enumerate(counts) if used <= budget and f"{name}/step_{step}" in record["metrics"]]
+    if not within:
+        raise ValueError(f"this evaluation has no score {name!r}: expected {', '.join(_names(record['metrics']))}")
+    return AtSteps(within[-1], counts[within[-1]], record["metrics"][f"{name}/step_{within[-1]}"])
+
+
+def _names(metrics: Metrics) -> list[str]:
+    return sorted({name.partition("/step_")[0] for name in metrics if "/step_" in name})
 
 
 def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
@@ -86,7 +157,9 @@ def table(gap: Mapping[str, Mapping[str, float | None]]) -> str:
     for name, values in gap.items():
         mean, low, high = (values[key] for key in ("mean", "low", "high"))
         if mean is None:
-            lines.append(f"{name:<20} {'none':>10}   the oracle and the pre-trained network score the same")
+            lines.append(f"{name:<20} {'none':>10}   the oracle is not better than the pre-trained network")
+        elif low is None or high is None:
+            lines.append(f"{name:<20} {mean:>10.1%}   no interval: one task, or a gap that is not clearly above 0")
         else:
             lines.append(f"{name:<20} {mean:>10.1%}   [{low:.1%}, {high:.1%}]")
     return "\n".join(lines)

@@ -51,6 +51,9 @@ class Evaluation:
     instances: Tensor | None = None
     """``[instance, task]``, for classifiers with memory: accuracy on the first, second, ... support item of a class,
     predicted before its label is shown."""
+    environment_steps: Tensor | None = None
+    """``[step, task]``, for control: environment steps of a task that a policy had learnt from. With a memory, those of
+    its own lane, on average; otherwise those of all the task's episodes."""
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -145,7 +148,15 @@ def evaluate(
         run = _control if learner.spec.control else _examples
         scores, queries, instances = run(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
-    return Evaluation(named, sampled, queries, instances)
+    counts = _learnt_from(learner, queries) if learner.spec.control else None
+    return Evaluation(named, sampled, queries, instances, counts)
+
+
+def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
+    """Return how many environment steps ``[step, task]`` lie behind each step's policies."""
+    masks = [rollout.mask.sum(-1).cpu() for rollout in rollouts if isinstance(rollout, Rollout)]
+    each = torch.stack([mask.mean(1) if learner.memory is not None else mask.sum(1) for mask in masks])
+    return each.cumsum(0) - each
 
 
 def _check_spec(built: Spec, asked: Spec) -> None:

@@ -7,11 +7,12 @@ written by hand.
 
 from metarl.networks.layers import MINIMUM_STD, log_std
 from metarl.networks.models import Layout, Model, loss_gradient, stack
-from metarl.networks.options import ACTIVATIONS, Activation, Architecture, Network, NetworkOptions
+from metarl.networks.options import ACTIVATIONS, NETWORKS, Activation, Architecture, Network, NetworkOptions
 
 __all__ = [
     "ACTIVATIONS",
     "MINIMUM_STD",
+    "NETWORKS",
     "Activation",
     "Architecture",
     "Layout",

@@ -20,7 +20,8 @@ from metarl.types import Spec
 
 Architecture = str | Callable[[Spec], nn.Module]
 """The name of a network, or a function from a Spec to any nn.Module, itself or as 'module:attribute'."""
-NAMES = ("mlp", "conv4", "resnet12")
+NETWORKS = ("mlp", "conv4", "resnet12")
+"""Names of the built-in networks."""
 READ = {
     "mlp": ("hidden", "activation", "normalise", "std"),
     "conv4": ("filters", "downsample", "std"),
@@ -59,8 +60,8 @@ class Network:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
-        if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NAMES:
-            raise ValueError(f"architecture={self.architecture!r}: expected {', '.join(NAMES)} or module:attribute")
+        if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NETWORKS:
+            raise ValueError(f"architecture={self.architecture!r}: expected {', '.join(NETWORKS)} or module:attribute")
         if not self.std > 0:
             raise ValueError(f"std={self.std} must be positive")
         if any(width < 1 for width in (*self.hidden, self.filters)):
@@ -68,7 +69,7 @@ class Network:
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
-        chosen = self.architecture if self.architecture in NAMES else "a network of one's own"
+        chosen = self.architecture if self.architecture in NETWORKS else "a network of one's own"
         own = (*READ.get(str(self.architecture), ()), "architecture", "batch_norm")
         unread = [
             field.name for field in fields(self) if field.name not in own and getattr(self, field.name) != field.default
@@ -77,6 +78,14 @@ class Network:
             told = ", ".join(f"{name}={getattr(self, name)!r}" for name in unread)
             known = ", ".join(name for name in own if name != "architecture")
             raise ValueError(f"{told}: {chosen} does not read that; of a network's options it reads {known}")
+
+    def with_architecture(self, architecture: Architecture) -> "Network":
+        """Return these options with another architecture; those that it does not read have their defaults.
+
+        Raises ValueError for an unknown architecture.
+        """
+        read = (*READ.get(str(architecture), ()), "batch_norm")
+        return Network(architecture=architecture, **{name: getattr(self, name) for name in read})
 
     def build(self, spec: Spec) -> Model:
         """Return the network for spec. Raises ValueError when it does not fit."""

@@ -5,7 +5,8 @@ It imports only the standard library and nothing else of metarl, so that ``metar
 """
 
 from metarl.plugins.options import absolute_paths, checked_fields, checked_options, fitted, shortened
-from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipes
+from metarl.plugins.pretrained import Pretrained, find_pretrained, is_pretrained, pretrained, run_folder
+from metarl.plugins.recipes import DEFAULT, NONE, Recipe, find_recipe, recipe_hash, recipes
 from metarl.plugins.registry import (
     GROUPS,
     NAME,
@@ -29,19 +30,25 @@ __all__ = [
     "Group",
     "Plugin",
     "PluginError",
+    "Pretrained",
     "Recipe",
     "absolute_paths",
     "available",
     "checked_fields",
     "checked_options",
     "find_again",
+    "find_pretrained",
     "find_recipe",
     "fitted",
     "group_of",
     "import_attribute",
     "installed",
+    "is_pretrained",
     "load",
     "name_of",
+    "pretrained",
+    "recipe_hash",
     "recipes",
+    "run_folder",
     "shortened",
 ]

@@ -5,6 +5,7 @@ variant: ``[maml.default]`` is used unless another variant is chosen. An algorit
 families of other packages in the same way. Files are read without importing the package.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +57,14 @@ def find_recipe(algorithm: str, tasks: str, variant: str | None = None) -> Recip
         names = ", ".join([*(name.rpartition("/")[2] for name in known), NONE])
         raise PluginError(f"{algorithm} on {tasks} has no recipe {variant!r}: expected {names}")
     return recipe
+
+
+def recipe_hash(name: str) -> str:
+    """Return the SHA-256 of the file that holds an installed recipe. Raises PluginError if there is none."""
+    found = find_recipe(*name.split("/"))
+    if found is None:
+        raise PluginError(f"no recipe is called {name!r}; `metarl list recipes` shows all names")
+    return hashlib.sha256(found.file.read_bytes()).hexdigest()
 
 
 def _files(package: str) -> Iterator[Path]:

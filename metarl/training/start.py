@@ -73,13 +73,14 @@ def resume(
 def open_run(folder: Path | str, checkpoint: runs.Checkpoint = "last", device: Device = "auto") -> Trained:
     """Open a run folder with its last parameters, or those of the best score in training or on validation tasks.
 
-    What it returns is what ``train`` returned; its rows are those of the whole run, up to the checkpoint.
+    ``pretrained:NAME`` opens a run that an installed package ships. What it returns is what ``train`` returned; its
+    rows are those of the whole run, up to the checkpoint.
 
     Raises:
         RunError: the folder holds no usable run, or no such checkpoint.
-        PluginError: its algorithm or its task family is not installed.
+        PluginError: its algorithm or its task family is not installed, or no pretrained run has this name.
     """
-    folder = expanded(folder)
+    folder = expanded(plugins.run_folder(folder))
     algorithm, family, _, settings = recorded(folder, device)
     check_data(runs.read_config(folder), family, folder)
     found = opened(algorithm, family, settings, runs.checkpoint(folder, checkpoint))
@@ -157,7 +158,7 @@ def start(
             **recorded_data(family.target),
         }
         if recipe is not None:
-            record["recipe"] = recipe
+            record |= {"recipe": recipe, "recipe_sha256": plugins.recipe_hash(recipe)}
         if start_from:
             record["start_from"] = sorted(start_from)
         run.claim = runs.create(folder, record, overwrite, first)
@@ -229,6 +230,8 @@ def load(folder: Path, device: Device | None = None) -> Run:
 
 def reopen(folder: Path, iterations: int | None = None, device: Device | None = None) -> tuple[Run, Progress]:
     """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    if plugins.is_pretrained(folder):
+        raise runs.RunError(f"{folder} is the result of a run, without what is needed to go on with its training")
     if not runs.unfinished(folder):
         runs.read_config(folder)  # nothing is written into a folder that holds no run
     held = runs.claim(folder, "training")

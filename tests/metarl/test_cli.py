@@ -20,7 +20,7 @@ from metarl.runs.logger import read_progress
 
 SMALL = ["--device", "cpu", "--meta-batch-size", "3", "--algorithm.hidden", "8",
          "--tasks.sampling.episodes", "2", "--tasks.sampling.horizon", "5"]  # fmt: skip
-TINY = ["--iterations", "2", "--outer", "adam", *SMALL]
+TINY = ["--recipe", "none", "--iterations", "2", "--outer", "adam", *SMALL]
 USER_MODULE = '''
 from dataclasses import dataclass, field
 from gymnasium import spaces
@@ -127,8 +127,11 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
     [
         ("trian maml bandit", "unknown command 'trian'; did you mean 'train'?; 'metarl --help' lists them"),
         ("xyz", "unknown command 'xyz'; 'metarl --help' lists them"),
-        ("list families", "metarl list takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing, not 'families'"),
-        ("list tasks algorithms", "takes 'tasks', 'algorithms', 'outers', 'recipes' or nothing"),
+        (
+            "list families",
+            "'algorithms', 'outers', 'recipes', 'pretrained' or nothing, not 'families'",
+        ),
+        ("list tasks algorithms", "takes 'tasks', 'algorithms', 'outers', 'recipes', 'pretrained' or nothing"),
         ("train", "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'"),
         ("train maml", "train needs an algorithm and tasks"),
         ("train maml --out X", "train needs an algorithm and tasks"),
@@ -301,7 +304,7 @@ class TestHelp:
         for arguments in ([], ["--help"], ["-h"], ["list", "--help"]):
             told = printed(capsys, *arguments)
             for command in (
-                "list [tasks|algorithms|outers|recipes]",
+                "list [tasks|algorithms|outers|recipes|pretrained]",
                 "train ALGORITHM TASKS",
                 "resume RUN",
                 "evaluate RUN",
@@ -526,6 +529,16 @@ class TestTrain:
         assert "return/step_2" in printed(capsys, "evaluate", tmp_path / "run", "--tasks", "2", "--steps", "2")
 
 
+def raise_scores(folder: Path, by: float) -> None:
+    """Let a run have been better in its evaluation."""
+    record = json.loads((folder / "evaluation.json").read_text())
+    del record["sha256"]
+    for values in record["metrics"].values():
+        values["per_task"] = [score + by for score in values["per_task"]]
+        values["mean"] += by
+    (folder / "evaluation.json").write_text(json.dumps(record))
+
+
 class TestEvaluate:
     def test_the_record_has_the_promised_form(self, run: Path, capsys: Captured) -> None:
         told = printed(capsys, "evaluate", run, "--tasks", "4", "--steps", "2", "--seed", "7")
@@ -612,6 +625,10 @@ class TestEvaluate:
             options = ["--algorithm.condition", condition, "--out", str(folder), "--quiet"]
             assert main(["train", "multitask", "bandit", *TINY, *options]) == 0
             printed(capsys, "evaluate", folder, "--tasks", "30", "--steps", "1")
+        swapped = [option for pair in zip(("--pretrained", "--oracle"), others, strict=True) for option in pair]
+        raise_scores(others[0], 10.0)  # neither has learnt anything yet
+        answer = refused(capsys, "evaluate", run, "--tasks", "30", "--steps", "1", *swapped)
+        assert "the oracle is not better than the pre-trained network (return/step_0: " in answer
         compared = ["--oracle", others[0], "--pretrained", others[1]]
         told = printed(capsys, "evaluate", run, "--tasks", "30", "--steps", "1", *compared)
         record = json.loads((run / "evaluation.json").read_text())

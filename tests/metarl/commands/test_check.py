@@ -127,7 +127,7 @@ def test_a_sound_family_passes(capsys: Captured) -> None:
 
 def test_the_counts_come_last(capsys: Captured) -> None:
     assert main(["check", "tasks", "sinusoid", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "12 ok, 2 skipped"
+    assert capsys.readouterr().out.splitlines()[-1] == "17 ok, 2 skipped"
 
 
 def test_a_broken_family_is_told_what_fails_and_where(capsys: Captured, modules: Path) -> None:
@@ -295,3 +295,46 @@ def test_help_tells_the_options_of_the_plugin(capsys: Captured) -> None:
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in ("--outer.epochs", "Names of families to check with", "--algorithm STR Name of the algorithm"):
         assert text in told
+
+
+RECIPES = """
+[maml.default]
+reached = "not yet trained to its end"
+algorithm = { step_size = 0.1, network = { hidden = [4] } }
+settings = { iterations = 70000, meta_batch_size = 1000 }
+
+[maml.wrong]
+reached = "not yet trained to its end"
+algorithm = { stepsize = 0.1 }
+"""
+
+
+@pytest.fixture
+def waves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a package that offers the family 'waves' with recipes; return their file."""
+    for folder in ("waves/recipes", "waves-1.0.dist-info"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "waves" / "__init__.py").write_text(
+        "from metarl import Regression\nWAVES = Regression(lambda x, slope: slope * x, {'slope': (-1.0, 1.0)})\n"
+    )
+    (tmp_path / "waves-1.0.dist-info" / "METADATA").write_text("Name: waves\nVersion: 1.0\n")
+    (tmp_path / "waves-1.0.dist-info" / "entry_points.txt").write_text("[metarl.tasks]\nwaves = waves:WAVES\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "waves" / "recipes" / "waves.toml"
+    file.write_text(RECIPES)
+    return file
+
+
+def test_recipes_are_tried_for_a_few_iterations(waves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "waves"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[1:2] == ["recipe"]]
+    assert lines[0].split() == ["ok", "recipe", "maml/waves/default", "trains", "for", "2", "iterations"]
+    assert "FAILED" in lines[1] and "algorithm has no option 'stepsize'; did you mean 'step_size'?" in lines[1]
+    sys.modules.pop("waves")
+
+
+def test_a_file_of_recipes_that_is_none_is_one_line(waves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    waves.write_text("[maml.default")
+    assert main(["check", "waves"]) == 2
+    assert f"{waves} is not a valid file of recipes" in capsys.readouterr().err
+    sys.modules.pop("waves")

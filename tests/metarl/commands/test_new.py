@@ -42,13 +42,14 @@ def test_a_family_is_written(empty_folder: Path, capsys: pytest.CaptureFixture[s
         "pole_balancing/__init__.py",
         "pole_balancing/family.py",
         "pole_balancing/py.typed",
+        "pole_balancing/recipes/pole-balancing.toml",
         "pyproject.toml",
         "tests/test_pole_balancing.py",
     ]
     assert capsys.readouterr().out.splitlines()[-3:] == [
         "pip install -e pole-balancing",
         "metarl check pole-balancing",
-        "metarl train maml pole-balancing --iterations 100",
+        "metarl train maml pole-balancing",
     ]
     project = (empty_folder / "pole-balancing" / "pyproject.toml").read_text()
     assert 'name = "pole-balancing"' in project

@@ -56,11 +56,70 @@ def test_the_interval_covers_the_share_19_times_in_20():
     assert 0.88 < covered / 200 < 0.99
 
 
-def test_without_a_gap_there_is_no_share():
-    same = scored(loss_0=[1.0, 3.0])
-    found = comparison.gap_closed(scored(loss_0=[0.0, 0.0]), same, same)
-    assert found == {"loss/step_0": {"mean": None, "low": None, "high": None}}
-    assert comparison.table(found).splitlines()[1].endswith("the oracle and the pre-trained network score the same")
+NONE = {"mean": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("name", "worse"), [("loss_0", 3.0), ("loss_0", 2.0), ("return_0", 1.0), ("accuracy_0", 1.0)])
+def test_an_oracle_that_is_not_better_gives_no_share(name, worse):
+    pretrained, oracle = scored(**{name: [1.0, 3.0]}), scored(**{name: [worse, worse]})
+    found = comparison.gap_closed(scored(**{name: [0.0, 0.0]}), oracle, pretrained)
+    assert found == {name.replace("_", "/step_"): NONE}
+    assert comparison.table(found).splitlines()[1].endswith("the oracle is not better than the pre-trained network")
+
+
+def with_means(**scores):
+    return {name: {"mean": np.mean(values["per_task"]), **values} for name, values in scored(**scores).items()}
+
+
+def test_an_oracle_that_is_nowhere_better_is_refused():
+    pretrained = with_means(return_0=[1.0, 2.0], return_1=[3.0, 4.0], return_2=[0.0, 0.0])
+    comparison.check_oracle(with_means(return_0=[2.0, 2.0]), pretrained, 1)
+    message = r"not better than .* \(return/step_0: 1 against 1.5; return/step_1: 1 against 3.5\), so there is no gap"
+    with pytest.raises(RunError, match=message):
+        comparison.check_oracle(with_means(return_0=[1.0, 1.0]), pretrained, 1)
+    with pytest.raises(RunError, match=r"loss/step_0: 2 against 1\.5"):
+        comparison.check_oracle(with_means(loss_0=[2.0, 2.0]), with_means(loss_0=[1.0, 2.0]), 0)
+
+
+def test_one_task_has_a_share_but_no_interval():
+    found = comparison.gap_closed(scored(loss_0=[2.0]), scored(loss_0=[1.0]), scored(loss_0=[5.0]))
+    assert found == {"loss/step_0": {"mean": 0.75, "low": None, "high": None}}
+    assert comparison.table(found).splitlines()[1].split()[1:4] == ["75.0%", "no", "interval:"]
+
+
+def test_a_gap_that_may_be_none_has_no_interval():
+    noisy = scored(return_0=[30.0, -29.0] * 10)
+    found = comparison.gap_closed(scored(return_0=[0.25] * 20), noisy, scored(return_0=[0.0] * 20))
+    assert found == {"return/step_0": {"mean": pytest.approx(0.5), "low": None, "high": None}}
+
+
+def test_strata_are_no_part_of_the_uncertainty():
+    """Two directions of different difficulty and no other noise: the mixture is fixed, so the share is exact."""
+    easy_and_hard = [1, 0, 0, 1, 0, 1, 0]
+    own, oracle, pretrained = (
+        scored(return_0=[level + weight * task for task in easy_and_hard])
+        for level, weight in ((3.0, 5.0), (10.0, 20.0), (0.0, 0.0))
+    )
+    found = comparison.gap_closed(own, oracle, pretrained, easy_and_hard)["return/step_0"]
+    assert found["low"] == pytest.approx(found["mean"]) == pytest.approx(found["high"])
+    plain = comparison.gap_closed(own, oracle, pretrained)["return/step_0"]
+    assert plain["low"] < found["mean"] < plain["high"]
+    with pytest.raises(ValueError, match="one label for each task"):
+        comparison.gap_closed(own, oracle, pretrained, [0, 1])
+
+
+def test_scores_at_equal_numbers_of_environment_steps():
+    maml = {"environment_steps": [0.0, 2000.0, 4000.0], "metrics": scored(return_0=[1], return_1=[2], return_2=[3])}
+    rl2 = {"environment_steps": [0.0, 100.0], "metrics": scored(return_0=[5], return_1=[6])}
+    assert comparison.at_environment_steps(maml, "return", 1999)[:2] == (0, 0.0)
+    assert comparison.at_environment_steps(maml, "return", 2000) == (1, 2000.0, {"per_task": [2]})
+    assert comparison.at_environment_steps(rl2, "return", 2000) == (1, 100.0, {"per_task": [6]})
+    with pytest.raises(ValueError, match="no score 'loss': expected return"):
+        comparison.at_environment_steps(maml, "loss", 0)
+    with pytest.raises(ValueError, match="did not count environment steps: evaluate the run again"):
+        comparison.at_environment_steps({"metrics": {}}, "return", 0)
+    with pytest.raises(ValueError, match="a budget of -1 environment steps"):
+        comparison.at_environment_steps(maml, "return", -1)
 
 
 def test_shares_are_shown_in_per_cent():

@@ -13,15 +13,18 @@ from torch import Generator, Tensor
 from metarl import evaluation, objectives, testing
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
+from metarl.algorithms.rl2 import RL2
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
+from metarl.seeding import stream
 from metarl.testing.batches import tensors
 from metarl.types import DrawsGroups, Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
+from metarl_envs.navigation import PointNavigation
 
 BANDIT = Bandit(arms=3, sampling=Sampling(episodes=5, horizon=2))
 
@@ -445,3 +448,13 @@ def test_pandas_reads_the_records() -> None:
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame.columns) == ["task", "step", "arm", "return"]
     assert frame.groupby("step")["return"].mean().tolist() == [1.5, 3.5]
+
+
+def test_environment_steps_are_those_that_the_policies_have_learnt_from() -> None:
+    """MAML's policies learn from all episodes of a task; RL^2's in each lane from its own."""
+    family = PointNavigation(sampling=Sampling(episodes=3, horizon=4))
+    for algorithm, each in ((MAML(), 3 * 4), (RL2(hidden=4), 4)):
+        learner = algorithm.build(family.spec)
+        found = evaluate(learner, learner.init(stream(0, "initialisation")), family, tasks=2, steps=2)
+        assert found.environment_steps is not None
+        assert found.environment_steps.tolist() == [[0, 0], [each, each], [2 * each, 2 * each]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from metarl.cli import main
 from metarl.plugins import PluginError, find_recipe, recipes
 
 Write = Callable[[str], Path]
@@ -72,9 +73,13 @@ def test_which_recipe_is_taken(write: Write) -> None:
         ("[maml.default]\nreached = 'x'\nouter = 'trpo'", "has no table of options under outer"),
     ],
 )
-def test_a_file_that_is_none_is_named_with_its_fault(text: str, message: str, write: Write) -> None:
+def test_a_file_that_is_none_is_named_with_its_fault(
+    text: str, message: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(text)
     with pytest.raises(PluginError) as caught:
         find_recipe("maml", "maze")
     assert message in str(caught.value)
     assert str(file) in str(caught.value)
+    assert main(["list", "recipes"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,11 +1,13 @@
 """What recipes make: the same in Python and on the command line, and every installed one can be made."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from support.pages import own_modules
 
 import metarl
 from metarl import Settings
@@ -47,7 +49,7 @@ def test_a_recipe_is_what_its_file_says() -> None:
 
 
 def test_without_a_recipe_there_are_defaults() -> None:
-    for made in (recipe("maml", "point-navigation", "none"), recipe("reptile", "point-navigation")):
+    for made in (recipe("maml", "point-navigation", "none"), recipe("snail", "point-navigation")):
         assert made.recipe is None
         assert made.family == PointNavigation()
         assert made.settings == Settings().filled(made.family.spec)
@@ -63,6 +65,8 @@ def test_a_command_trains_by_the_recipe_and_records_it(tmp_path: Path) -> None:
     assert main(["train", "maml", "point-navigation", *FEW, "--out", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"] == "maml/point-navigation/default"
+    file = next(found.file for found in recipes() if found.name == "maml/point-navigation/default")
+    assert config["recipe_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert config["algorithm"]["options"]["network"]["hidden"] == [64, 64]
     assert config["algorithm"]["options"]["step_size"] == 0.5
     assert config["settings"]["iterations"] == 1
@@ -136,6 +140,19 @@ def test_wrong_options_are_named_in_a_line(options: dict[str, Any], message: str
     with pytest.raises(PluginError) as caught:
         with_options(Options(), options, "here")
     assert message in str(caught.value)
+
+
+def test_another_architecture_takes_what_it_reads_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("import torch\ndef line(spec):\n    return torch.nn.Linear(1, 1)\n")
+    command = ["train", "maml", "sinusoid", "--iterations", "1", "--quiet"]
+    with own_modules(tmp_path):
+        assert main([*command, "--algorithm.architecture", "nets:line", "--out", str(tmp_path / "own")]) == 0
+    assert main([*command, "--algorithm.architecture", "mlp", "--out", str(tmp_path / "same")]) == 0
+    own, same = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("own", "same"))
+    assert own["algorithm"]["options"]["network"]["architecture"] == "nets:line"
+    assert own["algorithm"]["options"]["network"]["hidden"] == [100, 100]
+    assert same["algorithm"]["options"]["network"]["hidden"] == [40, 40]
+    assert own["algorithm"]["options"]["step_size"] == same["algorithm"]["options"]["step_size"] == 0.01
 
 
 def test_an_option_that_the_recipe_does_not_suit_says_whose_the_others_are(capsys: pytest.CaptureFixture[str]) -> None:

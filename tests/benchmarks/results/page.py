@@ -1,0 +1,288 @@
+"""docs/results.md and docs/study.md, written from the rows and the store: no number on them is typed by hand."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pictures
+from rows import HERE, Job, Row, rows, study_base
+from store import KEPT, read
+
+from metarl.evaluation import comparison, over_seeds
+from metarl.files import write_bytes
+
+DOCS = HERE.parents[2] / "docs"
+RESULTS, STUDY = "results.md", "study.md"
+ABSENT = "not trained yet"
+HEAD = """# Results
+
+This page is written by `python tests/benchmarks/results page` from the small run folders in
+`tests/benchmarks/results/kept`. Each line has its command, its seeds, and the number to compare it with. `make results`
+trains what is missing, most telling first; it can be stopped at any time, and goes on where it was.
+
+- Scores are means over held-out tasks. Brackets hold 95 % intervals: over the tasks, for one seed; over seeds and tasks
+  (a nested bootstrap), for several. The column *interval* says which. Intervals of two or three seeds are rough.
+- All trainings use one thread (`OMP_NUM_THREADS=1`), because rounding depends on the number of threads.
+- *Gap closed* is the share of the way from the pre-trained network to the oracle, on the same tasks.
+- Environment steps are those of training, all tasks together.
+- [Earlier results](earlier_results.md) were measured before run folders were kept. [The study](study.md) compares
+  settings.
+"""
+STUDY_HEAD = """# Which settings matter
+
+This page is written by `python tests/benchmarks/results page`, as [the results](results.md) are. Every point is a short
+training of MAML on a half-cheetah, at equal numbers of environment steps. It changes one setting of the base. Scores
+are returns of episodes of 100 steps on 40 held-out tasks, with 95 % intervals over seeds and tasks (over tasks only,
+for one seed). Short trainings tell which settings learn fast, not which end highest.
+
+The base: `{base}`.
+"""
+
+
+class Line(NamedTuple):
+    """What the store has of a row."""
+
+    row: Row
+    found: dict[int, dict[str, Any]]
+    """By seed: what ``store.read`` returns."""
+    scores: Mapping[str, Mapping[str, Any]]
+    """Joined over seeds."""
+
+
+def lines(known: Sequence[Row], home: Path = KEPT) -> list[Line]:
+    """Read the store. Raises RunError for a damaged folder, and ValueError for seeds that cannot be joined."""
+    return [_line(row, home) for row in known]
+
+
+def _line(row: Row, home: Path) -> Line:
+    read_all = {seed: read(Job(row, seed), home) for seed in row.seeds}
+    found = {seed: one for seed, one in read_all.items() if one is not None}
+    evaluations = [one["evaluation"] for one in found.values()]
+    if not evaluations:
+        return Line(row, {}, {})
+    return Line(row, found, over_seeds([one["metrics"] for one in evaluations], evaluations[0].get("strata")))
+
+
+def pages(home: Path = KEPT) -> dict[str, str]:
+    """Return the text of the generated pages by name."""
+    all_lines = lines(rows(), home)
+    study = [line for line in all_lines if line.row.choice]
+    return {RESULTS: _results([line for line in all_lines if not line.row.choice]), STUDY: _study(study)}
+
+
+def write(docs: Path = DOCS, home: Path = KEPT) -> list[Path]:
+    """Write the pages and their pictures; return the paths."""
+    written = []
+    for name, text in pages(home).items():
+        write_bytes(docs / name, text.encode())
+        written.append(docs / name)
+    for name, drawing in drawings(home).items():
+        path = docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.append(pictures.draw(drawing, path))
+    return written
+
+
+def drawings(home: Path = KEPT) -> dict[str, pictures.Drawing]:
+    """Return what the pages' pictures show, by path within the documentation."""
+    found = {}
+    all_lines = lines(rows(), home)
+    for part, group in _parts(line for line in all_lines if not line.row.choice).items():
+        for kind, drawing in pictures.of_part(part, group).items():
+            found[f"pictures/results/{slug(part)}-{kind}.png"] = drawing
+    study = pictures.of_study([line for line in all_lines if line.row.choice])
+    return found | ({} if study is None else {"pictures/results/study.png": study})
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a file's name."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
+
+
+def _parts(found: Iterator[Line] | Sequence[Line]) -> dict[str, list[Line]]:
+    parts: dict[str, list[Line]] = {}
+    for line in found:
+        parts.setdefault(line.row.part, []).append(line)
+    return parts
+
+
+def _results(found: list[Line]) -> str:
+    by_name = {line.row.name: line for line in found}
+    sections = [_section(part, group, by_name) for part, group in _parts(found).items()]
+    return "\n".join([HEAD, *sections]).rstrip() + "\n"
+
+
+def _section(part: str, group: list[Line], by_name: Mapping[str, Line]) -> str:
+    columns = _columns(group)
+    head = ["run", "seeds", "trained", *map(_column, columns), "interval", "bar"]
+    body = [cells for line in group for cells in _rows_of(line, columns)]
+    text = [f"## {part}\n", table(head, body)]
+    if gaps := [cells for line in group for cells in _gaps(line, by_name)]:
+        text += ["", table(["run", "score", "gap closed", "95 % interval", "bar"], gaps)]
+    text += _notes(group)
+    for kind in pictures.of_part(part, group):
+        text.append(f"\n![{part}: {kind}](pictures/results/{slug(part)}-{kind}.png)")
+    text += ["\n<!-- not run: most of these take minutes to hours -->", "```sh", *_commands(group), "```\n"]
+    return "\n".join(text)
+
+
+def _columns(group: Sequence[Line]) -> list[str]:
+    """Return the scores that a section's table shows."""
+    bars = [name for line in group for name in (*line.row.bar, *(n for o in line.row.others for n in o["scores"]))]
+    if any("/instance_" in name for name in bars):
+        return sorted(set(bars), key=_number)
+    score = next((name.partition("/")[0] for name in bars), None)
+    score = score or next((name.partition("/")[0] for line in group for name in line.scores), "return")
+    steps = (0, 1, 5, 10) if score == "loss" else (0, 1, 2, 3)
+    return [f"{score}/step_{step}" for step in steps]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("_")[2])
+
+
+def _column(name: str) -> str:
+    score, _, what = name.partition("/")
+    if what.startswith("instance"):
+        return f"{score}, drawing {_number(name)}"
+    return f"{score} before" if what == "step_0" else f"after {_number(name)} step{'s' * (_number(name) > 1)}"
+
+
+def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
+    row, bar = line.row, "; ".join(_bars(line))
+    if line.found:
+        scores = [_interval(name, line.scores.get(name)) for name in columns]
+        over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
+        yield [row.title, ", ".join(map(str, line.found)), _trained(line), *scores, over, bar]
+        if len(line.found) > 1:
+            for seed, one in line.found.items():
+                own = [_interval(name, one["evaluation"]["metrics"].get(name)) for name in columns]
+                yield [f"— seed {seed}", str(seed), _length(one), *own, "tasks", ""]
+    else:
+        yield [row.title, ", ".join(map(str, row.seeds)), ABSENT, *[""] * len(columns), "", bar]
+    for other in row.others:
+        yield [f"*{other['title']}*", "", "", *[_score(name, other["scores"].get(name)) for name in columns], "", ""]
+
+
+def _trained(line: Line) -> str:
+    lengths = list(dict.fromkeys(map(_length, line.found.values())))
+    missing = [str(seed) for seed in line.row.seeds if seed not in line.found]
+    return "; ".join(lengths) + (f"; seed {', '.join(missing)}: {ABSENT}" if missing else "")
+
+
+def _length(one: Mapping[str, Any]) -> str:
+    told = one["collected"]
+    steps = f", {told['environment_steps'] / 1e6:.3g} M steps" if told["environment_steps"] else ""
+    of = "" if one["finished"] else f" of {told['iterations']:,}, stopped"
+    return f"{told['iteration']:,} iterations{of}{steps}"
+
+
+def _bars(line: Line) -> Iterator[str]:
+    for name, bar in line.row.bar.items():
+        lower = name.startswith("loss")
+        told = f"{_place(name)} {'at most' if lower else 'at least'} {_score(name, bar)}"
+        if name in line.scores:
+            mean = line.scores[name]["mean"]
+            told += ": reached" if (mean <= bar if lower else mean >= bar) else ": **missed**"
+        yield told
+
+
+def _place(name: str) -> str:
+    what = name.partition("/")[2]
+    return f"drawing {_number(name)}" if what.startswith("instance") else f"step {_number(name)}"
+
+
+def _interval(name: str, values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return ""
+    mean, low, high = (_score(name, values[key]) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _score(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name.startswith(("accuracy", "success")):
+        return f"{value:.1%}".replace("%", " %")
+    return f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def _gaps(line: Line, by_name: Mapping[str, Line]) -> Iterator[list[str]]:
+    """Yield the gap that a row closes. Its tasks' scores are means over seeds."""
+    if line.row.oracle is None or line.row.pretrained is None or not line.found:
+        return
+    oracle, pretrained = by_name[line.row.oracle], by_name[line.row.pretrained]
+    if not (oracle.found and pretrained.found):
+        return
+    shared = {name: line.scores[name] for name in line.scores if name in pretrained.scores}
+    among = next(iter(line.found.values()))["evaluation"].get("strata")
+    for name, share in comparison.gap_closed(shared, oracle.scores, pretrained.scores, among).items():
+        if name not in (line.row.gap or _columns([line])):
+            continue
+        bar = f"at least {line.row.gap[name]:.0%}".replace("%", " %") if name in line.row.gap else ""
+        if share["mean"] is None:
+            yield [line.row.title, _place(name), "the oracle is not better than the pre-trained run", "", bar]
+            continue
+        if bar:
+            bar += ": reached" if share["mean"] >= line.row.gap[name] else ": **missed**"
+        ends = [share[key] for key in ("low", "high")]
+        between = "none" if None in ends else f"[{ends[0]:.1%}, {ends[1]:.1%}], over tasks"
+        yield [line.row.title, _place(name), f"{share['mean']:.1%}", between, bar]
+
+
+def _notes(group: Sequence[Line]) -> list[str]:
+    notes = [f"- {line.row.title}: {line.row.note}" for line in group if line.row.note]
+    for line in group:
+        for seed, one in line.found.items():
+            told = one["collected"]
+            if told["differences"]:
+                notes.append(f"- {line.row.title}, seed {seed}, was trained with: {'; '.join(told['differences'])}.")
+    machines = sorted(
+        {(one["collected"]["date"], one["collected"]["processor"]) for line in group for one in line.found.values()}
+    )
+    if machines:
+        notes.append(f"- Collected: {'; '.join(f'{date} on {processor}, no GPU' for date, processor in machines)}.")
+    return ["", *notes] if notes else []
+
+
+def _commands(group: Sequence[Line]) -> Iterator[str]:
+    for line in group:
+        row, folder = line.row, f"runs/{line.row.name}"
+        several = len(row.seeds) > 1
+        seed, indent = ("$seed", "  ") if several else (str(row.seeds[0]), "")
+        if several:
+            yield f"for seed in {' '.join(map(str, row.seeds))}; do"
+        yield f"{indent}metarl train {row.train} --seed {seed} --out {folder}-{seed}"
+        yield f"{indent}metarl evaluate {folder}-{seed} {row.evaluate}".rstrip()
+        if several:
+            yield "done"
+
+
+def _study(found: list[Line]) -> str:
+    text = [STUDY_HEAD.format(base=study_base())]
+    for part, group in _parts(found).items():
+        head = ["setting", "value", "seeds", "trained", "before", "after 1 step", "after 3 steps"]
+        body = []
+        for line in group:
+            names = [f"return/step_{step}" for step in (0, 1, 3)]
+            seeds = ", ".join(map(str, line.found or line.row.seeds))
+            scores = [_interval(name, line.scores.get(name)) for name in names]
+            body.append([line.row.choice, line.row.value, seeds, _trained(line) if line.found else ABSENT, *scores])
+        text += [f"## {part.removeprefix('Study: ')}\n", table(head, body), ""]
+    if pictures.of_study(found) is not None:
+        text += ["![every point, after one step](pictures/results/study.png)\n"]
+    text += [
+        "## Commands\n",
+        "<!-- not run: each takes a minute or more, all together hours -->",
+        "```sh",
+        *_commands(found),
+        "```",
+    ]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    told = [list(head), ["---"] * len(head), *map(list, body)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
