@@ -19,6 +19,7 @@ from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -83,9 +84,11 @@ CASES = [
     *(Case(MAML(steps=5, network=TANH, multi_step_loss=1.0), spec) for spec in EXAMPLES),
     *(Case(MAML(steps=2, surrogate="log_likelihood", network=TANH), spec) for spec in CONTROL),
     *(Case(MAML(steps=2, surrogate="dice", network=TANH), spec) for spec in CONTROL),
+    *(Case(MAML(steps=2, exploration_term=1.0, network=TANH), spec) for spec in CONTROL),
     *(Case(Reptile(network=TANH, optimiser="sgd", carry_moments=False), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(Reptile(network=TANH), spec) for spec in EXAMPLES),
     *(Case(MultiTask(network=RELU), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(MultiTask(network=RELU, weighting=each), CURVE) for each in ("uncertainty", "pcgrad")),
     *(Case(MultiTask(network=RELU, condition=each), CURVE) for each in ("concatenate", "add", "multiply", "heads")),
     *(Case(each, VECTORS) for each in maml(NORMALISED)),
     *(Case(each, IMAGES) for network in (STRIDED, POOLED) for each in maml(network)),
@@ -96,10 +99,14 @@ CASES = [
     *(Case(ProtoNet(network=each), IMAGES) for each in (STRIDED, POOLED, INDUCTIVE)),
     Case(ProtoNet(network=STRIDED, distance="cosine"), IMAGES),
     *(Case(Matching(network=POOLED, full_context=each), IMAGES) for each in (False, True)),
+    Case(Matching(network=POOLED, learn_scale=True), IMAGES),
     Case(Siamese(network=POOLED), IMAGES),
     Case(SNAIL(network=POOLED, **SNAIL_SIZES), IMAGES),
     *(Case(SNAIL(network=RELU, **SNAIL_SIZES), spec) for spec in EXAMPLES),
     *(Case(MANN(**MANN_SIZES), spec) for spec in EXAMPLES),
+    Case(MANN(write="key", key_strength=1.0, learn_key_strength=False, **MANN_SIZES), VECTORS),
+    *(Case(MetaLSTM(steps=3, network=TANH, second_order=each), spec) for spec in EXAMPLES for each in (False, True)),
+    Case(MetaLSTM(steps=2, network=INDUCTIVE), IMAGES, seed=5),
     *(Case(RL2(hidden=64), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(CAVIA(steps=2, network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(CAVIA(context_in="film", network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),

@@ -13,6 +13,7 @@ from metarl.algorithms.gradient_learner import gradient_learner
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.normalising import Normalised, normalise_observations
 from metarl.algorithms.protonet import ProtoNet
@@ -31,6 +32,7 @@ __all__ = [
     "SNAIL",
     "Leap",
     "Matching",
+    "MetaLSTM",
     "MultiTask",
     "Normalised",
     "ProtoNet",

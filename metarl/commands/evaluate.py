@@ -115,12 +115,9 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     folder = plugins.run_folder(chosen.run)
     run = _evaluated(chosen, folder, changes)
     config = runs.read_config(folder)
-    asked = {name: getattr(chosen, name) for name in EVALUATED}
-    asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
-    asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
-    asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
-    if (definition := origins.defined(run.family, config["tasks"]["reference"], revisions=False)) is not None:
-        asked["definition"] = definition
+    if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
+        evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
+    asked = _asked(chosen, run, config)
     compared = _compared(chosen, asked)
 
     def execute() -> int:
@@ -139,6 +136,16 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         return DONE
 
     return execute
+
+
+def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an evaluation was asked for: scores of two runs are compared only where these agree."""
+    algorithm, tasks = (config[group]["reference"] for group in ("algorithm", "tasks"))
+    asked = {name: getattr(chosen, name) for name in EVALUATED}
+    asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
+    asked |= {"algorithm": runs.describe(run.algorithm, algorithm), "family": runs.describe(run.family, tasks)}
+    definition = origins.defined(run.family, tasks, revisions=False)
+    return asked if definition is None else asked | {"definition": definition}
 
 
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:

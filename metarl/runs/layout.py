@@ -13,7 +13,7 @@ class RunError(ValueError):
     """Commands print the message, and no traceback."""
 
 
-FORMAT = 3
+FORMAT = 4
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 2
 """Of checkpoints; ``migration`` reads earlier ones, too."""

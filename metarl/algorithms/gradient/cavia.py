@@ -109,7 +109,7 @@ class _Loop:
             state.networks,
             self.contexts.modulated,
             inputs_of(batch),
-            lambda outputs: objectives.task_loss(self.spec.kind, outputs, batch, self.options.surrogate),
+            lambda outputs: objectives.task_loss(self.spec, outputs, batch, self.options.surrogate),
             second_order=not self.options.first_order,
         )
         gradient = self.contexts.gradient(state.params, gradients)
@@ -129,4 +129,4 @@ class _Loop:
         for support in experience.supports:
             state = self.adapt(state, support)
         outputs, _ = self.predict(state, inputs_of(experience.query))
-        return objectives.query_losses(self.spec.kind, outputs, experience.query, len(experience.supports))
+        return objectives.query_losses(self.spec, outputs, experience.query, len(experience.supports))

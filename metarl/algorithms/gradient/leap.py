@@ -105,7 +105,7 @@ class _Loop:
         """Take one inner step on a mini-batch. Raises ValueError if asked for gradients through it."""
         examples = checked(batch)
         chosen = self.mini_batch(examples, state.step)
-        tuned = inner.tune(self.spec.kind, self.model, state, chosen.inputs, chosen, self.options.step_size)
+        tuned = inner.tune(self.spec, self.model, state, chosen.inputs, chosen, self.options.step_size)
         return tuned._replace(seen=examples.inputs)
 
     def mini_batch(self, support: Examples, step: int) -> Examples:

@@ -16,6 +16,7 @@ from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -47,12 +48,14 @@ CASES = {
     "annealed": (MAML(network=SMALL), SINUSOID, SGD(0.01)),
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
+    "pcgrad": (MultiTask(network=SMALL, weighting="pcgrad"), SINUSOID, Adam()),
     "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
     "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
     "protonet": (ProtoNet(), classes(8, shots=2), Adam()),
     "matching": (Matching(), classes(8, shots=2), Adam()),
     "siamese": (Siamese(), classes(8, shots=2), Adam()),
     "mann": (MANN(), classes(8, shots=2), Adam()),
+    "meta-lstm": (MetaLSTM(2, units=3, network=SMALL), classes(8, shots=2), Adam()),
     "snail": (SNAIL(), classes(8, ways=2), Adam()),
     "cavia": (CAVIA(network=SMALL), SINUSOID, Adam()),
     "film": (CAVIA(context_in="film", network=CONV4), classes(28, shots=2), Adam()),
