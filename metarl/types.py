@@ -334,8 +334,11 @@ class Chunked(Protocol):
 class PrefersOuter(Protocol):
     """An algorithm that states its own outer update."""
 
-    def default_outer(self) -> Outer:
-        """Return the outer update to use where none is chosen; it may depend on the algorithm's options."""
+    def default_outer(self) -> Outer | None:
+        """Return the outer update to use where none is chosen; it may depend on the algorithm's options.
+
+        None: the usual one, TRPO for control and Adam for examples.
+        """
 
 
 NO_POLICIES = "this outer update moves policies and needs rollouts; for labelled examples use adam"

@@ -39,7 +39,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     count = sum(characters)
     images = torch.randint(256, (count * 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     names = tuple(f"Alphabet/character{number:04}" for number in range(count))
-    drawings = omniglot.Drawings(images, torch.arange(count).repeat_interleave(20), names)
+    drawings = omniglot.Drawings(images, torch.arange(count).repeat_interleave(20), names, (False,) * count)
     monkeypatch.setattr(omniglot, "located", lambda root: Path())
     monkeypatch.setattr(omniglot, "load", lambda folder: drawings)
 

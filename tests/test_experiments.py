@@ -32,7 +32,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 24 made-up characters of 20 drawings each stand for Omniglot."""
     images = torch.randint(256, (24 * 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     names = tuple(f"Alphabet/character{number:02}" for number in range(24))
-    made_up = omniglot.Drawings(images, torch.arange(24).repeat_interleave(20), names)
+    made_up = omniglot.Drawings(images, torch.arange(24).repeat_interleave(20), names, (False,) * 24)
     monkeypatch.setattr(omniglot, "located", lambda root: Path())
     monkeypatch.setattr(omniglot, "load", lambda folder: made_up)
     monkeypatch.setattr(omniglot, "RANDOM_SIZES", (12, 6, 6))

@@ -12,9 +12,14 @@ from support.synthetic import CONTINUOUS, DISCRETE
 from torch import Tensor
 
 from metarl import plugins, training
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -59,7 +64,7 @@ class Case(NamedTuple):
     @property
     def compared(self) -> str:
         """What the meta-gradient's tolerance is called."""
-        if isinstance(self.algorithm, Reptile):  # a difference of nearly equal parameters
+        if isinstance(self.algorithm, Reptile | BMAML | Leap):  # a difference of nearly equal parameters, or losses
             return "meta-gradients, Reptile"
         if self.spec in (LARGE, COLOURS):  # among so many activations some lie within rounding of where ReLU bends
             return "meta-gradients, large images and ResNet-12"
@@ -79,9 +84,11 @@ CASES = [
     *(Case(MAML(steps=5, network=TANH, multi_step_loss=1.0), spec) for spec in EXAMPLES),
     *(Case(MAML(steps=2, surrogate="log_likelihood", network=TANH), spec) for spec in CONTROL),
     *(Case(MAML(steps=2, surrogate="dice", network=TANH), spec) for spec in CONTROL),
+    *(Case(MAML(steps=2, exploration_term=1.0, network=TANH), spec) for spec in CONTROL),
     *(Case(Reptile(network=TANH, optimiser="sgd", carry_moments=False), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(Reptile(network=TANH), spec) for spec in EXAMPLES),
     *(Case(MultiTask(network=RELU), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(MultiTask(network=RELU, weighting=each), CURVE) for each in ("uncertainty", "pcgrad")),
     *(Case(MultiTask(network=RELU, condition=each), CURVE) for each in ("concatenate", "add", "multiply", "heads")),
     *(Case(each, VECTORS) for each in maml(NORMALISED)),
     *(Case(each, IMAGES) for network in (STRIDED, POOLED) for each in maml(network)),
@@ -92,11 +99,25 @@ CASES = [
     *(Case(ProtoNet(network=each), IMAGES) for each in (STRIDED, POOLED, INDUCTIVE)),
     Case(ProtoNet(network=STRIDED, distance="cosine"), IMAGES),
     *(Case(Matching(network=POOLED, full_context=each), IMAGES) for each in (False, True)),
+    Case(Matching(network=POOLED, learn_scale=True), IMAGES),
     Case(Siamese(network=POOLED), IMAGES),
     Case(SNAIL(network=POOLED, **SNAIL_SIZES), IMAGES),
     *(Case(SNAIL(network=RELU, **SNAIL_SIZES), spec) for spec in EXAMPLES),
     *(Case(MANN(**MANN_SIZES), spec) for spec in EXAMPLES),
+    Case(MANN(write="key", key_strength=1.0, learn_key_strength=False, **MANN_SIZES), VECTORS),
+    *(Case(MetaLSTM(steps=3, network=TANH, second_order=each), spec) for spec in EXAMPLES for each in (False, True)),
+    Case(MetaLSTM(steps=2, network=INDUCTIVE), IMAGES, seed=5),
     *(Case(RL2(hidden=64), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(CAVIA(steps=2, network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),
+    *(Case(CAVIA(context_in="film", network=TANH), spec) for spec in (*CONTROL, *EXAMPLES)),
+    Case(CAVIA(context_in="film", network=STRIDED), IMAGES),
+    *(Case(IMAML(steps=5, network=TANH), spec) for spec in EXAMPLES),
+    Case(IMAML(steps=5, momentum=0.5, step_size=0.05, network=TANH), CURVE),
+    Case(IMAML(steps=5, network=STRIDED), IMAGES, seed=2),
+    *(Case(BMAML(particles=3, network=TANH), spec) for spec in EXAMPLES),
+    Case(BMAML(particles=2, network=STRIDED), IMAGES),
+    *(Case(Leap(steps=5, network=TANH), spec) for spec in EXAMPLES),
+    Case(Leap(steps=5, network=STRIDED), IMAGES),
     *(Case(MAML(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),
     *(Case(ProtoNet(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),
 ]

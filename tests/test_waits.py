@@ -15,9 +15,14 @@ from support import pretended
 
 from metarl import seeding
 from metarl.advantages.baseline import fitted_values
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -77,9 +82,11 @@ CASES = [
     Case(MAML(network=MLP, steps=3), BANDIT, TRPO(keep_graphs=False), 5),
     Case(MAML(network=MLP), NAVIGATION, ProMP(epochs=5), 3),
     Case(MAML(network=MLP), NAVIGATION, Adam(), 3),
+    Case(MAML(network=MLP, exploration_term=1.0), NAVIGATION, Adam(), 3),
     Case(RL2(hidden=8), NAVIGATION, TRPO(), 3),
     Case(RL2(hidden=8), BANDIT, Adam(epochs=3), 5),
     Case(Reptile(network=MLP, steps=2, carry_moments=False), TABULAR, SGD(), 4),
+    Case(CAVIA(network=MLP), NAVIGATION, TRPO(), 3),
     # Where environments run on the CPU, every step waits for its actions besides.
     Case(MAML(network=MLP), ON_THE_CPU, TRPO(), 3 + 2 * SAMPLING.horizon),
     # Labelled examples: whether the meta-gradient is finite.
@@ -87,6 +94,7 @@ CASES = [
     Case(MAML(network=MLP, steps=3, learn_step_sizes=True, multi_step_loss=0.5), Sinusoid(), SGD(1e-3), 1),
     Case(Reptile(network=MLP), Sinusoid(), SGD(), 1),
     Case(MultiTask(network=MLP, condition="add"), Sinusoid(), Adam(), 1),
+    *(Case(MultiTask(network=MLP, weighting=how), Sinusoid(), Adam(), 1) for how in ("uncertainty", "pcgrad")),
     Case(MAML(network=MLP), TABLE, Adam(), 1),
     Case(MAML(network=CONV), IMAGES, Adam(), 1),
     Case(MAML(network=Network("conv4", filters=4, batch_norm="inductive")), IMAGES, SGD(), 1),
@@ -98,6 +106,15 @@ CASES = [
     Case(SNAIL(network=CONV, **WIDE), IMAGES, Adam(), 1),
     Case(MANN(slots=6, width=4, controller=5, heads=2), IMAGES, Adam(), 1),
     Case(RL2(hidden=8), IMAGES, Adam(), 1),
+    Case(CAVIA(network=MLP), Sinusoid(), Adam(), 1),
+    Case(CAVIA(context_in="film", network=CONV), IMAGES, Adam(), 1),
+    Case(IMAML(steps=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(IMAML(steps=3, optimiser="adam", momentum=0.5, network=CONV), IMAGES, Adam(), 1),
+    Case(BMAML(particles=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(BMAML(particles=2, network=CONV), IMAGES, Adam(), 1),
+    Case(Leap(steps=3, network=MLP), Sinusoid(), Adam(), 1),
+    Case(Leap(steps=3, batch_size=2, network=CONV), IMAGES, SGD(1e-3), 1),
+    Case(MetaLSTM(steps=2, units=3, network=CONV), IMAGES, Adam(), 1),
 ]
 
 
@@ -129,7 +146,7 @@ def test_a_meta_iteration_waits_a_handful_of_times(case: Case, pretend: None) ->
     assert sum(waits.counts.values()) == expected(case, row), "\n".join(waits.places)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[14]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[17]], ids=str)
 def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     run = run_of(case)
     with pretended.Waits():
@@ -143,7 +160,7 @@ def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
 @pytest.mark.parametrize(
     ("case", "waits"),
     # A draw for each of three policies, and then one row for each score.
-    [(CASES[0], 3 + 1), (CASES[9], 1), (CASES[14], 2)],
+    [(CASES[0], 3 + 1), (CASES[10], 1), (CASES[17], 2)],
     ids=str,
 )
 def test_an_evaluation_waits_for_draws_and_scores(case: Case, waits: int, pretend: None) -> None:

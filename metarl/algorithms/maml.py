@@ -2,24 +2,27 @@
 
 Options turn it into first-order MAML, ANIL (Raghu et al., arXiv 1909.09157: adapt only some layers) or Meta-SGD (Li et
 al., arXiv 1707.09835: a learned step size for every parameter). Others add parts of MAML++ (Antoniou et al., arXiv
-1810.09502: step sizes learned per layer and step, a loss after every step).
+1810.09502: step sizes learned per layer and step, a loss after every step), or credit episodes before
+adaptation for the returns after it (E-MAML: Stadie et al., arXiv 1803.01118).
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.advantages import Advantages
+from metarl.advantages import Advantages, exploration_credit
 from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.numerics import sum_of
 from metarl.objectives import Surrogate
-from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, inputs_of
+from metarl.outer import Adam
+from metarl.types import Batch, Examples, Experience, Learner, Params, Rollout, Shared, Spec, inputs_of, rollout_of
 
 StepSizes = Literal["parameter", "layer_step"]
 STEP_SIZE = "step_size:"
@@ -64,6 +67,12 @@ class MAML:
     surrogate: Surrogate = "likelihood_ratio"
     """Inner policy-gradient loss for control: likelihood_ratio (ProMP's LVC), dice, or log_likelihood (the MAML
     paper's; its second derivatives are wrong, which makes training less stable, see docs/results.md)."""
+    exploration_term: float = 0.0
+    """Weight of E-MAML's term, for control: actions before adaptation are credited with the returns after it (1: the
+    paper's). 0 leaves it out. With log_likelihood, both together are the gradient of the mean return after adaptation
+    to as many episodes as are drawn. The second derivatives of dice hold the same credit already, to first order in the
+    step size, and those of likelihood_ratio a part of it: with these, the term adds to it. The outer update is then
+    adam, unless one is chosen; trpo and promp know nothing of such terms and refuse them."""
     network: NetworkOptions = Network()
     """The network that adapts."""
     advantages: Advantages = Advantages()
@@ -79,17 +88,26 @@ class MAML:
             raise ValueError(f"step_sizes={self.step_sizes!r}: expected one of {', '.join(get_args(StepSizes))}")
         if not 0 <= self.multi_step_loss <= 1:
             raise ValueError(f"multi_step_loss={self.multi_step_loss}: expected a share of the training, 0 to 1")
+        if not 0 <= self.exploration_term < inf:
+            raise ValueError(f"exploration_term={self.exploration_term}: expected a weight of at least 0")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: MAML takes at least one inner step")
         inner.check_steps(self.step_size, self.schedule)
+
+    def default_outer(self) -> Adam | None:
+        """Return Adam where the meta-loss is more than the surrogate that trpo makes small; otherwise the usual one."""
+        return Adam() if self.exploration_term else None
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of any kind.
 
         Raises:
-            ValueError: the network does not fit spec, adapt_only matches no parameter, or multi_step_loss is set for
-                control, where the query episodes come from the last policy only.
+            ValueError: the network does not fit spec, adapt_only matches no parameter, multi_step_loss is set for
+                control, where the query episodes come from the last policy only, or exploration_term for examples,
+                which no policy draws.
         """
+        if not spec.control and self.exploration_term:
+            raise ValueError("exploration_term credits the actions of a policy; for labelled examples, leave it at 0")
         if spec.control and self.multi_step_loss:
             raise ValueError("multi_step_loss is for labelled examples; for control, leave it at 0")
         spec = self.network.chosen(spec)
@@ -172,6 +190,8 @@ class _Loop:
         query = experience.query
         losses: list[Tensor] = []
         for weight, support in zip(self.step_weights(experience), experience.supports, strict=True):
+            if self.options.exploration_term:
+                losses.append(self.exploration_loss(state, rollout_of(support), rollout_of(query)))
             state = self.adapt(state, support)
             if weight > 0:
                 outputs, _ = self.predict(state, inputs_of(query))
@@ -180,6 +200,16 @@ class _Loop:
         if isinstance(query, Examples):
             metrics = objectives.step_scores(self.spec.kind, query, outputs, len(experience.supports))
         return sum_of(losses), metrics
+
+    def exploration_loss(self, state: Adapted, support: Rollout, query: Rollout) -> Tensor:
+        """Return minus the credited log-likelihoods of the support episodes, ``[task]`` (E-MAML).
+
+        Likelihoods are relative to the policy that acted, so this is 0 there; its gradient counts.
+        """
+        outputs, _ = self.predict(state, support.observations)
+        log_probs: Tensor = self.spec.distribution.log_prob(outputs, support.actions) - support.log_probs
+        credit = exploration_credit(support, query, self.options.advantages.discount)
+        return -self.options.exploration_term * (credit * (log_probs * support.mask).sum(2)).sum(1)
 
     def step_weights(self, experience: Experience) -> list[float]:
         """Return the weight of the query loss after each inner step (MAML++, sec. 4: multi-step loss)."""

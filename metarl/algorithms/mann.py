@@ -1,34 +1,21 @@
 """Memory-augmented neural networks (Santoro et al., 2016, arXiv 1605.06065): an LSTM with an external memory."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import inf, log
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared import memory, recurrent
+from metarl.algorithms.shared.memory import Form, Hidden, Weights
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.types import Learner, Params, Spec
 
-
-class Memory(NamedTuple):
-    """The memory of each row: a matrix of slots, and how much each slot was used."""
-
-    contents: Tensor  # [row, slot, width]
-    usage: Tensor  # [row, slot] decaying sum of read and write weights
-    weights: Tensor  # [row, head, slot] read weights of the last read
-
-
-class Hidden(NamedTuple):
-    """The state of the controller and of its memory."""
-
-    output: Tensor  # [row, controller]
-    cell: Tensor  # [row, controller]
-    read: Tensor  # [row, head * width] vectors returned by the last read
-    contents: Tensor
-    usage: Tensor
-    weights: Tensor
+Write = Literal["vector", "key"]
+LOG_STRENGTH = "heads.log_strength"
+"""Name of the parameter whose exponentials are the learned strengths of the keys, which so stay positive."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,14 @@ class MANN:
     """Number of heads. Each writes one slot and reads one vector at every step."""
     decay: float = 0.95
     """Decay of past usage per step."""
+    write: Write = "vector"
+    """What a head writes: a vector of its own, or the key that it reads with (key, as in the paper)."""
+    key_strength: float = 10.0
+    """What a head's cosines are multiplied by before the softmax, at the start. 1 is the paper's form: over 128 slots,
+    a softmax of cosines alone gives one of them hardly more than e / (e + 127), or 2 %."""
+    learn_key_strength: bool = True
+    """Meta-learn a strength for each head. The paper's form is --algorithm.write key --algorithm.key-strength 1
+    --algorithm.no-learn-key-strength."""
     loss_on: LossOn = "sequence"
     """Items that the loss is computed on: all support items as they are shown and the queries (sequence, as in the
     paper), or the queries only (query)."""
@@ -62,6 +57,10 @@ class MANN:
             raise ValueError(f"heads={self.heads}: each head writes its own slot, and there are only {self.slots}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay={self.decay}: expected a number in [0, 1]")
+        if self.write not in get_args(Write):
+            raise ValueError(f"write={self.write!r}: expected one of {', '.join(get_args(Write))}")
+        if not 0 < self.key_strength < inf:
+            raise ValueError(f"key_strength={self.key_strength}: expected a positive number (1: cosines alone)")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:
@@ -81,17 +80,21 @@ class _Network:
 
     def init(self, generator: Generator) -> Params:
         units, heads, width = self.options.controller, self.options.heads, self.options.width
+        told = heads * (width * (2 if self.options.write == "vector" else 1) + 1)
         forget = torch.zeros(4, units)
         forget[1] = 1.0  # a positive forget-gate bias: the LSTM keeps its cell at the start of training
-        return {
+        params = {
             "controller.input": glorot(generator, 4 * units, recurrent.input_size(self.spec)),
             "controller.recurrent": glorot(generator, 4 * units, units + heads * width),
             "controller.bias": forget.flatten(),
-            "heads.weight": glorot(generator, heads * (width + 1), units),
-            "heads.bias": torch.zeros(heads * (width + 1)),
+            "heads.weight": glorot(generator, told, units),
+            "heads.bias": torch.zeros(told),
             "output.weight": glorot(generator, self.spec.output_size, units + heads * width),
             "output.bias": torch.zeros(self.spec.output_size),
         }
+        if self.options.learn_key_strength:
+            params[LOG_STRENGTH] = torch.full((heads,), log(self.options.key_strength))
+        return params
 
     def start(self, params: Params, rows: int) -> Hidden:
         options, some = self.options, params["output.bias"]
@@ -103,52 +106,16 @@ class _Network:
 
     def run(self, params: Params, hidden: Hidden, inputs: Tensor) -> tuple[Tensor, Hidden]:
         """Run the controller over inputs ``[row, time, input_size]``."""
-        features = []
+        options = self.options
         # The input part of the gates does not depend on the state: compute it for all times in one product.
-        for projected in functional.linear(inputs, params["controller.input"], params["controller.bias"]).unbind(1):
-            hidden = self._step(params, hidden, projected)
-            features.append(torch.cat([hidden.output, hidden.read], dim=-1))
-        return functional.linear(torch.stack(features, dim=1), params["output.weight"], params["output.bias"]), hidden
+        projected = functional.linear(inputs, params["controller.input"], params["controller.bias"])
+        form = Form(options.heads, options.width, options.decay, options.write == "vector")
+        features, hidden = memory.run(form, self.weights(params), hidden, projected)
+        return functional.linear(features, params["output.weight"], params["output.bias"]), hidden
 
-    def _step(self, params: Params, hidden: Hidden, projected: Tensor) -> Hidden:
-        heads, width = self.options.heads, self.options.width
-        before = torch.cat([hidden.output, hidden.read], dim=-1)
-        gates = projected + functional.linear(before, params["controller.recurrent"])
-        output, cell = recurrent.lstm(gates, hidden.cell)
-        interface = functional.linear(output, params["heads.weight"], params["heads.bias"])
-        keys = interface[:, : heads * width].tanh()
-        reuse = interface[:, heads * width :].sigmoid()
-        memory = Memory(hidden.contents, hidden.usage, hidden.weights)
-        memory = access(memory, keys.reshape(-1, heads, width), reuse, self.options.decay)
-        read = (memory.weights @ memory.contents).flatten(1)  # eq. 4
-        return Hidden(output, cell, read, *memory)
-
-
-def access(memory: Memory, keys: Tensor, reuse: Tensor, decay: float) -> Memory:
-    """Write keys to the memory, then read it: least recently used access (sec. 3, eqs. 2 to 8).
-
-    Head i takes the i-th least used slot, which is emptied first. It adds its key to the slots that it read last with
-    weight ``reuse``, and to its own slot with weight ``1 - reuse``. Then it reads slots by their similarity to its key.
-
-    Args:
-        memory: The memory before this step.
-        keys: ``[row, head, width]``.
-        reuse: ``[row, head]`` in (0, 1).
-        decay: Decay of past usage.
-    """
-    slots = memory.usage.shape[-1]
-    # A stable sort, so that ties are broken in the same way in every batch.
-    least_used = memory.usage.detach().argsort(dim=-1, stable=True)[:, : keys.shape[1]]
-    own = (least_used.unsqueeze(-1) == torch.arange(slots, device=keys.device)).to(keys.dtype)
-    writing = reuse.unsqueeze(-1) * memory.weights + (1 - reuse).unsqueeze(-1) * own
-    contents = torch.baddbmm(memory.contents * (1 - own.sum(1)).unsqueeze(-1), writing.mT, keys)
-    weights = functional.softmax(cosines(keys, contents), dim=-1)
-    return Memory(contents, decay * memory.usage + weights.sum(1) + writing.sum(1), weights)
-
-
-def cosines(keys: Tensor, contents: Tensor) -> Tensor:
-    """Return the cosine of every key with every slot, ``[row, head, slot]``; 0 for an empty slot (eq. 2)."""
-    # Divide by the lengths afterwards: a normalised copy of the contents would cost more than the rest of the step.
-    lengths = keys.norm(dim=-1).unsqueeze(2) * contents.norm(dim=-1).unsqueeze(1)
-    similarity: Tensor = keys @ contents.mT / (lengths + 1e-8)
-    return similarity
+    def weights(self, params: Params) -> Weights:
+        """Return the weights of the controller and of its heads."""
+        options, bias = self.options, params["heads.bias"]
+        fixed = bias.new_full((options.heads,), options.key_strength)
+        strength = params[LOG_STRENGTH].exp() if options.learn_key_strength else fixed
+        return Weights(params["controller.recurrent"], params["heads.weight"], bias, strength)

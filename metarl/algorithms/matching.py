@@ -1,5 +1,6 @@
 """Matching networks (Vinyals et al., 2016, arXiv 1606.04080), with and without full-context embeddings."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from metarl.types import Learner, Params, Spec
 
 FORWARD, BACKWARD, ATTENDING = "lstm:forward", "lstm:backward", "lstm:attending"
 """Prefixes of the parameters of full-context embeddings."""
+LOG_SCALE = "scale:log"
+"""Name of the parameter whose exponential is the learned scale, which so stays positive."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Matching:
     depends on all of them, and an LSTM with attention to the support set embeds query items."""
     reads: int = 5
     """Times that the query LSTM reads the support set (the paper's K)."""
+    scale: float = 10.0
+    """What cosines are multiplied by before the softmax. 1 is the paper's form: over the 20 items of a 20-way task, a
+    softmax of cosines alone cannot give the right one more than e^2 / (e^2 + 19), or 28 %."""
+    learn_scale: bool = False
+    """Meta-learn the scale, from ``scale`` on."""
     embedding: int | None = None
     """Width of the embedding. By default, the network's last layer (the head) is left out, and its features are the
     embedding."""
@@ -33,6 +41,8 @@ class Matching:
     def __post_init__(self) -> None:
         if self.reads < 1:
             raise ValueError(f"reads={self.reads}: expected at least 1")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale={self.scale}: expected a positive number (1: cosines alone, as in the paper)")
         metric.check_width(self.embedding)
 
     def build(self, spec: Spec) -> Learner:
@@ -41,7 +51,9 @@ class Matching:
 
         def init(generator: Generator) -> Params:
             params = fold.model.init(generator)
-            return params | _lstms(fold.width, generator) if self.full_context else params
+            if self.full_context:
+                params |= _lstms(fold.width, generator)
+            return params | {LOG_SCALE: torch.tensor(math.log(self.scale))} if self.learn_scale else params
 
         return fold.learner(init)
 
@@ -51,7 +63,8 @@ class Matching:
         if self.full_context:
             support = embed_support(params, support)
             query = embed_query(params, query, support, self.reads)
-        votes = functional.softmax(metric.cosines(query, support), dim=-1) @ embedded.classes
+        scale = params[LOG_SCALE].exp() if self.learn_scale else self.scale
+        votes = functional.softmax(scale * metric.cosines(query, support), dim=-1) @ embedded.classes
         # A class without support items has no votes. The smallest probability instead of 0 keeps the loss finite.
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 

@@ -5,19 +5,26 @@ Without the task's descriptor, it is plain pre-training. With the true descripto
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, get_args
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.normalising import normalise_observations
-from metarl.algorithms.shared import inner
+from metarl.algorithms.shared import inner, weighting
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Optimiser, Tuned
-from metarl.networks import Network, NetworkOptions, conditioning
+from metarl.algorithms.shared.weighting import Weighting
+from metarl.networks import Network, NetworkOptions, conditioning, loss_gradient
 from metarl.networks.conditioning import Condition, Conditioned
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
+
+LOG_VARIANCES = "weighting:log_variances"
+"""Name of the learned log-variances among the meta-parameters."""
 
 
 class Described(NamedTuple):
@@ -42,6 +49,17 @@ class MultiTask:
     examples, 1 0.5 for control."""
     optimiser: Optimiser = "sgd"
     """Optimiser of fine-tuning: sgd, or adam without momentum (beta1 = 0)."""
+    weighting: Weighting = "equal"
+    """How the losses of tasks are put together, for examples. equal: their mean. fixed: with task_weights. uncertainty:
+    with the variance of each task's noise, which is learned (Kendall et al., arXiv 1705.07115). pcgrad: equally, but
+    each task's gradient without what contradicts another's in the meta-batch, or in a group of --outer.chunks (Yu et
+    al., arXiv 2001.06782). fixed and uncertainty tell tasks apart by the place of the descriptor's largest number."""
+    task_weights: tuple[float, ...] = ()
+    """Weights of the tasks, for fixed: one for each number of the descriptor."""
+    multi_label: bool = False
+    """Targets are labels, any number of which may hold at once: 0 or 1 for each output, in a spec of regression. The
+    loss is the binary cross-entropy of a sigmoid for each label. Outputs are probabilities, so the loss that is
+    reported as a regression's is their squared error (the Brier score)."""
     network: NetworkOptions = Network()
     """The network."""
     advantages: Advantages = Advantages()
@@ -51,17 +69,30 @@ class MultiTask:
     off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
-        for name, known in {"condition": Condition, "optimiser": Optimiser}.items():
+        for name, known in {"condition": Condition, "optimiser": Optimiser, "weighting": Weighting}.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
         inner.check_steps(self.step_size, self.schedule)
+        if bool(self.task_weights) != (self.weighting == "fixed"):
+            raise ValueError(
+                f"weighting={self.weighting!r} with task_weights={self.task_weights}: expected weights with fixed only"
+            )
+        if not all(0 < weight < inf for weight in self.task_weights):
+            raise ValueError(f"task_weights={self.task_weights}: expected positive numbers")
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of any kind.
 
         Raises:
-            ValueError: the network does not fit spec, or does not support this kind of conditioning.
+            ValueError: the network does not fit spec, or does not support this kind of conditioning; multi_label for
+                another kind than regression; or a weighting that does not fit spec or conditioning.
         """
+        self._check_weighting(spec)
+        if self.multi_label and spec.kind != "regression":
+            raise ValueError(
+                f"multi_label reads targets of 0 and 1, in a spec of regression, not of {spec.kind}; leave it out, or "
+                "give the family a regression spec with one output for each label"
+            )
         spec = self.network.chosen(spec)
         functions = _Functions(self, spec, conditioning.build(self.condition, self.network, spec))
         named = functions.begin, functions.adapt, functions.predict, functions.meta_loss
@@ -69,9 +100,24 @@ class MultiTask:
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
         learner = fed(
-            Learner(spec, 0, network.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
+            Learner(spec, 0, functions.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
         )
         return normalise_observations(learner) if self.normalise_observations else learner
+
+    def _check_weighting(self, spec: Spec) -> None:
+        asked = f"weighting={self.weighting!r}"
+        if spec.control and self.weighting != "equal":
+            raise ValueError(f"{asked} weighs losses of examples; advantages are of one size already: use equal")
+        if self.weighting in ("fixed", "uncertainty") and spec.descriptor_size == 0:
+            raise ValueError(f"{asked}: nothing describes the tasks of this family; use pcgrad, or equal")
+        if self.weighting == "fixed" and len(self.task_weights) != spec.descriptor_size:
+            told = f"{len(self.task_weights)} weights for descriptors of {spec.descriptor_size} numbers"
+            raise ValueError(f"{asked} has {told}: expected one for each")
+        if self.weighting == "pcgrad" and self.condition not in ("none", "concatenate"):
+            raise ValueError(
+                f"{asked} compares gradients of one network, and condition={self.condition!r} gives each task its own; "
+                "use condition none or concatenate"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,7 +128,23 @@ class _Functions:
     spec: Spec
     network: Conditioned
 
+    def init(self, generator: Generator) -> Params:
+        params = self.network.init(generator)
+        if self.options.weighting == "uncertainty":
+            params[LOG_VARIANCES] = torch.zeros(self.spec.descriptor_size)
+        return params
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each task, ``[task]``, given the network's outputs; nan for labels beyond 0 and 1."""
+        if not (self.options.multi_label and isinstance(batch, Examples)):
+            return objectives.task_loss(self.spec, outputs, batch)
+        targets = batch.targets
+        losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").flatten(1).mean(1)
+        wrong = ((targets < 0) | (targets > 1)).flatten(1).any(1)
+        return losses.masked_fill(wrong, torch.nan)
+
     def begin(self, params: Params, descriptors: Tensor) -> Described:
+        params = {name: value for name, value in params.items() if name != LOG_VARIANCES}
         networks = self.network.networks(params, descriptors)
         moments = inner.no_moments(networks) if self.options.optimiser == "adam" else None
         return Described(Tuned(networks, moments, 0, None), descriptors)
@@ -91,15 +153,52 @@ class _Functions:
         """Take one fine-tuning step on each task's own network. Raises ValueError if asked for gradients through it."""
         step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.tuned.step)
         inputs = self.network.inputs(inputs_of(batch), state.descriptors)
-        tuned = inner.tune(self.spec, self.network.model, state.tuned, inputs, batch, step_size)
+        tuned = inner.tune(
+            self.spec, self.network.model, state.tuned, inputs, batch, step_size,
+            lambda outputs: self.loss(outputs, batch),
+        )  # fmt: skip
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
 
+    def outputs(self, state: Described, inputs: Tensor) -> Tensor:
+        """Return the network's outputs; logits where ``predict`` returns probabilities of labels."""
+        return inner.predict(self.network.model, state.tuned, self.network.inputs(inputs, state.descriptors))
+
     def predict(self, state: Described, inputs: Tensor) -> tuple[Tensor, Described]:
-        read = self.network.inputs(inputs, state.descriptors)
-        return inner.predict(self.network.model, state.tuned, read), state
+        outputs = self.outputs(state, inputs)
+        return outputs.sigmoid() if self.options.multi_label else outputs, state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
-        outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec, outputs, query, step=0)
+        outputs = self.outputs(state, inputs_of(query))
+        losses = self.weighted(self.loss(outputs, query), params, state, query)
+        if not isinstance(query, Examples):
+            return losses, {}
+        told = outputs.sigmoid() if self.options.multi_label else outputs
+        metrics = objectives.step_scores(self.spec.kind, query, told, step=0)
+        if self.options.multi_label:
+            right = ((outputs.detach() > 0) == (query.targets > 0.5)).to(outputs.dtype)
+            metrics["accuracy/step_0"] = right.flatten(1).mean(1)
+        return losses, metrics
+
+    def weighted(self, losses: Tensor, params: Params, state: Described, query: Batch) -> Tensor:
+        """Return the losses ``[task]`` that are trained on, put together as ``weighting`` says."""
+        how = self.options.weighting
+        if how == "fixed":
+            return weighting.fixed(losses, state.descriptors, self.options.task_weights)
+        if how == "uncertainty":
+            squared = self.spec.kind == "regression" and not self.options.multi_label
+            return weighting.uncertain(losses, state.descriptors, params[LOG_VARIANCES], squared)
+        if how == "pcgrad" and torch.is_grad_enabled():
+            own = self.gradients(state, query)
+            return weighting.following(losses, params, weighting.without_conflicts(own), own)
+        return losses
+
+    def gradients(self, state: Described, query: Batch) -> Tensor:
+        """Return each task's own gradient in the network that all share, ``[task, number]``."""
+        networks = {name: value.detach() for name, value in state.tuned.params.items()}
+        inputs = self.network.inputs(inputs_of(query), state.descriptors)
+        found = loss_gradient(
+            self.network.model, networks, list(networks), inputs, lambda outputs: self.loss(outputs, query)
+        )
+        return torch.cat([value.flatten(1) for value in found.values()], dim=1)

@@ -6,7 +6,6 @@ gradients that the paper compares, including first-order MAML.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -18,16 +17,14 @@ from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.inner import Moments, Optimiser, Tuned
+from metarl.algorithms.shared.mini_batches import MiniBatches, mini_batch
 from metarl.networks import Model, Network, NetworkOptions, stack
 from metarl.numerics import sum_of
 from metarl.outer import SGD
-from metarl.speed import send
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, each_tensor, inputs_of
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
 
-MiniBatches = Literal["cycle", "replacement"]
 Combine = Literal["sum", "last"]
 Tail = Literal["shared", "separate"]
-CPU = torch.device("cpu")
 MOMENT, WEIGHT = "second_moment:", "second_moment_weight"
 """Names of Adam's carried moments among the meta-parameters: a prefix, and the sum of their weights."""
 
@@ -72,8 +69,7 @@ class Reptile:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: Reptile takes at least one inner step")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size={self.step_size} must be positive")
+        inner.check_steps(self.step_size, None)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: expected at least 1, or None for the whole support set")
         choices = {"optimiser": Optimiser, "mini_batches": MiniBatches, "combine": Combine, "tail": Tail}
@@ -135,18 +131,11 @@ class _Loop:
         """Take one inner step, for examples on a mini-batch. Raises ValueError if asked for gradients through it."""
         if not isinstance(batch, Examples):
             return self.step(state, batch)
-        return self.step(state, self.mini_batch(batch, state.step))._replace(seen=batch.inputs)
+        chosen = mini_batch(batch, self.options.mini_batches, self.options.batch_size, state.step)
+        return self.step(state, chosen)._replace(seen=batch.inputs)
 
     def step(self, state: Tuned, batch: Batch) -> Tuned:
         return inner.tune(self.spec, self.model, state, inputs_of(batch), batch, self.options.step_size)
-
-    def mini_batch(self, support: Examples, step: int) -> Examples:
-        items = support.targets.shape[1]
-        size = min(self.options.batch_size or items, items)
-        if size == items:
-            return support
-        chosen = positions(self.options.mini_batches, items, size, step, support.targets.device)
-        return each_tensor(lambda values: values.index_select(1, chosen), support)
 
     def predict(self, state: Tuned, inputs: Tensor) -> tuple[Tensor, Tuned]:
         return inner.predict(self.model, state, inputs), state
@@ -185,17 +174,3 @@ class _Loop:
         if not isinstance(query, Examples):
             return {}
         return objectives.step_scores(self.spec.kind, query, self.predict(state, query.inputs)[0], state.step)
-
-
-@lru_cache(maxsize=4096)
-def positions(mini_batches: MiniBatches, items: int, size: int, step: int, device: torch.device = CPU) -> Tensor:
-    """Return the positions of a step's mini-batch. All tasks share them: every support set is shuffled already."""
-    if mini_batches == "replacement":
-        return send(_order(items, step)[:size], device)
-    taken = range(step * size, (step + 1) * size)
-    return send(torch.stack([_order(items, index // items)[index % items] for index in taken]), device)
-
-
-@lru_cache(maxsize=4096)
-def _order(items: int, number: int) -> Tensor:
-    return torch.randperm(items, generator=torch.Generator().manual_seed(number))

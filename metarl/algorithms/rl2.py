@@ -5,7 +5,7 @@ whether the episode ended. A trial is several episodes of one task; each lane of
 """
 
 from dataclasses import dataclass
-from math import log, prod
+from math import inf, log, prod
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,8 @@ class RL2:
         for name in ("clip", "std", "output_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not (self.std < inf and self.output_scale < inf):
+            raise ValueError(f"std={self.std} and output_scale={self.output_scale} must be finite")
         recurrent.check_loss_on(self.loss_on)
 
     def build(self, spec: Spec) -> Learner:

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands import groups
-from metarl.commands.parsing import parse
+from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
 from metarl.evaluation import comparison
 from metarl.files import check_place
@@ -20,11 +20,13 @@ from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
-from metarl.types import Learner, Pictured, Split
+from metarl.types import Family, Learner, Pictured, Split, Tasks
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
-EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes")
+MOST_NUMBERS = 64
+"""Of a task parameter that evaluation.json records; matrices of transitions are longer."""
+EVALUATED = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes", "mean")
 """Options that evaluation.json records."""
 
 
@@ -50,6 +52,12 @@ class EvaluateOptions:
     """Factors of the inner step size at steps 1, 2, ...; by default the run's own."""
     episodes: int | None = None
     """Episodes before each adaptation step; by default the run's own."""
+    mean: bool = False
+    """Score policies without noise: they take their most likely actions, as a robot will. They adapt to episodes with
+    noise, as in training."""
+    on: str | None = None
+    """Evaluate on another family instead: an installed name, or module:attribute, such as the same family with wider
+    ranges. It needs the same observations and actions, or inputs and outputs."""
     oracle: Path | None = None
     """Evaluated run of an algorithm that observes the task parameters. With --pretrained, it gives the gap closed:
     (score - pretrained) / (oracle - pretrained)."""
@@ -123,12 +131,11 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     folder = plugins.run_folder(chosen.run)
     run = _evaluated(chosen, folder, changes)
     config = runs.read_config(folder)
-    asked = {name: getattr(chosen, name) for name in EVALUATED}
-    asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
-    asked["algorithm"] = runs.describe(run.algorithm, config["algorithm"]["reference"])
-    asked["family"] = runs.describe(run.family, config["tasks"]["reference"])
-    if (definition := origins.defined(run.family, config["tasks"]["reference"], revisions=False)) is not None:
-        asked["definition"] = definition
+    if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
+        evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
+    if chosen.mean and not run.learner.spec.control:
+        raise ValueError(f"--mean is for policies, which act: {chosen.run} learns {run.learner.spec.kind}")
+    asked = _asked(chosen, run, config)
     compared = _compared(chosen, asked)
 
     def execute() -> int:
@@ -138,6 +145,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
         print(evaluation.table(metrics, run.learner.batch_norm))
+        if "differs" in asked:
+            print(f"evaluated on other tasks than those of training: {asked['differs']}")
         if compared:
             gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
@@ -149,9 +158,22 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     return execute
 
 
+def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an evaluation was asked for: scores of two runs are compared only where these agree."""
+    algorithm, tasks = config["algorithm"]["reference"], chosen.on or config["tasks"]["reference"]
+    asked = {name: getattr(chosen, name) for name in EVALUATED}
+    asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
+    asked |= {"algorithm": runs.describe(run.algorithm, algorithm), "family": runs.describe(run.family, tasks)}
+    if (differs := _differing(asked["family"], config["tasks"])) is not None:
+        asked["differs"] = differs
+    definition = origins.defined(run.family, tasks, revisions=False)
+    return asked if definition is None else asked | {"definition": definition}
+
+
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
-    sizes = chosen.tasks, steps
-    return evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+    asked = chosen.tasks, steps, chosen.split, chosen.seed, run.device, chosen.mean
+    with logger.open_bar(f"evaluating {plugins.run_folder(chosen.run).resolve().name}") as progress:
+        return evaluation.evaluate(run.learner, run.params, run.family, *asked, progress)
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
@@ -174,7 +196,17 @@ def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]
         "iteration": run.iteration,
         "versions": runs.versions(),
         "strata": evaluation.strata(found.tasks),
+        "parameters": _parameters(found.tasks),
         **({} if used is None else {"environment_steps": used.mean(1).tolist()}),
+    }
+
+
+def _parameters(tasks: Tasks) -> dict[str, Any]:
+    """Return the tasks' parameters ``[task, ...]``, those of a few numbers, in the order of the scores."""
+    return {
+        name: values.tolist()
+        for name, values in tasks.parameters.items()
+        if values[0].numel() <= MOST_NUMBERS and bool(values.isfinite().all())
     }
 
 
@@ -215,8 +247,8 @@ def _without_repetition(metrics: Metrics) -> Metrics:
 def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None) -> Trained:
     """Rebuild the run with the options of the evaluation."""
     recorded = training.recorded(folder, chosen.device, chosen.allow_changes, chosen.allow_code)
-    algorithm, family = recorded.algorithm, recorded.tasks
-    trained_on = family
+    algorithm, trained_on = recorded.algorithm, recorded.tasks
+    family = trained_on if chosen.on is None else _other_family(chosen.on, trained_on, changes or [])
     if changes is not None:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
@@ -227,12 +259,33 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
         algorithm, family = (
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
-    if not _has_other_folder(family, trained_on):
+    if chosen.on is None and not _has_other_folder(family, trained_on):
         origins.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
+
+
+def _other_family(reference: str, trained_on: Family, words: list[str]) -> Family:
+    """Return the family of --on. Raises ValueError unless its tasks are of the form that the run was trained for."""
+    make = made_with("tasks", words, "evaluate")
+    family: Family = training.source("tasks", reference, make).target
+    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None} for one in (trained_on, family))
+    wrong = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    if wrong:
+        raise ValueError(f"--on {reference}: its tasks are of another form than those of training: {'; '.join(wrong)}")
+    return family
+
+
+def _differing(record: Mapping[str, Any], trained_on: Mapping[str, Any]) -> str | None:
+    """Tell in what the evaluated family differs from that of training; None if in nothing."""
+    options, before = record["options"], trained_on["options"]
+    names = [name for name in options if name in before and options[name] != before[name]]
+    told = [f"{name} is {options[name]}, and was {before[name]}" for name in names]
+    if record["reference"] != trained_on["reference"]:
+        told.insert(0, f"{record['reference']} instead of {trained_on['reference']}")
+    return "; ".join(told) or None
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

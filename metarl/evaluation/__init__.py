@@ -6,11 +6,13 @@ of environment steps. ``bootstrap`` has intervals over training seeds and tasks,
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata
+from metarl.evaluation.noiseless import acting_by_the_mean
 from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table
 
 __all__ = [
     "Adapted",
     "Evaluation",
+    "acting_by_the_mean",
     "adapt",
     "comparison",
     "evaluate",

@@ -139,6 +139,10 @@ def comparable(folder: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
     for name in SAME:
         if record.get(name) != asked[name]:
             raise runs.RunError(f"{folder} was evaluated with {name}={record.get(name)}, not {asked[name]}; {again}")
+    if _without_noise(record) != _without_noise(asked):
+        raise runs.RunError(
+            f"{folder} was evaluated with mean={_without_noise(record)}, not {_without_noise(asked)}; {again}"
+        )
     recorded, wanted = (_family(evaluation.get("family", {})) for evaluation in (record, asked))
     if recorded != wanted:
         names = [name for name in (*recorded, *wanted) if recorded.get(name) != wanted.get(name)]
@@ -157,7 +161,9 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any], *more: str) -> str |
 
     Compared are the tasks that they were measured on, how actions were chosen, and what else is named in ``more``.
     """
-    for name in (*SAME, "mean", *more):
+    if _without_noise(one) != _without_noise(other):
+        return f"mean={_without_noise(one)}, and {_without_noise(other)}"
+    for name in (*SAME, *more):
         if one.get(name) != other.get(name):
             return f"{name}={one.get(name)}, and {other.get(name)}"
     ours, theirs = (_family(record.get("family", {})) for record in (one, other))
@@ -168,6 +174,11 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any], *more: str) -> str |
         return f"other tasks ({changed})"
     rows = one.get("parameters"), other.get("parameters")
     return None if None in rows or rows[0] == rows[1] else "other sampled tasks"
+
+
+def _without_noise(record: Mapping[str, Any]) -> bool:
+    """Return whether policies took their most likely actions; earlier versions, and baselines, say it otherwise."""
+    return bool(record.get("mean") or record.get("deterministic"))
 
 
 def _changed(*definitions: Mapping[str, Any] | None) -> str | None:

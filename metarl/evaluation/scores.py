@@ -1,7 +1,7 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from operator import itemgetter
@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import learned
+from metarl.evaluation.noiseless import acting_by_the_mean
 from metarl.seeding import stream
 from metarl.speed import float32, send, usual_modes
 from metarl.types import (
@@ -35,6 +36,8 @@ from metarl.types import (
     rollout_of,
 )
 
+Watch = Callable[[float], None]
+"""Called with the share of the work that is done."""
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
 
@@ -121,7 +124,7 @@ def sample_tasks(family: Family, number: int, split: Split = "test", seed: int =
 
 
 @usual_modes()
-def evaluate(
+def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by name
     learner: Learner,
     params: Params,
     family: Family,
@@ -130,6 +133,8 @@ def evaluate(
     split: Split = "test",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    mean: bool = False,
+    progress: Watch | None = None,
 ) -> Evaluation:
     """Adapt to ``tasks`` tasks of a split, and score every step.
 
@@ -137,20 +142,34 @@ def evaluate(
     adaptation uses fresh episodes, and their mean return is the score before it. Examples: each adaptation uses the
     same support set, and scores are measured on the query set.
 
+    With ``mean``, policies are scored in more episodes, in which they take their most likely actions, as a robot would;
+    they still adapt to episodes with noise. ``progress`` is called with the share that is done, from 0 to 1.
+
     Raises:
-        ValueError: fewer than one task, a negative number of steps, or a family whose spec is not the learner's.
+        ValueError: fewer than one task, a negative number of steps, a family whose spec is not the learner's, or
+            ``mean`` where there are no actions.
     """
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     _check_spec(learner.spec, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
+    if mean and not learner.spec.control:
+        raise ValueError(f"mean=True is for policies, which act: this learner is for {learner.spec.kind}")
+    asked = _Asked(steps, seed, device, mean, progress or (lambda share: None))
     with torch.no_grad(), float32(device):
         run = _control if learner.spec.control else _examples
-        scores, queries, instances = run(learner, params, sampled, steps, seed, device)
+        scores, queries, instances, counts = run(learner, params, sampled, asked)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
-    counts = _learnt_from(learner, queries) if learner.spec.control else None
     return Evaluation(named, sampled, queries, instances, counts)
+
+
+class _Asked(NamedTuple):
+    steps: int
+    seed: int
+    device: torch.device
+    mean: bool
+    progress: Watch
 
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
@@ -172,7 +191,8 @@ def _check_spec(built: Spec, asked: Spec) -> None:
 
 Group = tuple[Tensor, Examples, Examples]
 """Descriptors, support and query of some of the tasks."""
-Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None]
+Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None, Tensor | None]
+"""Scores of each step, what they were measured on, accuracies by instance, and environment steps."""
 
 
 class Adapted(NamedTuple):
@@ -203,12 +223,14 @@ def adapt(
     steps: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    progress: Watch | None = None,
 ) -> list[Adapted]:
     """Adapt to tasks. Return what the learner is after 0, 1, ..., ``steps`` steps.
 
     Policies get fresh episodes for every step. With labelled examples, every step adapts to the tasks' support set, and
     the query set comes along, both drawn as ``evaluate`` does; examples ``[task, item, ...]`` of one's own, instead of
-    tasks, are adapted to as they are, and are their own query set.
+    tasks, are adapted to as they are, and are their own query set. While policies adapt, ``progress`` is called with
+    the share of the work that is done.
 
     Raises:
         ValueError: ``steps`` is negative, examples are given to policies, or a learner of examples that reads the
@@ -229,6 +251,8 @@ def adapt(
             state = learned(learner, adapted[-1].state, adapted[-1].rollout) if adapted else state
             generator = stream(seed, "evaluation", step, device=device)
             adapted.append(Adapted(state, environments.rollout(policy_of(learner, state), generator)))
+            if progress is not None:
+                progress((step + 1) / (steps + 1))
     return adapted
 
 
@@ -252,30 +276,44 @@ def _fitted(
     return adapted
 
 
-def _control(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
-    rollouts = [adapted.rollout for adapted in adapt(learner, params, tasks, steps, seed, device)]
+def _control(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> Steps:
+    share = 0.5 if asked.mean else 1.0
+    adapted = adapt(
+        learner, params, tasks, asked.steps, asked.seed, asked.device, lambda done: asked.progress(share * done)
+    )
+    practice = [one.rollout for one in adapted]
+    rollouts = list(_without_noise(learner, tasks, adapted, asked)) if asked.mean else practice
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
-    return scores, tuple(rollouts), None
+    return scores, tuple(rollouts), None, _learnt_from(learner, practice)
 
 
-def _examples(learner: Learner, params: Params, tasks: Tasks, steps: int, seed: int, device: torch.device) -> Steps:
+def _without_noise(learner: Learner, tasks: Tasks, adapted: Sequence[Adapted], asked: _Asked) -> Iterator[Rollout]:
+    environments, certain = environments_of(tasks), acting_by_the_mean(learner)
+    for step, one in enumerate(adapted):
+        generator = stream(asked.seed, "evaluation/mean", step, device=asked.device)
+        yield environments.rollout(policy_of(certain, one.state), generator)
+        asked.progress(0.5 + 0.5 * (step + 1) / len(adapted))
+
+
+def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> Steps:
     if isinstance(tasks, DrawsGroups):
-        groups, queries = _drawn_in_groups(learner, tasks, seed, device)
+        groups, queries = _drawn_in_groups(learner, tasks, asked.seed, asked.device)
     else:
-        groups, queries = _drawn_at_once(learner, tasks, seed, device)
-    results = [
-        _scores(learner, learner.begin(params, descriptors), support, query, steps)
-        for descriptors, support, query in groups
-    ]
+        groups, queries = _drawn_at_once(learner, tasks, asked.seed, asked.device)
+    results, done = [], 0
+    for descriptors, support, query in groups:
+        results.append(_scores(learner, learner.begin(params, descriptors), support, query, asked.steps))
+        done += len(descriptors)
+        asked.progress(done / len(tasks.descriptors))
     first, _ = results[0]
     scores = [
         {name: torch.cat([group_scores[step][name] for group_scores, _ in results]) for name in first[step]}
-        for step in range(steps + 1)
+        for step in range(asked.steps + 1)
     ]
     instances = [group_instances for _, group_instances in results if group_instances is not None]
-    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None
+    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None, None
 
 
 def _drawn_at_once(

@@ -10,9 +10,9 @@ def default_outer(algorithm: Algorithm, spec: Spec) -> Outer:
 
     Raises ValueError if the algorithm's default is not an outer update.
     """
-    if not isinstance(algorithm, PrefersOuter):
+    outer = algorithm.default_outer() if isinstance(algorithm, PrefersOuter) else None
+    if outer is None:
         return TRPO() if spec.control else Adam()
-    outer = algorithm.default_outer()
     if isinstance(outer, type) or not isinstance(outer, Outer):
         raise ValueError(
             f"{type(algorithm).__name__}.default_outer() returned {outer!r}: expected an outer update, such as Adam()"

@@ -17,7 +17,7 @@ class FinishedError(RunError):
     """A run that has reached its last iteration: nothing is left to do."""
 
 
-FORMAT = 3
+FORMAT = 4
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 2
 """Of checkpoints; ``migration`` reads earlier ones, too."""

@@ -77,6 +77,20 @@ def open_all(
             files.close()
 
 
+@contextmanager
+def open_bar(title: str) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar with the time left, for work that takes over two seconds; yield what takes the share done.
+
+    It is shown only where standard error is a terminal.
+    """
+    form = "{l_bar}{bar}| {elapsed}<{remaining}"
+    bar = tqdm(total=100, desc=title, delay=2, disable=not sys.stderr.isatty(), bar_format=form, leave=False)
+    try:
+        yield lambda share: bar.update(100 * share - bar.n) and None
+    finally:
+        bar.close()
+
+
 def open_files(folder: Path, iteration: int) -> Any:
     """Return the logger of a run folder's files, and remove rows after ``iteration`` from progress.csv.
 

@@ -43,7 +43,26 @@ def _what_was_fixed_is_an_option(config: dict[str, Any]) -> None:
         algorithm["schedule"] = [1.0, 0.5]
 
 
-STEPS: list[Callable[[dict[str, Any]], None]] = [_advantages_belong_to_algorithms, _what_was_fixed_is_an_option]
+FIRST_FORMS: dict[str, dict[str, Any]] = {
+    "matching": {"scale": 1.0},
+    "mann": {"write": "key", "key_strength": 1.0, "learn_key_strength": False},
+}
+"""By algorithm: what its options were before format 4, when there was no choice, and are not by default since."""
+
+
+def _forms_were_the_papers(config: dict[str, Any]) -> None:
+    """Name the form of learners that had the paper's only."""
+    algorithm = config["algorithm"]
+    name = str(algorithm.get("reference")).rpartition(":")[2].lower()  # mann, or metarl.algorithms.mann:MANN
+    if name in FIRST_FORMS and isinstance(algorithm.get("options"), dict):
+        algorithm["options"] = FIRST_FORMS[name] | algorithm["options"]
+
+
+STEPS: list[Callable[[dict[str, Any]], None]] = [
+    _advantages_belong_to_algorithms,
+    _what_was_fixed_is_an_option,
+    _forms_were_the_papers,
+]
 """Functions that convert a configuration of format 1, 2, ... to the next format."""
 
 

@@ -12,11 +12,11 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 from tqdm import tqdm
 
 from metarl.control import ControlTasks, Single, check_environment, collect
 from metarl.environments import close_environment, composite, flag, flat, parts_of
+from metarl.evaluation import acting_by_the_mean
 from metarl.pictures.frames import Frame, frame_of
 from metarl.pictures.plotting import after
 from metarl.pictures.video import Clip
@@ -123,7 +123,7 @@ def film(
         RolloutError: an environment failed.
     """
     check_rendering(trained, tasks, height)
-    learner = _acting_by_the_mean(trained.learner) if mean else trained.learner
+    learner = acting_by_the_mean(trained.learner) if mean else trained.learner
     clips: list[list[Clip]] = []
     fps = 0.0
     bar = tqdm(total=len(tasks.descriptors) * (steps + 1), unit="episode", disable=not sys.stderr.isatty())
@@ -158,16 +158,6 @@ def _one(tasks: ControlTasks, number: int, learner: Learner) -> ControlTasks:
 
 def _parameters(task: ControlTasks) -> dict[str, np.ndarray[Any, Any]]:
     return {name: values[0].numpy(force=True) for name, values in task.parameters.items()}
-
-
-def _acting_by_the_mean(learner: Learner) -> Learner:
-    """Return a learner whose policies take the most likely action."""
-
-    def predict(state: State, observations: Tensor) -> tuple[Tensor, State]:
-        outputs, state = learner.predict(state, observations)
-        return learner.spec.distribution.certain(outputs), state
-
-    return learner._replace(predict=predict)
 
 
 def title(tasks: Tasks, number: int) -> str:

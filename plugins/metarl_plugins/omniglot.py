@@ -19,9 +19,10 @@ from torch import Generator, Tensor
 from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture, split_classes
 from metarl.files import expanded
 from metarl.types import Batch, Spec, Split
-from metarl_plugins import caching, decoding, trees
+from metarl_plugins import caching, decoding, one_shot, trees
 
-CharacterSplit = Literal["random", "vinyals"]
+CharacterSplit = Literal["random", "vinyals", "background"]
+TestEpisodes = Literal["sampled", "alphabet", "lake"]
 LARGEST = 2**24
 """Bytes of a drawing; they have some hundred."""
 SIZE = 28
@@ -52,6 +53,7 @@ class Drawings(NamedTuple):
     images: Tensor  # [item, 1, 28, 28] uint8, ink 255, paper 0
     labels: Tensor  # [item] which character
     characters: tuple[str, ...]  # "ALPHABET/characterNN"
+    evaluation: tuple[bool, ...]  # which characters are from images_evaluation
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,36 @@ class Omniglot:
     all (the MAML paper's code, Vinyals' lists)."""
     split: CharacterSplit = "random"
     """random: 1100 characters for training, 100 for validation, 423 for test, by split_seed; vinyals: the published
-    1028, 172 and 423, by alphabets."""
+    1028, 172 and 423, by alphabets; background: Lake's own, images_evaluation (659) for test, and of images_background
+    the published validation's alphabets (172) for validation and the others (792) for training."""
     split_seed: int = 0
     """Decides the random split."""
+    test_episodes: TestEpisodes = "sampled"
+    """Episodes at test. sampled: any characters, drawn by anybody. lake: the 20 published one-shot runs of Lake et al.,
+    20 characters of one alphabet, drawn once by one person and to be told apart in the drawings of another; from
+    all_runs.zip in the data's folder. alphabet: any number of episodes by the same protocol, which are not the
+    published ones. Both need split background, 20 ways and 1 shot."""
 
     def __post_init__(self) -> None:
         check_episode(**{name: getattr(self, name) for name in EPISODE})
         if self.split not in get_args(CharacterSplit):
             raise ValueError(f"split={self.split!r}: expected one of {', '.join(get_args(CharacterSplit))}")
+        if self.test_episodes not in get_args(TestEpisodes):
+            raise ValueError(
+                f"test_episodes={self.test_episodes!r}: expected one of {', '.join(get_args(TestEpisodes))}"
+            )
+        if self.test_episodes != "sampled":
+            self._check_one_shot()
+
+    def _check_one_shot(self) -> None:
+        asked = f"test_episodes={self.test_episodes!r}"
+        if self.split != "background":
+            raise ValueError(f"{asked} with split={self.split!r}: its alphabets would be trained on; use background")
+        if (self.ways, self.shots, self.test_queries or 1) != (one_shot.WAYS, 1, 1):
+            told = f"ways={self.ways}, shots={self.shots}, test_queries={self.test_queries}"
+            raise ValueError(f"{asked} with {told}: expected 20 ways, 1 shot and 1 query of each")
+        if self.rotations == "all":
+            raise ValueError(f"{asked} with rotations='all': nobody turned those drawings; use none or train")
 
     @property
     def spec(self) -> Spec:
@@ -101,13 +125,27 @@ class Omniglot:
         """Sample tasks.
 
         Raises ValueError for fewer than one task, for a data set that is missing or incomplete, and for more ways or
-        drawings than it has.
+        drawings than it has; also for more than 20 of Lake's runs, and if those are missing.
         """
+        if split == "test" and self.test_episodes != "sampled":
+            return self._one_shot(num_tasks, generator)
         return self._family.sample(num_tasks, split, generator)
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
-        self._family.check_split(split)
+        if split == "test" and self.test_episodes != "sampled":
+            self._one_shot(1, Generator())
+        else:
+            self._family.check_split(split)
+
+    def _one_shot(self, num_tasks: int, generator: Generator) -> EpisodeTasks:
+        if num_tasks < 1:
+            raise ValueError(f"at least one task is needed, not {num_tasks}")
+        if self.test_episodes == "lake":
+            return one_shot.published(located(self.root), SIZE, num_tasks)
+        drawings = load(located(self.root))
+        chosen = background_split(drawings)["test"]
+        return one_shot.dealt(drawings.images, drawings.characters, chosen, DRAWINGS, num_tasks, generator)
 
     def fingerprint(self) -> str:
         """Return a digest of the drawings and their characters."""
@@ -121,11 +159,12 @@ class Omniglot:
     def _family(self) -> NWayKShot:
         drawings = load(located(self.root))
         count = len(drawings.characters)
-        classes = (
-            split_classes(count, RANDOM_SIZES, self.split_seed)
-            if self.split == "random"
-            else vinyals_split(drawings.characters)
-        )
+        if self.split == "random":
+            classes = split_classes(count, RANDOM_SIZES, self.split_seed)
+        elif self.split == "vinyals":
+            classes = vinyals_split(drawings.characters)
+        else:
+            classes = background_split(drawings)
         options: dict[str, Any] = {name: getattr(self, name) for name in EPISODE}
         options |= {"classes": classes, "names": drawings.characters, "scale": decoding.WHITE}
         return NWayKShot(drawings.images, drawings.labels, **options)
@@ -138,6 +177,15 @@ def vinyals_split(characters: Sequence[str]) -> dict[Split, tuple[int, ...]]:
     test = tuple(index for index, names in enumerate(alphabets) if names & set(VINYALS_TEST))
     train = tuple(sorted(set(range(len(characters))) - {*validation, *test}))
     return {"train": train, "validation": validation, "test": test}
+
+
+def background_split(drawings: Drawings) -> dict[Split, tuple[int, ...]]:
+    """Return the characters of each split of Lake et al.; validation takes some alphabets of images_background."""
+    parts: dict[Split, list[int]] = {"train": [], "validation": [], "test": []}
+    for index, (character, evaluated) in enumerate(zip(drawings.characters, drawings.evaluation, strict=True)):
+        held_out = character.partition("/")[0] in VINYALS_VALIDATION
+        parts["test" if evaluated else "validation" if held_out else "train"].append(index)
+    return {split: tuple(members) for split, members in parts.items()}
 
 
 def located(root: Path | str | None) -> Path:
@@ -169,17 +217,17 @@ def load(folder: Path) -> Drawings:
     Raises ValueError if files are missing or cannot be read.
     """
     parts = {part: found.absolute() for part in CHARACTERS if (found := _part(folder, part))}
-    return _drawings(tuple(parts.items()), caching.key(SIZE, *(_digest(found) for found in parts.values())))
+    return _drawings(tuple(parts.items()), caching.key(SIZE, "parts", *(_digest(found) for found in parts.values())))
 
 
 @lru_cache(maxsize=2)
 def _drawings(parts: tuple[tuple[str, Path], ...], digest: str) -> Drawings:
     count = sum(CHARACTERS.values())
-    shapes = {"images": (count * DRAWINGS, 1, SIZE, SIZE), "characters": (count,)}
+    shapes = {"images": (count * DRAWINGS, 1, SIZE, SIZE), "characters": (count,), "evaluation": (count,)}
     arrays = caching.cached("omniglot", digest, lambda: _decoded(dict(parts)), shapes)
     characters = tuple(arrays["characters"].tolist())
     labels = torch.arange(len(characters)).repeat_interleave(DRAWINGS)
-    return Drawings(torch.from_numpy(arrays["images"]), labels, characters)
+    return Drawings(torch.from_numpy(arrays["images"]), labels, characters, tuple(arrays["evaluation"].tolist()))
 
 
 def _digest(part: Path) -> str:
@@ -197,8 +245,9 @@ def _decoded(parts: Mapping[str, Path]) -> caching.Arrays:
             readers |= _complete(part, found, drawings)
         names = sorted(readers, key=lambda name: name.split("/")[1:])
         images = 255 - decoding.decode(names, lambda name: readers[name](), SIZE, "L")
-    characters = sorted({"/".join(name.split("/")[1:3]) for name in names})
-    return {"images": images, "characters": np.array(characters)}
+    parts_of = {"/".join(name.split("/")[1:3]): name.split("/")[0] for name in names}
+    evaluation = [parts_of[character] == "images_evaluation" for character in sorted(parts_of)]
+    return {"images": images, "characters": np.array(sorted(parts_of)), "evaluation": np.array(evaluation)}
 
 
 def _archived(stack: ExitStack, path: Path) -> dict[str, Callable[[], bytes]]:

@@ -3,6 +3,8 @@
 Stacked parameters have shape ``[task, *shape]``.
 """
 
+from collections.abc import Callable
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,10 +20,10 @@ DECAY, EPSILON = 0.999, 1e-8
 
 
 def check_steps(step_size: float, schedule: tuple[float, ...] | None) -> None:
-    """Raise ValueError unless the step size and all its factors are positive."""
-    if not step_size > 0:
-        raise ValueError(f"step_size={step_size} must be positive")
-    if schedule is not None and not (schedule and all(factor > 0 for factor in schedule)):
+    """Raise ValueError unless the step size and all its factors are positive, and finite."""
+    if not 0 < step_size < inf:
+        raise ValueError(f"step_size={step_size} must be positive and finite")
+    if schedule is not None and not (schedule and all(0 < factor < inf for factor in schedule)):
         raise ValueError(f"schedule={schedule}: expected at least one factor, all of them positive")
 
 
@@ -58,8 +60,18 @@ class Tuned(NamedTuple):
     seen: Tensor | None  # [task, item, ...] the network's latest support inputs, for inductive batch norm
 
 
-def tune(spec: Spec, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, step_size: float) -> Tuned:
+def tune(
+    spec: Spec,
+    model: Model,
+    tuned: Tuned,
+    inputs: Tensor,
+    batch: Batch,
+    step_size: float,
+    loss: Callable[[Tensor], Tensor] | None = None,
+) -> Tuned:
     """Take one gradient step on each task's loss on a batch; the model reads ``inputs``. ``seen`` does not change.
+
+    The loss is that of the kind, or ``loss(outputs) -> [task]``.
 
     Raises:
         ValueError: gradients through this step are asked for; it keeps no graph.
@@ -67,11 +79,14 @@ def tune(spec: Spec, model: Model, tuned: Tuned, inputs: Tensor, batch: Batch, s
     if torch.is_grad_enabled() and any(value.requires_grad for value in tuned.params.values()):
         raise ValueError(NOT_DIFFERENTIATED)
     with torch.no_grad():
-        gradients = loss_gradient(
-            model, tuned.params, list(tuned.params), inputs, lambda outputs: objectives.task_loss(spec, outputs, batch)
-        )
-        directions, moments = (gradients, None) if tuned.moments is None else _adam(gradients, tuned.moments)
-        moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
+        loss = loss or (lambda outputs: objectives.task_loss(spec, outputs, batch))
+        return stepped(tuned, loss_gradient(model, tuned.params, list(tuned.params), inputs, loss), step_size)
+
+
+def stepped(tuned: Tuned, gradients: Params, step_size: float) -> Tuned:
+    """Take the step of the optimiser for gradients ``[task, *shape]``."""
+    directions, moments = (gradients, None) if tuned.moments is None else adam(gradients, tuned.moments)
+    moved = {name: value - step_size * directions[name] for name, value in tuned.params.items()}
     return Tuned(moved, moments, tuned.step + 1, tuned.seen)
 
 
@@ -80,7 +95,7 @@ def predict(model: Model, tuned: Tuned, inputs: Tensor) -> Tensor:
     return models.predict(model, tuned.params, inputs, tuned.seen)
 
 
-def _adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
+def adam(gradients: Params, moments: Moments) -> tuple[Params, Moments]:
     """Return Adam's directions (arXiv 1412.6980, algorithm 1) for beta1 = 0: the first moment is the gradient."""
     # Dividing by the sum of weights is Adam's bias correction; it also holds when moments were carried over.
     weight = torch.lerp(torch.ones_like(moments.weight), moments.weight, DECAY)

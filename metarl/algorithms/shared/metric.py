@@ -110,7 +110,9 @@ def build(
 ) -> Metric:
     """Build a metric learner. Raises ValueError for a spec without classes, or if the network does not fit."""
     if spec.kind != "classification":
-        raise ValueError(f"{title} tells classes apart: it serves classification, not {spec.kind}")
+        nearest = "rl2 or maml" if spec.control else "snail, which also compares items, or maml"
+        served = f"{title} tells classes apart: it serves classification, not {spec.kind}"
+        raise ValueError(f"{served}; for that, use {nearest}")
     if embedding is None:
         return Metric(spec, *network.build_features(spec), classify)
     return Metric(spec, network.build(Spec(spec.input_shape, embedding, "regression")), embedding, classify)

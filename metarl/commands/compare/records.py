@@ -61,15 +61,11 @@ def check(compared: Mapping[str, Evaluated]) -> None:
     for label, other in others:
         # A baseline takes no step: it is compared before adaptation.
         more = () if {"deterministic"} & {*one.record, *other.record} else ("steps",)
-        found = comparison.apart(_comparable(one.record), _comparable(other.record), *more)
+        found = comparison.apart(one.record, other.record, *more)
         if found is not None:
             raise runs.RunError(
                 f"{first} was evaluated with {found} for {label}: evaluate them alike, or compare with --evaluate"
             )
-
-
-def _comparable(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**record, "mean": record.get("mean") or record.get("deterministic") or False}
 
 
 def anew(folders: Mapping[str, Path], words: Sequence[str]) -> Callable[[], dict[str, Evaluated]]:

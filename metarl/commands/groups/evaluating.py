@@ -17,7 +17,20 @@ OfOne = Callable[[Any], Execute]
 """Prepare the evaluation of one run, given the options of ``metarl evaluate``."""
 Records = Mapping[int, Mapping[str, Any]]
 """What ``metarl evaluate`` writes, by seed."""
-OF_ALL = ("tasks", "split", "seed", "steps", "checkpoint", "schedule", "episodes", "mean", "family", "strata", "on")
+OF_ALL = (
+    "tasks",
+    "split",
+    "seed",
+    "steps",
+    "checkpoint",
+    "schedule",
+    "episodes",
+    "mean",
+    "family",
+    "strata",
+    "parameters",
+    "differs",
+)
 """What the evaluations of a group have in common."""
 
 

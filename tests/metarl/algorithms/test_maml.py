@@ -289,6 +289,8 @@ def meta_gradient_allowing_unused(learner, params, experience):
         ({"steps": 0}, "at least one inner step"),
         ({"step_size": -0.1}, "must be positive"),
         ({"step_size": float("nan")}, "must be positive"),
+        ({"step_size": float("inf")}, "must be positive and finite"),
+        ({"schedule": (1.0, float("inf"))}, "positive"),
         ({"schedule": ()}, "at least one factor"),
         ({"schedule": (1.0, -1.0)}, "positive"),
     ],

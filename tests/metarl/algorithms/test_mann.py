@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from metarl.algorithms import mann
-from metarl.algorithms.mann import MANN, Memory
+from metarl.algorithms.mann import MANN
+from metarl.algorithms.shared import memory
+from metarl.algorithms.shared.memory import Form, Hidden, Weights
 from metarl.evaluation.scores import evaluate
 from metarl.fewshot.classification import NWayKShot
 from metarl.outer.gradient import Adam
@@ -24,11 +25,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def access(contents, usage, weights, keys, reuse, decay=0.5):
+def access(contents, usage, weights, keys, reuse, decay=0.5, written=None, strength=1.0):
     """One row: contents [slot][width], usage [slot], weights [head][slot], keys [head][width], reuse [head]."""
-    memory = Memory(*(torch.tensor([values]) for values in (contents, usage, weights)))
-    found = mann.access(memory, torch.tensor([keys]), torch.tensor([reuse]), decay)
-    return [values[0] for values in found]
+    of_memory = [torch.tensor([values]) for values in (contents, usage, weights)]
+    vectors = [torch.tensor([values]) for values in (keys, written or keys)]
+    strengths, shares = torch.full((len(keys),), strength), torch.tensor([reuse]).unsqueeze(-1)
+    found, usage = memory.access(Hidden(None, None, None, *of_memory), *vectors, shares, strengths, decay)
+    return [values[0] for values in (found.contents, usage, found.weights)]
 
 
 def softmax(*logits):
@@ -83,12 +86,13 @@ def test_equally_used_slots_are_taken_in_their_order():
     assert contents.tolist() == [[5], [1], [2], [5]]
 
 
-def test_cosines_by_hand():
-    keys, contents = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 0.0], [-3.0, -4.0]]])
-    found = mann.cosines(keys.requires_grad_(), contents.requires_grad_())
-    torch.testing.assert_close(found, torch.tensor([[[0.6, 0.0, -1.0]]]), rtol=1e-7, atol=1e-7)
-    gradients = torch.autograd.grad(found.sum(), [keys, contents])
-    assert all(gradient.isfinite().all() for gradient in gradients)
+def test_a_vector_of_its_own_is_written_and_the_key_reads_it_by_its_strength():
+    """The vector (4, 3) has a cosine of 0.8 with the key (1, 0), which is not written."""
+    contents, _, weights = access(
+        [[0.0, 0.0]] * 2, [0.0] * 2, [[0.0] * 2], keys=[[1.0, 0.0]], reuse=[0.5], written=[[4.0, 3.0]], strength=5.0
+    )
+    assert contents.tolist() == [[2, 1.5], [0, 0]]
+    torch.testing.assert_close(weights, torch.tensor([softmax(4, 0)]))
 
 
 def small(**options):
@@ -105,8 +109,17 @@ def examples(tasks=1, items=7):
     )
 
 
-def one_by_one(params, inputs):
+FORMS = {
+    "default": {},
+    "fixed strength": {"learn_key_strength": False, "key_strength": 3.0},
+    "the paper's": {"write": "key", "key_strength": 1.0, "learn_key_strength": False},
+    "learned strength of keys that are written": {"write": "key"},
+}
+
+
+def one_by_one(params, inputs, write="vector", key_strength=10.0, learn_key_strength=True):
     """MANN on one sequence ``[item, input]``, head by head and slot by slot, by the paper's equations."""
+    strength = params["heads.log_strength"].exp() if learn_key_strength else [key_strength] * 2
     hidden, cell, read = torch.zeros(5), torch.zeros(5), [torch.zeros(3)] * 2
     memory, usage, weights = [torch.zeros(3)] * 6, [torch.zeros(())] * 6, [[torch.zeros(())] * 6] * 2
     for item in inputs:
@@ -115,29 +128,89 @@ def one_by_one(params, inputs):
         cell = torch.sigmoid(gates[5:10]) * cell + torch.sigmoid(gates[:5]) * torch.tanh(gates[10:15])
         hidden = torch.sigmoid(gates[15:]) * torch.tanh(cell)
         asked = params["heads.weight"] @ hidden + params["heads.bias"]
-        keys, reuse = [torch.tanh(asked[:3]), torch.tanh(asked[3:6])], torch.sigmoid(asked[6:])
-        order = sorted(range(6), key=lambda slot: float(usage[slot]))[:2]
+        keys, reuse = [torch.tanh(asked[:3]), torch.tanh(asked[3:6])], torch.sigmoid(asked[-2:])
+        vectors = [torch.tanh(asked[6:9]), torch.tanh(asked[9:12])] if write == "vector" else keys
+        order = sorted(range(6), key=lambda slot: usage[slot].item())[:2]
         written = [
             [reuse[head] * weights[head][slot] + (1 - reuse[head]) * (order[head] == slot) for slot in range(6)]
             for head in range(2)
         ]
         kept = [torch.zeros(3) if slot in order else memory[slot] for slot in range(6)]
-        memory = [kept[slot] + sum(written[head][slot] * keys[head] for head in range(2)) for slot in range(6)]
-        cosines = [[key @ slot / (key.norm() * slot.norm() + 1e-8) for slot in memory] for key in keys]
-        weights = [list(torch.stack(row).softmax(0)) for row in cosines]
+        memory = [kept[slot] + sum(written[head][slot] * vectors[head] for head in range(2)) for slot in range(6)]
+        cosines = [[key @ slot / (length(key) * length(slot) + 1e-8) for slot in memory] for key in keys]
+        weights = [list((torch.stack(row) * strength[head]).softmax(0)) for head, row in enumerate(cosines)]
         usage = [0.8 * usage[slot] + sum(weights[h][slot] + written[h][slot] for h in range(2)) for slot in range(6)]
         read = [sum(weights[head][slot] * memory[slot] for slot in range(6)) for head in range(2)]
         yield params["output.weight"] @ torch.cat([hidden, *read]) + params["output.bias"]
 
 
-def test_it_equals_loops_over_tasks_items_heads_and_slots():
-    learner, params = small()
+def length(vector):
+    """The length of an empty vector has no slope; that of a square root is infinite there."""
+    return vector.norm() if vector.any() else torch.zeros(())
+
+
+def sequences(shown):
+    """What a controller is shown: ``[task, item, input]``, with the label of the item before."""
+    late = nn.functional.pad(nn.functional.one_hot(shown.targets[:, :-1], 4).double(), (0, 0, 1, 0))
+    return torch.cat([shown.inputs, late], dim=2)
+
+
+@pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+def test_it_equals_loops_over_tasks_items_heads_and_slots(options):
+    """Outputs, and the gradients of all parameters, which autograd finds in the loops."""
+    learner, params = small(**options)
+    leaves = {name: value.requires_grad_() for name, value in params.items()}
     shown = examples(tasks=3)
-    found, _ = learner.memory.unroll(learner.begin(params, torch.zeros(3, 0)), shown)
-    for task in range(3):
-        late = torch.cat([torch.zeros(1, 4), nn.functional.one_hot(shown.targets[task, :-1], 4).double()])
-        expected = torch.stack(list(one_by_one(params, torch.cat([shown.inputs[task], late], dim=1))))
-        torch.testing.assert_close(found[task], expected)
+    found, _ = learner.memory.unroll(learner.begin(leaves, torch.zeros(3, 0)), shown)
+    expected = torch.stack([torch.stack(list(one_by_one(leaves, row, **options))) for row in sequences(shown)])
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=generator(5))
+    gradients = [torch.autograd.grad((values * weights).sum(), list(leaves.values())) for values in (found, expected)]
+    for name, ours, theirs in zip(leaves, *gradients, strict=True):
+        assert theirs.any(), name
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_derivatives_by_hand_match_finite_differences(separate):
+    """Of a sequence that goes on from any state, in all that is given to it and in the state after it."""
+    rng, form = generator(6), Form(2, 3, 0.8, separate)
+
+    def random(*shape):
+        return (0.7 * torch.randn(shape, generator=rng)).requires_grad_()
+
+    told = 2 * (3 * (1 + separate) + 1)
+    weights = Weights(random(20, 11), random(told, 5), random(told), random(2))
+    usage = torch.rand(2, 6, generator=rng)
+    hidden = Hidden(random(2, 5), random(2, 5), random(2, 6), random(2, 6, 3), usage, random(2, 2, 6))
+
+    def differentiable(*given):
+        features, after = memory.run(form, Weights(*given[:4]), Hidden(*given[4:10]), given[10])
+        return features, *after._replace(usage=features.new_zeros(()))
+
+    assert torch.autograd.gradcheck(differentiable, (*weights, *hidden, random(2, 4, 20)))
+
+
+def test_a_second_derivative_is_refused():
+    learner, params = small()
+    leaves = {name: value.requires_grad_() for name, value in params.items()}
+    found, _ = learner.memory.unroll(learner.begin(leaves, torch.zeros(1, 0)), examples())
+    (gradient,) = torch.autograd.grad(found.sum(), leaves["heads.weight"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_queries_go_on_from_the_state_after_the_sequence_with_its_gradient():
+    learner, params = small()
+    leaves = {name: value.requires_grad_() for name, value in params.items()}
+    shown, query = examples(), torch.randn(1, 1, 3, generator=generator(7))
+    found, _ = learner.predict(learner.adapt(learner.begin(leaves, torch.zeros(1, 0)), shown), query)
+    last = nn.functional.one_hot(shown.targets[:, -1:], 4).double()
+    row = torch.cat([sequences(shown), torch.cat([query, last], dim=2)], dim=1)[0]
+    expected = list(one_by_one(leaves, row))[-1]
+    torch.testing.assert_close(found[0, 0], expected)
+    gradients = [torch.autograd.grad(values.square().sum(), list(leaves.values())) for values in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_without_its_memory_it_is_an_lstm():
@@ -183,6 +256,9 @@ def test_control_is_refused(kind):
         ({"heads": 0}, "heads=0: expected at least 1"),
         ({"heads": 3, "slots": 2}, "heads=3: each head writes its own slot, and there are only 2"),
         ({"decay": 1.5}, r"decay=1.5: expected a number in \[0, 1\]"),
+        ({"write": "both"}, "write='both': expected one of vector, key"),
+        ({"key_strength": 0.0}, "key_strength=0.0: expected a positive number"),
+        ({"key_strength": math.nan}, "key_strength=nan: expected a positive number"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

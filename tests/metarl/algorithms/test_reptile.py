@@ -9,10 +9,10 @@ import torch
 from support import slow_inner, synthetic
 from support.synthetic import CONTINUOUS, DISCRETE
 
-from metarl.algorithms import reptile
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.reptile import Reptile
+from metarl.algorithms.shared.mini_batches import positions
 from metarl.evaluation.scores import evaluate
 from metarl.networks.options import Network
 from metarl.numerics import flatten
@@ -56,7 +56,7 @@ def mini_batches(options, experience, task):
     if isinstance(experience.query, Examples):
         items, size = len(supports[0].targets) if supports else 0, options["batch_size"]
         for step, support in enumerate(supports):
-            chosen = reptile.positions(options["mini_batches"], items, min(size, items), step)
+            chosen = positions(options["mini_batches"], items, min(size, items), step)
             supports[step] = Examples(inputs=support.inputs[chosen], targets=support.targets[chosen])
     tail = [slow_inner.task_of(experience.query, task)] if options["tail"] == "separate" else []
     return [*supports, *tail]
@@ -171,14 +171,14 @@ def test_moments_are_meta_parameters_only_where_they_are_carried():
 
 
 def test_a_cycle_uses_each_item_once_in_every_round():
-    steps = [reptile.positions("cycle", 10, 4, step).tolist() for step in range(5)]
+    steps = [positions("cycle", 10, 4, step).tolist() for step in range(5)]
     visited = [position for chosen in steps for position in chosen]
     assert sorted(visited[:10]) == sorted(visited[10:]) == list(range(10))
     assert visited[:10] != visited[10:]
 
 
 def test_with_replacement_items_come_back_before_all_were_used():
-    steps = [reptile.positions("replacement", 10, 4, step).tolist() for step in range(50)]
+    steps = [positions("replacement", 10, 4, step).tolist() for step in range(50)]
     assert all(len(set(chosen)) == 4 for chosen in steps)
     assert len(set(steps[0] + steps[1])) < 8 or len({*steps[0], *steps[1], *steps[2]}) < 10
     counts = [sum(chosen.count(item) for chosen in steps) for item in range(10)]

@@ -9,6 +9,7 @@ import pytest
 from metarl import runs
 from metarl.cli import main
 from metarl.testing import small_family
+from metarl_plugins.sinusoid import Sinusoid
 
 QUICK = ["--iterations", "1", "--meta-batch-size", "2", "--device", "cpu", "--quiet"]
 FAMILY = small_family("classification")
@@ -66,3 +67,18 @@ def test_a_learner_that_knows_all_after_one_look_is_told_once(tmp_path: Path) ->
     assert record["steps"] == 1
     assert main(["evaluate", str(tmp_path / "run"), "--tasks", "2", "--steps", "3"]) == 0
     assert runs.read_evaluation(tmp_path / "run")["steps"] == 3, "as it was asked for"
+
+
+def test_more_tasks_than_a_family_has_are_refused_in_a_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Sinusoid.sample
+
+    def sample(family: Sinusoid, number: int, *given: Any) -> Any:
+        if number > 20:
+            raise ValueError(f"there are 20 tasks, not {number}")
+        return plain(family, number, *given)
+
+    monkeypatch.setattr(Sinusoid, "sample", sample)
+    assert main(["evaluate", str(run), "--tasks", "21"]) == 2
+    assert capsys.readouterr().err == "metarl: there are 20 tasks, not 21\n"

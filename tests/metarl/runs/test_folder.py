@@ -277,7 +277,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         ("\udcff", "cannot be read"),
         ("[1]", "has format None; this version reads 1"),
         ("{}", "has format None"),
-        ('{"format": 4}', "has format 4; this version reads 1 to 3"),
+        ('{"format": 5}', "has format 5; this version reads 1 to 4"),
         ('{"format": 0}', "has format 0"),
         ('{"format": true}', "has format True"),
         ('{"format": "2"}', "has format 2"),

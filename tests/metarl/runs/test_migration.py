@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from metarl.algorithms import MAML, RL2
+from metarl.algorithms import MAML, MANN, RL2, Matching
 from metarl.outer import ProMP
 from metarl.runs.layout import FORMAT
 from metarl.runs.migration import migrated, migrated_checkpoint
@@ -75,3 +75,18 @@ def test_promp_goes_on_as_it_began(number: int) -> None:
     assert made == ProMP(clip=0.2, inner_kl_coefficient=0.1, inner_kl_adaptive=True, inner_kl_over_steps="sum")
     now = given | {"format": FORMAT}
     assert rebuild(migrated(now)["outer"], "outers") == ProMP(clip=0.2, inner_kl_coefficient=0.1)
+
+
+@pytest.mark.parametrize("reference", ["matching", "metarl.algorithms:Matching", "metarl.algorithms.matching:Matching"])
+@pytest.mark.parametrize("number", [2, 3])
+def test_matching_networks_keep_their_cosines_without_a_scale(reference: str, number: int) -> None:
+    given = config("Matching", {"reads": 3}, {}) | {"format": number}
+    given["algorithm"]["reference"] = reference
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == Matching(reads=3, scale=1.0)
+    assert rebuild(migrated(given | {"format": FORMAT})["algorithm"], "algorithms") == Matching(reads=3)
+
+
+def test_memory_augmented_networks_keep_the_papers_form() -> None:
+    given = config("MANN", {"slots": 16}, {})
+    expected = MANN(slots=16, write="key", key_strength=1.0, learn_key_strength=False)
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == expected

@@ -9,9 +9,14 @@ import torch
 from support.precision import assert_alike
 from support.synthetic import classes
 
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
+from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
@@ -43,13 +48,20 @@ CASES = {
     "annealed": (MAML(network=SMALL), SINUSOID, SGD(0.01)),
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
+    "pcgrad": (MultiTask(network=SMALL, weighting="pcgrad"), SINUSOID, Adam()),
     "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
     "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
     "protonet": (ProtoNet(), classes(8, shots=2), Adam()),
     "matching": (Matching(), classes(8, shots=2), Adam()),
     "siamese": (Siamese(), classes(8, shots=2), Adam()),
     "mann": (MANN(), classes(8, shots=2), Adam()),
+    "meta-lstm": (MetaLSTM(2, units=3, network=SMALL), classes(8, shots=2), Adam()),
     "snail": (SNAIL(), classes(8, ways=2), Adam()),
+    "cavia": (CAVIA(network=SMALL), SINUSOID, Adam()),
+    "film": (CAVIA(context_in="film", network=CONV4), classes(28, shots=2), Adam()),
+    "imaml": (IMAML(3, network=SMALL), SINUSOID, Adam(chunks=2)),
+    "bmaml": (BMAML(3, network=SMALL), SINUSOID, Adam()),
+    "leap": (Leap(3, 0.01, batch_size=2, network=SMALL), SINUSOID, Adam()),
 }
 
 

@@ -114,7 +114,7 @@ def test_what_could_not_be_resumed_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="iteration 2 was given to be saved: expected 1"):
             save(reached._replace(iteration=2), row)
         bias = reached.params["head.bias"]
-        with pytest.raises(ValueError, match=r"the parameter head.bias has shape \(2,\): .* has \(1,\)"):
+        with pytest.raises(ValueError, match=r"the parameter or buffer head.bias has shape \(2,\): .* has \(1,\)"):
             save(reached._replace(params=reached.params | {"head.bias": torch.zeros(2)}), row)
         with pytest.raises(RunError, match="its state has no count"):
             save(reached._replace(outer={}), row)

@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
+from metarl.algorithms.gradient.imaml import IMAML
+from metarl.algorithms.gradient.leap import Leap
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.multitask import MultiTask
@@ -29,6 +33,10 @@ ALGORITHMS = [
     MANN(slots=8, width=3, controller=5),
     SNAIL(network=NETWORK),
     RL2(),
+    CAVIA(network=NETWORK),
+    IMAML(network=NETWORK),
+    BMAML(particles=2, network=NETWORK),
+    Leap(network=NETWORK),
 ]
 TARGETS = torch.tensor([[0, 1, 2, 0], [2, 1, 0, 1]])
 

@@ -37,6 +37,8 @@ ALGORITHMS = {
     "protonet, cosine": ProtoNet("cosine", **SMALL),
     "matching": Matching(**SMALL),
     "matching, full context": Matching(full_context=True, reads=3, **SMALL),
+    "matching, the paper's form": Matching(scale=1.0, **SMALL),
+    "matching, learned scale": Matching(learn_scale=True, **SMALL),
     "siamese": Siamese(**SMALL),
     "protonet, batch norm": ProtoNet(embedding=4, network=Network(batch_normalised)),
     "matching, inductive batch norm": Matching(
@@ -101,11 +103,26 @@ def test_cosines_to_prototypes_by_hand():
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_attention_by_hand():
-    """(3, 4) attends to cosines of 0.6, 0.6 and 0.8, of which the first two are of class 0."""
-    found = by_hand(Matching(**LINEAR), [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [0, 0, 1], [[3.0, 4.0]])
-    share = 2 / (2 + math.exp(0.2))
+@pytest.mark.parametrize(
+    ("options", "scale"), [({}, 10), ({"scale": 1.0}, 1), ({"scale": 3.0, "learn_scale": True}, 3)], ids=str
+)
+def test_attention_by_hand(options, scale):
+    """(3, 4) attends to cosines of 0.6, 0.6 and 0.8, of which the first two are of class 0, times the scale."""
+    found = by_hand(Matching(**LINEAR, **options), [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [0, 0, 1], [[3.0, 4.0]])
+    share = 2 / (2 + math.exp(0.2 * scale))
     torch.testing.assert_close(found.exp(), torch.tensor([[share, 1 - share]]))
+
+
+def test_only_a_learned_scale_is_a_parameter_and_it_is_positive():
+    learners = [Matching(learn_scale=told, **SMALL).build(SPEC) for told in (False, True)]
+    fixed, learned = (initial(learner) for learner in learners)
+    assert learned.keys() - fixed.keys() == {"scale:log"}
+    given = experience()
+    torch.testing.assert_close(outputs(learners[1], learned, given), outputs(learners[0], fixed, given))
+    # A scale that falls to nothing makes all support items alike, and never turns them round.
+    gone = outputs(learners[1], learned | {"scale:log": torch.tensor(-50.0)}, given)
+    shares = nn.functional.one_hot(given.supports[0].targets, 4).double().mean(1, keepdim=True)
+    torch.testing.assert_close(gone.exp(), shares.expand(3, 7, 4))
 
 
 def test_full_context_reads_by_hand():
@@ -422,7 +439,8 @@ def test_by_default_the_network_is_without_its_head(kind):
 @every_algorithm
 @pytest.mark.parametrize("kind", ["regression", "discrete", "continuous"])
 def test_only_classification_is_served(name, kind):
-    with pytest.raises(ValueError, match=f"{name.split(',')[0]} tells classes apart: it serves classification, not"):
+    told = f"{name.split(',')[0]} tells classes apart: it serves classification, not {kind}; for that, use"
+    with pytest.raises(ValueError, match=told):
         ALGORITHMS[name].build(Spec((3,), 4, kind))
 
 
@@ -433,6 +451,10 @@ def test_only_classification_is_served(name, kind):
         (ProtoNet, {"embedding": 0}, "embedding=0: expected a width of at least 1"),
         (Matching, {"embedding": -1}, "embedding=-1: expected a width of at least 1"),
         (Matching, {"reads": 0}, "reads=0: expected at least 1"),
+        (Matching, {"scale": 0.0}, "scale=0.0: expected a positive number"),
+        (Matching, {"scale": -1.0}, "scale=-1.0: expected a positive number"),
+        (Matching, {"scale": math.nan}, "scale=nan: expected a positive number"),
+        (Matching, {"scale": math.inf}, "scale=inf: expected a positive number"),
         (Siamese, {"embedding": 0}, "embedding=0: expected a width of at least 1"),
     ],
 )

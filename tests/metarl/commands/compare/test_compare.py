@@ -12,12 +12,13 @@ from metarl import runs
 from metarl.cli import main
 from metarl.evaluation import reliable, summary
 from metarl.runs.folder import read_evaluation
+from metarl.runs.layout import FORMAT
 
 Captured = pytest.CaptureFixture[str]
 NOISE = np.random.default_rng(3)
 LEFT, RIGHT = NOISE.normal(size=(2, 2, 6)), NOISE.normal(0.5, 1, size=(2, 1, 6))  # [step, seed, task]
 CONFIG = {
-    "format": 3,
+    "format": FORMAT,
     "algorithm": {"reference": "maml", "options": {"steps": 1}},
     "tasks": {"reference": "bandit", "options": {"arms": 5}},
     "outer": {"reference": "adam", "options": {}},

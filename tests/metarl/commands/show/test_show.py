@@ -8,10 +8,11 @@ import pytest
 from metarl import runs
 from metarl.cli import main
 from metarl.evaluation import summary
+from metarl.runs.layout import FORMAT
 
 Captured = pytest.CaptureFixture[str]
 CONFIG = {
-    "format": 3,
+    "format": FORMAT,
     "algorithm": {
         "reference": "not_here:algorithm",
         "options": {"steps": 1, "network": {"hidden": [64, 64]}, "x": None},

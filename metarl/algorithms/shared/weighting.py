@@ -1,0 +1,60 @@
+"""How the losses of several tasks, learned by one network, are put together.
+
+Which of several tasks a row is, its descriptor tells: the place of its largest number, as of a one-hot vector.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.types import Params
+
+Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad"]
+
+
+def fixed(losses: Tensor, descriptors: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Return losses ``[task]`` times the weight of each task."""
+    return losses * losses.new_tensor(weights)[descriptors.argmax(-1)]
+
+
+def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, squared: bool) -> Tensor:
+    """Return minus the log-likelihoods ``[task]`` of tasks whose noise is learned (Kendall et al., arXiv 1705.07115).
+
+    But for a constant, ``loss / (2 variance) + log(variance) / 2`` for squared errors, and for cross-entropies, by
+    their approximation, ``loss / variance + log(variance) / 2``. It is smallest where the variance is the mean squared
+    error, or twice the cross-entropy.
+
+    Args:
+        losses: ``[task]``, means over items.
+        descriptors: ``[task, descriptor_size]``.
+        log_variances: ``[descriptor_size]``.
+        squared: Whether losses are squared errors.
+    """
+    own = log_variances[descriptors.argmax(-1)]
+    return losses * (-own).exp() * (0.5 if squared else 1.0) + 0.5 * own
+
+
+def without_conflicts(gradients: Tensor) -> Tensor:
+    """Return the gradients ``[task, number]`` without what contradicts other tasks'.
+
+    PCGrad (Yu et al., arXiv 2001.06782, algorithm 1): from each gradient, its projection on every other one that points
+    against it is taken off, one after another. The paper's order is random. Here, those that point most against it come
+    first, so that the order of the tasks does not matter.
+    """
+    products = gradients @ gradients.mT
+    squares = products.diagonal().clamp_min(torch.finfo(products.dtype).tiny)
+    cosines = products / (squares.sqrt().unsqueeze(0) * squares.sqrt().unsqueeze(1))
+    order = (cosines + 4 * torch.eye(len(cosines), dtype=cosines.dtype, device=cosines.device)).argsort(dim=1)
+    # Each stays a mixture of the gradients as they were, so products of their coefficients are all that is needed.
+    mixtures = torch.eye(len(gradients), dtype=products.dtype, device=products.device)
+    for others in order[:, :-1].unbind(1):
+        against = (mixtures * products[others]).sum(1).clamp_max(0)
+        mixtures = mixtures.scatter_add(1, others.unsqueeze(1), -(against / squares[others]).unsqueeze(1))
+    return mixtures @ gradients
+
+
+def following(losses: Tensor, params: Params, wanted: Tensor, found: Tensor) -> Tensor:
+    """Return the same losses ``[task]`` with other gradients: ``wanted`` instead of ``found``, ``[task, number]``."""
+    numbers = torch.cat([value.reshape(-1) for value in params.values()])
+    return losses + (wanted - found) @ (numbers - numbers.detach())
