@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands import groups
+from metarl.commands.groups import OTHER_TASKS
 from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
 from metarl.evaluation import comparison
@@ -146,7 +147,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
         print(evaluation.table(metrics, run.learner.batch_norm))
         if "differs" in asked:
-            print(f"evaluated on other tasks than those of training: {asked['differs']}")
+            print(f"{OTHER_TASKS}: {asked['differs']}")
         if compared:
             gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
@@ -164,7 +165,8 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> 
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked |= {"algorithm": runs.describe(run.algorithm, algorithm), "family": runs.describe(run.family, tasks)}
-    if (differs := _differing(asked["family"], config["tasks"])) is not None:
+    trained_on = runs.rebuild(config["tasks"], "tasks")
+    if (differs := _differing(run.family, trained_on, (tasks, config["tasks"]["reference"]))) is not None:
         asked["differs"] = differs
     definition = origins.defined(run.family, tasks, revisions=False)
     return asked if definition is None else asked | {"definition": definition}
@@ -278,14 +280,32 @@ def _other_family(reference: str, trained_on: Family, words: list[str]) -> Famil
     return family
 
 
-def _differing(record: Mapping[str, Any], trained_on: Mapping[str, Any]) -> str | None:
+def _differing(family: Family, trained_on: Family, references: tuple[str, str]) -> str | None:
     """Tell in what the evaluated family differs from that of training; None if in nothing."""
-    options, before = record["options"], trained_on["options"]
-    names = [name for name in options if name in before and options[name] != before[name]]
-    told = [f"{name} is {options[name]}, and was {before[name]}" for name in names]
-    if record["reference"] != trained_on["reference"]:
-        told.insert(0, f"{record['reference']} instead of {trained_on['reference']}")
+    options, before = _options("", family), _options("", trained_on)
+    names = [name for name, value in options.items() if _other(value, before, name)]
+    told = [
+        f"{name} is {plugins.shortened(options[name])}, and was {plugins.shortened(before[name])}" for name in names
+    ]
+    if type(family) is not type(trained_on) or (references[0] != references[1] and not told):
+        told.insert(0, f"{references[0]} instead of {references[1]}")
     return "; ".join(told) or None
+
+
+def _options(prefix: str, target: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(target) if dataclasses.is_dataclass(target) else ():
+        value = getattr(target, item.name)
+        name = f"{prefix}{item.name}"
+        found |= _options(f"{name}.", value) if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def _other(one: Any, other: Any) -> bool:
+    try:
+        return bool(one != other)
+    except (RuntimeError, ValueError):  # arrays and tensors
+        return one is not other
 
 
 def _has_other_folder(family: Any, trained_on: Any) -> bool:

@@ -6,12 +6,13 @@ their evaluations, ``curves`` their rows; ``same`` tells whether a run is what w
 
 from metarl.commands.groups.curves import pooled, with_environment_steps
 from metarl.commands.groups.each import each, one_or_each
-from metarl.commands.groups.evaluating import evaluated, joined, recorded
+from metarl.commands.groups.evaluating import OTHER_TASKS, evaluated, joined, recorded
 from metarl.commands.groups.folder import Group, go_on, is_group, labelled, member, read_group
 from metarl.commands.groups.same import difference, standing
 from metarl.commands.groups.training import Manner, allowing, resumed, trained
 
 __all__ = [
+    "OTHER_TASKS",
     "Group",
     "Manner",
     "allowing",

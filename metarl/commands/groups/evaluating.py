@@ -17,6 +17,7 @@ OfOne = Callable[[Any], Execute]
 """Prepare the evaluation of one run, given the options of ``metarl evaluate``."""
 Records = Mapping[int, Mapping[str, Any]]
 """What ``metarl evaluate`` writes, by seed."""
+OTHER_TASKS = "evaluated on other tasks than those of training"
 OF_ALL = (
     "tasks",
     "split",
@@ -93,6 +94,8 @@ def recorded(folder: Path) -> dict[int, dict[str, Any]]:
 
 def _write(folder: Path, out: Path | None, record: dict[str, Any]) -> None:
     print(evaluation.table(record["metrics"]))
+    if "differs" in record:
+        print(f"{OTHER_TASKS}: {record['differs']}")
     if out is None:
         runs.write_evaluation(folder, record)
         picture = folder / "adaptation.png"

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from metarl import runs
+import metarl
+from metarl import Sampling, evaluation, runs
 from metarl.cli import main
+from metarl.seeding import stream
 from metarl.testing import small_family
+from metarl.types import environments_of, policy_of
+from metarl_envs.navigation import PointNavigation
 from metarl_plugins.sinusoid import Sinusoid
 
 QUICK = ["--iterations", "1", "--meta-batch-size", "2", "--device", "cpu", "--quiet"]
@@ -82,3 +86,77 @@ def test_more_tasks_than_a_family_has_are_refused_in_a_line(
     monkeypatch.setattr(Sinusoid, "sample", sample)
     assert main(["evaluate", str(run), "--tasks", "21"]) == 2
     assert capsys.readouterr().err == "metarl: there are 20 tasks, not 21\n"
+
+
+NAVIGATION = ["train", "maml", "point-navigation", "--recipe", "none", *QUICK, "--outer", "adam",
+              "--algorithm.hidden", "4", "--tasks.sampling.episodes", "2", "--tasks.sampling.horizon", "5"]  # fmt: skip
+WIDER = PointNavigation(goal_range=2.0, sampling=Sampling(2, 5))
+
+
+@pytest.fixture(scope="module")
+def navigator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("navigator") / "run"
+    assert main([*NAVIGATION, "--out", str(folder)]) == 0
+    return folder
+
+
+def scored(run: Path, out: Path, *words: str) -> Any:
+    assert main(["evaluate", str(run), "--tasks", "3", "--steps", "1", "--out", str(out), *words]) == 0
+    return read(out)
+
+
+def test_policies_are_scored_without_noise(navigator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = scored(navigator, tmp_path / "mean.json", "--mean")
+    assert record["mean"] is True and scored(navigator, tmp_path / "noise.json")["mean"] is False
+    opened = metarl.open_run(navigator)
+    tasks = opened.tasks(3)
+    adapted = opened.adapt(tasks, steps=1)  # with noise
+    for step, one in enumerate(adapted):
+        certain = policy_of(evaluation.acting_by_the_mean(opened.learner), one.state)
+        rollout = environments_of(tasks).rollout(certain, stream(5, "any"))
+        expected = rollout.rewards.sum(-1).mean(1)  # these environments draw nothing, so the seed does not matter
+        assert record["metrics"][f"return/step_{step}"]["per_task"] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert record["environment_steps"] == [0, 10], "of the episodes that were adapted to"
+
+
+def test_labelled_examples_have_no_mean_action(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--mean"]) == 2
+    assert "--mean is for policies, which act" in capsys.readouterr().err
+
+
+def test_task_parameters_stand_beside_the_scores(navigator: Path, tmp_path: Path) -> None:
+    record = scored(navigator, tmp_path / "scores.json")
+    goals = metarl.open_run(navigator).tasks(3).parameters["goal"]
+    assert record["parameters"] == {"goal": goals.tolist()}
+    assert len(record["metrics"]["return/step_0"]["per_task"]) == 3
+
+
+def test_another_family_of_the_same_form_is_evaluated(
+    navigator: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = scored(navigator, tmp_path / "wider.json", "--on", "tests.metarl.commands.test_evaluate:WIDER")
+    told = "evaluated on other tasks than those of training: goal_range is 2.0, and was 0.5"
+    assert told in capsys.readouterr().out
+    assert record["differs"] == told.partition(": ")[2]
+    goals = WIDER.sample(3, "test", stream(0, "tasks/test")).parameters["goal"]
+    assert record["parameters"] == {"goal": goals.tolist()} and goals.abs().max() > 0.5
+    changed = scored(navigator, tmp_path / "changed.json", "--tasks.goal-range", "2.0")
+    assert changed["metrics"] == record["metrics"], "another road to the same tasks"
+    assert "differs" not in scored(navigator, tmp_path / "same.json")
+    assert main(["evaluate", str(run), "--on", "point-navigation"]) == 2
+    assert (
+        "--on point-navigation: its tasks are of another form than those of training: input_shape (2,), not (1,)"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_the_share_that_is_done_is_told(navigator: Path, run: Path) -> None:
+    for folder, mean in ((navigator, False), (navigator, True), (run, False)):
+        opened, told = metarl.open_run(folder), list[float]()
+        parts = opened.learner, opened.params, opened.family
+        evaluation.evaluate(*parts, tasks=2, steps=2, mean=mean, progress=told.append)
+        assert (
+            told == sorted(told)
+            and told[-1] == pytest.approx(1)
+            and len(told) == (1 if folder == run else 3 + 3 * mean)
+        )

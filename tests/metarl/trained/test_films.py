@@ -20,6 +20,7 @@ import metarl
 from metarl.cli import main
 from metarl.control.gymnasium_family import GymnasiumFamily
 from metarl.control.sampling import Sampling
+from metarl.evaluation import acting_by_the_mean
 from metarl.pictures import video
 from metarl.pictures.frames import frame_of
 from metarl.pictures.video import Clip
@@ -143,7 +144,7 @@ def test_a_film_shows_the_adapted_policies(trained: Path, mean: bool) -> None:
     # The second task's second clip, played again in the family's own lanes.
     task = opened.task(goal=tasks.parameters["goal"][1].tolist())
     state = opened.adapt(task, steps=1, seed=4)[1].state
-    learner = films._acting_by_the_mean(opened.learner) if mean else opened.learner
+    learner = acting_by_the_mean(opened.learner) if mean else opened.learner
     env = NAVIGATION.environment(1, torch.device("cpu"))
     again = collected(env, learner, state, 1, 6, stream(3, "render", 1, 1), dict(task.parameters))
     assert clips[1][1].caption == f"after 1 step, return {again.rewards.sum():.1f}"
