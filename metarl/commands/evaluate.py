@@ -283,7 +283,7 @@ def _other_family(reference: str, trained_on: Family, words: list[str]) -> Famil
 def _differing(family: Family, trained_on: Family, references: tuple[str, str]) -> str | None:
     """Tell in what the evaluated family differs from that of training; None if in nothing."""
     options, before = _options("", family), _options("", trained_on)
-    names = [name for name, value in options.items() if _other(value, before, name)]
+    names = [name for name in options if name in before and _other(options[name], before[name])]
     told = [
         f"{name} is {plugins.shortened(options[name])}, and was {plugins.shortened(before[name])}" for name in names
     ]

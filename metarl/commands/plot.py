@@ -1,7 +1,7 @@
 """``metarl plot RUN_OR_GROUP ...``: draw learning curves, and adaptation curves of evaluated runs."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +36,7 @@ def prepare(arguments: list[str]) -> Execute:
         raise ValueError("plot needs at least one run folder")
     if chosen.out is None and plugins.is_pretrained(chosen.runs[0]):
         raise ValueError(f"{chosen.runs[0]} has no folder of its own for the pictures: choose one with --out")
-    folders = {label: _members(folder) for label, folder in groups.labelled(chosen.runs).items()}
-    progress, evaluated, notes = _read(folders, chosen.over == "steps")
+    progress, evaluated, notes = _read(groups.labelled(chosen.runs), chosen.over == "steps")
     column = "environment_steps" if chosen.over == "steps" else "iteration"
     out = chosen.out or chosen.runs[0]
     if out.exists() and not out.is_dir():
@@ -62,14 +61,7 @@ Evaluated = Mapping[str, Any]
 Read = tuple[Rows, Evaluated | None]
 
 
-def _members(folder: Path) -> dict[int, Path] | Path:
-    """Return the run folders of a group by seed, or that of a run."""
-    return dict(groups.read_group(folder).runs) if groups.is_group(folder) else plugins.run_folder(folder)
-
-
-def _read(
-    folders: Mapping[str, dict[int, Path] | Path], over_steps: bool
-) -> tuple[dict[str, Rows], dict[str, Evaluated], list[str]]:
+def _read(folders: Mapping[str, Path], over_steps: bool) -> tuple[dict[str, Rows], dict[str, Evaluated], list[str]]:
     """Return the rows and the evaluations of runs by label, and notes about runs that are left out of a plot.
 
     Raises RunError if no folder can be read, or no run has a score yet.
@@ -77,9 +69,7 @@ def _read(
     read, notes, problems = dict[str, Read](), list[str](), list[runs.RunError]()
     for label, folder in folders.items():
         try:
-            read[label] = (
-                _of_run(folder, over_steps) if isinstance(folder, Path) else _of_group(label, folder, over_steps)
-            )
+            read[label] = (_of_group if groups.is_group(folder) else _of_run)(folder, over_steps)
         except runs.RunError as error:
             problems.append(error)
             notes.append(f"left out: {error}")
@@ -92,7 +82,7 @@ def _read(
         if evaluation is not None and any(map(plotting.is_score, evaluation["metrics"]))
     }
     if not progress and not evaluations:
-        named = ", ".join(map(str, _places(folders, read)))
+        named = ", ".join(str(folders[label]) for label in read)
         raise runs.RunError(f"nothing to draw yet: {runs.PROGRESS} holds no score in {named}")
     evaluated = {_dated(label, evaluation, read[label][0]): evaluation for label, evaluation in evaluations.items()}
     left_out = {
@@ -103,25 +93,20 @@ def _read(
     return progress, evaluated, notes
 
 
-def _places(folders: Mapping[str, dict[int, Path] | Path], labels: Iterable[str]) -> Iterator[Path]:
-    for label in labels:
-        folder = folders[label]
-        yield folder if isinstance(folder, Path) else next(iter(folder.values())).parent
-
-
 def _of_run(folder: Path, over_steps: bool) -> Read:
+    folder = plugins.run_folder(folder)
     runs.read_config(folder)
     evaluation = runs.read_evaluation(folder) if (folder / runs.EVALUATION).exists() else None
     rows: Rows = read_progress(folder / runs.PROGRESS)
     return groups.with_environment_steps(rows, str(folder)) if over_steps else rows, evaluation
 
 
-def _of_group(label: str, members: Mapping[int, Path], over_steps: bool) -> Read:
-    read = {seed: _of_run(folder, over_steps) for seed, folder in members.items()}
+def _of_group(folder: Path, over_steps: bool) -> Read:
+    read = {seed: _of_run(path, over_steps) for seed, path in groups.read_group(folder).runs.items()}
     rows = groups.pooled([rows for rows, _ in read.values()])
     evaluations = {seed: evaluation for seed, (_, evaluation) in read.items() if evaluation is not None}
     whole = len(evaluations) == len(read)
-    return rows, groups.joined(Path(label), evaluations) if whole else None
+    return rows, groups.joined(folder, evaluations) if whole else None
 
 
 def _scored(rows: Rows) -> bool:
