@@ -1,4 +1,4 @@
-"""Plots (``plotting``), drawings (``canvas``), frames, films (``video``) and a window that shows frames (``window``).
+"""Plots (``plotting``, ``comparing``), drawings (``canvas``), frames, films (``video``) and a window that shows frames (``window``).
 
 Functions take numbers and arrays, never learners or runs. Import each module explicitly, because they need matplotlib,
 an encoder or pygame. Start reading in ``plotting``.
@@ -6,6 +6,7 @@ an encoder or pygame. Start reading in ``plotting``.
 
 __all__ = [
     "canvas",
+    "comparing",
     "frames",
     "plotting",
     "video",
