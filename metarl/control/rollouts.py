@@ -266,7 +266,7 @@ def _step(
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
     truncations = _flags(cut, device, f"truncations at step {step}", lead)
     following = _observed(observation, device, step, shape, parts)
-    return following, rewards.to(following.dtype), terminations, truncations
+    return following, _cast(rewards, f"rewards at step {step}"), terminations, truncations
 
 
 @contextmanager
@@ -304,9 +304,27 @@ def _observed(
     if parts and composite(observation):
         with _blamed(step, shape[1]):
             observation = flat(parts, observation)
+    what = f"observations at step {step}"
     # A copy: the environment may write its next observation into the array that it returned.
-    received = _received(observation, device, f"observations at step {step}", shape)
-    return received.to(torch.get_default_dtype(), copy=True)
+    return _cast(_received(observation, device, what, shape), what)
+
+
+def _cast(received: Tensor, what: str) -> Tensor:
+    """Return numbers ``[task, episode, ...]`` in torch's default dtype.
+
+    Raises RolloutError for a number that it does not hold.
+    """
+    dtype = torch.get_default_dtype()
+    cast = received.to(dtype, copy=True)
+    # On a GPU, looking would wait for the device; numbers that are too large are then told as not finite.
+    if received.dtype == torch.float64 != dtype and received.device.type == "cpu" and not cast.isfinite().all():
+        lost = (received.isfinite() & ~cast.isfinite()).nonzero()
+        if len(lost):
+            first = lost[0].tolist()
+            lane = _lane(first[0] * received.shape[1] + first[1], received.shape[1])
+            number = received[tuple(first)].item()
+            raise RolloutError(f"{what} hold {number:g}, which {dtype} does not hold: {lane}; scale them down")
+    return cast
 
 
 def _flags(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
@@ -362,4 +380,4 @@ def _check_finite(rollout: Rollout, env: VectorEnv) -> None:
             env.unwrapped.check()
     except LaneError as error:
         raise RolloutError(f"{name} are not finite: {where}, step {step}: {error}") from error
-    raise RolloutError(f"{name} are not finite: {where}, step {step}")
+    raise RolloutError(f"{name} are not finite: {where}, step {step} of {type(env.unwrapped).__name__}")
