@@ -395,6 +395,28 @@ def test_numbers_beyond_the_dtype_are_told_as_such(name: str, number: float, tol
         torch.set_default_dtype(before)
 
 
+@pytest.mark.parametrize("kind", [float, int])
+def test_observations_that_become_equal_are_told_once(kind: type) -> None:
+    """Seconds since 1970, which count up by one."""
+
+    def spoil(step: int, told: Told) -> None:
+        told["observations"] = np.full((4, 3), 1_700_000_000 + step, dtype=kind)
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        env = Track(4, fault=spoil)
+        with pytest.warns(
+            UserWarning, match=r"Track: the observations 1700000000(\.0)? and 1700000001.* subtract"
+        ) as told:
+            collected(env, policy(CONTINUOUS, lambda seen: 0 * seen[..., :2]), 0, 2, 4, generator())
+        assert len(told) == 1
+        env.calls = 0
+        collected(env, policy(CONTINUOUS, lambda seen: 0 * seen[..., :2]), 0, 2, 4, generator())
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_the_first_fault_is_the_one_that_is_named() -> None:
     def spoil(step: int, told: Told) -> None:
         broken(2, rewards=put(np.nan, 3))(step, told)
