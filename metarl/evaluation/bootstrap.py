@@ -68,8 +68,9 @@ def _nested(per_task: Sequence[Sequence[float]], among: Sequence[int] | None, na
         )
     scores = np.asarray(per_task, float)  # [seed, task]
     tasks = resampled(scores.shape[1], among)
-    means = np.fromiter(_means(scores, tasks), float, len(tasks))
-    low, high = np.percentile(means, [2.5, 97.5]).tolist()
+    with np.errstate(invalid="ignore", over="ignore"):  # after diverged adaptation, scores are nan or infinite
+        means = np.fromiter(_means(scores, tasks), float, len(tasks))
+        low, high = np.percentile(means, [2.5, 97.5]).tolist()
     return {
         "mean": float(scores.mean()),
         "low": low,

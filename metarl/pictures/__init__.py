@@ -1,7 +1,7 @@
-"""Plots (``plotting``, ``comparing``), drawings (``canvas``), frames, films (``video``) and a window that shows frames (``window``).
+"""Plots (``plotting``), drawings (``canvas``), frames, films (``video``) and a window that shows frames (``window``).
 
 Functions take numbers and arrays, never learners or runs. Import each module explicitly, because they need matplotlib,
-an encoder or pygame. Start reading in ``plotting``.
+an encoder or pygame. Start reading in ``plotting``; ``comparing`` draws comparisons of runs.
 """
 
 __all__ = [

@@ -68,7 +68,7 @@ def train_all(works: Sequence[Work], jobs: int, quiet: bool) -> Ended:
                 if stop.is_set() and not asked:
                     asked, stopped = True, True
                     waiting.clear()
-                    _signal(running, signal.SIGINT)
+                    _signal(running, signal.SIGTERM)  # a background job's children may ignore SIGINT
                 time.sleep(POLL)
                 _show(bar, [by_seed[seed] for seed in by_seed])
                 for seed, code in _ended(running):
@@ -119,7 +119,7 @@ def _report(work: Work, code: int, failed: dict[int, str], bar: "tqdm[None]", qu
         if not quiet:
             bar.write(f"seed {work.seed}: done ({work.ends} iterations)", file=sys.stdout)
         return False
-    if code == INTERRUPTED or code > STOPPED_BY:
+    if code in (INTERRUPTED, -signal.SIGTERM) or code > STOPPED_BY:
         work.log.unlink(missing_ok=True)
         return True
     how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
@@ -131,7 +131,7 @@ def _report(work: Work, code: int, failed: dict[int, str], bar: "tqdm[None]", qu
 
 def _bar(works: Sequence[Work], quiet: bool) -> "tqdm[None]":
     total, begun = sum(work.ends for work in works), sum(work.begins for work in works)
-    hidden = quiet or not sys.stderr.isatty()
+    hidden = quiet or not works or not sys.stderr.isatty()
     return tqdm(total=total, initial=begun, disable=hidden, unit="it", dynamic_ncols=True, desc="all seeds")
 
 

@@ -40,7 +40,7 @@ def trained(folder: Path, seeds: Sequence[int], begin: Begin, manner: Manner, re
     Raises ValueError for seeds that are given twice, jobs below 1, and for the reasons of ``claimed`` and ``begin``.
     """
     _check(seeds, manner)
-    folder = folder.absolute()
+    shown, folder = folder, folder.absolute()  # families may change the working folder
     held = claimed(folder, resume)
     try:
         for seed in seeds:
@@ -51,15 +51,15 @@ def trained(folder: Path, seeds: Sequence[int], begin: Begin, manner: Manner, re
         with contextlib.suppress(OSError):  # it holds runs
             folder.rmdir()
         raise
-    return _execute(folder, held, manner)
+    return _execute(folder, held, manner, shown)
 
 
 def resumed(folder: Path, manner: Manner) -> Execute:
     """Return what goes on with all runs of a group. Raises RunError where one of them cannot."""
     _check((0,), manner)
-    folder = folder.absolute()
+    shown, folder = folder, folder.absolute()
     read_group(folder)
-    return _execute(folder, runs.claim(folder, "training a group of seeds"), manner)
+    return _execute(folder, runs.claim(folder, "training a group of seeds"), manner, shown)
 
 
 def _check(seeds: Sequence[int], manner: Manner) -> None:
@@ -71,7 +71,7 @@ def _check(seeds: Sequence[int], manner: Manner) -> None:
         raise ValueError(f"--jobs {manner.jobs}: expected at least 1")
 
 
-def _execute(folder: Path, held: runs.Claim, manner: Manner) -> Execute:
+def _execute(folder: Path, held: runs.Claim, manner: Manner, shown: Path) -> Execute:
     try:
         works, jobs = _works(folder, manner)
     except BaseException:
@@ -80,7 +80,7 @@ def _execute(folder: Path, held: runs.Claim, manner: Manner) -> Execute:
 
     def execute() -> int:
         with held:
-            return _finish(folder, train_all(works, jobs, manner.quiet), manner.quiet)
+            return _finish(shown, train_all(works, jobs, manner.quiet), manner.quiet)
 
     return execute
 

@@ -94,3 +94,8 @@ def test_there_is_no_interval_without_scores_to_draw_from() -> None:
 def test_other_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same tasks, not shapes \(3, 10\) and \(4, 9\)"):
         reliable.paired_difference(ONE, OTHER[:, :9])
+
+
+def test_seeds_that_diverged_are_joined_without_a_warning() -> None:
+    metrics = [{"loss/step_1": {"per_task": [1.0, np.inf, 2.0]}}, {"loss/step_1": {"per_task": [1.0, np.nan, 2.0]}}]
+    assert np.isnan(over_seeds(metrics)["loss/step_1"]["mean"])
