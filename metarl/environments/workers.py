@@ -34,9 +34,15 @@ from metarl.environments.outcomes import RESET, STEP
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
 from metarl.environments.worker import GRACE, WorkerError, shared_arrays
 from metarl.safety import step_timeout
-from metarl.speed import usable_cpus as usable_cpus
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use; see ``metarl.speed.usable_cpus``."""
+    from metarl import speed  # not at the top: it imports torch, and workers import this module
+
+    return speed.usable_cpus()
 
 
 def on_workers(workers: int | None, options: LaneOptions) -> "Lanes | WorkerLanes":
