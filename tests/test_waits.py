@@ -159,7 +159,7 @@ def test_a_meta_iteration_waits_a_handful_of_times(case: Case, pretend: None) ->
     assert sum(waits.counts.values()) == expected(case, row), "\n".join(waits.places)
 
 
-@pytest.mark.parametrize("case", map(named, EVALUATED), ids=str)
+@pytest.mark.parametrize("case", [named(name) for name in EVALUATED], ids=str)
 def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     run = run_of(case)
     with pretended.Waits():
@@ -170,7 +170,7 @@ def test_a_logged_row_is_read_at_once(case: Case, pretend: None) -> None:
     assert all(isinstance(value, float | int) for value in numbers.values())
 
 
-@pytest.mark.parametrize(("name", "waits"), EVALUATED.items())
+@pytest.mark.parametrize(("name", "waits"), list(EVALUATED.items()))
 def test_an_evaluation_waits_for_draws_and_scores(name: str, waits: int, pretend: None) -> None:
     case = named(name)
     run = run_of(case)
