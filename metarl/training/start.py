@@ -182,7 +182,7 @@ def open_run(
     experiment = recorded(folder, None, allow_changes, allow_code)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
-    return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
+    return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration), origin=str(folder))
 
 
 def opened(experiment: Experiment, path: Path, split: Split = "train", device: Device | None = None) -> Trained:
