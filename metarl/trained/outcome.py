@@ -105,7 +105,7 @@ class Trained:
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
 
     def fit(self, inputs: Any, targets: Any = None, steps: int | None = None, seed: int = 0) -> FewShotModel:
-        """Adapt to one's own labelled examples; return a model with ``predict``, ``predict_proba``, ``score``, ``save``.
+        """Adapt to one's own labelled examples; return a model that predicts, and can be saved.
 
         ``inputs`` are numbers ``[item, *input_shape]``, a list of image files, a folder with a folder for each class,
         or a table (.csv; see ``metarl adapt --help``); the last two hold their targets. ``targets`` are a class for
@@ -164,8 +164,9 @@ class Trained:
 
     @property
     def _card(self) -> Card:
-        names = (type(one).__name__ for one in (self.algorithm, self.family))
-        return Card(*names, iteration=self.iteration, run=self.origin)
+        return Card(
+            type(self.algorithm).__name__, type(self.family).__name__, iteration=self.iteration, run=self.origin
+        )
 
     def state(self, task: Tasks | Examples | None = None, steps: int = 0, seed: int = 0) -> State:
         """Return the learner's state for one task after ``steps`` adaptation steps; without a task, before any.

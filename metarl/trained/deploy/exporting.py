@@ -1,6 +1,7 @@
 """Programs that need no metarl: ``torch.export`` (.pt2) and ONNX (.onnx), with everything that scales inside."""
 
 import io
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -116,6 +117,9 @@ def _onnx(program: nn.Module, given: Tensor) -> tuple[bytes, Run]:
         raise ValueError(
             f"ONNX needs {error.name}, which is not installed: pip install 'metarl-toolkit[onnx]'"
         ) from None
+    log = logging.getLogger("torch.onnx")  # it warns of packages that are not needed
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), tempfile.TemporaryDirectory() as folder:
             exported = torch.onnx.export(
@@ -129,6 +133,8 @@ def _onnx(program: nn.Module, given: Tensor) -> tuple[bytes, Run]:
         session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"this learner cannot be exported to ONNX: {_line(error)}") from error
+    finally:
+        log.setLevel(level)
     name = session.get_inputs()[0].name
     return contents, lambda rows: torch.from_numpy(session.run(None, {name: rows.numpy()})[0])
 

@@ -132,7 +132,7 @@ class FewShotModel:
             told = labels.as_list(targets)
             _check_count(len(told), len(rows))
             found = self.predict_rows(rows)
-            return sum(one == other for one, other in zip(found, told, strict=True)) / len(told)
+            return float(np.mean([one == other for one, other in zip(found, told, strict=True)]))
         values = self._values(targets, len(rows))
         spread = (values - values.mean(0)).square().sum(0)
         if not (spread > 0).all():
@@ -152,7 +152,7 @@ class FewShotModel:
         together = self.learner.batch_norm == "transductive"
         found = []
         with torch.no_grad(), float32(self.device):
-            for part in [rows] if together else rows.split(ROWS):
+            for part in [rows] if together else torch.split(rows, ROWS):
                 outputs, _ = self.fitted.predict(self.state, part.to(self.device)[None])
                 found.append(outputs[0].cpu())
         outputs = torch.cat(found)

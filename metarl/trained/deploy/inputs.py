@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.files import check_regular, expanded
 from metarl.fewshot import image_scale, numbers
+from metarl.files import check_regular, expanded
 from metarl.types import Family, InputScale, ReadsFiles, ScalesInputs, Spec
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

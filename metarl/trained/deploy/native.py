@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -90,8 +91,7 @@ class Native(NamedTuple):
         if spec.kind == "discrete":
             return spaces.Discrete(spec.output_size)
         if self.scale is None:
-            ends = (torch.tensor(end).numpy() for end in (self.low, self.high))
-            return spaces.Box(*ends)
+            return spaces.Box(np.array(self.low, np.float32), np.array(self.high, np.float32))
         return spaces.Box(-self.scale, self.scale, (spec.output_size,))
 
 

@@ -190,12 +190,11 @@ def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Nat
     for episode, one in enumerate(read_ones):
         ends[0 if one.terminated else 1, episode, len(one.rewards) - 1] = True
     tensors = {name: value[None].to(device) for name, value in fields.items()}
-    told = [one.log_probs for one in read_ones]
     outputs, _ = learner.predict(state, tensors["observations"])
     log_probs = learner.spec.distribution.log_prob(outputs, tensors["actions"]) * tensors["mask"]
-    for episode, one in enumerate(told):
-        if one is not None:
-            log_probs[0, episode, : len(one)] = one.to(log_probs)
+    for episode, one in enumerate(read_ones):
+        if one.log_probs is not None:
+            log_probs[0, episode, : len(one.log_probs)] = one.log_probs.to(log_probs)
     terminated, truncated = (end[None].to(device) for end in ends)
     return Rollout(**tensors, terminated=terminated, truncated=truncated, log_probs=log_probs)
 
@@ -220,7 +219,7 @@ class _Read(NamedTuple):
     def _made(cls, given: Episode, spec: Spec, own: Native) -> "_Read":
         rewards = torch.as_tensor(np.asarray(given.rewards, float)).to(torch.get_default_dtype())
         if rewards.ndim != 1 or not len(rewards):
-            raise ValueError(f"rewards have shape {tuple(rewards.shape)} where (time,), one step at least, was expected")
+            raise ValueError(f"rewards have shape {tuple(rewards.shape)}: expected (time,), one step at least")
         seen = read(own, spec, given.observations)
         steps = len(rewards)
         if seen.ndim != 1 + len(spec.input_shape) or len(seen) not in (steps, steps + 1):
@@ -237,7 +236,12 @@ class _Read(NamedTuple):
                 raise ValueError(f"log_probs have shape {tuple(log_probs.shape)}: expected {(steps,)}")
             if own.high:
                 log_probs = log_probs + own.half.log().sum()
-        for name, values in {"observations": seen, "rewards": rewards, "actions": actions, "log_probs": log_probs}.items():
+        for name, values in {
+            "observations": seen,
+            "rewards": rewards,
+            "actions": actions,
+            "log_probs": log_probs,
+        }.items():
             if values is not None and values.is_floating_point() and not values.isfinite().all():
                 raise ValueError(f"{name} contain numbers that are not finite")
         ended = bool(np.asarray(given.terminated).reshape(-1)[-1])

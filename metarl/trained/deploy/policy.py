@@ -82,7 +82,9 @@ class AdaptedPolicy:
         for step, found in enumerate(self.returns):
             error = float(found.std(correction=1) / len(found) ** 0.5) if len(found) > 1 else 0.0
             mean = float(found.mean())
-            lines.append(f"return/step_{step}  {mean:.4g} +- {error:.2g} (mean of {len(found)} episodes, and its error)")
+            lines.append(
+                f"return/step_{step}  {mean:.4g} +- {error:.2g}  (mean and standard error, {len(found)} episodes)"
+            )
         return "\n".join(lines)
 
     def save(self, path: Path | str) -> Path:
@@ -231,7 +233,8 @@ def replayed(learner: Learner, params: Params, device: torch.device, tensors: di
 
 def as_native(told: dict[str, Any]) -> Native:
     """Rebuild the spaces of a file."""
-    return Native(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return Native(**fields)
 
 
 def as_tensors(returns: Sequence[Sequence[float]]) -> tuple[Tensor, ...]:

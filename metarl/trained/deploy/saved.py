@@ -59,13 +59,10 @@ def save(
         **told.contents,
     }
     text = json.dumps(safety.signed(json.loads(json.dumps(record))))
-    tensors = {"params": params, "buffers": buffers, "learnt_from": dict(learnt_from), "outputs": outputs}
-    held = {
-        name: {key: _plain(one) for key, one in value.items()} if isinstance(value, Mapping) else _plain(value)
-        for name, value in tensors.items()
-    }
+    groups = {"params": params, "buffers": buffers, "learnt_from": learnt_from}
+    held = {name: {key: _plain(one) for key, one in values.items()} for name, values in groups.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.save_checkpoint(path, {"model": text, **held})
+    runs.save_checkpoint(path, {"model": text, "outputs": _plain(outputs), **held})
     card.write(told.card, path, {"kind": told.contents["kind"], "input_shape": list(told.spec.input_shape)})
     return path
 
