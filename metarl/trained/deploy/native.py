@@ -48,20 +48,18 @@ class Native(NamedTuple):
             seen = seen.permute(*range(lead), *(lead + axis for axis in self.axes))
         if self.divisor != 1:
             seen = seen / self.divisor
-        return seen.reshape(*seen.shape[:lead], *self.shape)
+        return seen.reshape((*seen.shape[:lead], *self.shape))
 
     def act(self, actions: Tensor) -> Tensor:
         """Return the environment's actions ``[..., *acted]`` for a policy's, within their bounds."""
         low = torch.tensor(self.low, device=actions.device)
         if not self.high:
-            lead = actions.shape if not self.acted else actions.shape[:-1]
-            return (actions + low.long().squeeze() if not self.acted else actions + low.long()).reshape(
-                *lead, *self.acted
-            )
+            lead = actions.shape[:-1] if self.acted else actions.shape
+            return (actions + (low if self.acted else low[0]).long()).reshape((*lead, *self.acted))
         low, high = low.to(actions.dtype), torch.tensor(self.high, device=actions.device).to(actions.dtype)
         if self.scale is not None:
             actions = low + (high - low) * ((actions / self.scale).clamp(-1, 1) + 1) / 2
-        return torch.minimum(torch.maximum(actions, low), high).reshape(*actions.shape[:-1], *self.acted)
+        return torch.minimum(torch.maximum(actions, low), high).reshape((*actions.shape[:-1], *self.acted))
 
     def chosen(self, actions: Tensor) -> Tensor:
         """Return the policy's actions for the environment's own ``[..., *acted]``: the other way round."""
@@ -69,7 +67,7 @@ class Native(NamedTuple):
         low = torch.tensor(self.low, device=actions.device)
         if not self.high:
             if not self.acted:
-                return actions.long() - low.long().squeeze()
+                return actions.long() - low[0].long()
             return actions.reshape(*lead, math.prod(self.acted)).long() - low.long()
         rows = actions.to(torch.get_default_dtype()).reshape(*lead, math.prod(self.acted))
         if self.scale is None:
@@ -158,7 +156,7 @@ def read(own: Native, spec: Spec, observations: Any) -> Tensor:
     """Return an environment's observations ``[..., *given]`` as a policy reads them. Raises ValueError."""
     if spec.observations and composite(observations):
         observations = flat(spec.observations, observations)
-    given = observations if isinstance(observations, Tensor) else torch.as_tensor(observations)
+    given = observations if isinstance(observations, Tensor) else torch.from_numpy(np.array(observations))
     lead = given.ndim - len(own.given)
     if lead < 0 or tuple(given.shape[lead:]) != own.given:
         wanted = ", ".join(("...", *map(str, own.given)))

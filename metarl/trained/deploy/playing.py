@@ -41,11 +41,13 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
         self._layout = layout(self._sees)
         self._eyes = [Eye(kind, "the environment") for _ in range(lanes)]
         self._seen = np.zeros((lanes, *spec.input_shape), dtype=kind)
+        self._done = np.zeros(lanes, dtype=bool)
         self._book = opened(np.zeros(lanes, dtype=np.int64))
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode in every lane."""
         observations, _ = self._env.reset(seed=seed)
+        self._done[:] = False
         for book in self._book:
             book[:] = 0
         self._read(observations, np.arange(self.num_envs))
@@ -69,8 +71,11 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
     def _stepped(self, own: Any, running: Any) -> tuple[Any, dict[str, Any]]:
         env: Any = self._env
         if isinstance(self._env, VectorEnv):
+            if self._mode == AutoresetMode.DISABLED and self._done.any():  # they must not be stepped as they are
+                env.reset(options={"reset_mask": self._done})
             observations, rewards, ended, cut, info = env.step(own)
             observations = self._final(observations, info)
+            self._done = np.asarray(ended, bool) | np.asarray(cut, bool)
         else:
             action = own[0] if own[0].shape else own[0].item()
             observations, reward, end, cut_off, told = env.step(action)

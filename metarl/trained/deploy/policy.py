@@ -64,7 +64,7 @@ class AdaptedPolicy:
             generator = torch.Generator()
             generator.manual_seed(seed) if seed is not None else generator.seed()
             actions = distribution.sample(outputs, generator)
-        return self.native.act(actions).reshape(*lead, *self.native.acted).numpy()
+        return self.native.act(actions).reshape((*lead, *self.native.acted)).numpy()
 
     def distribution(self, observations: Any) -> Distribution:
         """Return the distribution of the policy's own actions at observations, before they are scaled and clipped."""
