@@ -67,7 +67,7 @@ class Trained:
     experiment: Trains = field(default=None, repr=False)  # type: ignore[assignment]
     """The ``metarl.Experiment`` that was trained. ``dataclasses.replace`` makes another one of it."""
     origin: str = ""
-    """The run folder that ``open_run`` opened; empty otherwise. Cards of models tell it."""
+    """What ``open_run`` opened, as it was named; empty otherwise. Cards of models tell it."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the learner, all but its buffers: its functions cannot be pickled, and follow from the others."""
@@ -151,6 +151,8 @@ class Trained:
                 act, or ones that read descriptors; or episodes of other shapes, or that are not finite.
             RolloutError: the environment broke.
         """
+        if not self.learner.spec.control:
+            raise ValueError(f"this run learns from labelled examples, for {self.learner.spec.kind}: use fit")
         source = policy.Source(self.algorithm, self.learner, self.params, self.device, self.family, self._card)
         if policy.is_env(own):
             return policy.adapt_to_env(source, own, episodes, steps, after, horizon, seed)

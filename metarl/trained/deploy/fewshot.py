@@ -20,6 +20,8 @@ from metarl.types import Algorithm, Examples, Learner, Params, State, held_by, h
 
 ROWS = 256
 """Inputs that are predicted at once where they do not influence each other."""
+MADE_OF = ("algorithm", "learner", "params", "device", "preparing", "card", "steps", "seed")
+"""What a model is made of before it is fitted."""
 
 
 @dataclass(eq=False)
@@ -76,6 +78,31 @@ class FewShotModel:
         order = torch.randperm(len(rows), generator=stream(self.seed, "fit"))
         self.adapt_to(Examples(inputs=rows[order][None], targets=numbered[order][None]), classes)
         return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return what the model is made of, by name: scikit-learn's ``clone`` makes an unfitted one of it."""
+        return {name: getattr(self, name) for name in MADE_OF}
+
+    def set_params(self, **options: Any) -> "FewShotModel":
+        """Set what the model is made of, such as ``steps``, for the next ``fit``; return this model.
+
+        Raises ValueError for another name.
+        """
+        if unknown := options.keys() - set(MADE_OF):
+            raise ValueError(f"there is no parameter {min(unknown)}: expected some of {', '.join(MADE_OF)}")
+        for name, value in options.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn whether it classifies."""
+        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags  # optional: who asks has it
+
+        kind = "classifier" if self.classifies else "regressor"
+        tags = Tags(estimator_type=kind, target_tags=TargetTags(required=True))
+        tags.classifier_tags = ClassifierTags() if self.classifies else None
+        tags.regressor_tags = None if self.classifies else RegressorTags()
+        return tags
 
     def adapt_to(self, support: Examples, classes: tuple[Any, ...]) -> None:
         """Adapt to prepared examples ``[1, item, ...]``; nothing changes where that fails."""

@@ -1,11 +1,12 @@
 """Open a model file, of whatever kind."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metarl import runs
+from metarl import plugins, runs
 from metarl.files import expanded
 from metarl.speed import Device, resolve_device
 from metarl.trained.deploy import labels, saved
@@ -42,7 +43,10 @@ def load_model(path: Path | str, device: Device = "cpu", allow_code: bool = Fals
 def _few_shot(path: Path, found: saved.Read, device: torch.device) -> FewShotModel:
     record, spec = found.record, found.told.spec
     scale = None if record["scale"] is None else InputScale(*record["scale"])
-    family: Any = None if record["reader"] is None else runs.rebuild(record["reader"], "tasks")
+    family: Any = None
+    if record["reader"] is not None:
+        with contextlib.suppress(plugins.PluginError):  # without it, the model predicts from arrays alone, and says so
+            family = runs.rebuild(record["reader"], "tasks")
     preparing = Preparing(tuple(spec.input_shape), scale, family)
     algorithm, card = found.told.algorithm, found.told.card
     options = record["steps"], record["seed"]

@@ -10,10 +10,11 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import iterate
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
-from metarl.environments import SUCCESS, Eye, LaneError, describe, is_fault, layout, opened, refuse_statistics
+from metarl.environments import SUCCESS, Eye, LaneError, chain, describe, is_fault, layout, opened, refuse_statistics
 from metarl.seeding import spawn
 from metarl.trained.deploy.native import Native, read
 from metarl.types import Learner, Policy, Rollout, Spec, State
@@ -131,16 +132,27 @@ class OwnTask:
     horizon: int
     frame_skip: int = 1
 
+    def check(self) -> None:
+        """Raise ValueError for wrappers that keep statistics: the policy would see other numbers all the time."""
+        if isinstance(self.env, VectorEnv):
+            refuse_statistics(self.env)
+            return
+        for one in chain(self.env):
+            if isinstance(one, NormalizeObservation | NormalizeReward) and one.update_running_mean:
+                raise ValueError(
+                    f"the environment has the wrapper {type(one).__name__}, whose running statistics change while the "
+                    "policy adapts: set its update_running_mean = False, or leave it out"
+                )
+
     def play(self, policy: Policy, episodes: int, generator: Generator) -> Rollout:
         """Play ``episodes`` episodes, or a few more where they are no multiple of a vector's lanes.
 
         Raises RolloutError where the environment raises or returns what is no number, and ValueError for wrappers that
         keep statistics.
         """
+        self.check()
         dtype = torch.empty(0).numpy().dtype.name
         lanes = OwnLanes(self.env, self.spec, self.own, self.frame_skip, dtype)
-        if isinstance(self.env, VectorEnv):
-            refuse_statistics(self.env)
         sampling = Sampling(lanes.num_envs, self.horizon)
         tasks = ControlTasks(self.spec, {}, torch.zeros(1, 0), lambda number, device: lanes, sampling)
         rounds = -(-episodes // lanes.num_envs)

@@ -160,14 +160,8 @@ def adapt_to_env(
         raise ValueError(f"episodes={episodes}, steps={steps}, after={after}: expected at least 1, 0 and 0")
     learner, device = source.learner, source.device
     state = _before(source)
-    sampling = source.family.sampling if isinstance(source.family, Sampled) else Sampling()
-    if isinstance(env, VectorEnv):
-        sees, acts = env.single_observation_space, env.single_action_space
-    else:
-        sees, acts = env.observation_space, env.action_space
-    own = native(sees, acts, learner.spec, scale_of(source.family))
-    repeats = int(getattr(source.family, "frame_skip", 1))
-    task = OwnTask(env, learner.spec, own, horizon or sampling.horizon, repeats)
+    task = _task(source, env, horizon)
+    task.check()
     played: list[Rollout] = []
     with torch.no_grad(), float32(device):
         for step in range(steps + 1):
@@ -179,21 +173,15 @@ def adapt_to_env(
     returns = tuple(rollout.rewards.sum(-1)[0].cpu() for rollout in played)
     scores = {f"return/step_{step}": float(found.mean()) for step, found in enumerate(returns)}
     made = replace(source.card, scores=scores)
-    parts = source.algorithm, learner, source.params, device, own, made, state
+    parts = source.algorithm, learner, source.params, device, task.own, made, state
     return AdaptedPolicy(*parts, tuple(played[:steps]), returns)
 
 
 @usual_modes()
-def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any]], env: AnyEnv | None = None) -> AdaptedPolicy:
+def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any]]) -> AdaptedPolicy:
     """Adapt to recorded episodes, a step for each batch of them; see ``metarl.Trained.adapt_to``."""
     learner, state = source.learner, _before(source)
-    if env is None:
-        own = of_family(source.family, learner.spec)
-    else:
-        vector = isinstance(env, VectorEnv)
-        sees: Any = env.single_observation_space if vector else env.observation_space  # type: ignore[union-attr]
-        acts: Any = env.single_action_space if vector else env.action_space  # type: ignore[union-attr]
-        own = native(sees, acts, learner.spec, scale_of(source.family))
+    own = of_family(source.family, learner.spec)
     rollouts: list[Rollout] = []
     with torch.no_grad(), float32(source.device):
         for episodes in batches:
@@ -204,6 +192,18 @@ def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any]], env: Any
     made = replace(source.card, scores=scores)
     parts = source.algorithm, learner, source.params, source.device, own, made, state
     return AdaptedPolicy(*parts, tuple(rollouts), returns)
+
+
+def _task(source: Source, env: AnyEnv, horizon: int | None) -> OwnTask:
+    """Return an environment as a task. Raises ValueError where its spaces do not match."""
+    sampling = source.family.sampling if isinstance(source.family, Sampled) else Sampling()
+    if isinstance(env, VectorEnv):
+        sees, acts = env.single_observation_space, env.single_action_space
+    else:
+        sees, acts = env.observation_space, env.action_space
+    spec = source.learner.spec
+    own = native(sees, acts, spec, scale_of(source.family))
+    return OwnTask(env, spec, own, horizon or sampling.horizon, int(getattr(source.family, "frame_skip", 1)))
 
 
 def _before(source: Source) -> State:

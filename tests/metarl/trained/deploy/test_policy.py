@@ -1,6 +1,7 @@
 """Policies adapted to environments that metarl does not know, and to recorded episodes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from metarl.trained.deploy.native import Native, native, read
 from metarl_envs.navigation import PointNavigation
 
 SMALL = Network(hidden=(8,))
+TIMED = ("observations", "actions", "log_probs", "rewards", "terminated", "truncated", "mask")
 
 
 class Line(gymnasium.Env[Any, Any]):
@@ -80,20 +82,23 @@ def test_the_recorded_episodes_are_those_that_were_learned_from(trained: metarl.
     recorded = trained.adapt_to([Episode(*episode) for episode in env.log])
     (ours,), (theirs,) = played.learnt_from, recorded.learnt_from
     np.testing.assert_allclose(played.returns[0], [sum(rewards) for _, _, rewards, _ in env.log], rtol=1e-5)
-    running = ours.mask.bool()[..., : theirs.mask.shape[2]]
+    ours = cut(ours, theirs.mask.shape[2])
+    running = theirs.mask.bool()
     for name in ("observations", "rewards", "terminated", "mask"):
-        one, other = getattr(ours, name)[..., : running.shape[2], :][running] if name == "observations" else (
-            getattr(ours, name)[..., : running.shape[2]][running]), getattr(theirs, name)[running]
-        torch.testing.assert_close(one, other)
-    inside = ours.actions[..., : running.shape[2], 0].abs() < 1  # the environment's bounds hide the others
-    inside = inside & running
+        torch.testing.assert_close(getattr(ours, name)[running], getattr(theirs, name)[running])
+    torch.testing.assert_close(ours.last_observations, theirs.last_observations)
+    inside = running & (ours.actions[..., 0].abs() < 1)  # the environment's bounds hide the others
     assert inside.sum() > 5
-    torch.testing.assert_close(ours.actions[:, :, : running.shape[2]][inside], theirs.actions[inside], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        ours.log_probs[..., : running.shape[2]][inside], theirs.log_probs[inside], atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(ours.actions[inside], theirs.actions[inside], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.log_probs[inside], theirs.log_probs[inside], atol=1e-4, rtol=0)
     given = [Episode(*episode, log_probs=own) for episode, own in zip(env.log, _own_units(theirs), strict=True)]
     torch.testing.assert_close(trained.adapt_to(given).learnt_from[0].log_probs, theirs.log_probs, atol=1e-5, rtol=0)
+
+
+def cut(rollout: Rollout, steps: int) -> Rollout:
+    """Leave out the time after all episodes."""
+    kept = {name: value[:, :, :steps] for name, value in vars(rollout).items() if name in TIMED}
+    return replace(rollout, **kept)
 
 
 def _own_units(rollout: Rollout) -> list[Any]:
@@ -164,6 +169,8 @@ def test_what_does_not_fit_gets_a_line(trained: metarl.Trained) -> None:
         with pytest.raises(ValueError, match=told) as caught:
             trained.adapt_to(own)
         assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="NormalizeObservation, whose running statistics"):
+        trained.adapt_to(gymnasium.wrappers.NormalizeObservation(Line()))
     with pytest.raises(RolloutError, match="the arm is off"):
         trained.adapt_to(broken)
     with pytest.raises(ValueError, match="learns from rewards while it acts"):
@@ -180,9 +187,6 @@ def test_families_in_their_own_units_are_not_scaled() -> None:
     torch.testing.assert_close(own.act(torch.tensor([[0.05, -3.0]])), torch.tensor([[0.05, -0.1]]))
 
 
-
-
-
 @pytest.mark.parametrize(
     ("sees", "acts", "observation", "action", "chosen"),
     [
@@ -194,7 +198,9 @@ def test_families_in_their_own_units_are_not_scaled() -> None:
         (spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3)), spaces.Discrete(2), "random", 1, 1),
     ],
 )  # fmt: skip
-def test_own_spaces_are_read_as_lanes_read_them(sees: Any, acts: Any, observation: Any, action: Any, chosen: Any) -> None:
+def test_own_spaces_are_read_as_lanes_read_them(
+    sees: Any, acts: Any, observation: Any, action: Any, chosen: Any
+) -> None:
     class Own(gymnasium.Env[Any, Any]):
         observation_space, action_space = sees, acts
 
@@ -214,3 +220,15 @@ def test_own_spaces_are_read_as_lanes_read_them(sees: Any, acts: Any, observatio
     assert own.chosen(torch.tensor(action)).tolist() == chosen
     again = Native(**own._asdict())
     assert again == own
+
+
+def test_normalised_observations_and_buffers_are_saved_and_exported(tmp_path: Path) -> None:
+    algorithm = MAML(network=SMALL, normalise_observations=True)
+    trained = metarl.train(algorithm, FAMILY, settings=metarl.Settings(iterations=1, meta_batch_size=2, device="cpu"))
+    adapted = trained.adapt_to(Line(), episodes=2)
+    opened = metarl.load_model(adapted.save(tmp_path / "policy"))
+    assert isinstance(opened, metarl.AdaptedPolicy)
+    seen = np.array([[0.5, 1.0], [-2.0, 1.0]])
+    np.testing.assert_allclose(opened.act(seen), adapted.act(seen), rtol=1e-5)
+    program = torch.export.load(opened.export(tmp_path / "policy.pt2")).module()
+    np.testing.assert_allclose(program(torch.tensor(seen, dtype=torch.float32)).numpy(), adapted.act(seen), rtol=1e-4)

@@ -41,7 +41,12 @@ def refused(file: Path) -> str:
 
 def test_the_card_tells_where_a_model_comes_from(file: Path) -> None:
     told = json.loads(file.with_name("model.card.json").read_text())
-    assert (told["algorithm"], told["family"], told["iteration"], told["run"]) == ("ProtoNet", "NWayKShot", 7, "runs/dots")
+    assert (told["algorithm"], told["family"], told["iteration"], told["run"]) == (
+        "ProtoNet",
+        "NWayKShot",
+        7,
+        "runs/dots",
+    )
     assert told["versions"]["torch"] == torch.__version__
     assert "| run | runs/dots |" in file.with_name("model.card.md").read_text()
     assert metarl.load_model(file).card.record() == {name: told[name] for name in metarl.load_model(file).card.record()}
