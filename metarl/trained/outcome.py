@@ -16,7 +16,20 @@ from metarl.trained.deploy.fewshot import FewShotModel
 from metarl.trained.deploy.inputs import preparing
 from metarl.trained.deploy.policy import AdaptedPolicy
 from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
-from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks, held_by, holding
+from metarl.types import (
+    Algorithm,
+    Examples,
+    Family,
+    Learner,
+    Outer,
+    Params,
+    Rollout,
+    Split,
+    State,
+    Tasks,
+    held_by,
+    holding,
+)
 
 
 class Trains(Protocol):
@@ -144,7 +157,8 @@ class Trained:
         environment is not closed.
 
         Recorded episodes are a list of ``metarl.Episode``, or of dicts with its names, for one step; lists of such
-        lists are a step each. They are in the units of the family's own environments.
+        lists are a step each. They are in the units of the family's own environments. A ``metarl.Rollout`` of one task,
+        in the units of the policy, serves as well.
 
         Raises:
             ValueError: the spaces do not match, the run has no policies or ones with memory, which learn while they
@@ -156,12 +170,14 @@ class Trained:
         source = policy.Source(self.algorithm, self.learner, self.params, self.device, self.family, self._card)
         if policy.is_env(own):
             return policy.adapt_to_env(source, own, episodes, steps, after, horizon, seed)
+        if isinstance(own, Rollout):
+            return policy.adapt_to_episodes(source, [own])
         if not isinstance(own, Sequence) or isinstance(own, str) or not own:
             raise ValueError(
                 f"a {type(own).__name__} is nothing to adapt to: expected a gymnasium.Env, a vector of them, or a list "
                 "of recorded episodes"
             )
-        nested = isinstance(own[0], Sequence) and not isinstance(own[0], tuple)
+        nested = isinstance(own[0], list | Rollout)
         return policy.adapt_to_episodes(source, own if nested else [own])
 
     @property

@@ -76,7 +76,7 @@ class FewShotModel:
         rows = self.preparing.tensor(inputs)
         classes, numbered = self._targets(targets, len(rows))
         order = torch.randperm(len(rows), generator=stream(self.seed, "fit"))
-        self.adapt_to(Examples(inputs=rows[order][None], targets=numbered[order][None]), classes)
+        self.restore(Examples(inputs=rows[order][None], targets=numbered[order][None]), classes)
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class FewShotModel:
         tags.regressor_tags = None if self.classifies else RegressorTags()
         return tags
 
-    def adapt_to(self, support: Examples, classes: tuple[Any, ...]) -> None:
+    def restore(self, support: Examples, classes: tuple[Any, ...]) -> None:
         """Adapt to prepared examples ``[1, item, ...]``; nothing changes where that fails."""
         fitted = _serving(self.algorithm, self.learner, self.params, len(classes)) if classes else self.learner
         state = adapt(fitted, self.params, support, self.steps, device=self.device)[-1].state
@@ -138,7 +138,7 @@ class FewShotModel:
         """
         outputs = self.outputs(self._prepared(inputs))
         if self.classifies:
-            return labels.as_array([self.classes[place] for place in outputs.argmax(-1).tolist()])
+            return labels.as_array(self._classes(outputs))
         values = outputs.numpy()
         return values[:, 0] if values.shape[1] == 1 else values
 
@@ -158,7 +158,7 @@ class FewShotModel:
         if self.classifies:
             told = labels.as_list(targets)
             _check_count(len(told), len(rows))
-            found = self.predict_rows(rows)
+            found = self._classes(self.outputs(rows))
             return float(np.mean([one == other for one, other in zip(found, told, strict=True)]))
         values = self._values(targets, len(rows))
         spread = (values - values.mean(0)).square().sum(0)
@@ -167,9 +167,8 @@ class FewShotModel:
         missed = (values - self.outputs(rows)).square().sum(0)
         return float((1 - missed / spread).mean())
 
-    def predict_rows(self, rows: Tensor) -> list[Any]:
-        """Return the classes of prepared inputs."""
-        return [self.classes[place] for place in self.outputs(rows).argmax(-1).tolist()]
+    def _classes(self, outputs: Tensor) -> list[Any]:
+        return [self.classes[place] for place in outputs.argmax(-1).tolist()]
 
     @usual_modes()
     def outputs(self, rows: Tensor) -> Tensor:
@@ -203,7 +202,7 @@ class FewShotModel:
             "scale": None if scale is None else [scale.divisor, scale.floats],
             "reader": saved.reader(self.preparing.family),
         }
-        told = saved.Told(self.algorithm, self.learner.spec, self.card, contents)
+        told = saved.Told(self.algorithm, self.learner.spec, self._scored_card(), contents)
         tensors = {"inputs": self.support.inputs, "targets": self.support.targets}
         outputs = self.outputs(self.support.inputs[0])
         return saved.save(path, told, {**self.params}, held_by(self.learner), tensors, outputs)
@@ -221,13 +220,26 @@ class FewShotModel:
         if self.support is None:
             raise ValueError("this model has not been fitted: call fit first")
         scale = self.preparing.scale
-        divisor = scale.divisor if scale is not None and not scale.floats else 1.0
+        divisor = 1.0 if scale is None else scale.divisor
         rows = self.support.inputs[0]
         assert self.fitted is not None
         program = exporting.Predictor(self.fitted, self.state, divisor, len(self.classes))
-        given = rows if divisor == 1 else (rows * divisor).round().clamp(0, 255).to(torch.uint8)
+        given = rows * divisor
+        if scale is not None and divisor != 1 and not scale.floats:
+            given = given.round().clamp(0, 255).to(torch.uint8)
         told = {"output": "probabilities" if self.classifies else "values", "classes": list(map(str, self.classes))}
-        return exporting.export(program, given, path, self.card, told)
+        return exporting.export(program, given, path, self._scored_card(), told)
+
+    def _scored_card(self) -> Card:
+        """Return the card with the score on the examples that the model was fitted to."""
+        assert self.support is not None
+        inputs, targets = self.support.inputs[0], self.support.targets[0]
+        outputs = self.outputs(inputs)
+        if self.classifies:
+            name, score = "accuracy/support", (outputs.argmax(-1) == targets).double().mean()
+        else:
+            name, score = "mean squared error/support", (outputs - targets).square().mean().double()
+        return replace(self.card, scores={"examples": len(inputs), name: float(score)})
 
     def _prepared(self, inputs: Any) -> Tensor:
         files = as_files(inputs)

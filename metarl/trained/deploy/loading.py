@@ -52,7 +52,7 @@ def _few_shot(path: Path, found: saved.Read, device: torch.device) -> FewShotMod
     options = record["steps"], record["seed"]
     model = FewShotModel(algorithm, found.learner, found.params, device, preparing, card, *options)
     support = Examples(inputs=found.learnt_from["inputs"], targets=found.learnt_from["targets"])
-    model.adapt_to(support, tuple(map(labels.read, record["classes"])))
+    model.restore(support, tuple(map(labels.read, record["classes"])))
     saved.check_outputs(path, found.outputs, model.outputs(support.inputs[0]))
     return model
 

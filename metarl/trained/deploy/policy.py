@@ -21,7 +21,7 @@ from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.native import Native, native, of_family, read, scale_of
 from metarl.trained.deploy.playing import AnyEnv, OwnTask, rollout_of
 from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
-from metarl.types import Algorithm, Learner, Params, Rollout, State, held_by, policy_of
+from metarl.types import Algorithm, Learner, Params, Rollout, State, each_tensor, held_by, policy_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,20 +178,34 @@ def adapt_to_env(
 
 
 @usual_modes()
-def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any]]) -> AdaptedPolicy:
+def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any] | Rollout]) -> AdaptedPolicy:
     """Adapt to recorded episodes, a step for each batch of them; see ``metarl.Trained.adapt_to``."""
     learner, state = source.learner, _before(source)
     own = of_family(source.family, learner.spec)
     rollouts: list[Rollout] = []
     with torch.no_grad(), float32(source.device):
         for episodes in batches:
-            rollouts.append(rollout_of(episodes, learner, state, own, source.device))
+            if isinstance(episodes, Rollout):
+                rollouts.append(_own_rollout(episodes, learner, source.device))
+            else:
+                rollouts.append(rollout_of(episodes, learner, state, own, source.device))
             state = learned(learner, state, rollouts[-1])
     returns = tuple(rollout.rewards.sum(-1)[0].cpu() for rollout in rollouts)
     scores = {f"return/step_{step}": float(found.mean()) for step, found in enumerate(returns)}
     made = replace(source.card, scores=scores)
     parts = source.algorithm, learner, source.params, source.device, own, made, state
     return AdaptedPolicy(*parts, tuple(rollouts), returns)
+
+
+def _own_rollout(rollout: Rollout, learner: Learner, device: torch.device) -> Rollout:
+    """Return a rollout of one task on a device. Raises ValueError for another one."""
+    shape, wanted = tuple(rollout.observations.shape), tuple(learner.spec.input_shape)
+    if shape[0] != 1 or shape[3:] != wanted:
+        raise ValueError(f"the rollout's observations have shape {shape}: expected [1, episode, time, *{wanted}]")
+    for name, values in vars(rollout).items():
+        if values is not None and not values.isfinite().all():
+            raise ValueError(f"the rollout's {name} contain numbers that are not finite")
+    return each_tensor(lambda values: values.to(device), rollout)
 
 
 def _task(source: Source, env: AnyEnv, horizon: int | None) -> OwnTask:

@@ -14,6 +14,7 @@ import metarl
 from metarl.algorithms import MAML
 from metarl.algorithms.protonet import ProtoNet
 from metarl.control import GymnasiumFamily
+from metarl.fewshot import NWayKShot
 from metarl.networks import Network
 from metarl.trained import AdaptedPolicy, FewShotModel
 from metarl.trained.deploy.card import Card
@@ -81,6 +82,22 @@ def test_programs_give_the_same_outputs_without_metarl(
     actions = elsewhere(policy.export(tmp_path / f"policy{ending}"), seen)
     assert 0 < (np.abs(actions) == 2).sum() < 9  # some are clipped
     np.testing.assert_allclose(actions, policy.act(seen), atol=1e-4)
+
+
+def test_the_scale_of_floats_is_inside(tmp_path: Path) -> None:
+    inputs = 16 * torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+    family, algorithm = (
+        NWayKShot(inputs, torch.arange(40) // 4, ways=2, scale=16),
+        ProtoNet(network=Network(hidden=(8,))),
+    )
+    learner = algorithm.build(family.spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    model = metarl.Trained(algorithm, family, learner, params, torch.device("cpu"), 0).fit(
+        inputs[:8], [1] * 4 + [2] * 4
+    )
+    assert model.support is not None and model.support.inputs.max() <= 1
+    program = torch.export.load(model.export(tmp_path / "program.pt2")).module()
+    np.testing.assert_allclose(program(inputs).numpy(), model.predict_proba(inputs), atol=1e-5)
 
 
 def test_other_files_are_refused(policy: AdaptedPolicy, tmp_path: Path) -> None:

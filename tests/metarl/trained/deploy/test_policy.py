@@ -91,6 +91,8 @@ def test_the_recorded_episodes_are_those_that_were_learned_from(trained: metarl.
     assert inside.sum() > 5
     torch.testing.assert_close(ours.actions[inside], theirs.actions[inside], atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.log_probs[inside], theirs.log_probs[inside], atol=1e-4, rtol=0)
+    seen = np.array([[0.5, 1.0], [-2.0, 1.0]])
+    assert (trained.adapt_to(played.learnt_from[0]).act(seen) == played.act(seen)).all()
     given = [Episode(*episode, log_probs=own) for episode, own in zip(env.log, _own_units(theirs), strict=True)]
     torch.testing.assert_close(trained.adapt_to(given).learnt_from[0].log_probs, theirs.log_probs, atol=1e-5, rtol=0)
 

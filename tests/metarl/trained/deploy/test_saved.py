@@ -14,6 +14,7 @@ from metarl.networks import Network
 from metarl.runs import RunError
 
 FAMILY = NWayKShot(torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) // 6, ways=2)
+SUPPORT = FAMILY.inputs[:12], ["a"] * 6 + ["b"] * 6
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     learner = algorithm.build(FAMILY.spec)
     params = learner.init(torch.Generator().manual_seed(0))
     trained = metarl.Trained(algorithm, FAMILY, learner, params, torch.device("cpu"), 7, origin="runs/dots")
-    return trained.fit(FAMILY.inputs[:12], ["a"] * 6 + ["b"] * 6).save(tmp_path / "deep" / "model")
+    return trained.fit(*SUPPORT).save(tmp_path / "deep" / "model")
 
 
 def rewritten(file: Path, **changes: object) -> None:
@@ -47,6 +48,7 @@ def test_the_card_tells_where_a_model_comes_from(file: Path) -> None:
         7,
         "runs/dots",
     )
+    assert told["scores"] == {"examples": 12, "accuracy/support": metarl.load_model(file).score(*SUPPORT)}
     assert told["versions"]["torch"] == torch.__version__
     assert "| run | runs/dots |" in file.with_name("model.card.md").read_text()
     assert metarl.load_model(file).card.record() == {name: told[name] for name in metarl.load_model(file).card.record()}
