@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor
@@ -207,6 +208,10 @@ class FewShotModel:
         outputs = self.outputs(self.support.inputs[0])
         return saved.save(path, told, {**self.params}, held_by(self.learner), tensors, outputs)
 
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        """Pickle by value: a learner's functions are closures."""
+        return _again, (cloudpickle.dumps(vars(self)),)
+
     def export(self, path: Path | str) -> Path:
         """Write a program that needs no metarl: of ``torch.export`` (.pt2) or ONNX (.onnx), and the card beside it.
 
@@ -280,3 +285,7 @@ def _serving(algorithm: Algorithm, learner: Learner, params: Params, ways: int) 
 
 def _shapes(params: Params) -> dict[str, Sequence[int]]:
     return {name: tuple(value.shape) for name, value in params.items()}
+
+
+def _again(pickled: bytes) -> FewShotModel:
+    return FewShotModel(**cloudpickle.loads(pickled))

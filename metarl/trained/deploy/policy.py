@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import torch
@@ -107,6 +108,10 @@ class AdaptedPolicy:
             if value is not None
         }
         return saved.save(path, told, self.params, held_by(self.learner), tensors, self._outputs(self._probes()))
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        """Pickle by value: a learner's functions are closures."""
+        return _again, (cloudpickle.dumps(vars(self)),)
 
     def export(self, path: Path | str) -> Path:
         """Write a program that needs no metarl: of ``torch.export`` (.pt2) or ONNX (.onnx), and the card beside it.
@@ -254,3 +259,7 @@ def as_native(told: dict[str, Any]) -> Native:
 def as_tensors(returns: Sequence[Sequence[float]]) -> tuple[Tensor, ...]:
     """Return the returns of a file."""
     return tuple(torch.from_numpy(np.array(found, dtype=np.float32)) for found in returns)
+
+
+def _again(pickled: bytes) -> AdaptedPolicy:
+    return AdaptedPolicy(**cloudpickle.loads(pickled))

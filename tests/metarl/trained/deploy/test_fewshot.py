@@ -1,5 +1,6 @@
 """Models of one's own examples: scikit-learn's habits, for every learner, from arrays, files and tables."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,7 @@ def test_fitting_again_replaces_what_was_fitted(metric: metarl.Trained) -> None:
     assert model.fit(POINTS[16:32], FOUR[16:]) is model
     assert model.predict(POINTS[16:32]).tolist() == FOUR[16:]
     before = model.predict_proba(POINTS[:8])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(POINTS[:8]), before)
     with pytest.raises(ValueError, match="only the class 'ant'"):
         model.fit(POINTS[:8], FOUR[:8])
     np.testing.assert_array_equal(model.predict_proba(POINTS[:8]), before)

@@ -1,5 +1,6 @@
 """Policies adapted to environments that metarl does not know, and to recorded episodes."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_a_policy_is_saved_and_opened(trained: metarl.Trained, tmp_path: Path) -
     seen = np.array([[0.5, 1.0], [-2.0, 1.0]])
     np.testing.assert_allclose(opened.act(seen), adapted.act(seen), rtol=1e-5)
     assert opened.summary() == adapted.summary()
+    assert (pickle.loads(pickle.dumps(adapted)).act(seen) == adapted.act(seen)).all()
     assert opened.card.scores.keys() == {"return/step_0", "return/step_1", "return/step_2"}
 
 
