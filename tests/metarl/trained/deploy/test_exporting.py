@@ -25,26 +25,25 @@ FRESH = """
 import sys
 sys.modules["metarl"] = None  # importing it fails
 import numpy, torch
-program, given, out = sys.argv[1:]
-rows = numpy.load(given)
-if program.endswith(".pt2"):
-    found = torch.export.load(program).module()(torch.from_numpy(rows)).numpy()
-else:
-    import onnxruntime
-    session = onnxruntime.InferenceSession(program)
-    found = session.run(None, {session.get_inputs()[0].name: rows})[0]
-numpy.save(out, found)
+for program in sys.argv[1:]:
+    rows = numpy.load(program + ".given.npy")
+    if program.endswith(".pt2"):
+        found = torch.export.load(program).module()(torch.from_numpy(rows)).numpy()
+    else:
+        import onnxruntime
+        session = onnxruntime.InferenceSession(program)
+        found = session.run(None, {session.get_inputs()[0].name: rows})[0]
+    numpy.save(program + ".out.npy", found)
 assert not any(name.startswith("metarl.") for name in sys.modules)
 """
 
 
-def elsewhere(program: Path, rows: np.ndarray) -> np.ndarray:
-    folder = program.parent
-    np.save(folder / "given.npy", rows)
-    words = [sys.executable, "-I", "-c", FRESH, program, folder / "given.npy", folder / "out.npy"]
-    subprocess.run(list(map(str, words)), check=True, capture_output=True)
-    found: np.ndarray = np.load(folder / "out.npy")
-    return found
+def elsewhere(given: dict[Path, np.ndarray]) -> list[np.ndarray]:
+    """Return what programs make of arrays, in a process of their own."""
+    for program, rows in given.items():
+        np.save(f"{program}.given.npy", rows)
+    subprocess.run([sys.executable, "-I", "-c", FRESH, *map(str, given)], check=True, capture_output=True)
+    return [np.load(f"{program}.out.npy") for program in given]
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +72,13 @@ def test_programs_give_the_same_outputs_without_metarl(
     classifier: FewShotModel, policy: AdaptedPolicy, ending: str, tmp_path: Path
 ) -> None:
     images = np.random.default_rng(0).integers(256, size=(7, 3, 12, 12), dtype=np.uint8)
-    found = elsewhere(classifier.export(tmp_path / f"classifier{ending}"), images)
-    np.testing.assert_allclose(found, classifier.predict_proba(images), atol=1e-4)
+    seen = np.outer(np.linspace(0, 5, 9), [1, -1, 1]).astype(np.float32)
+    names = tmp_path / f"classifier{ending}", tmp_path / f"policy{ending}"
+    chances, actions = elsewhere({classifier.export(names[0]): images, policy.export(names[1]): seen})
+    np.testing.assert_allclose(chances, classifier.predict_proba(images), atol=1e-4)
     told = json.loads((tmp_path / f"classifier{ending}.card.json").read_text())
     assert told["classes"] == ["a", "b", "c"]
     assert (told["input_shape"], told["input_dtype"]) == (["item", 3, 12, 12], "uint8")
-    seen = np.outer(np.linspace(0, 5, 9), [1, -1, 1]).astype(np.float32)
-    actions = elsewhere(policy.export(tmp_path / f"policy{ending}"), seen)
     assert 0 < (np.abs(actions) == 2).sum() < 9  # some are clipped
     np.testing.assert_allclose(actions, policy.act(seen), atol=1e-4)
 
