@@ -16,7 +16,7 @@ from metarl.seeding import stream
 from metarl.speed import float32, usual_modes
 from metarl.trained.deploy import exporting, labels, saved
 from metarl.trained.deploy.card import Card
-from metarl.trained.deploy.inputs import Preparing, as_files, examples_at, inputs_at
+from metarl.trained.deploy.inputs import Preparing, as_files, examples_at, inputs_at, numbers_of
 from metarl.types import Algorithm, Examples, Learner, Params, State, held_by, holding
 
 ROWS = 256
@@ -121,8 +121,10 @@ class FewShotModel:
 
     def _values(self, targets: Any, count: int) -> Tensor:
         size = self.learner.spec.output_size
-        values = torch.as_tensor(np.asarray(targets) if not isinstance(targets, Tensor) else targets.detach().cpu())
-        values = values.to(torch.get_default_dtype())
+        try:
+            values = numbers_of(targets).to(torch.get_default_dtype())
+        except ValueError as error:
+            raise ValueError(f"targets are no numbers: {error}") from error
         if values.ndim == 1 and size == 1:
             values = values.unsqueeze(1)
         if values.ndim != 2 or values.shape[1] != size:

@@ -90,15 +90,25 @@ def preparing(family: Family, spec: Spec) -> Preparing:
 
 
 def _tensor(inputs: Any) -> Tensor:
-    if isinstance(inputs, Tensor):
-        return inputs.detach().cpu()
     try:
-        array = np.asarray(inputs)
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"they are of type {array.dtype}")
-        return torch.from_numpy(np.array(array))
+        return numbers_of(inputs)
+    except ValueError as error:
+        raise ValueError(f"inputs are no numbers: {error}") from error
+
+
+def numbers_of(values: Any) -> Tensor:
+    """Return real numbers as a tensor on the CPU. Raises ValueError for anything else."""
+    if isinstance(values, Tensor):
+        if values.is_complex():
+            raise ValueError(f"they are of type {values.dtype}")
+        return values.detach().cpu()
+    try:
+        array = np.array(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"inputs are no numbers: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"they are of type {array.dtype}")
+    return torch.from_numpy(array)
 
 
 def as_files(inputs: Any) -> list[Path] | None:

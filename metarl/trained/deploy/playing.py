@@ -227,6 +227,8 @@ class _Read(NamedTuple):
     @classmethod
     def of(cls, place: int, episode: Any, spec: Spec, own: Native) -> "_Read":
         try:
+            if not isinstance(episode, Mapping | tuple):
+                raise ValueError(f"it is a {type(episode).__name__}: expected a metarl.Episode, or a dict of its names")
             given = Episode(**episode) if isinstance(episode, Mapping) else Episode(*episode)
             return cls._made(given, spec, own)
         except (TypeError, ValueError) as error:

@@ -139,6 +139,8 @@ def test_values_have_the_coefficient_of_determination(lines: metarl.Trained, tmp
     table = tmp_path / "points.csv"
     table.write_text("x,y\n" + "\n".join(f"{x},{x / 2}" for x in inputs[:, 0].tolist()))
     np.testing.assert_allclose(lines.fit(table, steps=5).predict(inputs), found, atol=1e-5)
+    with pytest.raises(ValueError, match="targets are no numbers: they are of type <U1"):
+        lines.fit(inputs, ["a"] * 9)
     with pytest.raises(ValueError, match="have no classes"):
         model.predict_proba(inputs)
 

@@ -163,6 +163,7 @@ def test_what_does_not_fit_gets_a_line(trained: metarl.Trained) -> None:
         (choices, "discrete actions of size 3.*continuous actions of size 1"),
         ("Pendulum-v1", "a str is nothing to adapt to"),
         ([], "a list is nothing to adapt to"),
+        ([1, 2], "episode 0: it is a int: expected a metarl.Episode"),
         ([steps | {"rewards": []}], "episode 0: rewards have shape"),
         ([steps | {"actions": np.ones((3, 1))}], r"episode 0: actions have shape \(3, 1\): expected \(2, 1\)"),
         ([steps, steps | {"observations": np.zeros((5, 2))}], "episode 1: there are 5 observations for 2 rewards"),
