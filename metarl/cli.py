@@ -20,6 +20,9 @@ USAGE = """usage: metarl COMMAND ...
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
   compare RUN RUN [RUN ...]            compare scores on the same tasks: differences, intervals, a picture
   show RUN                             what a run is, how far it is, and its scores
+  adapt RUN --data|--env ... --out PATH
+                                       adapt to your own examples or environment, and save what comes out
+  predict MODEL FILES                  classes or values of files, by what adapt saved
   plot RUN [RUN ...]                   draw learning curves and adaptation curves
   render RUN [options]                 film a policy before and after adaptation
   export RUN --to sb3 PATH             save the meta-learnt policy as a Stable-Baselines3 model
@@ -31,7 +34,10 @@ ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COM
 and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks and the outer update. In place of RUN,
 most commands take a group of seeds: the folder that 'metarl train ... --seeds 0 1 2' fills."""
 
-COMMANDS = ("train", "resume", "evaluate", "compare", "show", "plot", "render", "export", "baseline", "check", "new")
+COMMANDS = (
+    "train", "resume", "evaluate", "compare", "show", "adapt", "predict", "plot", "render", "export", "baseline",
+    "check", "new",
+)  # fmt: skip
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

@@ -281,6 +281,34 @@ class Pictured(Protocol):
         """Plot the batches ``[task, ...]`` collected after 0, 1, ... adaptation steps; return the file written."""
 
 
+class InputScale(NamedTuple):
+    """What a family divides its own inputs by."""
+
+    divisor: float
+    floats: bool = False
+    """Whether floats are divided, too, and not only whole numbers."""
+
+
+@runtime_checkable
+class ScalesInputs(Protocol):
+    """A family of labelled examples that scales its inputs. Examples of one's own are scaled in the same way."""
+
+    @property
+    def input_scale(self) -> InputScale:
+        """What inputs are divided by."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A family of labelled examples whose inputs can be read from files of one's own, such as images."""
+
+    def read(self, files: Sequence[Path]) -> Tensor:
+        """Return the inputs ``[item, *input_shape]`` of files, as its tasks have them.
+
+        Raises ValueError for files that cannot be read.
+        """
+
+
 class Update(NamedTuple):
     """What an outer update returns."""
 

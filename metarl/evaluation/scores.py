@@ -174,8 +174,8 @@ class _Asked(NamedTuple):
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
     """Return how many environment steps ``[step, task]`` lie behind each step's policies."""
-    masks = [rollout.mask.sum(-1).cpu() for rollout in rollouts if isinstance(rollout, Rollout)]
-    each = torch.stack([mask.mean(1) if learner.memory is not None else mask.sum(1) for mask in masks])
+    steps = [rollout.mask.sum(-1) for rollout in rollouts if isinstance(rollout, Rollout)]
+    each = torch.stack([count.mean(1) if learner.memory is not None else count.sum(1) for count in steps]).cpu()
     return each.cumsum(0) - each
 
 
