@@ -2,7 +2,8 @@
 
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
 computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
-of environment steps. ``references`` has what doing nothing earns. ``bootstrap`` has intervals over training seeds and tasks.
+of environment steps. ``references`` has what doing nothing earns. ``bootstrap`` has intervals over training seeds and
+tasks.
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata

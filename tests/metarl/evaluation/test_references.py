@@ -1,5 +1,7 @@
 """What doing nothing and acting at random earn, against closed forms and single environments."""
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ class Echo(gymnasium.Env):
     observation_space = spaces.Box(-1, 1, (1,))
     action_space = spaces.Box(-3.0, 5.0, (1,))
     number = 0.0
-    given: list[float] = []
+    given: ClassVar[list[float]] = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -94,9 +94,7 @@ def slow_explained_variance(rollout: Rollout, discount: float) -> list[float]:
             last = rollout.last_observations[task, episode][None]
             observations.append(torch.cat([seen[:steps], last]).double().numpy())
             rewards = rollout.rewards[task, episode, :steps].double().tolist()
-            returns.append(
-                np.array([sum(discount**k * r for k, r in enumerate(rewards[t:])) for t in range(steps)])
-            )
+            returns.append(np.array([sum(discount**k * r for k, r in enumerate(rewards[t:])) for t in range(steps)]))
             cut.append(bool(rollout.truncated[task, episode, :-1].any()))
         values = slow_baseline.values(observations, returns, cut, rollout.mask.shape[2], discount)
         expected, known = [], []

@@ -47,7 +47,7 @@ def test_what_was_seen_and_what_to_change_is_one_line() -> None:
     assert "from 1 to 2.7 times" in wide
     silent = told(rows(signs__inner_signal=lambda number: NOISE[number % 5], return__step_1=lambda number: -number))
     assert silent is not None
-    for part in ("cosine of 0.000", "no return rises", "episodes", "gae_lambda", "normalise_observations", "frame_skip"):
+    for part in ("cosine of 0.000", "no return rises", "episodes", "gae_lambda", "normalise_observations", "skip"):
         assert part in silent
     assert "clipped:" not in silent
 
