@@ -16,7 +16,7 @@ from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import cells, recurrent
-from metarl.algorithms.shared.cells import Cell, Choice
+from metarl.algorithms.shared.cells import Cell, CellChoice
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import chosen, log_std
 from metarl.outer import Adam
@@ -56,7 +56,7 @@ class RL2:
     bandits, whose episodes are single pulls)."""
     hidden: int = 256
     """Units of the recurrent cell."""
-    cell: Choice = "gru"
+    cell: CellChoice = "gru"
     """The recurrent cell: gru, or 'module:attribute' of a function of (inputs, hidden) that makes an nn.Module which is
     called as nn.GRU is. torch.nn:LSTM is one. In Python, also the class, the function or the module itself."""
     advantages: Advantages = Advantages()

@@ -15,7 +15,7 @@ from metarl.types import Params
 
 Make = Callable[[int, int], nn.Module]
 """``(inputs, hidden) -> module``, as the classes nn.GRU and nn.LSTM are."""
-Choice = str | Make
+CellChoice = str | Make
 """What a user gives: 'gru', 'module:attribute', a function or a class as above, or a module."""
 EXPECTED = "expected 'gru', or a function of (inputs, hidden), or its 'module:attribute', that makes an nn.Module"
 PREFIX = "cell."
@@ -82,7 +82,7 @@ class Cell:
         return tensors if self.is_tuple else tensors[0]
 
 
-def cell(choice: Choice, inputs: int, hidden: int) -> Cell:
+def cell(choice: CellChoice, inputs: int, hidden: int) -> Cell:
     """Return the cell that a user has chosen.
 
     Raises:
