@@ -71,7 +71,9 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
         ValueError: no evaluation has a score.
     """
     names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
-    references = next((found for one in evaluations.values() if (found := one.get("references"))), {})
+    references: Mapping[str, Any] = next(
+        (found for one in evaluations.values() if (found := one.get("references"))), {}
+    )
     lines = [(label, style) for label, style in REFERENCES.items() if label in references]
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):

@@ -71,7 +71,7 @@ def _clipped(rows: Sequence[Row]) -> str | None:
         return None
     return (
         f"{share:.0%} of what the policies do is clipped: raise the tasks' action_scale, lower std, or choose "
-        "distribution=squashed"
+        "distribution=squashed, and where observations are large, normalise_observations or output_scale=0.01"
     )
 
 
@@ -111,7 +111,7 @@ def _rises(values: list[float]) -> bool:
     if half < 2:
         return True
     early, late = values[:half], values[half:]
-    error = (stdev(early) ** 2 / len(early) + stdev(late) ** 2 / len(late)) ** 0.5
+    error = math.sqrt(stdev(early) ** 2 / len(early) + stdev(late) ** 2 / len(late))
     return fmean(late) - fmean(early) > error
 
 

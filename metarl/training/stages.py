@@ -14,7 +14,6 @@ from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs
 from metarl.training.compiling import Compiling
-from metarl.training.iteration import action_ends
 from metarl.training.progress import Progress
 from metarl.training.settings import SCHEDULED, scheduled, with_scheduled
 from metarl.types import Learner
@@ -86,8 +85,8 @@ class Stages:
         if stage.family.spec != run.family.spec:
             asked = f"tasks ask for {stage.family.spec}, not {run.family.spec}"
             raise ValueError(f"schedules: with {dict(values)}, {asked}")
-        if stage.family is not run.family and run.ends is not None:
-            stage.ends = action_ends(stage.family, run.device)
+        if any(name.startswith("tasks.") and not name.startswith("tasks.sampling.") for name in values):
+            stage.ends = None  # they may differ from stage to stage, and making an environment to ask takes long
         if stage.algorithm is not run.algorithm:
             stage.learner = stage.algorithm.build(run.family.spec)
             if _shapes(stage.learner) != _shapes(run.learner):
