@@ -79,6 +79,9 @@ class Rollout:
     """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
+    explained_variance: Tensor | None = None
+    """``[task]`` the share of the variance of the returns-to-go that the learner's baseline explains, 1 at most. None
+    where no baseline has judged the episodes"""
 
     def select(self, tasks: Which) -> "Rollout":
         """Return the episodes of some of the tasks. A slice gives views of the same memory."""

@@ -19,6 +19,7 @@ from metarl.algorithms.normalising import Normalised, normalise_observations
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
+from metarl.algorithms.shared.cells import CellChoice
 from metarl.algorithms.siamese import Siamese
 from metarl.algorithms.snail import SNAIL
 
@@ -30,6 +31,7 @@ __all__ = [
     "MANN",
     "RL2",
     "SNAIL",
+    "CellChoice",
     "Leap",
     "Matching",
     "MetaLSTM",

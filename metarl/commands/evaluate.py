@@ -64,6 +64,8 @@ class EvaluateOptions:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    references: bool = True
+    """For control: also score zero actions and random actions on the same tasks, in up to five episodes of each."""
     allow_changes: bool = False
     """Evaluate with what the run's module:name is now, also if it has changed since training."""
     device: Device = "auto"
@@ -134,8 +136,6 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     config = runs.read_config(folder)
     if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
         evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
-    if chosen.mean and not run.learner.spec.control:
-        raise ValueError(f"--mean is for policies, which act: {chosen.run} learns {run.learner.spec.kind}")
     asked = _asked(chosen, run, config)
     compared = _compared(chosen, asked)
 
@@ -145,7 +145,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
-        print(evaluation.table(metrics, run.learner.batch_norm))
+        record |= _references(chosen, run)
+        print(evaluation.table({**metrics, **record.get("references", {})}, run.learner.batch_norm))
         if "differs" in asked:
             print(f"{OTHER_TASKS}: {asked['differs']}")
         if compared:
@@ -160,7 +161,12 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
 
 
 def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an evaluation was asked for: scores of two runs are compared only where these agree."""
+    """Return what an evaluation was asked for: scores of two runs are compared only where these agree.
+
+    Raises ValueError for --mean where nothing acts.
+    """
+    if chosen.mean and not run.learner.spec.control:
+        raise ValueError(f"--mean is for policies, which act: {chosen.run} learns {run.learner.spec.kind}")
     algorithm, tasks = config["algorithm"]["reference"], chosen.on or config["tasks"]["reference"]
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
@@ -176,6 +182,15 @@ def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Eva
     asked = chosen.tasks, steps, chosen.split, chosen.seed, run.device, chosen.mean
     with logger.open_bar(f"evaluating {plugins.run_folder(chosen.run).resolve().name}") as progress:
         return evaluation.evaluate(run.learner, run.params, run.family, *asked, progress)
+
+
+def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, Any]:
+    """Return the scores of policies that know nothing, on the same tasks, where they are asked for."""
+    if not chosen.references or not run.learner.spec.control:
+        return {}
+    with time_limit(chosen.step_timeout):
+        asked = chosen.tasks, chosen.split, chosen.seed, run.device
+        return {"references": evaluation.references(run.family, *asked)}
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:

@@ -2,11 +2,13 @@
 
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
 computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
-of environment steps. ``bootstrap`` has intervals over training seeds and tasks, ``reliable`` the measures of rliable.
+of environment steps. ``references`` has what doing nothing earns. ``bootstrap`` has intervals over training seeds and
+tasks, ``reliable`` the measures of rliable.
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata
 from metarl.evaluation.noiseless import acting_by_the_mean
+from metarl.evaluation.references import references
 from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "comparison",
     "evaluate",
     "over_seeds",
+    "references",
     "reliable",
     "sample_tasks",
     "strata",

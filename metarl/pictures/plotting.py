@@ -25,6 +25,11 @@ MARKERS = "osD^vPX"
 DASHES = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 LABELS = {"return": "return per episode (sum of rewards)", "accuracy": "accuracy (fraction correct)", "loss": "loss"}
 AXES = {"iteration": "meta-iteration", "environment_steps": "environment steps"}
+REFERENCES: Mapping[str, Mapping[str, Any]] = {
+    "return/zero_actions": {"color": "0.35", "linewidth": 1.2, "linestyle": ":"},
+    "return/random_actions": {"color": "0.35", "linewidth": 1.2, "linestyle": (0, (6, 3))},
+}
+"""Scores of policies that know nothing, as lines across the panel."""
 SMOOTHING = 50
 """The running mean of learning curves spans the longest run's length divided by this."""
 
@@ -78,12 +83,17 @@ def _band(
 def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
     """Plot the mean scores over adaptation steps with their 95 % intervals; return the path written.
 
-    ``evaluations`` holds the contents of each run's evaluation.json by label.
+    ``evaluations`` holds the contents of each run's evaluation.json by label. Lines show what zero actions and random
+    actions earn, as the first evaluation that has them says.
 
     Raises:
         ValueError: no evaluation has a score.
     """
     names = scores_among(key for evaluation in evaluations.values() for key in evaluation["metrics"])
+    references: Mapping[str, Any] = next(
+        (found for one in evaluations.values() if (found := one.get("references"))), {}
+    )
+    lines = [(label, style) for label, style in REFERENCES.items() if label in references]
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):
         for index, evaluation in enumerate(evaluations.values()):
@@ -91,11 +101,16 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
             shift = 0.04 * (index - (len(evaluations) - 1) / 2)
             _intervals(axes, evaluation["metrics"], name, point(index), shift)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for label, style in lines:
+            if label.startswith(f"{name}/"):
+                axes.axhline(references[label]["mean"], **style)
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
     over_seeds = "seeds and " if any("seeds" in evaluation for evaluation in evaluations.values()) else ""
     title = f"mean and 95 % interval over {over_seeds}{' or '.join(tasks)}"
     figure.suptitle(title, fontsize="small", color="0.35", parse_math=False)
-    legend(figure, [(label, Line2D([], [], **point(index))) for index, label in enumerate(evaluations)])
+    entries = [(label, Line2D([], [], **point(index))) for index, label in enumerate(evaluations)]
+    known = [(label.partition("/")[2].replace("_", " "), Line2D([], [], **style)) for label, style in lines]
+    legend(figure, entries + known)
     return save(figure, path)
 
 

@@ -10,9 +10,11 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import practised
+from metarl.control import action_bounds
 from metarl.numerics import sum_of
 from metarl.safety import limited
 from metarl.seeding import stream
+from metarl.signs import Ends, signs
 from metarl.speed import send
 from metarl.types import (
     Experience,
@@ -42,6 +44,8 @@ class Outcome(NamedTuple):
     environment_steps: Tensor | None = None
     buffers: Params | None = None
     """The learner's buffers after the iteration; None where it has none."""
+    signs: Mapping[str, Tensor | float] = {}  # never written to
+    """For control: signs of whether policies can learn; see ``metarl.signs``."""
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
@@ -56,7 +60,15 @@ def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]
         yield stream(seed, "draw", number, draw, device=device)
 
 
-def iterate(
+def action_ends(family: Family, device: torch.device) -> Ends | None:
+    """Return the ends of a family's continuous actions, on ``device``; None where there are none."""
+    if family.spec.kind != "continuous":
+        return None
+    found = action_bounds(family.sample(1, "train", stream(0, "check")))
+    return found and Ends(*(send(end.to(torch.get_default_dtype()), device) for end in found))
+
+
+def iterate(  # noqa: PLR0913
     learner: Learner,
     family: Family,
     outer: Outer,
@@ -66,8 +78,12 @@ def iterate(
     progress: float,
     streams: Iterator[Generator],
     buffers: Params | None = None,
+    ends: Ends | None = None,
 ) -> Outcome:
-    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any."""
+    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any.
+
+    ``ends`` are those of the environments' actions, for the signs.
+    """
     learner = holding(learner, buffers)
     began = time.perf_counter()
     with limited("sampling tasks"):
@@ -78,7 +94,8 @@ def iterate(
     if buffers and update.finite:
         with torch.no_grad():
             moved = moved_buffers(learner, buffers, experience)
-    return Outcome(update, scores, seconds, _steps(experience), moved)
+    told = signs(learner, params, experience, ends) if learner.spec.control else {}
+    return Outcome(update, scores, seconds, _steps(experience), moved, told)
 
 
 def _steps(experience: Experience) -> Tensor | None:
