@@ -1,6 +1,7 @@
 """``metarl train ALGORITHM TASKS``: meta-train into a run folder."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +14,10 @@ from metarl.files import typed
 from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
+from metarl.speed import ranks
 from metarl.trained import Trained
-from metarl.training import Experiment, Settings
-from metarl.types import PrefersOuter, Spec
+from metarl.training import Experiment, Progress, Run, Settings
+from metarl.types import Params, PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
@@ -66,14 +68,31 @@ def prepare(arguments: list[str]) -> Execute:
         from metarl import sb3  # which may be missing
 
         actor = sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
-    run = asked.start(out, chosen.overwrite, actor)
+    run, progress = _begun(asked, out, chosen.overwrite, actor)
 
     def execute() -> int:
-        if not chosen.quiet and (aside := runs.aside_note(out)):
+        if not chosen.quiet and ranks.is_first() and (aside := runs.aside_note(out)):
             print(f"{out} has no checkpoint yet{aside}, until there is one")
-        return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+        return finish(run.train(progress, chosen.quiet), out, chosen.quiet)
 
     return execute
+
+
+def _begun(asked: Experiment, out: Path, overwrite: bool, actor: Params | None) -> tuple[Run, Progress]:
+    """Start a run. Where torchrun starts the ranks again, go on with the run that they have begun."""
+    if ranks.restarts() and out.exists() and _is_of(asked, out):
+        return training.reopen(out)
+    run = asked.start(out, overwrite, actor)
+    return run, run.first()
+
+
+def _is_of(asked: Experiment, out: Path) -> bool:
+    """Return whether a folder holds a run of this experiment."""
+    try:
+        config = runs.read_config(out)
+    except runs.RunError:
+        return False
+    return all(config.get(name) == json.loads(json.dumps(part)) for name, part in asked.record().items())
 
 
 def _chosen(experiment: Experiment, options: list[str]) -> Any:
@@ -161,7 +180,9 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 
 
 def finish(result: Trained, out: Path, quiet: bool) -> int:
-    """Print how training ended and what to do next. Return the exit code."""
+    """Print how training ended and what to do next, once for all ranks. Return the exit code."""
+    if not ranks.is_first():
+        return DONE if not result.interrupted else INTERRUPTED
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")
         return INTERRUPTED if result.signal is None else STOPPED_BY + result.signal

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import learned
 from metarl.seeding import stream
-from metarl.speed import float32, send, usual_modes
+from metarl.selection import drawn_in_whole, select_tasks
+from metarl.speed import float32, ranks, send, usual_modes
 from metarl.types import (
     Batch,
     DrawsGroups,
@@ -145,12 +146,42 @@ def evaluate(
     _check_spec(learner.spec, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
+    if ranks.number_of_ranks() in range(2, tasks + 1):
+        return _by_ranks(learner, params, sampled, steps, seed, device)
+    return _evaluated(learner, params, sampled, steps, seed, device)
+
+
+def _evaluated(
+    learner: Learner, params: Params, sampled: Tasks, steps: int, seed: int, device: torch.device
+) -> Evaluation:
     with torch.no_grad(), float32(device):
         run = _control if learner.spec.control else _examples
         scores, queries, instances = run(learner, params, sampled, steps, seed, device)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
     counts = _learnt_from(learner, queries) if learner.spec.control else None
     return Evaluation(named, sampled, queries, instances, counts)
+
+
+def _by_ranks(
+    learner: Learner, params: Params, sampled: Tasks, steps: int, seed: int, device: torch.device
+) -> Evaluation:
+    """Evaluate this rank's share of the tasks, and put the scores of all together; the queries are this rank's."""
+    queries = list[Sequence[Batch]]()
+
+    def work() -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        mine = ranks.share(len(sampled.descriptors))
+        some = drawn_in_whole(sampled, mine) if ranks.is_exact() else select_tasks(sampled, mine)
+        found = _evaluated(learner, params, some, steps, seed, device)
+        queries.append(found.queries)
+        return {name: scores.T for name, scores in found.scores.items()}, found.instances, found.environment_steps
+
+    told = ranks.agreed("evaluating", work)
+    scores = ranks.task_values(told[0][0], [one for one, _, _ in told])
+    instances, counts = (
+        None if values[0] is None else torch.cat([value for value in values if value is not None], dim=1)
+        for values in ([one for _, one, _ in told], [one for _, _, one in told])
+    )
+    return Evaluation({name: values.T for name, values in scores.items()}, sampled, queries[0], instances, counts)
 
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
