@@ -36,7 +36,9 @@ STEPS_PER_CHUNK = 8_192
 def split(experience: Experience, chunks: int | None) -> list[Experience]:
     """Split the tasks into ``chunks`` groups of nearly equal size, of which each rank has its share.
 
-    Exact sums are over groups of one task. Raises ValueError if ``chunks`` is less than 1 or more than the number of tasks.
+    Exact sums are over groups of one task.
+
+    Raises ValueError if ``chunks`` is less than 1 or more than the number of tasks.
     """
     require_chunks(chunks)
     tasks = len(experience.descriptors)

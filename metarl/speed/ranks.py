@@ -311,14 +311,12 @@ def require_same(found: list[int], what: str) -> None:
 
 
 def _lost(ranks: Ranks, what: str, error: Exception) -> NoReturn:
-    told = ""
+    """Tell which collective failed, and why, if the rank that is to blame has told it."""
+    cause = f"one of them has ended, hangs, or cannot be reached: {_first_line(error)}"
     with suppress(Exception):
         if _store().check([ranks.key]):
-            told = f": {_store().get(ranks.key).decode(errors='replace')}"
-    raise RankError(
-        f"rank {ranks.rank} of {ranks.count} waited in vain for the others ({what}){told or '; one of them has ended, '}"
-        f"{'' if told else f'hangs, or cannot be reached: {_first_line(error)}'}"
-    ) from error
+            cause = _store().get(ranks.key).decode(errors="replace")
+    raise RankError(f"rank {ranks.rank} of {ranks.count} waited in vain for the others ({what}); {cause}") from error
 
 
 def _store() -> Any:
