@@ -283,11 +283,13 @@ def reopen(
 
     def first() -> None:
         nonlocal found
-        found = _reopened_here(folder, *options) if ranks.is_first() else None
+        with ranks.apart():
+            found = _reopened_here(folder, *options) if ranks.is_first() else None
 
     def others() -> None:
         nonlocal found
-        found = found or _reopened(folder, *options, writes=False)
+        with ranks.apart():
+            found = found or _reopened(folder, *options, writes=False)
 
     with ranks.together(met):
         ranks.agreed("opening the run", first)

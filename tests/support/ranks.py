@@ -72,13 +72,15 @@ class Spoilt(Sinusoid):
         return tasks
 
 
+KEPT = ("sinusoid", "navigation:resumed")
+"""Runs with a folder."""
 NAMED: dict[str, tuple[Any, ...]] = {
     "navigation": (MAML(network=NET), POINT, TRPO(), settings()),
     "normalised": (MAML(network=NET, normalise_observations=True), POINT, TRPO(), settings()),
     "cheetah": (MAML(network=NET), HalfCheetahDirection(sampling=SHORT), TRPO(), settings(iterations=2)),
     "gymnasium": (
         MAML(network=NET),
-        GymnasiumFamily("CartPole-v1", spaces.Dict(length=spaces.Box(0.3, 0.8)), sampling=SHORT),
+        GymnasiumFamily("CartPole-v1", spaces.Dict(force_mag=spaces.Box(5.0, 15.0)), apply="attribute", sampling=SHORT),
         Adam(),
         settings(iterations=2),
     ),
@@ -97,13 +99,13 @@ NAMED: dict[str, tuple[Any, ...]] = {
 
 def outcome(name: str, folder: Path | None = None) -> Any:
     """Train, and return the parameters and rows of a run, or the error that ended it."""
+    out = folder / name.replace(":", "-") if folder is not None and name in KEPT else None
     name, _, change = name.partition(":")
     algorithm, family, outer, chosen = NAMED[name]
     if change == "exact":
         chosen = dataclasses.replace(chosen, exact_sums=True)
     if change == "different" and dist.get_rank() == 1:
         chosen = dataclasses.replace(chosen, seed=1)
-    out = None if folder is None else folder / name
     try:
         found = train(algorithm, family, outer, chosen, out=out)
         if change == "resumed":
@@ -138,5 +140,5 @@ def in_ranks(count: int, names: Sequence[str], folder: Path, by_variables: bool 
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(timeout=600)
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(count)]

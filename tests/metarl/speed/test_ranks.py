@@ -1,4 +1,4 @@
-"""Which processes meet, and what is over the tasks of all of them; the rest is in tests/metarl/training/test_ranks.py."""
+"""Which processes meet, and what is over the tasks of all; whole runs are in tests/metarl/training/test_ranks.py."""
 
 import pytest
 import torch
