@@ -73,7 +73,11 @@ def join(device: torch.device, seconds: float) -> Ranks | None:
         if _world_size() == 1:
             return None
         try:
-            dist.init_process_group("gloo", timeout=wait)
+            parts: Any = dist  # which does not list all that it offers
+            store, rank, size = next(parts.rendezvous("env://", timeout=wait))
+            # torchrun may keep its store when it starts the ranks again, with the addresses of those before.
+            store = parts.PrefixStore(f"metarl/{restarts()}", store)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
         except (RuntimeError, ValueError) as error:
             raise RankError(f"the {os.environ['WORLD_SIZE']} ranks did not meet: {_first_line(error)}") from error
     if dist.get_world_size() == 1:
