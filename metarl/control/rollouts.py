@@ -7,9 +7,11 @@ an environment needs for each.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -256,7 +258,7 @@ def _reset(
     episodes = env.num_envs // tasks
     with _blamed(0, episodes), limited("a reset"):
         observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
-    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape), spec.observations)
+    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape), spec.observations, env)
 
 
 def _step(
@@ -269,8 +271,8 @@ def _step(
     rewards = _received(reward, device, f"rewards at step {step}", lead)
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
     truncations = _flags(cut, device, f"truncations at step {step}", lead)
-    following = _observed(observation, device, step, shape, parts)
-    return following, rewards.to(following.dtype), terminations, truncations
+    following = _observed(observation, device, step, shape, parts, env)
+    return following, _cast(rewards, f"rewards at step {step}"), terminations, truncations
 
 
 @contextmanager
@@ -303,14 +305,62 @@ def on_torch(env: VectorEnv) -> bool:
 
 
 def _observed(
-    observation: Any, device: torch.device, step: int, shape: tuple[int, ...], parts: tuple[Part, ...]
+    observation: Any, device: torch.device, step: int, shape: tuple[int, ...], parts: tuple[Part, ...], env: VectorEnv
 ) -> Tensor:
     if parts and composite(observation):
         with _blamed(step, shape[1]):
             observation = flat(parts, observation)
+    what = f"observations at step {step}"
     # A copy: the environment may write its next observation into the array that it returned.
-    received = _received(observation, device, f"observations at step {step}", shape)
-    return received.to(torch.get_default_dtype(), copy=True)
+    received = _received(observation, device, what, shape)
+    cast = _cast(received, what)
+    if received.dtype != cast.dtype and received.device.type == "cpu":
+        _warn_of_equal(received, cast, env)
+    return cast
+
+
+def _cast(received: Tensor, what: str) -> Tensor:
+    """Return numbers ``[task, episode, ...]`` in torch's default dtype.
+
+    Raises RolloutError for a number that it does not hold.
+    """
+    dtype = torch.get_default_dtype()
+    cast = received.to(dtype, copy=True)
+    # On a GPU, looking would wait for the device; numbers that are too large are then told as not finite.
+    if received.dtype == torch.float64 != dtype and received.device.type == "cpu" and not cast.isfinite().all():
+        lost = (received.isfinite() & ~cast.isfinite()).nonzero()
+        if len(lost):
+            first = lost[0].tolist()
+            lane = _lane(first[0] * received.shape[1] + first[1], received.shape[1])
+            number = received[tuple(first)].item()
+            raise RolloutError(f"{what} hold {number:g}, which {dtype} does not hold: {lane}; scale them down")
+    return cast
+
+
+_LARGE: "WeakKeyDictionary[VectorEnv, Tensor | None]" = WeakKeyDictionary()
+"""The last observations of lanes with large numbers; None where a warning was given."""
+
+
+def _warn_of_equal(received: Tensor, cast: Tensor, env: VectorEnv) -> None:
+    """Warn once where observations that follow each other differ, but are the same number in the policy's dtype."""
+    exact = 2.0 / torch.finfo(cast.dtype).eps  # every integer below it is told apart
+    if not (received.numel() and received.abs().max() >= exact):
+        return
+    before = _LARGE.get(env, received)
+    if before is None:
+        return
+    _LARGE[env] = received.clone()
+    if before.shape != received.shape:
+        return
+    lost = (received != before) & (cast == before.to(cast.dtype))
+    if lost.any():
+        _LARGE[env] = None
+        one, other = before[lost][0].item(), received[lost][0].item()
+        warnings.warn(
+            f"{type(env.unwrapped).__name__}: the observations {one} and {other} are the same number in {cast.dtype}: "
+            f"subtract a constant such as {one} from them",
+            stacklevel=2,
+        )
 
 
 def _flags(value: Any, device: torch.device, what: str, shape: tuple[int, ...]) -> Tensor:
@@ -366,4 +416,4 @@ def _check_finite(rollout: Rollout, env: VectorEnv) -> None:
             env.unwrapped.check()
     except LaneError as error:
         raise RolloutError(f"{name} are not finite: {where}, step {step}: {error}") from error
-    raise RolloutError(f"{name} are not finite: {where}, step {step}")
+    raise RolloutError(f"{name} are not finite: {where}, step {step} of {type(env.unwrapped).__name__}")

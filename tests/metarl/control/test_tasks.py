@@ -337,7 +337,10 @@ def put(value: float, *lanes: int) -> Callable[[np.ndarray], np.ndarray]:
 FAULTS: dict[str, tuple[Callable[[int, Told], None], str]] = {
     "raises": (broken(2), r"an environment raised: step 2: KeyError: 'no key'"),
     "raises at reset": (broken(0), r"an environment raised: step 0: KeyError: 'no key'"),
-    "reward nan": (broken(2, rewards=put(np.nan, 3)), r"rewards are not finite: task 1, lane 3 \(episode 1\), step 2"),
+    "reward nan": (
+        broken(2, rewards=put(np.nan, 3)),
+        r"rewards are not finite: task 1, lane 3 \(episode 1\), step 2 of Track",
+    ),
     "reward infinite": (broken(3, rewards=put(-np.inf, 2, 3)), r"rewards .*: task 1, lane 2 \(episode 0\), step 3"),
     "observation nan": (broken(1, observations=put(np.nan, 2)), r"observations .*: task 1, lane 2 .*, step 1"),
     "first observation": (broken(0, observations=put(np.nan, 1)), r"observations .*: task 0, lane 1 .*, step 0"),
@@ -372,6 +375,46 @@ def test_broken_environments_are_named(fault: str) -> None:
         collected(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
     if "raises" in fault:
         assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "told"),
+    [
+        ("observations", 1e39, r"observations at step 2 hold 1e\+39, .* does not hold: task 1, lane 3 \(episode 1\)"),
+        ("rewards", -1e300, r"rewards at step 2 hold -1e\+300, .* does not hold: task 1, lane 3 \(episode 1\)"),
+    ],
+)
+def test_numbers_beyond_the_dtype_are_told_as_such(name: str, number: float, told: str) -> None:
+    spoil = broken(2, **{name: lambda values: put(number, 3)(values.astype(float))})
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with pytest.raises(RolloutError, match=told):
+            collected(Track(4, fault=spoil), policy(CONTINUOUS), 0, 2, 4, generator())
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_observations_that_become_equal_are_told_once(kind: type) -> None:
+    """Seconds since 1970, which count up by one."""
+
+    def spoil(step: int, told: Told) -> None:
+        told["observations"] = np.full((4, 3), 1_700_000_000 + step, dtype=kind)
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        env = Track(4, fault=spoil)
+        with pytest.warns(
+            UserWarning, match=r"Track: the observations 1700000000(\.0)? and 1700000001.* subtract"
+        ) as told:
+            collected(env, policy(CONTINUOUS, lambda seen: 0 * seen[..., :2]), 0, 2, 4, generator())
+        assert len(told) == 1
+        env.calls = 0
+        collected(env, policy(CONTINUOUS, lambda seen: 0 * seen[..., :2]), 0, 2, 4, generator())
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_the_first_fault_is_the_one_that_is_named() -> None:
