@@ -20,6 +20,7 @@ from metarl.control.protocols import (
     Single,
     Snapshots,
     TorchLanes,
+    can_be_placed,
     resampled,
 )
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch, scripted
@@ -46,6 +47,7 @@ __all__ = [
     "SuccessWatch",
     "TorchLanes",
     "can_be_compiled",
+    "can_be_placed",
     "check_environment",
     "check_tasks",
     "check_train_tasks",
