@@ -5,6 +5,7 @@
 are over the tasks at hand, at no cost. What one rank meets, all ranks must meet in the same order.
 """
 
+import atexit
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -78,6 +79,7 @@ def join(device: torch.device, seconds: float) -> Ranks | None:
             # torchrun may keep its store when it starts the ranks again, with the addresses of those before.
             store = parts.PrefixStore(f"metarl/{restarts()}", store)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
+            atexit.register(_end)
         except (RuntimeError, ValueError) as error:
             raise RankError(f"the {os.environ['WORLD_SIZE']} ranks did not meet: {_first_line(error)}") from error
     if dist.get_world_size() == 1:
@@ -91,6 +93,20 @@ def join(device: torch.device, seconds: float) -> Ranks | None:
             raise ValueError(f"the ranks of a run use devices of one kind: {told}; let all use --device {kinds[0]}")
     tensors = messages if device.type == "cpu" else dist.new_group(backend="nccl", timeout=wait)
     return Ranks(ranks.rank, ranks.count, messages, tensors, ranks.key)
+
+
+def leave(ranks: Ranks | None) -> None:
+    """End what ``join`` has made for a run, while Python's threads still run: at its exit, they would abort it."""
+    if ranks is not None:
+        for group in {id(group): group for group in (ranks.messages, ranks.tensors)}.values():
+            with suppress(Exception):  # the others may be gone
+                dist.destroy_process_group(group)
+
+
+def _end() -> None:
+    with suppress(Exception):
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _world_size() -> int:

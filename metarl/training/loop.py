@@ -126,10 +126,14 @@ class Run:
     @contextmanager
     def _together(self) -> Iterator[None]:
         """Work with the other ranks, of which the first one speaks for all."""
-        with ranks.together(self.ranks, self.settings.exact_sums), warnings.catch_warnings():
-            if not ranks.is_first():
-                warnings.simplefilter("ignore")
-            yield
+        try:
+            with ranks.together(self.ranks, self.settings.exact_sums), warnings.catch_warnings():
+                if not ranks.is_first():
+                    warnings.simplefilter("ignore")
+                yield
+        finally:
+            ranks.leave(self.ranks)
+            self.ranks = None
 
     def _claimed(self) -> AbstractContextManager[object]:
         """Return the lock of the run folder, taken where the run was made or else now."""

@@ -291,9 +291,12 @@ def reopen(
         with ranks.apart():
             found = found or _reopened(folder, *options, writes=False)
 
-    with ranks.together(met):
-        ranks.agreed("opening the run", first)
-        ranks.agreed("opening the run", others)
+    try:
+        with ranks.together(met):
+            ranks.agreed("opening the run", first)
+            ranks.agreed("opening the run", others)
+    finally:
+        ranks.leave(met)
     assert found is not None
     run, progress = found
     run.join()
