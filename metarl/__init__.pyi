@@ -19,7 +19,11 @@ from metarl.plugins import Schedule as Schedule
 from metarl.plugins import linear as linear
 from metarl.plugins import load as load
 from metarl.plugins import stepwise as stepwise
+from metarl.trained import AdaptedPolicy as AdaptedPolicy
+from metarl.trained import Episode as Episode
+from metarl.trained import FewShotModel as FewShotModel
 from metarl.trained import Trained as Trained
+from metarl.trained import load_model as load_model
 from metarl.training import Experiment as Experiment
 from metarl.training import Settings as Settings
 from metarl.training import open_run as open_run

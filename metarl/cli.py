@@ -18,6 +18,9 @@ USAGE = """usage: metarl COMMAND ...
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
   resume RUN [options]                 continue a run exactly where it stopped
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
+  adapt RUN --data|--env ... --out PATH
+                                       adapt to your own examples or environment, and save what comes out
+  predict MODEL FILES                  classes or values of files, by what adapt saved
   plot RUN [RUN ...]                   draw learning curves and adaptation curves
   render RUN [options]                 film a policy before and after adaptation
   export RUN --to sb3 PATH             save the meta-learnt policy as a Stable-Baselines3 model
@@ -28,7 +31,7 @@ USAGE = """usage: metarl COMMAND ...
 ALGORITHM, TASKS and PLUGIN are installed names or module:attribute. 'metarl COMMAND --help' shows a command's options,
 and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks and the outer update."""
 
-COMMANDS = ("train", "resume", "evaluate", "plot", "render", "export", "baseline", "check", "new")
+COMMANDS = ("train", "resume", "evaluate", "adapt", "predict", "plot", "render", "export", "baseline", "check", "new")
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
 TOGETHER = ("train", "resume")

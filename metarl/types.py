@@ -79,6 +79,9 @@ class Rollout:
     """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
+    explained_variance: Tensor | None = None
+    """``[task]`` the share of the variance of the returns-to-go that the learner's baseline explains, 1 at most. None
+    where no baseline has judged the episodes"""
 
     def select(self, tasks: Which) -> "Rollout":
         """Return the episodes of some of the tasks. A slice gives views of the same memory."""
@@ -279,6 +282,34 @@ class Pictured(Protocol):
 
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Plot the batches ``[task, ...]`` collected after 0, 1, ... adaptation steps; return the file written."""
+
+
+class InputScale(NamedTuple):
+    """What a family divides its own inputs by."""
+
+    divisor: float
+    floats: bool = False
+    """Whether floats are divided, too, and not only whole numbers."""
+
+
+@runtime_checkable
+class ScalesInputs(Protocol):
+    """A family of labelled examples that scales its inputs. Examples of one's own are scaled in the same way."""
+
+    @property
+    def input_scale(self) -> InputScale:
+        """What inputs are divided by."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A family of labelled examples whose inputs can be read from files of one's own, such as images."""
+
+    def read(self, files: Sequence[Path]) -> Tensor:
+        """Return the inputs ``[item, *input_shape]`` of files, as its tasks have them.
+
+        Raises ValueError for files that cannot be read.
+        """
 
 
 class Update(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.algorithms import reptile as algorithm
+from metarl.algorithms.shared.mini_batches import positions
 from metarl_plugins import omniglot
 
 FOLDER = Path(__file__).parents[1] / "docs" / "experiments"
@@ -86,7 +86,7 @@ def test_combined_gradients_share_no_drawing() -> None:
     reptile = loaded("reptile")
     for label, cell in reptile.combinations(reptile.Options()).items():
         steps, size = cell.algorithm.steps, cell.algorithm.batch_size
-        inner = [algorithm.positions("cycle", 25 * max(steps - 1, 1), size, step).tolist() for step in range(steps - 1)]
+        inner = [positions("cycle", 25 * max(steps - 1, 1), size, step).tolist() for step in range(steps - 1)]
         assert sorted(position for batch in inner for position in batch) == list(range(25 * (steps - 1)))
         assert cell.algorithm.tail == "separate"
         assert (cell.family.queries, cell.family.train_shots) == (5, 5 * max(steps - 1, 1))

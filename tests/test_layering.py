@@ -34,6 +34,7 @@ ORDER = (
     ("runs",),
     ("origins",),
     ("evaluation",),
+    ("signs",),
     ("trained",),
     ("training",),
     ("testing",),

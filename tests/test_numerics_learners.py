@@ -16,10 +16,10 @@ from metarl.algorithms.gradient.bmaml import BMAML
 from metarl.algorithms.gradient.cavia import CAVIA
 from metarl.algorithms.gradient.imaml import IMAML
 from metarl.algorithms.gradient.leap import Leap
+from metarl.algorithms.gradient.meta_lstm import MetaLSTM
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.mann import MANN
 from metarl.algorithms.matching import Matching
-from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile

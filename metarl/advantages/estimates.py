@@ -49,7 +49,11 @@ class Advantages:
         beyond it, as in the MAML paper. An episode that its environment truncated earlier is worth the baseline's value
         of its last observation beyond its end.
         """
-        return [replace(rollout, advantages=self._estimate(rollout)) for rollout in rollouts]
+        return [
+            replace(rollout, advantages=advantages, explained_variance=explained)
+            for rollout in rollouts
+            for advantages, explained in [self._estimate(rollout)]
+        ]
 
     def of_trials(self, state: State, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Add advantages over whole trials: early episodes get credit for later rewards. A ``Learner.estimate``.
@@ -69,25 +73,34 @@ class Advantages:
         whole = replace(trial, **{name: without_gaps(getattr(trial, name)) for name in moved})
         # Only the last episode can be cut before its horizon with nothing after it.
         cut = _cut_short(rollouts[-1])
-        advantages = self._estimate(whole, cut)
+        advantages, explained = self._estimate(whole, cut)
         advantages = torch.zeros_like(advantages).scatter(2, order, advantages)
         parts = torch.split(advantages, [rollout.mask.shape[2] for rollout in rollouts], dim=2)
-        return [replace(rollout, advantages=part) for rollout, part in zip(rollouts, parts, strict=True)]
+        return [
+            replace(rollout, advantages=part, explained_variance=explained)
+            for rollout, part in zip(rollouts, parts, strict=True)
+        ]
 
-    def _estimate(self, rollout: Rollout, cut: Tensor | None = None) -> Tensor:
-        """Return normalised advantages ``[task, episode, time]``. By default, ``cut`` is that of the rollout."""
+    def _estimate(self, rollout: Rollout, cut: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return normalised advantages ``[task, episode, time]``, and what ``explained_variance`` says of the baseline.
+
+        By default, ``cut`` is that of the rollout.
+        """
         cut = _cut_short(rollout) if cut is None else cut
         rewards, mask = (values.double() for values in (rollout.rewards, rollout.mask))
         returns = discounted_sums(rewards * mask, self.discount)
-        features = self._features(rollout)
+        features, explained = self._features(rollout), None
         if features is None:
             values = torch.zeros_like(functional.pad(returns, (0, 1)))
         else:
-            values = fitted_values(features, returns, mask, left_at_the_end(cut, mask, self.discount))
+            left = left_at_the_end(cut, mask, self.discount)
+            values = fitted_values(features, returns, mask, left)
+            explained = explained_variance(returns + left * values[:, :, -1:], values[:, :, :-1], mask)
+            explained = explained.to(rollout.rewards.dtype)
         last_values = values[:, :, -1] * cut
         advantages = gae(rewards, values[:, :, :-1], last_values, mask, self.discount, self.gae_lambda)
         size = masked_mean(returns.square(), mask).sqrt()
-        return normalise(advantages, mask, SMALLEST * size).to(rollout.rewards.dtype)
+        return normalise(advantages, mask, SMALLEST * size).to(rollout.rewards.dtype), explained
 
     def _features(self, rollout: Rollout) -> Tensor | None:
         """Return what the baseline reads, before each step and after the last one; None where there is none."""
@@ -125,6 +138,24 @@ def gae(
     # TD errors, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), summed with the discount gamma * lambda.
     errors = (rewards + discount * following - values) * mask
     return discounted_sums(errors, discount * gae_lambda)
+
+
+def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Return the share of the returns' variance that values explain, for each task: ``[task]``.
+
+    It is 1 - var(returns - values) / var(returns) over the valid steps of all the task's episodes: 1 where each return
+    is what was expected, 0 where nothing better than a constant was, and below 0 where a constant would have been
+    better. Discounted returns-to-go ``[task, episode, time]`` have the values of the last observation beyond them where
+    an episode was cut. nan for a task whose returns do not vary.
+    """
+    size = masked_mean(returns.square(), mask).sqrt()
+    unexplained, all_of_it = _variance(returns - values, mask), _variance(returns, mask)
+    return torch.where(all_of_it > (SMALLEST * size).square(), 1 - unexplained / all_of_it, torch.nan)
+
+
+def _variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the variance of each task's valid steps, ``[task]``."""
+    return masked_mean((values - masked_mean(values, mask).reshape(-1, 1, 1)).square(), mask)
 
 
 def normalise(advantages: Tensor, mask: Tensor, smallest: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.normalising import normalise_observations
-from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared import cells, recurrent
+from metarl.algorithms.shared.cells import Cell, CellChoice
 from metarl.algorithms.shared.recurrent import LossOn, glorot
 from metarl.networks import chosen, log_std
+from metarl.outer import Adam
 from metarl.speed import without_cudnn
 from metarl.types import Batch, Experience, Learner, Memory, Params, Shared, Spec, joined, rollout_of
 
@@ -26,16 +28,16 @@ WEIGHTS = ("gru.input", "gru.recurrent", "gru.input_bias", "gru.recurrent_bias")
 
 
 class Hidden(NamedTuple):
-    """The GRU's state."""
+    """The state of the recurrent cell."""
 
-    units: Tensor  # [row, hidden]
+    units: Tensor  # [row, size]
 
 
 class Trial(NamedTuple):
     """What the policy knows of each task; in the beginning, all episodes of a task share one lane."""
 
     params: Shared
-    units: Tensor  # [task, episode or 1, hidden]
+    units: Tensor  # [task, episode or 1, size] the state of the recurrent cell: the hidden units of a GRU
     last: Tensor  # [task, episode or 1, outcome_size(spec)] what came of the last step; zeros where there was none
 
 
@@ -53,7 +55,10 @@ class RL2:
     """Episodes that the memory lives through in meta-training (the paper: 2 for mazes, 10 to 100 for small MDPs and for
     bandits, whose episodes are single pulls)."""
     hidden: int = 256
-    """Units of the GRU."""
+    """Units of the recurrent cell."""
+    cell: CellChoice = "gru"
+    """The recurrent cell: gru, or 'module:attribute' of a function of (inputs, hidden) that makes an nn.Module which is
+    called as nn.GRU is. torch.nn:LSTM is one. In Python, also the class, the function or the module itself."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, over whole trials: the discount goes on over the ends of episodes. The paper's
     lambda of 0.3 is for a recurrent value function; a linear baseline knows nothing of the past."""
@@ -84,10 +89,14 @@ class RL2:
             raise ValueError(f"std={self.std} and output_scale={self.output_scale} must be finite")
         recurrent.check_loss_on(self.loss_on)
 
+    def default_outer(self) -> Adam:
+        """Return Adam, for all kinds of data: the meta-loss is PPO's, which takes several steps on the same trials."""
+        return Adam(learning_rate=1e-3, epochs=1)
+
     def build(self, spec: Spec) -> Learner:
         """Return the learner for spec, of any kind."""
         spec = spec if self.distribution is None else chosen(spec, self.distribution)
-        network = _Network(self, spec)
+        network = _network(self, spec)
         if not spec.control:
             self._refuse_for_examples()
             return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
@@ -103,34 +112,66 @@ class RL2:
             raise ValueError("normalise_observations and output_scale are for control, not for labelled examples")
 
 
+def _network(options: RL2, spec: Spec) -> "_Network":
+    inputs = prod(spec.input_shape) + outcome_size(spec) if spec.control else recurrent.input_size(spec)
+    own = None if options.cell == "gru" else cells.cell(options.cell, inputs, options.hidden)
+    return _Network(options, spec, inputs, own)
+
+
 @dataclass(frozen=True)
 class _Network:
-    """A GRU and a linear layer on top: the functions of a Core."""
+    """A recurrent cell and a linear layer on top: the functions of a Core."""
 
     options: RL2
     spec: Spec
+    inputs: int
+    cell: Cell | None
+    """A cell of the user's; None for the GRU."""
 
     def init(self, generator: Generator) -> Params:
         units, spec = self.options.hidden, self.spec
-        inputs = prod(spec.input_shape) + outcome_size(spec) if spec.control else recurrent.input_size(spec)
-        params = {
-            "gru.input": glorot(generator, 3 * units, inputs),
-            "gru.recurrent": glorot(generator, 3 * units, units),
-            "gru.input_bias": torch.zeros(3 * units),
-            "gru.recurrent_bias": torch.zeros(3 * units),
-            "head.weight": self.options.output_scale * glorot(generator, spec.head_size, units),
-            "head.bias": torch.zeros(spec.head_size),
-        }
+        if self.cell is not None:
+            params, units = self.cell.init(generator), self.cell.width
+        else:
+            params = {
+                "gru.input": glorot(generator, 3 * units, self.inputs),
+                "gru.recurrent": glorot(generator, 3 * units, units),
+                "gru.input_bias": torch.zeros(3 * units),
+                "gru.recurrent_bias": torch.zeros(3 * units),
+            }
+        params["head.weight"] = self.options.output_scale * glorot(generator, spec.head_size, units)
+        params["head.bias"] = torch.zeros(spec.head_size)
         if spec.control and spec.distribution.log_stds:
             params["policy.log_std"] = torch.full((spec.distribution.log_stds,), log(self.options.std))
         return params
 
     def start(self, params: Params, rows: int) -> Hidden:
-        return Hidden(params["gru.recurrent"].new_zeros(rows, self.options.hidden))
+        size = self.options.hidden if self.cell is None else self.cell.size
+        return Hidden(params["head.weight"].new_zeros(rows, size))
 
     def run(self, params: Params, hidden: Hidden, inputs: Tensor) -> tuple[Tensor, Hidden]:
+        if self.cell is not None:
+            outputs, after = self.cell.run(params, hidden.units, inputs)
+            return self.say(params, outputs), Hidden(after)
         units = self.units(params, hidden.units, inputs)
         return self.say(params, units), Hidden(units[:, -1])
+
+    def step(self, params: Params, start: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step, of inputs ``[row, input_size]``: what is said ``[row, model_outputs]``, and the state."""
+        if self.cell is not None:
+            outputs, units = self.cell.run(params, start, inputs.unsqueeze(1))
+            return self.say(params, outputs).squeeze(1), units
+        units = torch.gru_cell(inputs, start, *(params[name] for name in WEIGHTS))
+        return self.say(params, units), units
+
+    def run_to(self, params: Params, start: Tensor, inputs: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Go through inputs ``[row, time, input_size]``: what is said at each step, and the state after ``last``."""
+        if self.cell is not None:
+            outputs, ends = self.cell.run_to(params, start, inputs, last)
+            return self.say(params, outputs), ends
+        units = self.units(params, start, inputs)
+        ends = units.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, units.shape[-1])).squeeze(1)
+        return self.say(params, units), ends
 
     def units(self, params: Params, start: Tensor, inputs: Tensor) -> Tensor:
         """Go through inputs ``[row, time, input_size]``: the GRU's states ``[row, time, hidden]``."""
@@ -171,9 +212,8 @@ class _Fold:
         tasks, episodes = inputs.shape[:2]
         before, units = state.last.expand(-1, episodes, -1), state.units.expand(-1, episodes, -1)
         seen = torch.cat([inputs.reshape(tasks, episodes, -1), before], dim=-1)
-        weights = (state.params[name] for name in WEIGHTS)
-        units = torch.gru_cell(seen.flatten(0, 1), units.flatten(0, 1), *weights).reshape(tasks, episodes, -1)
-        return self.network.say(state.params, units), state._replace(units=units)
+        said, units = self.network.step(state.params, units.flatten(0, 1), seen.flatten(0, 1))
+        return said.reshape(tasks, episodes, -1), state._replace(units=units.reshape(tasks, episodes, -1))
 
     def observe(self, state: Trial, actions: Tensor, rewards: Tensor, done: Tensor) -> Trial:
         return state._replace(last=self._outcomes(actions, rewards, done))
@@ -196,9 +236,9 @@ class _Fold:
         before = torch.cat([state.last.expand(-1, episodes, -1).unsqueeze(2), outcomes[:, :, :-1]], dim=2)
         seen = torch.cat([rollout.observations.reshape(tasks, episodes, time, -1), before], dim=-1).flatten(0, 1)
         start = state.units.expand(-1, episodes, -1).flatten(0, 1)
-        units = self.network.units(state.params, start, seen).reshape(tasks, episodes, time, -1)
-        ends = (_at(units, last_step), _at(outcomes, last_step))
-        return self.network.say(state.params, units), Trial(state.params, *ends)
+        said, units = self.network.run_to(state.params, start, seen, last_step.flatten())
+        after = Trial(state.params, units.reshape(tasks, episodes, -1), _at(outcomes, last_step))
+        return said.reshape(tasks, episodes, time, -1), after
 
     def adapt(self, state: Trial, batch: Batch) -> Trial:
         return self.unroll(state, batch)[1]

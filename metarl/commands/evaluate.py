@@ -54,6 +54,8 @@ class EvaluateOptions:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
     """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    references: bool = True
+    """For control: also score zero actions and random actions on the same tasks, in up to five episodes of each."""
     allow_changes: bool = False
     """Evaluate with what the run's module:name is now, also if it has changed since training."""
     device: Device = "auto"
@@ -126,7 +128,10 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
         record = {"metrics": metrics, **asked, **_circumstances(found, run)}
-        print(evaluation.table(metrics, run.learner.batch_norm))
+        if chosen.references and run.learner.spec.control:
+            with time_limit(chosen.step_timeout):
+                record["references"] = _references(chosen, run)
+        print(evaluation.table({**metrics, **record.get("references", {})}, run.learner.batch_norm))
         if compared:
             gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
@@ -151,6 +156,11 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> 
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
     sizes = chosen.tasks, steps
     return evaluation.evaluate(run.learner, run.params, run.family, *sizes, chosen.split, chosen.seed, run.device)
+
+
+def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, dict[str, Any]]:
+    """Return the scores of policies that know nothing, on the same tasks."""
+    return evaluation.references(run.family, chosen.tasks, chosen.split, chosen.seed, run.device)
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:

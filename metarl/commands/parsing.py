@@ -26,6 +26,7 @@ from tyro.constructors import (
 )
 
 from metarl import plugins, safety
+from metarl.algorithms import CellChoice
 from metarl.fewshot import Classes
 from metarl.files import expanded
 from metarl.networks import Architecture
@@ -38,9 +39,9 @@ _LONG = 16
 
 
 @registry.primitive_rule
-def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architecture] | None:
-    """Take an architecture by its name; functions are given as module:attribute."""
-    if info.type != Architecture:
+def _architecture(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Architecture | CellChoice] | None:
+    """Take an architecture or a recurrent cell by its name; functions are given as module:attribute."""
+    if info.type not in (Architecture, CellChoice):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,

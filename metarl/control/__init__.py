@@ -26,7 +26,7 @@ from metarl.control.protocols import (
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect, on_torch, scripted
 from metarl.control.sampling import Sampling, check_train_tasks, from_training_set
 from metarl.control.success import SuccessWatch
-from metarl.control.tasks import ControlTasks, check_environment, check_tasks, tasks_with
+from metarl.control.tasks import ControlTasks, action_bounds, check_environment, check_tasks, tasks_with
 
 __all__ = [
     "ControlFamily",
@@ -46,6 +46,7 @@ __all__ = [
     "Snapshots",
     "SuccessWatch",
     "TorchLanes",
+    "action_bounds",
     "can_be_compiled",
     "can_be_placed",
     "check_environment",

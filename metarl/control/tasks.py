@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
@@ -29,7 +30,7 @@ from metarl.control.success import SuccessWatch
 from metarl.environments import WorkerDied, acted_in, as_array, composite, elements, parts_of, refuse_statistics
 from metarl.seeding import Places, stream
 from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
-from metarl.types import Family, Policy, Rollout, Spec, Split, Which, places
+from metarl.types import Family, Policy, Rollout, Spec, Split, Tasks, Which, places
 
 RESTARTS = 2
 """How often the episodes of a draw are run again after a worker died: one that always dies must not go on for ever."""
@@ -200,6 +201,28 @@ def check_bounds(env: VectorEnv, policy: Policy) -> None:
             f"policies with distribution {policy.distribution.name} keep within [{low:g}, {high:g}] in every "
             f"dimension, and the environment acts in {space}: let bounds in the family's Spec be those of its actions"
         )
+
+
+def bounds_of(env: VectorEnv) -> tuple[Tensor, Tensor] | None:
+    """Return the lowest and highest continuous actions of lanes, ``[size]`` each; None for choices, or without ends."""
+    space: Any = env.single_action_space
+    if not isinstance(space, spaces.Box) or not (space.is_bounded() and np.isfinite(as_array(space.high)).all()):
+        return None
+    return tuple(torch.from_numpy(as_array(end).ravel().copy()) for end in (space.low, space.high))  # type: ignore[return-value]
+
+
+def action_bounds(tasks: Tasks) -> tuple[Tensor, Tensor] | None:
+    """Return the lowest and highest continuous actions in tasks, ``[size]`` each; beyond them, actions are clipped.
+
+    None for choices, for actions without ends, and for tasks that are no ``ControlTasks``, whose lanes nobody sees.
+    """
+    if not isinstance(tasks, ControlTasks):
+        return None
+    env = tasks.environment(1, torch.device("cpu"))
+    try:
+        return bounds_of(env)
+    finally:
+        env.close()
 
 
 def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:

@@ -2,10 +2,12 @@
 
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
 computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
-of environment steps. ``bootstrap`` has intervals over training seeds and tasks.
+of environment steps. ``references`` has what doing nothing earns. ``bootstrap`` has intervals over training seeds and
+tasks.
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata
+from metarl.evaluation.references import references
 from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "comparison",
     "evaluate",
     "over_seeds",
+    "references",
     "sample_tasks",
     "strata",
     "summary",

@@ -186,8 +186,8 @@ def _by_ranks(
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
     """Return how many environment steps ``[step, task]`` lie behind each step's policies."""
-    masks = [rollout.mask.sum(-1).cpu() for rollout in rollouts if isinstance(rollout, Rollout)]
-    each = torch.stack([mask.mean(1) if learner.memory is not None else mask.sum(1) for mask in masks])
+    steps = [rollout.mask.sum(-1) for rollout in rollouts if isinstance(rollout, Rollout)]
+    each = torch.stack([count.mean(1) if learner.memory is not None else count.sum(1) for count in steps]).cpu()
     return each.cumsum(0) - each
 
 
@@ -405,9 +405,10 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
     """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it."""
-    lines = [f"{'metric':<20} {'mean':>10}   95 % interval"]
+    width = max(20, *map(len, metrics))
+    lines = [f"{'metric':<{width}} {'mean':>10}   95 % interval"]
     for name, values in metrics.items():
-        lines.append(f"{name:<20} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
+        lines.append(f"{name:<{width}} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
     if batch_norm is not None:
         lines.append(f"batch norm: {batch_norm}")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numb
 from metarl.seeding import Places, stream, uniform
 from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
-from metarl.types import Batch, Examples, Role, Spec, Split, Which, places
+from metarl.types import Batch, Examples, InputScale, Role, Spec, Split, Which, places
 
 Rotations = Literal["none", "train", "all"]
 """Splits in which images rotated by 90, 180 and 270 degrees count as new classes."""
@@ -98,6 +98,11 @@ class NWayKShot:
             turns = 4 if self.rotations in ("all", split) else 1
             parameters["quarter_turns"] = (turns * numbers[:, size:]).long()
         return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
+
+    @property
+    def input_scale(self) -> InputScale:
+        """What inputs are divided by: floats only if these are floats."""
+        return InputScale(self._scale, floats=self.inputs.is_floating_point())
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError if a split has classes but cannot fill an episode."""

@@ -150,7 +150,8 @@ def _fold(inputs: Tensor) -> Tensor:
 
 
 def _unfold(outputs: Tensor, tasks: int) -> Tensor:
-    return outputs.reshape(len(outputs), tasks, -1, *outputs.shape[2:]).transpose(0, 1)
+    # shape, not len: len would fix the number of items in exported programs.
+    return outputs.reshape(outputs.shape[0], tasks, -1, *outputs.shape[2:]).transpose(0, 1)
 
 
 _ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.Identity)

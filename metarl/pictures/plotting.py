@@ -24,6 +24,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 LABELS = {"return": "return per episode (sum of rewards)", "accuracy": "accuracy (fraction correct)", "loss": "loss"}
+REFERENCES: Mapping[str, Mapping[str, Any]] = {
+    "return/zero_actions": {"color": "0.35", "linewidth": 1.2, "linestyle": ":"},
+    "return/random_actions": {"color": "0.35", "linewidth": 1.2, "linestyle": (0, (6, 3))},
+}
+"""Scores of policies that know nothing, as lines across the panel."""
 SMOOTHING = 50
 """The running mean of learning curves spans the longest run's length divided by this."""
 
@@ -59,12 +64,17 @@ def learning_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path |
 def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
     """Plot the mean scores over adaptation steps with their 95 % intervals; return the path written.
 
-    ``evaluations`` holds the contents of each run's evaluation.json by label.
+    ``evaluations`` holds the contents of each run's evaluation.json by label. Lines show what zero actions and random
+    actions earn, as the first evaluation that has them says.
 
     Raises:
         ValueError: no evaluation has a score.
     """
     names = _scores(key for evaluation in evaluations.values() for key in evaluation["metrics"])
+    references: Mapping[str, Any] = next(
+        (found for one in evaluations.values() if (found := one.get("references"))), {}
+    )
+    lines = [(label, style) for label, style in REFERENCES.items() if label in references]
     figure, panels = _panels(names, "adaptation steps")
     for name, axes in zip(names, panels, strict=True):
         for index, evaluation in enumerate(evaluations.values()):
@@ -72,10 +82,15 @@ def adaptation_curve(evaluations: Mapping[str, Mapping[str, Any]], path: Path | 
             shift = 0.04 * (index - (len(evaluations) - 1) / 2)
             _intervals(axes, evaluation["metrics"], name, _point(index), shift)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for label, style in lines:
+            if label.startswith(f"{name}/"):
+                axes.axhline(references[label]["mean"], **style)
     tasks = sorted({f"{evaluation['tasks']} {evaluation['split']} tasks" for evaluation in evaluations.values()})
     title = f"mean and 95 % interval over {' or '.join(tasks)}"
     figure.suptitle(title, fontsize="small", color="0.35", parse_math=False)
-    _legend(figure, [(label, Line2D([], [], **_point(index))) for index, label in enumerate(evaluations)])
+    entries = [(label, Line2D([], [], **_point(index))) for index, label in enumerate(evaluations)]
+    known = [(label.partition("/")[2].replace("_", " "), Line2D([], [], **style)) for label, style in lines]
+    _legend(figure, entries + known)
     return _save(figure, path)
 
 

@@ -56,7 +56,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def _can_interrupt() -> bool:
-    return hasattr(signal, "pthread_kill") and threading.current_thread() is threading.main_thread()
+    return (
+        hasattr(signal, "SIGALRM")
+        and hasattr(signal, "pthread_kill")
+        and threading.current_thread() is threading.main_thread()
+    )
 
 
 @contextmanager

@@ -122,6 +122,7 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
         ValueError: it is not such a model, its network differs from the algorithm's, or it acts in another space than
             the family's policies and environments. The message says how.
     """
+    read = _read(model)  # first: whatever it is, nothing of it is run
     learner = algorithm.build(family.spec)
     _refuse_bounded(learner.spec)
     if learner.buffers is not None:
@@ -129,7 +130,7 @@ def import_actor(model: BaseAlgorithm | Path | str, algorithm: Algorithm, family
             f"{type(algorithm).__name__} would read other observations than the model's actor as soon as their running "
             "statistics move: start from a model without normalise_observations"
         )
-    actor, layout = _fitted(_read(model), family), _layout(algorithm, family.spec)
+    actor, layout = _fitted(read, family), _layout(algorithm, family.spec)
     drawn = learner.init(Generator().manual_seed(0))
     names = [*layout.layers, *([layout.log_std] if layout.log_std else [])]
     values = [*actor.layers, *([] if actor.log_std is None else [actor.log_std])]

@@ -10,8 +10,26 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
+from metarl.trained.deploy import policy
+from metarl.trained.deploy.card import Card
+from metarl.trained.deploy.fewshot import FewShotModel
+from metarl.trained.deploy.inputs import preparing
+from metarl.trained.deploy.policy import AdaptedPolicy
 from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
-from metarl.types import Algorithm, Examples, Family, Learner, Outer, Params, Split, State, Tasks, held_by, holding
+from metarl.types import (
+    Algorithm,
+    Examples,
+    Family,
+    Learner,
+    Outer,
+    Params,
+    Rollout,
+    Split,
+    State,
+    Tasks,
+    held_by,
+    holding,
+)
 
 
 class Trains(Protocol):
@@ -61,6 +79,8 @@ class Trained:
     """The signal that stopped the call, such as SIGINT for Ctrl-C; None if it was none."""
     experiment: Trains = field(default=None, repr=False)  # type: ignore[assignment]
     """The ``metarl.Experiment`` that was trained. ``dataclasses.replace`` makes another one of it."""
+    origin: str = ""
+    """What ``open_run`` opened, as it was named; empty otherwise. Cards of models tell it."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the learner, all but its buffers: its functions cannot be pickled, and follow from the others."""
@@ -96,6 +116,75 @@ class Trained:
             ValueError: ``steps`` is negative, policies get examples, or a learner that reads descriptors gets examples.
         """
         return adapt(self.learner, self.params, tasks, steps, seed, self.device)
+
+    def fit(self, inputs: Any, targets: Any = None, steps: int | None = None, seed: int = 0) -> FewShotModel:
+        """Adapt to one's own labelled examples; return a model that predicts, and can be saved.
+
+        ``inputs`` are numbers ``[item, *input_shape]``, a list of image files, a folder with a folder for each class,
+        or a table (.csv; see ``metarl adapt --help``); the last two hold their targets. ``targets`` are a class for
+        each input, of any hashable kind, or values ``[item, output_size]``. Classes may differ in their number of
+        examples. ``steps`` is by default as many as in meta-training. ``seed`` decides the order of the examples, which
+        only learners with memory see.
+
+        Raises:
+            ValueError: inputs or targets of another shape, or not finite; a single class; more classes than the learner
+                can tell apart; a learner that reads descriptors of tasks; or the run trains policies.
+        """
+        if self.learner.spec.control:
+            raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use adapt_to")
+        steps = max(1, self.learner.adaptations) if steps is None else steps
+        prepares = preparing(self.family, self.learner.spec)
+        model = FewShotModel(
+            self.algorithm, self.learner, self.params, self.device, prepares, self._card, steps=steps, seed=seed
+        )
+        return model.fit(inputs, targets)
+
+    def adapt_to(
+        self,
+        own: Any,
+        episodes: int = 20,
+        steps: int = 1,
+        after: int | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+    ) -> AdaptedPolicy:
+        """Adapt to an environment of one's own, or to episodes recorded there; return a policy that can be saved.
+
+        The environment is any ``gymnasium.Env`` or ``gymnasium.make_vec`` whose spaces match the run's; metarl need not
+        know it. Each step plays ``episodes`` episodes of at most ``horizon`` actions (by default the family's), and
+        learns from them; ``after`` more show the return after the last one (by default as many; 0: none). Actions are
+        laid over its bounds as over those of the run's own environments; so is the family's ``frame_skip``. The
+        environment is not closed.
+
+        Recorded episodes are a list of ``metarl.Episode``, or of dicts with its names, for one step; lists of such
+        lists are a step each. They are in the units of the family's own environments. A ``metarl.Rollout`` of one task,
+        in the units of the policy, serves as well.
+
+        Raises:
+            ValueError: the spaces do not match, the run has no policies or ones with memory, which learn while they
+                act, or ones that read descriptors; or episodes of other shapes, or that are not finite.
+            RolloutError: the environment broke.
+        """
+        if not self.learner.spec.control:
+            raise ValueError(f"this run learns from labelled examples, for {self.learner.spec.kind}: use fit")
+        source = policy.Source(self.algorithm, self.learner, self.params, self.device, self.family, self._card)
+        if policy.is_env(own):
+            return policy.adapt_to_env(source, own, episodes, steps, after, horizon, seed)
+        if isinstance(own, Rollout):
+            return policy.adapt_to_episodes(source, [own])
+        if not isinstance(own, Sequence) or isinstance(own, str) or not own:
+            raise ValueError(
+                f"a {type(own).__name__} is nothing to adapt to: expected a gymnasium.Env, a vector of them, or a list "
+                "of recorded episodes"
+            )
+        nested = isinstance(own[0], list | Rollout)
+        return policy.adapt_to_episodes(source, own if nested else [own])
+
+    @property
+    def _card(self) -> Card:
+        return Card(
+            type(self.algorithm).__name__, type(self.family).__name__, iteration=self.iteration, run=self.origin
+        )
 
     def state(self, task: Tasks | Examples | None = None, steps: int = 0, seed: int = 0) -> State:
         """Return the learner's state for one task after ``steps`` adaptation steps; without a task, before any.

@@ -11,10 +11,12 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import practised
+from metarl.control import action_bounds
 from metarl.numerics import sum_of
 from metarl.safety import limited
 from metarl.seeding import stream
 from metarl.selection import drawn_in_whole, select_tasks
+from metarl.signs import Ends, signs
 from metarl.speed import joined_tasks, on_leaves, ranks, send
 from metarl.types import (
     Batch,
@@ -45,6 +47,8 @@ class Outcome(NamedTuple):
     environment_steps: Tensor | None = None
     buffers: Params | None = None
     """The learner's buffers after the iteration; None where it has none."""
+    signs: Mapping[str, Tensor | float] = {}  # never written to
+    """For control: signs of whether policies can learn; see ``metarl.signs``."""
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
@@ -59,7 +63,15 @@ def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]
         yield stream(seed, "draw", number, draw, device=device)
 
 
-def iterate(
+def action_ends(family: Family, device: torch.device) -> Ends | None:
+    """Return the ends of a family's continuous actions, on ``device``; None where there are none."""
+    if family.spec.kind != "continuous":
+        return None
+    found = action_bounds(family.sample(1, "train", stream(0, "check")))
+    return found and Ends(*(send(end.to(torch.get_default_dtype()), device) for end in found))
+
+
+def iterate(  # noqa: PLR0913
     learner: Learner,
     family: Family,
     outer: Outer,
@@ -69,8 +81,12 @@ def iterate(
     progress: float,
     streams: Iterator[Generator],
     buffers: Params | None = None,
+    ends: Ends | None = None,
 ) -> Outcome:
-    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any."""
+    """Take one outer step on a meta-batch of tasks; see ``Iterate``. Then move the learner's buffers, if it has any.
+
+    ``ends`` are those of the environments' actions, for the signs.
+    """
     learner = holding(learner, buffers)
     began = time.perf_counter()
     drawn = list[Experience]()
@@ -85,12 +101,14 @@ def iterate(
     of_ranks = ranks.agreed("sampling", sample)
     (experience,), seconds = drawn, time.perf_counter() - began
     update, moved = outer.update(learner, params, state, experience), buffers
+    whole = _of_all_ranks(experience) if learner.spec.control or buffers else experience
     if buffers and update.finite:
         with torch.no_grad():
-            moved = moved_buffers(learner, buffers, _of_all_ranks(experience))
+            moved = moved_buffers(learner, buffers, whole)
+    told = signs(learner, params, whole, ends) if learner.spec.control else {}
     scores = _means(ranks.task_values(of_ranks[0][0], [scores for scores, _ in of_ranks]))
     steps = [steps for _, steps in of_ranks if steps is not None]
-    return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved)
+    return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told)
 
 
 def _of_this_rank(tasks: Tasks) -> Tasks:
@@ -103,11 +121,11 @@ def _of_this_rank(tasks: Tasks) -> Tasks:
 
 
 def _of_all_ranks(experience: Experience) -> Experience:
-    """Return the experience of all ranks: what moves buffers is any function of all of it."""
+    """Return the experience of all ranks: signs, and what moves buffers, are any functions of all of it."""
     if not ranks.is_shared():
         return experience
     device = experience.descriptors.device
-    found = ranks.gathered(on_leaves(_told, experience), "the experience that moves buffers")
+    found = ranks.gathered(on_leaves(_told, experience), "the experience")
     batches = zip(*([*one.supports, one.query] for one in found), strict=True)
     *supports, query = (joined_tasks(_alike(list(of_ranks))) for of_ranks in batches)
     whole = Experience(

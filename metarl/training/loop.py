@@ -16,6 +16,7 @@ from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.seeding import stream
+from metarl.signs import Regime
 from metarl.speed import Graphs, Ranks, float32, keep_freed_memory, ranks, refuse_autocast, resolve_device, send, singly
 from metarl.trained import Trained, Trains
 from metarl.training import iteration
@@ -68,6 +69,7 @@ class Run:
         built = algorithm.build(family.spec)
         self.learner = singly(built) if settings.exact_sums else built
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
+        self.ends = iteration.action_ends(family, self.device)
         with float32(self.device):
             _check_outer(outer, holding(self.learner), self.settings.meta_batch_size)
         _check_compiled(self.learner, settings.compile)
@@ -150,6 +152,7 @@ class Run:
         asked = [callback for callback in asked if ranks.is_first() or isinstance(callback, Evaluate)]
         options = options_of(self) if callbacks else {}
         ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
+        regime = Regime(begins=progress.iteration == 0)
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
@@ -160,6 +163,7 @@ class Run:
                     rows.append(logged)
                     log(logged)
                     watch.see(logged)
+                    regime.see(logged)
                     score = training_score(logged)
                 answers = [_answered(callback, Iteration(self, reached, logged)) for callback in asked]
                 options = warn_of_edits(options, self, reached.iteration) if callbacks else {}
@@ -211,7 +215,7 @@ class Run:
                 f"the parameters before them are kept; {self._advice(number)}"
             )
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
-        row = {"iteration": number, **outcome.scores, **update.metrics, **seen, **times}
+        row = {"iteration": number, **outcome.scores, **outcome.signs, **update.metrics, **seen, **times}
         buffers = outcome.buffers or progress.buffers
         return Progress(number, update.params, update.state, progress.best, refused, buffers), row
 
@@ -241,7 +245,7 @@ class Run:
         buffers: Params | None = None,
     ) -> Outcome:
         fixed = self.learner, self.family, self.outer, self.settings.meta_batch_size
-        return iteration.iterate(*fixed, params, state, progress, streams, buffers)
+        return iteration.iterate(*fixed, params, state, progress, streams, buffers, self.ends)
 
     def _streams(self, number: int) -> Iterator[Generator]:
         return iteration.streams(self.settings.seed, number, self.device)

@@ -85,6 +85,8 @@ class Stages:
         if stage.family.spec != run.family.spec:
             asked = f"tasks ask for {stage.family.spec}, not {run.family.spec}"
             raise ValueError(f"schedules: with {dict(values)}, {asked}")
+        if any(name.startswith("tasks.") and not name.startswith("tasks.sampling.") for name in values):
+            stage.ends = None  # they may differ from stage to stage, and making an environment to ask takes long
         if stage.algorithm is not run.algorithm:
             stage.learner = stage.algorithm.build(run.family.spec)
             if _shapes(stage.learner) != _shapes(run.learner):

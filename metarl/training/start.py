@@ -181,11 +181,11 @@ def open_run(
             since it was trained; or it names code that is not allowed.
         PluginError: its algorithm or its task family is not installed, or no pretrained run has this name.
     """
-    folder = expanded(plugins.run_folder(folder))
+    given, folder = str(folder), expanded(plugins.run_folder(folder))
     experiment = recorded(folder, None, allow_changes, allow_code)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
-    return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration))
+    return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration), origin=given)
 
 
 def opened(experiment: Experiment, path: Path, split: Split = "train", device: Device | None = None) -> Trained:

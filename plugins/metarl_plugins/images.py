@@ -21,11 +21,12 @@ from metarl.fewshot import (
     Rotations,
     check_episode,
     most_ways,
+    numbers,
     picture,
     split_classes,
 )
 from metarl.files import check_regular, expanded
-from metarl.types import Batch, Spec, Split
+from metarl.types import Batch, InputScale, Spec, Split
 from metarl_plugins import caching, decoding
 from metarl_plugins.decoding import Reading
 from metarl_plugins.listing import LAYOUT, Listing, listed
@@ -108,6 +109,19 @@ class Images:
         split's classes have.
         """
         return self._family.sample(num_tasks, split, generator)
+
+    @property
+    def input_scale(self) -> InputScale:
+        """Whole numbers are divided by 255."""
+        return InputScale(decoding.WHITE)
+
+    def read(self, files: Sequence[Path]) -> Tensor:
+        """Return image files as inputs ``[item, channel, size, size]``, read as the folder's own are.
+
+        Raises ValueError for files that cannot be read.
+        """
+        pixels = read_images(files, self.size, self._mode, self.depth, self.ground, max_pixels=self.max_pixels)
+        return numbers(pixels, decoding.WHITE)
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""

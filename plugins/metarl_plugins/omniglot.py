@@ -16,10 +16,21 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import EPISODE, EpisodeTasks, NWayKShot, Rotations, check_episode, most_ways, picture, split_classes
+from metarl.fewshot import (
+    EPISODE,
+    EpisodeTasks,
+    NWayKShot,
+    Rotations,
+    check_episode,
+    most_ways,
+    numbers,
+    picture,
+    split_classes,
+)
 from metarl.files import expanded
-from metarl.types import Batch, Spec, Split
+from metarl.types import Batch, InputScale, Spec, Split
 from metarl_plugins import caching, decoding, one_shot, trees
+from metarl_plugins.images import read_images
 
 CharacterSplit = Literal["random", "vinyals", "background"]
 TestEpisodes = Literal["sampled", "alphabet", "lake"]
@@ -130,6 +141,18 @@ class Omniglot:
         if split == "test" and self.test_episodes != "sampled":
             return self._one_shot(num_tasks, generator)
         return self._family.sample(num_tasks, split, generator)
+
+    @property
+    def input_scale(self) -> InputScale:
+        """Whole numbers are divided by 255: ink is 255, paper 0."""
+        return InputScale(decoding.WHITE)
+
+    def read(self, files: Sequence[Path]) -> Tensor:
+        """Return files of dark ink on light paper as inputs ``[item, 1, 28, 28]``: ink 1, paper 0.
+
+        Raises ValueError for files that cannot be read.
+        """
+        return 1 - numbers(read_images(files, SIZE, "L"), decoding.WHITE)
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""

@@ -135,7 +135,7 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train", "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'"),
         ("train maml", "train needs an algorithm and tasks"),
         ("train maml --out X", "train needs an algorithm and tasks"),
-        ("train mamml bandit --out X", "no algorithm is called 'mamml'; did you mean 'maml'?"),
+        ("train mamml bandit --out X", "no algorithm is called 'mamml'; did you mean 'maml'"),
         ("train maml bandits --out X", "no task family is called 'bandits'; did you mean 'bandit'?"),
         ("train bandit maml --out X", "no algorithm is called 'bandit'; it is one of the tasks"),
         ("train maml gone:Family --out X", "there is no module 'gone'"),
@@ -500,7 +500,7 @@ class TestTrain:
         assert told.endswith(f"done: {run}. Next: metarl evaluate {run}\n")
         assert len(read_progress(run / "progress.csv")) == 4
         assert "stands at iteration 4 of 4" in refused(capsys, "resume", run)
-        longer = ["--quiet", "--iterations", "4", *TINY[2:]]
+        longer = ["--quiet", *TINY, "--iterations", "4"]
         assert main(["train", "maml", "bandit", "--out", str(tmp_path / "whole"), *longer]) == 0
         one, other = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (run, tmp_path / "whole"))
         assert all(torch.equal(value, other["params"][name]) for name, value in one["params"].items())

@@ -636,7 +636,8 @@ def test_every_split_is_checked_before_training(root: Path, capsys: pytest.Captu
     for name in ("cat", "dog"):
         (root / "val" / name).rename(root / "train" / name)
     (root / "val").rmdir()
-    command = ["train", "protonet", "images", "--tasks.root", str(root), "--tasks.size", "8", "--tasks.queries", "1"]
+    command = ["train", "protonet", "images", "--recipe", "none", "--tasks.root", str(root)]
+    command += ["--tasks.size", "8", "--tasks.queries", "1"]
     assert main([*command, "--tasks.ways", "3", "--out", str(root.parent / "run"), "--quiet"]) == 2
     assert capsys.readouterr().err == "metarl: the test split has 2 classes, but a task takes 3\n"
     assert not (root.parent / "run").exists()

@@ -195,11 +195,11 @@ def test_advantages_equal_plain_loops(options: Advantages) -> None:
     assert not torch.allclose(judged(ended, options), found, atol=1e-2)
 
 
-def test_nothing_but_advantages_is_added() -> None:
+def test_nothing_but_advantages_and_their_sign_is_added() -> None:
     batch = trajectory()
     (found,) = Advantages().of_episodes(None, [batch])
     for name, values in vars(batch).items():
-        assert name == "advantages" or getattr(found, name) is values
+        assert name in ("advantages", "explained_variance") or getattr(found, name) is values
 
 
 def test_an_end_at_the_horizon_is_the_end_of_the_task_however_it_is_marked() -> None:

@@ -11,7 +11,7 @@ import torch
 from support import synthetic
 from torch import Tensor
 
-from metarl import objectives, open_run, resume, runs, train
+from metarl import open_run, resume, runs, train
 from metarl.algorithms import MAML, RL2, SNAIL, MultiTask, Reptile, gradient_learner, normalise_observations
 from metarl.algorithms.normalising import COUNT, MEAN, SQUARES
 from metarl.networks import Network
@@ -147,7 +147,8 @@ def test_a_policy_is_replayed_as_it_acted_after_the_statistics_have_moved() -> N
         for batch in (*experience.supports, experience.query):
             rollout = rollout_of(batch)
             said, _ = learner.predict(state, rollout.observations)
-            found.append((objectives.log_prob("continuous", said, rollout.actions) - rollout.log_probs).exp())
+            said_of = learner.spec.distribution.log_prob(said, rollout.actions)
+            found.append((said_of - rollout.log_probs).exp())
             state = learner.adapt(state, batch)
         return found
 

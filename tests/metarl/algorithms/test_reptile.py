@@ -277,7 +277,7 @@ def test_options_out_of_range_are_refused(options, message):
 def test_bandits_are_learned():
     family = Bandit(arms=5)
     algorithm = Reptile(steps=3, optimiser="sgd", step_size=1.0, network=Network(hidden=(32,)))
-    result = train(algorithm, family, settings=Settings(iterations=15, meta_batch_size=20))
+    result = train(algorithm, family, settings=Settings(iterations=30, meta_batch_size=20))
     assert list(result.rows[0])[1:5] == [f"return/step_{step}" for step in range(4)]
     untrained = result.learner.init(torch.Generator().manual_seed(0))
     found, before = (

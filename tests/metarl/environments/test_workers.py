@@ -281,7 +281,8 @@ def test_a_hung_step_is_named(lanes: WorkerLanes) -> None:
     wait_until_gone(pids(lanes), 60)
 
 
-def test_an_environment_that_is_never_made_is_named() -> None:
+def test_an_environment_that_is_never_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "GRACE", 0.2)  # the second worker hangs, too
     here = os.getpid()
 
     def make(fault: int = 0) -> gymnasium.Env:

@@ -52,7 +52,19 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     draw(tmp_path / "here" / "data", 0)
     draw(tmp_path / "there" / "data", 1)
     monkeypatch.chdir(tmp_path / "here")
-    words = ["train", "protonet", "images", "--tasks.root", "data", *OPTIONS, "--out", "../run", "--quiet"]
+    words = [
+        "train",
+        "protonet",
+        "images",
+        "--recipe",
+        "none",
+        "--tasks.root",
+        "data",
+        *OPTIONS,
+        "--out",
+        "../run",
+        "--quiet",
+    ]
     assert main([*words, "--iterations", "1", "--meta-batch-size", "2", "--device", "cpu"]) == 0
     return tmp_path / "run"
 

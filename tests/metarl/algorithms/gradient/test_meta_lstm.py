@@ -7,9 +7,9 @@ import torch
 from support import slow_inner, synthetic
 from torch import nn
 
-from metarl.algorithms import meta_lstm
+from metarl.algorithms.gradient import meta_lstm
+from metarl.algorithms.gradient.meta_lstm import MetaLSTM
 from metarl.algorithms.maml import MAML
-from metarl.algorithms.meta_lstm import MetaLSTM
 from metarl.evaluation.scores import evaluate
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
