@@ -40,6 +40,9 @@ COMMANDS = (
 )  # fmt: skip
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
+TOGETHER = ("train", "resume")
+"""Commands that torchrun may start in several processes, which then work together."""
+
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 STOPPED_BY = 128
 """Plus the number of the signal that stopped training: 130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
@@ -145,6 +148,11 @@ def _prepare(arguments: list[str]) -> Execute:
         nearest = difflib.get_close_matches(name, ("list", *COMMANDS), n=1)
         hint = "".join(f"; did you mean {command!r}?" for command in nearest)
         raise ValueError(f"unknown command {name!r}{hint}; 'metarl --help' lists them")
+    if name not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(
+            f"metarl {name} runs in one process, and WORLD_SIZE={os.environ['WORLD_SIZE']}: start it without torchrun; "
+            f"{' and '.join(TOGETHER)} run in several"
+        )
     # OpenMP's waiting threads spin for milliseconds, which slows a shared machine down. torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:

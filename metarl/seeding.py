@@ -39,8 +39,10 @@ def stream(seed: int, name: str, *indices: int, device: torch.device | str = "cp
     return _generator("/".join([str(seed), name, *map(str, indices)]).encode(), device)
 
 
-def spawn(generator: Generator, count: int) -> list[Generator]:
+def spawn(generator: Generator, count: int | Places) -> list[Generator]:
     """Return independent generators on the generator's device; number k is the same however many there are.
+
+    With ``Places``, they are those of some tasks, as they are in the whole.
 
     The given generator moves on by the same amount, whatever the count. A meta-iteration on labelled examples that
     spawns generators cannot be compiled.
@@ -51,7 +53,8 @@ def spawn(generator: Generator, count: int) -> list[Generator]:
     else:  # its state lies in main memory: nothing waits for the device
         key = generator.get_state().numpy().tobytes()
         torch.rand(1, generator=generator, device=device)  # moves it on
-    return [_generator(b"%b/spawn/%d" % (key, number), device) for number in range(count)]
+    numbers = count.at.tolist() if isinstance(count, Places) else range(count)
+    return [_generator(b"%b/spawn/%d" % (key, number), device) for number in numbers]
 
 
 def uniform(generator: Generator, tasks: int | Places, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

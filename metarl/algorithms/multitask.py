@@ -21,6 +21,7 @@ from metarl.algorithms.shared.inner import Optimiser, Tuned
 from metarl.algorithms.shared.weighting import Weighting
 from metarl.networks import Network, NetworkOptions, conditioning, loss_gradient
 from metarl.networks.conditioning import Condition, Conditioned
+from metarl.speed import ranks
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
 
 LOG_VARIANCES = "weighting:log_variances"
@@ -190,6 +191,11 @@ class _Functions:
             squared = self.spec.kind == "regression" and not self.options.multi_label
             return weighting.uncertain(losses, state.descriptors, params[LOG_VARIANCES], squared)
         if how == "pcgrad" and torch.is_grad_enabled():
+            if ranks.is_shared() or ranks.is_exact():
+                raise ValueError(
+                    "weighting='pcgrad' compares the gradients of all tasks, which must be in one process, together: "
+                    "train without torchrun and without exact_sums"
+                )
             own = self.gradients(state, query)
             return weighting.following(losses, params, weighting.without_conflicts(own), own)
         return losses

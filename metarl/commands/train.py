@@ -1,6 +1,7 @@
 """``metarl train ALGORITHM TASKS``: meta-train into a run folder."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from metarl.files import typed
 from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
+from metarl.speed import ranks
 from metarl.trained import Trained
-from metarl.training import Experiment, Settings
+from metarl.training import Experiment, Progress, Run, Settings
 from metarl.types import Params, PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
@@ -105,12 +107,12 @@ def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
         if chosen.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
         return _continued(experiment, out, chosen.quiet)
-    run = experiment.start(out, chosen.overwrite, _actor(chosen))
+    run, progress = _begun(experiment, out, chosen.overwrite, _actor(chosen))
 
     def execute() -> int:
-        if not chosen.quiet and (aside := runs.aside_note(out)):
+        if not chosen.quiet and ranks.is_first() and (aside := runs.aside_note(out)):
             print(f"{out} has no checkpoint yet{aside}, until there is one")
-        return finish(run.train(run.first(), chosen.quiet), out, chosen.quiet)
+        return finish(run.train(progress, chosen.quiet), out, chosen.quiet)
 
     return execute
 
@@ -147,6 +149,23 @@ def _check_same(experiment: Experiment, out: Path) -> None:
             f"{out} was begun with {told} is asked for now: give the command that began it, or choose another folder "
             "with --out"
         )
+
+
+def _begun(asked: Experiment, out: Path, overwrite: bool, actor: Params | None) -> tuple[Run, Progress]:
+    """Start a run. Where torchrun starts the ranks again, go on with the run that they have begun."""
+    if ranks.restarts() and out.exists() and _is_of(asked, out):
+        return training.reopen(out)
+    run = asked.start(out, overwrite, actor)
+    return run, run.first()
+
+
+def _is_of(asked: Experiment, out: Path) -> bool:
+    """Return whether a folder holds a run of this experiment."""
+    try:
+        config = runs.read_config(out)
+    except runs.RunError:
+        return False
+    return all(config.get(name) == json.loads(json.dumps(part)) for name, part in asked.record().items())
 
 
 def _chosen(experiment: Experiment, options: list[str]) -> Any:
@@ -237,7 +256,9 @@ def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
 
 
 def finish(result: Trained, out: Path, quiet: bool) -> int:
-    """Print how training ended and what to do next. Return the exit code."""
+    """Print how training ended and what to do next, once for all ranks. Return the exit code."""
+    if not ranks.is_first():
+        return DONE if not result.interrupted else INTERRUPTED
     if result.interrupted:
         print(f"stopped; the checkpoint is saved. Go on with: metarl resume {typed(out)}")
         return INTERRUPTED if result.signal is None else STOPPED_BY + result.signal

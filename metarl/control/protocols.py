@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from torch import Generator
 
 from metarl.control.sampling import Sampling
+from metarl.seeding import Places
 from metarl.types import Family
 
 
@@ -97,6 +98,25 @@ class Snapshots(Protocol):
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Continue from a snapshot."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Lanes that can be some lanes of a larger batch: resets then draw what those lanes would draw in that batch.
+
+    ``places`` belongs to the class whose ``reset`` heeds it: lanes of a subclass with a ``reset`` of its own have this
+    ability only if they declare ``places`` again.
+    """
+
+    places: Places | None
+    """Which lanes of the larger batch these are; None: all lanes of their own batch."""
+
+
+def can_be_placed(env: VectorEnv[Any, Any, Any]) -> bool:
+    """Return whether lanes are ``Placed``. A wrapper, which may draw by itself, must be so in its own right."""
+    owners = (next((kind for kind in type(env).__mro__ if name in vars(kind)), object) for name in ("places", "reset"))
+    declares, resets = owners
+    return issubclass(declares, resets)
 
 
 @runtime_checkable

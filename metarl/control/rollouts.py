@@ -22,7 +22,7 @@ from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.distributions import Distribution
 from metarl.environments import LaneError, composite, flags, flat, is_fault
 from metarl.safety import limited
-from metarl.seeding import spawn
+from metarl.seeding import Places, spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
 from metarl.types import Part, Policy, Rollout, Spec, State
 
@@ -45,17 +45,19 @@ def collect(
     horizon: int,
     generator: Generator,
     parameters: Mapping[str, Tensor] | None = None,
+    within: Places | None = None,
 ) -> Rollout:
     """Run one episode in every lane, of at most ``horizon`` steps.
 
     ``parameters`` hold one row per lane. Actions and the environments' seed are drawn from the generator, and the
     policy acts on its device. The actions of task k do not depend on the number of tasks. No gradients are recorded.
+    ``within`` says which tasks of a larger batch these are: actions are drawn as they are there.
     """
     seed = _environment_seed(generator)
     with torch.no_grad(), _threads(env), float32(generator.device):
         observation = _reset(env, seed, parameters, spec, tasks, generator.device)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
-        noise = _noise(policy.distribution, (tasks, horizon, observation.shape[1]), generator)
+        noise = _noise(policy.distribution, (tasks, horizon, observation.shape[1]), generator, within)
         now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise, spec.observations)
         log_probs = policy.distribution.drawn_log_prob(steps.outputs, steps.actions)
         happened = steps._asdict()
@@ -128,10 +130,12 @@ class _Steps(NamedTuple):
     truncated: Tensor
 
 
-def _noise(distribution: Distribution, shape: tuple[int, int, int], generator: Generator) -> Tensor:
+def _noise(
+    distribution: Distribution, shape: tuple[int, int, int], generator: Generator, within: Places | None
+) -> Tensor:
     """Draw what all actions of ``[task, time, episode]`` need, by a generator for each task."""
     noise = torch.empty(*shape, distribution.numbers, device=generator.device)
-    for of_task, own in zip(noise, spawn(generator, len(noise)), strict=True):
+    for of_task, own in zip(noise, spawn(generator, within or len(noise)), strict=True):
         distribution.fill_noise(of_task, own)
     return noise
 

@@ -22,13 +22,13 @@ from torch import Generator, Tensor
 
 from metarl.control.lending import Lends, Pool
 from metarl.control.memory import check_memory
-from metarl.control.protocols import Parametrised
+from metarl.control.protocols import Parametrised, can_be_placed
 from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
 from metarl.environments import WorkerDied, acted_in, as_array, composite, elements, parts_of, refuse_statistics
-from metarl.seeding import stream
+from metarl.seeding import Places, stream
 from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
 from metarl.types import Family, Policy, Rollout, Spec, Split, Tasks, Which, places
 
@@ -58,7 +58,9 @@ class ControlTasks:
     def select(self, tasks: Which) -> Any:
         """Return some of the tasks, as ``ControlTasks``; they draw what they draw among all of these.
 
-        Lanes share random numbers, so the episodes of all tasks are run, and those of the others are left out.
+        Lanes that can be ``Placed`` run the episodes of these tasks only (what an environment computes for all lanes at
+        once may then be rounded differently). With others, the episodes of all tasks are run, and those of the rest are
+        left out.
         """
         if overrides(self, ControlTasks, "rollout"):
             return drawn_in_whole(self, tasks)
@@ -75,19 +77,25 @@ class ControlTasks:
                 policy's action was not finite; or workers died, also when the episodes were run again.
             ValueError: the environment fails ``check_environment``, or ``check_bounds``.
         """
-        if self.within is not None:
-            whole = replace(self.within.whole, sampling=self.sampling)
-            return rollout_in_whole(whole, self.within.chosen, policy, generator)
         tasks, episodes = len(self.descriptors), self.sampling.episodes
+        within = None if self.within is None else Places(self.within.chosen, len(self.within.whole.descriptors))
+        if within is not None and not self._placed(tasks * episodes, generator.device):
+            whole = replace(self.within.whole, sampling=self.sampling)  # type: ignore[union-attr]
+            return rollout_in_whole(whole, within.at, policy, generator)
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
 
         def run() -> Rollout:
-            with self._lanes(tasks * episodes, generator.device) as env:
+            with self._lanes(tasks * episodes, generator.device) as env, _placed(env, within, episodes):
                 check_bounds(env, policy)
-                watch = SuccessWatch(env)
-                return watch.scored(collect(watch, self.spec, policy, tasks, self.sampling.horizon, generator, rows))
+                watch, horizon = SuccessWatch(env), self.sampling.horizon
+                return watch.scored(collect(watch, self.spec, policy, tasks, horizon, generator, rows, within))
 
         return _run_again(run, generator)
+
+    def _placed(self, number: int, device: torch.device) -> bool:
+        """Return whether this many lanes can be some of a larger batch."""
+        with self._lanes(number, device) as env:
+            return can_be_placed(env)
 
     @contextmanager
     def _lanes(self, number: int, device: torch.device) -> Iterator[VectorEnv]:
@@ -97,6 +105,20 @@ class ControlTasks:
         with pool.lent(number, device) as env:
             check_environment(env, number, self.spec)
             yield env
+
+
+@contextmanager
+def _placed(env: Any, tasks: Places | None, episodes: int) -> Iterator[None]:
+    """Let lanes be those of some tasks among all, for one draw."""
+    if tasks is None:
+        yield
+        return
+    lanes = (tasks.at.unsqueeze(1) * episodes + torch.arange(episodes)).flatten()
+    env.places = Places(lanes, tasks.of * episodes)
+    try:
+        yield
+    finally:
+        env.places = None
 
 
 class Within(NamedTuple):

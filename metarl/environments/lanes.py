@@ -49,14 +49,19 @@ def lane_seeds(seed: int, num_envs: int) -> list[int]:
     return [(start + lane * (1 + stride % (LARGEST_SEED - 1))) % LARGEST_SEED for lane in range(num_envs)]
 
 
-def lanes_seeds(seed: Any, num_envs: int) -> list[int | None]:
+def lanes_seeds(seed: Any, num_envs: int, places: Any = None) -> list[int | None]:
     """Return every lane's seed, from one integer (see ``lane_seeds``) or from one for each lane; None: no seed.
+
+    ``places`` (``metarl.seeding.Places``) say which lanes of a larger batch these are: they get their seeds from one
+    integer.
 
     Integers may be NumPy's. Raises ValueError for anything else.
     """
     if not hasattr(seed, "__len__"):
         one = plain_seed(seed)
-        return [None] * num_envs if one is None else [*lane_seeds(one, num_envs)]
+        if one is None:
+            return [None] * num_envs
+        return [*lane_seeds(one, num_envs)] if places is None else [lane_seeds(one, places.of)[at] for at in places.at]
     if isinstance(seed, str) or len(seed) != num_envs:
         raise ValueError(f"the seed is {seed!r}: expected an integer, or one for each of the {num_envs} lanes")
     return [plain_seed(one) for one in seed]
@@ -105,6 +110,9 @@ class Lanes(VectorEnv[Any, Any, Any]):
         ValueError: unknown reset options, wrong shapes, or actions that are not finite.
     """
 
+    places: Any = None
+    """Which lanes of a larger batch these are, see ``metarl.control.Placed``."""
+
     def __init__(self, options: LaneOptions, first: int = 0):
         env, parameters, apply, spec, num_envs, horizon, dtype, self._repeats, self._scale, name = options
         describe(self, *policy_spaces(spec, dtype, self._scale), num_envs, horizon)
@@ -134,7 +142,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         one before, also where another task needs a new environment.
         """
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
-        seeds = lanes_seeds(seed, self.num_envs)
+        seeds = lanes_seeds(seed, self.num_envs, self.places)
         self._take(given, restarted)
         for lane in np.flatnonzero(restarted).tolist():
             self._restart(lane, seeds[lane])

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.pictures.window import Window
-from metarl.seeding import spawn, uniform
+from metarl.seeding import Places, spawn, uniform
 from metarl.speed import send
 
 Parameters = Mapping[str, Tensor]
@@ -157,6 +157,9 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         ValueError: no lanes, no steps, or parameters of the wrong shape.
     """
 
+    places: Places | None = None
+    """Which lanes of a larger batch these are, see ``metarl.control.Placed``."""
+
     def __init__(
         self,
         mdp: MDP,
@@ -234,7 +237,7 @@ class MDPVectorEnv(VectorEnv[Any, Any, Any]):
         """Draw the random numbers of steps, ``[lane, step, number]``; row k is the same for any number of lanes."""
         (own,) = spawn(self._generator, 1)  # moves the generator on by as much for any number of lanes
         numbers = self._mdp.noise
-        return uniform(own, self.num_envs, steps * numbers).reshape(self.num_envs, steps, numbers)
+        return uniform(own, self.places or self.num_envs, steps * numbers).reshape(self.num_envs, steps, numbers)
 
     def _noise_now(self) -> Tensor:
         """Return the random numbers of each lane's next step, ``[lane, number]``."""

@@ -82,6 +82,9 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         LaneError: as from Lanes; also when a worker died (WorkerDied) or took too long, naming its lanes.
     """
 
+    places: Any = None
+    """Which lanes of a larger batch these are, see ``metarl.control.Placed``."""
+
     def __init__(self, options: LaneOptions, workers: int = 2):
         num_envs = options.num_envs
         if sys.platform == "win32":
@@ -105,7 +108,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Reset lanes, as ``metarl.environments.Lanes`` does."""
         given, restarted = checked_options(options or {}, self.parameter_space, self.num_envs)
-        seeds = lanes_seeds(seed, self.num_envs)
+        seeds = lanes_seeds(seed, self.num_envs, self.places)
         rows = given | {"reset_mask": restarted}
         self._rows |= given
 

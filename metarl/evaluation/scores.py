@@ -15,7 +15,8 @@ from metarl import objectives
 from metarl.advantages import learned
 from metarl.evaluation.noiseless import acting_by_the_mean
 from metarl.seeding import stream
-from metarl.speed import float32, send, usual_modes
+from metarl.selection import drawn_in_whole, select_tasks
+from metarl.speed import float32, ranks, send, usual_modes
 from metarl.types import (
     Batch,
     DrawsGroups,
@@ -157,6 +158,13 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if mean and not learner.spec.control:
         raise ValueError(f"mean=True is for policies, which act: this learner is for {learner.spec.kind}")
     asked = _Asked(steps, seed, device, mean, progress or (lambda share: None))
+    if ranks.number_of_ranks() in range(2, tasks + 1):
+        return _by_ranks(learner, params, sampled, asked)
+    return _evaluated(learner, params, sampled, asked)
+
+
+def _evaluated(learner: Learner, params: Params, sampled: Tasks, asked: "_Asked") -> Evaluation:
+    device = asked.device
     with torch.no_grad(), float32(device):
         run = _control if learner.spec.control else _examples
         scores, queries, instances, counts = run(learner, params, sampled, asked)
@@ -170,6 +178,26 @@ class _Asked(NamedTuple):
     device: torch.device
     mean: bool
     progress: Watch
+
+
+def _by_ranks(learner: Learner, params: Params, sampled: Tasks, asked: _Asked) -> Evaluation:
+    """Evaluate this rank's share of the tasks, and put the scores of all together; the queries are this rank's."""
+    queries = list[Sequence[Batch]]()
+
+    def work() -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        mine = ranks.share(len(sampled.descriptors))
+        some = drawn_in_whole(sampled, mine) if ranks.is_exact() else select_tasks(sampled, mine)
+        found = _evaluated(learner, params, some, asked)
+        queries.append(found.queries)
+        return {name: scores.T for name, scores in found.scores.items()}, found.instances, found.environment_steps
+
+    told = ranks.agreed("evaluating", work)
+    scores = ranks.task_values(told[0][0], [one for one, _, _ in told])
+    instances, counts = (
+        None if values[0] is None else torch.cat([value for value in values if value is not None], dim=1)
+        for values in ([one for _, one, _ in told], [one for _, _, one in told])
+    )
+    return Evaluation({name: values.T for name, values in scores.items()}, sampled, queries[0], instances, counts)
 
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:

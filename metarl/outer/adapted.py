@@ -1,6 +1,7 @@
 """The adapted policies as a function of the meta-parameters: outputs, divergences, and products with their Jacobian.
 
-Functions of a group of tasks return sums over its tasks, so that groups add up to the whole meta-batch.
+Functions of a group of tasks return sums over its tasks, so that groups, and the groups of all ranks
+(``metarl.speed.ranks``), add up to the whole meta-batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from metarl import objectives
-from metarl.numerics import flatten, sum_of
+from metarl.numerics import flatten
 from metarl.outer.options import require_chunks
-from metarl.speed import each_group
+from metarl.speed import each_group, ranks
 from metarl.types import (
     NO_POLICIES,
     NOT_DIFFERENTIATED,
@@ -33,12 +34,18 @@ STEPS_PER_CHUNK = 8_192
 
 
 def split(experience: Experience, chunks: int | None) -> list[Experience]:
-    """Split the tasks into ``chunks`` groups of nearly equal size.
+    """Split the tasks into ``chunks`` groups of nearly equal size, of which each rank has its share.
+
+    Exact sums are over groups of one task.
 
     Raises ValueError if ``chunks`` is less than 1 or more than the number of tasks.
     """
     require_chunks(chunks)
     tasks = len(experience.descriptors)
+    if ranks.is_exact():  # copies: memory of their own begins where all memory begins, which rounding may see
+        return [select(experience, [task]) for task in range(tasks)]
+    if chunks is not None and ranks.is_shared():
+        chunks = min(tasks, -(-chunks // ranks.number_of_ranks()))
     if chunks is None:
         steps = experience.query.mask.numel() if isinstance(experience.query, Rollout) else 0
         on_gpu = experience.descriptors.device.type != "cpu"
@@ -131,14 +138,20 @@ def surrogate_and_kl(learner: Learner, params: Params, parts: list[Experience], 
 
     with torch.no_grad():
         group_sums = each_group(sums, list(zip(parts, old, strict=True)))
-    return sum_of(group_sums) / sum(len(part.descriptors) for part in parts)
+    (total,), tasks = ranks.sums(((one,) for one in group_sums), _count(parts), "the surrogate and its KL")
+    return total / tasks
+
+
+def _count(parts: Iterable[Experience]) -> int:
+    return sum(len(part.descriptors) for part in parts)
 
 
 def mean_gradient(loss: Callable[[Params, int], Tensor], params: Params, parts: list[Experience]) -> Tensor:
     """Return the flat gradient of the mean over tasks of ``loss(params, part index)``, a sum over the part's tasks."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    gradients = (gradient(loss(leaves, index), list(leaves.values())) for index in range(len(parts)))
-    return sum_of(gradients) / sum(len(part.descriptors) for part in parts)
+    gradients = ((gradient(loss(leaves, index), list(leaves.values())),) for index in range(len(parts)))
+    (total,), tasks = ranks.sums(gradients, _count(parts), "the meta-gradient")
+    return total / tasks
 
 
 def gradient(value: Tensor, leaves: list[Tensor], weights: Tensor | None = None, keep_graph: bool = False) -> Tensor:
@@ -178,13 +191,13 @@ def linearise(learner: Learner, params: Params, part: Experience) -> Linearised:
 
 def surrogate_gradient(lines: Iterable[Linearised]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the mean surrogate loss, its flat gradient, and each group's detached outputs."""
-    losses, gradients, outputs, tasks = [], [], [], 0
+    found, outputs, count = [], [], 0
     for line in lines:
-        losses.append(line.surrogate)
-        gradients.append(line.gradient.detach())
+        found.append((line.surrogate, line.gradient.detach()))
         outputs.append(line.outputs.detach())
-        tasks += len(line.part.descriptors)
-    return sum_of(losses).double() / tasks, sum_of(gradients) / tasks, outputs
+        count += len(line.part.descriptors)
+    (loss, gradient), tasks = ranks.sums(found, count, "the surrogate's gradient")
+    return loss.double() / tasks, gradient / tasks, outputs
 
 
 def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Tensor) -> Tensor:
@@ -205,4 +218,6 @@ def kl_hessian_product(learner: Learner, lines: Iterable[Linearised], vector: Te
         return gradient(line.outputs, line.leaves, weighted, keep_graph=True), len(line.part.descriptors)
 
     products = each_group(product, lines)
-    return sum_of(summed for summed, _ in products) / sum(tasks for _, tasks in products)
+    count = sum(tasks for _, tasks in products)
+    (total,), tasks = ranks.sums(((summed,) for summed, _ in products), count, "a product with the KL's Hessian")
+    return total / tasks

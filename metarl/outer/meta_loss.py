@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from metarl.outer import adapted
+from metarl.speed import ranks
 from metarl.types import Experience, Learner, Params
 
 
@@ -27,13 +28,26 @@ def meta_gradient(
         ValueError: chunks is less than 1, or more than the number of tasks.
     """
     parts = adapted.split(experience, chunks)
-    shares = [len(part.descriptors) / len(experience.descriptors) for part in parts]
-    metrics: dict[str, Tensor | float] = {}
+    found: list[dict[str, Tensor]] = []
 
     def loss(candidate: Params, index: int) -> Tensor:
         losses, part_metrics = learner.meta_loss(candidate, parts[index])
-        for name, values in {"outer/loss": losses.detach(), **part_metrics}.items():
-            metrics[name] = metrics.get(name, 0.0) + shares[index] * values.mean()
+        found.append({"outer/loss": losses.detach(), **part_metrics})
         return losses.sum()
 
-    return adapted.mean_gradient(loss, params, parts), metrics
+    return adapted.mean_gradient(loss, params, parts), _means(found)
+
+
+def _means(parts: list[dict[str, Tensor]]) -> dict[str, Tensor | float]:
+    """Return the means over all tasks of metrics ``[task]`` of each part, by name."""
+    counts = [len(next(iter(part.values()))) for part in parts]
+    if ranks.is_shared() or ranks.is_exact():
+        names = dict.fromkeys(name for part in parts for name in part)
+        summed = [tuple(part[name].sum() for name in names) for part in parts]
+        totals, tasks = ranks.sums(summed, sum(counts), "the metrics")
+        return {name: total / tasks for name, total in zip(names, totals, strict=True)}
+    metrics: dict[str, Tensor | float] = {}
+    for part, count in zip(parts, counts, strict=True):
+        for name, values in part.items():
+            metrics[name] = metrics.get(name, 0.0) + count / sum(counts) * values.mean()
+    return metrics

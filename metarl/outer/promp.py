@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from metarl import objectives
-from metarl.numerics import adam_state, adam_step, sum_of
+from metarl.numerics import adam_state, adam_step
 from metarl.outer import adapted
 from metarl.outer.objective import require_surrogate
 from metarl.outer.options import require_chunks, require_positive
+from metarl.speed import ranks
 from metarl.types import Experience, Learner, Params, Update, rollout_of
 
 OverSteps = Literal["mean", "sum"]
@@ -103,10 +104,12 @@ class ProMP:
         """Return the inner KLs, and a list: surrogate before and after the update, KL, and sum of inner KLs."""
         with torch.no_grad():
             sums = [
-                _inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part)
+                (_inner_kls(learner, before, adapted.policy_outputs(learner, moved, part), part),)
                 for before, part in zip(old, parts, strict=True)
             ]
-        inner_kls = sum_of(sums) / sum(len(part.descriptors) for part in parts)
+        count = sum(len(part.descriptors) for part in parts)
+        (total,), tasks = ranks.sums(sums, count, "the inner steps' KL")
+        inner_kls = total / tasks
         queries = [before[-1] for before in old]
         start, _ = adapted.surrogate_and_kl(learner, params, parts, queries)
         surrogate, kl = adapted.surrogate_and_kl(learner, moved, parts, queries)

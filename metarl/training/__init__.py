@@ -7,6 +7,7 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 from metarl.training.experiment import Experiment, Source, recipe, source
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather, streams
+from metarl.training.loop import Run
 from metarl.training.progress import Callback, Iteration, Progress, TrainingError, training_score
 from metarl.training.settings import Schedules, Settings, default_settings
 from metarl.training.start import (
@@ -27,6 +28,7 @@ __all__ = [
     "Experiment",
     "Iteration",
     "Progress",
+    "Run",
     "Saving",
     "Schedules",
     "Settings",

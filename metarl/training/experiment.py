@@ -15,7 +15,7 @@ from metarl.files import expanded
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
 from metarl.runs import logger
-from metarl.speed import usual_modes
+from metarl.speed import ranks, usual_modes
 from metarl.trained import Trained
 from metarl.training.loop import Run
 from metarl.training.progress import Callback
@@ -123,7 +123,10 @@ class Experiment:
         return run.train(run.first(), quiet, callbacks)
 
     def start(self, out: Path | str | None = None, overwrite: bool = False, start_from: Params | None = None) -> Run:
-        """Check that everything fits together, and make the run folder. Raises ValueError."""
+        """Check that everything fits together, and make the run folder, which only the first rank writes into.
+
+        Raises ValueError; RankError where another rank fails.
+        """
         folder = None if out is None else expanded(out).absolute()  # families may change the working folder
         check_logs(self.settings, folder)
         run = Run(self.algorithm, self.tasks, self.outer, self.settings, folder)
@@ -131,10 +134,18 @@ class Experiment:
         _check_splits(self.tasks, self.settings)
         run.start_from = start_from or {}
         first = run.first()._asdict() if start_from else None
+        run.join()
         if folder is not None:
-            record = self.record() | ({"start_from": sorted(start_from)} if start_from else {})
-            run.claim = runs.create(folder, record, overwrite, first)
+            with ranks.together(run.ranks):
+                ranks.agreed("making the run folder", lambda: self._make_folder(run, overwrite, first))
         return run
+
+    def _make_folder(self, run: Run, overwrite: bool, first: Mapping[str, Any] | None) -> None:
+        if not ranks.is_first():
+            run.folder = None
+        elif run.folder is not None:
+            record = self.record() | ({"start_from": sorted(run.start_from)} if run.start_from else {})
+            run.claim = runs.create(run.folder, record, overwrite, first)
 
     def record(self) -> dict[str, Any]:
         """Return what ``config.json`` records of it, as plain data. Raises ValueError for what cannot be recorded."""

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from metarl.speed import ranks
+
 ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name))
 """Signals that end a process where nobody handles them. Slurm sends SIGTERM, or with ``--signal`` another one, before
 its time limit; a terminal that goes away sends SIGHUP."""
@@ -51,5 +53,7 @@ def stop_on_interrupt() -> Iterator[Stop]:
 
 
 def _tell(text: str) -> None:
+    if not ranks.is_first():
+        return
     with suppress(OSError):  # the terminal has gone away
         print(text, file=sys.stderr)

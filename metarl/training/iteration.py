@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,11 @@ from metarl.control import action_bounds
 from metarl.numerics import sum_of
 from metarl.safety import limited
 from metarl.seeding import stream
+from metarl.selection import drawn_in_whole, select_tasks
 from metarl.signs import Ends, signs
-from metarl.speed import send
+from metarl.speed import joined_tasks, on_leaves, ranks, send
 from metarl.types import (
+    Batch,
     Experience,
     Family,
     Learner,
@@ -86,16 +89,74 @@ def iterate(  # noqa: PLR0913
     """
     learner = holding(learner, buffers)
     began = time.perf_counter()
-    with limited("sampling tasks"):
-        tasks = family.sample(number_of_tasks, "train", next(streams))
-    experience, scores = gather(learner, params, tasks, streams, progress)
-    seconds = time.perf_counter() - began
+    drawn = list[Experience]()
+
+    def sample() -> tuple[dict[str, Tensor], Tensor | None]:
+        with limited("sampling tasks"):
+            tasks = family.sample(number_of_tasks, "train", next(streams))
+        experience, scores = _drawn(learner, params, _of_this_rank(tasks), streams, progress)
+        drawn.append(experience)
+        return _told(scores), _told(_steps(experience))
+
+    of_ranks = ranks.agreed("sampling", sample)
+    (experience,), seconds = drawn, time.perf_counter() - began
     update, moved = outer.update(learner, params, state, experience), buffers
+    whole = _of_all_ranks(experience) if learner.spec.control or buffers else experience
     if buffers and update.finite:
         with torch.no_grad():
-            moved = moved_buffers(learner, buffers, experience)
-    told = signs(learner, params, experience, ends) if learner.spec.control else {}
-    return Outcome(update, scores, seconds, _steps(experience), moved, told)
+            moved = moved_buffers(learner, buffers, whole)
+    told = signs(learner, params, whole, ends) if learner.spec.control else {}
+    scores = _means(ranks.task_values(of_ranks[0][0], [scores for scores, _ in of_ranks]))
+    steps = [steps for _, steps in of_ranks if steps is not None]
+    return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told)
+
+
+def _of_this_rank(tasks: Tasks) -> Tasks:
+    """Return the tasks that this process learns from; they draw what they draw among all of these."""
+    if not ranks.is_shared():
+        return tasks
+    mine = ranks.share(len(tasks.descriptors))
+    # What is computed for several tasks at once may be rounded by their number.
+    return drawn_in_whole(tasks, mine) if ranks.is_exact() else select_tasks(tasks, mine)
+
+
+def _of_all_ranks(experience: Experience) -> Experience:
+    """Return the experience of all ranks: signs, and what moves buffers, are any functions of all of it."""
+    if not ranks.is_shared():
+        return experience
+    device = experience.descriptors.device
+    found = ranks.gathered(on_leaves(_told, experience), "the experience")
+    batches = zip(*([*one.supports, one.query] for one in found), strict=True)
+    *supports, query = (joined_tasks(_alike(list(of_ranks))) for of_ranks in batches)
+    whole = Experience(
+        descriptors=torch.cat([one.descriptors for one in found]),
+        supports=tuple(supports),
+        query=query,
+        progress=experience.progress,
+    )
+    return on_leaves(lambda value: send(value, device) if isinstance(value, Tensor) else value, whole)  # type: ignore[no-any-return]
+
+
+def _alike(batches: list[Batch]) -> list[Batch]:
+    """Return the batches of all ranks; where some report success and others none, those report 0."""
+    rollouts = [batch for batch in batches if isinstance(batch, Rollout)]
+    if all(rollout.success is None for rollout in rollouts):
+        return batches
+    return [
+        replace(rollout, success=torch.zeros_like(rollout.rewards[:, :, 0])) if rollout.success is None else rollout
+        for rollout in rollouts
+    ]
+
+
+def _told(values: Any) -> Any:
+    """Return tensors as other ranks can read them, in main memory; what they are in one process where it is alone."""
+    if not ranks.is_shared():
+        return values
+    return on_leaves(lambda value: value.cpu() if isinstance(value, Tensor) else value, values)
+
+
+def _means(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.mean() for name, values in scores.items()}
 
 
 def _steps(experience: Experience) -> Tensor | None:
@@ -111,6 +172,13 @@ def gather(
     For control, every adaptation gets fresh episodes of the policies before that adaptation. With labelled examples,
     all adaptations use the same support set. Every draw takes the next generator of ``draws``.
     """
+    experience, scores = _drawn(learner, params, tasks, draws, progress)
+    return experience, _means(scores)
+
+
+def _drawn(
+    learner: Learner, params: Params, tasks: Tasks, draws: Iterator[Generator], progress: float
+) -> tuple[Experience, dict[str, Tensor]]:
     with torch.no_grad():
         draw = _rollouts if learner.spec.control else _examples
         return draw(learner, params, tasks, draws, progress)
@@ -142,5 +210,5 @@ def _rollouts(
     scores: dict[str, Tensor] = {}
     for step, rollout in enumerate([*experience.supports, experience.query]):
         named = objectives.step_scores(learner.spec.kind, rollout, None, step)
-        scores |= {name: values.mean() for name, values in named.items()}
+        scores |= named
     return experience, scores

@@ -2,8 +2,9 @@
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +17,10 @@ from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.seeding import stream
 from metarl.signs import Regime
-from metarl.speed import Graphs, float32, keep_freed_memory, refuse_autocast, resolve_device, send
+from metarl.speed import Graphs, Ranks, float32, keep_freed_memory, ranks, refuse_autocast, resolve_device, send, singly
 from metarl.trained import Trained, Trains
 from metarl.training import iteration
-from metarl.training.callbacks import validation
+from metarl.training.callbacks import Evaluate, validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
@@ -43,6 +44,10 @@ MAX_REFUSED = 5
 """Updates in a row that may be refused for a meta-gradient that is not finite, before training gives up."""
 
 
+SAME_EVERY = 10
+"""Iterations between comparisons of the ranks' parameters, which also take place after the first two."""
+
+
 class Run:
     """The parts of one training run, put together and checked."""
 
@@ -60,7 +65,9 @@ class Run:
         self.experiment: Trains | None = None
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
-        self.learner = algorithm.build(family.spec)
+        self.ranks: Ranks | None = None
+        built = algorithm.build(family.spec)
+        self.learner = singly(built) if settings.exact_sums else built
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         self.ends = iteration.action_ends(family, self.device)
         with float32(self.device):
@@ -97,14 +104,38 @@ class Run:
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
-            with self._claimed(), time_limit(self.settings.step_timeout):
-                return self._train(progress, quiet, callbacks)
+            with self._claimed(), time_limit(self.settings.step_timeout), self._together():
+                return self._train(progress, quiet or not ranks.is_first(), callbacks)
         except SystemExit as stop:  # which would end the whole program, perhaps as if it had succeeded
             raise TrainingError(f"the task family, or a callback, called sys.exit({stop.code!r})") from stop
         except BaseException as error:
             if self.folder is not None and (told := runs.aside_note(self.folder)):
                 error.add_note(f"{self.folder} has no checkpoint yet{told}")
             raise
+
+    def join(self) -> None:
+        """Meet the other ranks of the run, if there are any; they must have the same options and packages.
+
+        Raises:
+            ValueError: they have not, or there are fewer tasks than ranks, or the run is compiled.
+            RankError: they did not come.
+        """
+        met = ranks.join(self.device, self.settings.rank_timeout)
+        with ranks.together(met):
+            _check_ranks(self, met)
+        self.ranks = met
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Work with the other ranks, of which the first one speaks for all."""
+        try:
+            with ranks.together(self.ranks, self.settings.exact_sums), warnings.catch_warnings():
+                if not ranks.is_first():
+                    warnings.simplefilter("ignore")
+                yield
+        finally:
+            ranks.leave(self.ranks)
+            self.ranks = None
 
     def _claimed(self) -> AbstractContextManager[object]:
         """Return the lock of the run folder, taken where the run was made or else now."""
@@ -118,6 +149,7 @@ class Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         rows, asked = list[dict[str, float]](), list[Callback]([*validation(self.settings), *callbacks])
+        asked = [callback for callback in asked if ranks.is_first() or isinstance(callback, Evaluate)]
         options = options_of(self) if callbacks else {}
         ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
         regime = Regime(begins=progress.iteration == 0)
@@ -133,14 +165,14 @@ class Run:
                     watch.see(logged)
                     regime.see(logged)
                     score = training_score(logged)
-                answers = [callback(Iteration(self, reached, logged)) for callback in asked]
+                answers = [_answered(callback, Iteration(self, reached, logged)) for callback in asked]
                 options = warn_of_edits(options, self, reached.iteration) if callbacks else {}
-                ends = reached.iteration == last or stop.is_set() or False in answers
+                ends = self._ends(reached, reached.iteration == last or stop.is_set() or False in answers)
                 progress = self.save(progress, reached, score, ends)
         return Trained(
             self.algorithm,
             self.family,
-            holding(self.learner, progress.buffers),
+            holding(self._plain_learner(), progress.buffers),
             progress.params,
             self.device,
             progress.iteration,
@@ -149,6 +181,22 @@ class Run:
             signal=stop.signal,
             experiment=self.experiment,  # type: ignore[arg-type]  # the speed suite makes runs without one
         )
+
+    def _plain_learner(self) -> Learner:
+        """Return the learner as it is used after training."""
+        return self.algorithm.build(self.family.spec) if self.settings.exact_sums else self.learner
+
+    def _ends(self, reached: Progress, asked: bool) -> bool:
+        """Return whether a rank asks to stop. Raises RankError where the ranks' parameters have become different."""
+        if not ranks.is_shared():
+            return asked
+        number = reached.iteration
+        due = asked or number <= 2 or number % SAME_EVERY == 0
+        mine = ranks.digest(reached.params | reached.buffers) if due else 0
+        told = ranks.gathered_numbers([number, due, mine, asked], "comparing parameters")
+        if all(rank_due for _, rank_due, _, _ in told):
+            ranks.require_same([digest for _, _, digest, _ in told], f"the parameters after iteration {number}")
+        return any(asking for *_, asking in told)
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
@@ -215,6 +263,35 @@ class Run:
             runs.save_checkpoint(path, reached._asdict(), keep=path.with_name(runs.PREVIOUS))
             runs.settle(self.folder)
         return reached
+
+
+def _answered(callback: Callback, iteration: Iteration) -> bool | None:
+    """Ask a callback. Validation is the work of all ranks; any other callback is asked on the first one only."""
+    if isinstance(callback, Evaluate):
+        return callback(iteration)
+    with ranks.apart():
+        return callback(iteration)
+
+
+def _check_ranks(run: Run, met: Ranks | None) -> None:
+    """Raise ValueError unless all ranks have the same options and packages, and each has a task."""
+    if met is None:
+        return
+    names = {name: type(getattr(run, name)).__name__ for name in ("algorithm", "family", "outer")}
+    told = names | runs.versions() | {name: value for name, value in options_of(run).items() if _is_plain(value)}
+    for rank, theirs in enumerate(found := ranks.gathered(told, "comparing options")):
+        if wrong := [name for name in (found[0] | theirs) if found[0].get(name) != theirs.get(name)]:
+            raise ValueError(
+                f"the ranks of a run must be alike: {wrong[0]} is {found[0].get(wrong[0])!r} in rank 0 and "
+                f"{theirs.get(wrong[0])!r} in rank {rank}; start all with the same options and packages"
+            )
+    ranks.require_tasks(run.settings.meta_batch_size, met)
+    if run.settings.compile:
+        raise ValueError("compile=True is for one process: sums over ranks are no part of a graph; leave it out")
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | tuple)
 
 
 def _check_outer(outer: Outer, learner: Learner, tasks: int) -> None:

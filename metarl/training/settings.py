@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Any, Literal, cast
 
 from metarl import plugins
@@ -66,6 +67,12 @@ class Settings:
     when_diverging: Literal["warn", "stop"] = "warn"
     """What to do where training is not learning: losses beyond 1e6, or a line search that refuses every step. warn:
     warn once and go on; stop: stop with an error, so that the last checkpoint is one from before."""
+    exact_sums: bool = False
+    """Compute task by task, and add the tasks' terms up in their order, on one thread. Then any number of ranks
+    (torchrun), one included, is bit for bit the same run on machines of the same kind. Otherwise it is the same but for
+    rounding. It is slower, and every rank runs the episodes of all tasks."""
+    rank_timeout: float = 1800.0
+    """Seconds that a rank of a run in several processes waits for the others before it gives up."""
     wandb: str | None = None
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
@@ -81,6 +88,10 @@ class Settings:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.step_timeout is not None and not self.step_timeout > 0:
             raise ValueError(f"step_timeout={self.step_timeout}: expected more than 0 seconds, or None")
+        if not 0 < self.rank_timeout < inf:
+            raise ValueError(f"rank_timeout={self.rank_timeout}: expected a number of seconds above 0")
+        if self.exact_sums and self.compile:
+            raise ValueError("exact_sums computes task by task, and compile does not: leave one of them out")
         if self.validation_tasks < 1 or self.validation_steps < 0:
             raise ValueError(
                 f"validation_tasks={self.validation_tasks} must be at least 1, "

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metarl import origins, plugins, runs
@@ -13,7 +14,7 @@ from metarl.control import check_tasks
 from metarl.files import expanded
 from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.speed import Device, resolve_device, usual_modes
+from metarl.speed import Device, ranks, resolve_device, usual_modes
 from metarl.trained import Trained
 from metarl.training.experiment import Experiment, Source, check_logs
 from metarl.training.loop import Run, read_numbers
@@ -120,6 +121,8 @@ def save_run(experiment: Experiment, out: Path | str, overwrite: bool = False, q
     Raises:
         ValueError: what ``Experiment.train`` raises, such as RunError where the folder holds a run already.
     """
+    if ranks.are_many():
+        raise ValueError("a training loop of one's own is saved by one process: start it without torchrun")
     run = experiment.start(out, overwrite)
     held, run.claim = run.claim, None
     assert held is not None
@@ -268,7 +271,47 @@ def reopen(
     allow_changes: bool = False,
     allow_code: bool = False,
 ) -> tuple[Run, Progress]:
-    """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with."""
+    """Rebuild a run and where it stands. Raises RunError where there is nothing to go on with.
+
+    All ranks of a run in several processes must see its folder, into which only the first one writes.
+    """
+    if not ranks.are_many():
+        return _reopened_here(folder, iterations, device, allow_changes, allow_code)
+    options = iterations, device, allow_changes, allow_code
+    met = ranks.join(torch.device("cpu"), WAIT)
+    found: tuple[Run, Progress] | None = None
+
+    def first() -> None:
+        nonlocal found
+        with ranks.apart():
+            found = _reopened_here(folder, *options) if ranks.is_first() else None
+
+    def others() -> None:
+        nonlocal found
+        with ranks.apart():
+            found = found or _reopened(folder, *options, writes=False)
+
+    try:
+        with ranks.together(met):
+            ranks.agreed("opening the run", first)
+            ranks.agreed("opening the run", others)
+    finally:
+        ranks.leave(met)
+    assert found is not None
+    run, progress = found
+    run.join()
+    if not ranks.is_first():
+        run.folder = None
+    return run, progress
+
+
+WAIT = 1800.0
+"""Seconds that ranks wait for each other until they have read the run's own ``rank_timeout``."""
+
+
+def _reopened_here(
+    folder: Path, iterations: int | None, device: Device | None, allow_changes: bool, allow_code: bool
+) -> tuple[Run, Progress]:
     if plugins.is_pretrained(folder):
         raise runs.RunError(f"{folder} is the result of a run, without what is needed to go on with its training")
     if not runs.unfinished(folder):
@@ -285,7 +328,12 @@ def reopen(
 
 
 def _reopened(
-    folder: Path, iterations: int | None, device: Device | None, allow_changes: bool, allow_code: bool
+    folder: Path,
+    iterations: int | None,
+    device: Device | None,
+    allow_changes: bool,
+    allow_code: bool,
+    writes: bool = True,
 ) -> tuple[Run, Progress]:
     experiment = recorded(folder, device, allow_changes, allow_code)
     if iterations is not None:
@@ -312,7 +360,7 @@ def _reopened(
     changes = {} if iterations is None else {"settings": config["settings"] | {"iterations": iterations}}
     if allow_changes:
         changes |= _redefined(config, experiment, progress.iteration)
-    if changes:
+    if changes and writes:
         runs.rewrite_config(folder, config | changes)
     return run, progress
 

@@ -1,12 +1,13 @@
 """Some tasks of a batch draw what they draw among all: tasks, batches and learners' states."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorWrapper
 from torch import Generator, Tensor
 
 from metarl.algorithms import MAML
@@ -16,7 +17,8 @@ from metarl.algorithms.protonet import ProtoNet
 from metarl.algorithms.reptile import Reptile
 from metarl.algorithms.rl2 import RL2
 from metarl.algorithms.snail import SNAIL
-from metarl.control import ControlTasks, GymnasiumFamily, Sampling
+from metarl.control import ControlTasks, GymnasiumFamily, Sampling, can_be_placed
+from metarl.environments.mdp import MDPVectorEnv
 from metarl.evaluation import adapt, sample_tasks
 from metarl.fewshot import FunctionTasks, NWayKShot, Regression, TableRegression
 from metarl.networks import Network
@@ -99,6 +101,42 @@ def test_some_environments_play_what_they_play_in_the_whole(name: str, algorithm
     assert not same(found, expected.select([1, 3]))  # nor are all tasks alike
     alone = some.select([0]).rollout(policy_of(learner, select(state, [3])), stream(0, "play"))
     assert same(alone, expected.select([3]))
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_some_environments_play_in_lanes_of_their_own_only(name: str) -> None:
+    whole, made = sample_tasks(CONTROL[name], 5), list[int]()
+    assert isinstance(whole, ControlTasks)
+
+    def environment(num_envs: int, device: torch.device) -> Any:
+        made.append(num_envs)
+        return whole.environment(num_envs, device)
+
+    learner = MAML(network=Network(hidden=(8,))).build(CONTROL[name].spec)
+    state = learner.begin(learner.init(Generator().manual_seed(0)), whole.descriptors[SOME])
+    replace(whole, environment=environment).select(SOME).rollout(policy_of(learner, state), stream(0, "play"))
+    assert made == [len(SOME) * SMALL.episodes]
+
+
+def test_lanes_that_reset_in_their_own_way_are_played_in_the_whole() -> None:
+    """A subclass may draw what its base does not: it must say itself that it heeds places."""
+
+    class Jittered(MDPVectorEnv):
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            return super().reset(seed=seed, options=options)
+
+    class Heeding(Jittered):
+        places: Any = None
+
+    navigation = sample_tasks(CONTROL["navigation"], 2)
+    assert isinstance(navigation, ControlTasks)
+    env = navigation.environment(2, torch.device("cpu"))
+    assert can_be_placed(env)
+    env.__class__ = Jittered
+    assert not can_be_placed(env)
+    env.__class__ = Heeding
+    assert can_be_placed(env)
+    assert not can_be_placed(VectorWrapper(env))
 
 
 @dataclass(frozen=True)

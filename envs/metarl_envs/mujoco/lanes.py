@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from metarl.environments import as_array, describe, opened, plain_seed
+from metarl.seeding import Places
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS, Array
 from metarl_envs.mujoco.robots import (
     Motion,
@@ -56,6 +57,9 @@ class RobotVectorEnv(RobotLanes):
         ValueError: no lanes, no steps, a backend that is not available, or parameters that are unknown, of the wrong
             shape or not finite.
     """
+
+    places: Places | None = None
+    """Which lanes of a larger batch these are, see ``metarl.control.Placed``."""
 
     def __init__(
         self,
@@ -120,11 +124,22 @@ class RobotVectorEnv(RobotLanes):
         rewards: Array = self._family.reward(motion, self._parameters)
         return rewards
 
+    def _start_in_whole(self, places: Places, qpos: Array, qvel: Array) -> None:
+        """Draw the starts of all lanes of the larger batch, and keep those of these lanes."""
+        ours = {place: lane for lane, place in enumerate(places.at.tolist())}
+        for place in range(max(ours) + 1):
+            start = starting_state(self._robot, self._model, self.np_random, ())
+            if place in ours:
+                qpos[ours[place]], qvel[ours[place]] = start
+
     def _restart(self, lanes: Array) -> None:
         qpos = np.zeros((self.num_envs, self._model.nq))
         qvel = np.zeros((self.num_envs, self._model.nv))
-        for lane in np.flatnonzero(lanes):  # in turn: the start of a lane does not depend on the lanes after it
-            qpos[lane], qvel[lane] = starting_state(self._robot, self._model, self.np_random, ())
+        if self.places is not None:
+            self._start_in_whole(self.places, qpos, qvel)
+        else:
+            for lane in np.flatnonzero(lanes):  # in turn: the start of a lane does not depend on the lanes after it
+                qpos[lane], qvel[lane] = starting_state(self._robot, self._model, self.np_random, ())
         factors = {name: self._parameters[name].copy() for name in SCALED_FIELDS}
         # Setting factors recomputes the models' constants: skip it when no factor has changed.
         differ = any((factors[name] != self._scaled[name]).any() for name in SCALED_FIELDS)

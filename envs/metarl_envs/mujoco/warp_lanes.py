@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from torch import Generator, Tensor
 
 from metarl.environments import Book, LaneError, opened, plain_seed
-from metarl.seeding import normal, spawn, uniform
+from metarl.seeding import Places, normal, spawn, uniform
 from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
@@ -46,6 +46,8 @@ class WarpVectorEnv(RobotLanes):
     """
 
     simulator: WarpSimulator
+    places: Places | None = None
+    """Which lanes of a larger batch these are, see ``metarl.control.Placed``."""
 
     def __init__(
         self,
@@ -176,8 +178,9 @@ class WarpVectorEnv(RobotLanes):
     def _restart(self, lanes: Tensor) -> None:
         model, noise = self._model, self._robot.reset_noise
         (own,) = spawn(self._generator, 1)  # moves the generator on by as much for any number of lanes
-        places, speeds = torch.split(uniform(own, self.num_envs, model.nq + model.nv), [model.nq, model.nv], dim=1)
-        qpos, qvel = self._designed + noise * (2 * places - 1), noise * normal(speeds)
+        numbers = uniform(own, self.places or self.num_envs, model.nq + model.nv)
+        positions, speeds = torch.split(numbers, [model.nq, model.nv], dim=1)
+        qpos, qvel = self._designed + noise * (2 * positions - 1), noise * normal(speeds)
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True

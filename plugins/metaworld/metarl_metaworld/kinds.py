@@ -25,6 +25,9 @@ class KindLanes(VectorWrapper):
         LaneError: as the lanes do.
     """
 
+    places: Any = None
+    """Some lanes of a larger batch are as they are there (``metarl.control.Placed``): the seed has no effect."""
+
     def __init__(self, env: VectorEnv[Any, Any, Any], kinds: Sequence[int]) -> None:
         super().__init__(env)
         self._kinds = np.array(kinds)

@@ -157,3 +157,22 @@ def test_wrong_requests_are_refused(arguments: list[str], told: str, tmp_path: P
     assert len(error.splitlines()) == 1
     assert told in error
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_that_torchrun_starts_again_go_on_with_their_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only with the run that they have begun: another one in the folder is as safe as ever."""
+    run = tmp_path / "run"
+    sizes = ["--iterations", "2", "--meta-batch-size", "2", "--device", "cpu", "--quiet"]
+    command = ["train", "maml", "sinusoid", *sizes, "--out", str(run)]
+    assert main(command) == 0
+    whole = torch.load(run / "checkpoint.pt", weights_only=True)["params"]
+    (run / "checkpoint.pt").unlink()  # as if it had been killed before
+    assert main(command) == 2
+    assert "already contains a run" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main([*command, "--seed", "1"]) == 2
+    assert main(command) == 0
+    found = torch.load(run / "checkpoint.pt", weights_only=True)["params"]
+    assert all(values.equal(whole[name]) for name, values in found.items())

@@ -1,0 +1,144 @@
+"""Small training runs, alone or in several processes that torch.distributed joins; what they end with, as bytes."""
+
+import dataclasses
+import os
+import pickle
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from gymnasium import spaces
+
+from metarl.algorithms import MAML
+from metarl.algorithms.multitask import MultiTask
+from metarl.algorithms.reptile import Reptile
+from metarl.algorithms.rl2 import RL2
+from metarl.control import GymnasiumFamily, Sampling
+from metarl.networks import Network
+from metarl.numerics import flatten, unflatten
+from metarl.outer import SGD, TRPO, Adam, ProMP
+from metarl.training import Settings
+from metarl.training.start import resume, train
+from metarl.types import Update
+from metarl_envs.navigation import PointNavigation
+from metarl_envs.robots.half_cheetah import HalfCheetahDirection
+from metarl_plugins.sinusoid import Sinusoid
+
+NET = Network(hidden=(8,))
+SHORT = Sampling(episodes=2, horizon=6)
+POINT = PointNavigation(sampling=SHORT)
+
+
+def settings(**options: Any) -> Settings:
+    return Settings(**({"iterations": 3, "meta_batch_size": 3, "device": "cpu", "log_every": 1} | options))
+
+
+@dataclass(frozen=True)
+class Alone:
+    """An outer update that forgets the tasks of other ranks."""
+
+    def init(self, params: Any) -> dict[str, Any]:
+        return {}
+
+    def update(self, learner: Any, params: Any, state: Any, experience: Any) -> Update:
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+            loss = learner.meta_loss(leaves, experience)[0].mean()
+            gradient = flatten(torch.autograd.grad(loss, list(leaves.values())))
+        return Update(unflatten(flatten(params.values()) - 0.1 * gradient, params), {}, {})
+
+
+class Raising(PointNavigation):
+    """Tasks that cannot be sampled on rank 1 from the second iteration on."""
+
+    def sample(self, num_tasks: int, split: Any, generator: Any) -> Any:
+        if num_tasks > 1 and dist.is_initialized() and dist.get_rank() == 1:
+            raise OSError("the simulator of this machine is gone")
+        return super().sample(num_tasks, split, generator)
+
+
+class Spoilt(Sinusoid):
+    """Examples of which those of the last task, another rank's than the first, are not finite."""
+
+    def sample(self, num_tasks: int, split: Any, generator: Any) -> Any:
+        tasks = super().sample(num_tasks, split, generator)
+        if num_tasks > 1:
+            tasks.parameters["amplitude"][-1] = torch.nan
+        return tasks
+
+
+KEPT = ("sinusoid", "navigation:resumed")
+"""Runs with a folder."""
+NAMED: dict[str, tuple[Any, ...]] = {
+    "navigation": (MAML(network=NET), POINT, TRPO(), settings()),
+    "normalised": (MAML(network=NET, normalise_observations=True), POINT, TRPO(), settings()),
+    "cheetah": (MAML(network=NET), HalfCheetahDirection(sampling=SHORT), TRPO(), settings(iterations=2)),
+    "gymnasium": (
+        MAML(network=NET),
+        GymnasiumFamily("CartPole-v1", spaces.Dict(force_mag=spaces.Box(5.0, 15.0)), apply="attribute", sampling=SHORT),
+        Adam(),
+        settings(iterations=2),
+    ),
+    "sinusoid": (MAML(network=NET), Sinusoid(), Adam(chunks=3), settings(validate_every=2, validation_tasks=5)),
+    "five": (MAML(network=NET), Sinusoid(), Adam(), settings(meta_batch_size=5)),
+    "promp": (MAML(network=NET), POINT, ProMP(epochs=2, inner_kl_adaptive=True), settings()),
+    "rl2": (RL2(hidden=8), POINT, Adam(epochs=2), settings()),
+    "reptile": (Reptile(steps=2, network=NET), Sinusoid(), SGD(), settings()),
+    "nan": (MAML(network=NET), Spoilt(), Adam(), settings(iterations=2)),
+    "raising": (MAML(network=NET), Raising(sampling=SHORT), Adam(), settings()),
+    "drifting": (MAML(network=NET), Sinusoid(), Alone(), settings()),
+    "crowded": (MAML(network=NET), POINT, TRPO(), settings(meta_batch_size=1)),
+    "pcgrad": (MultiTask(network=NET, condition="none", weighting="pcgrad"), Sinusoid(), Adam(), settings()),
+}
+
+
+def outcome(name: str, folder: Path | None = None) -> Any:
+    """Train, and return the parameters and rows of a run, or the error that ended it."""
+    out = folder / name.replace(":", "-") if folder is not None and name in KEPT else None
+    name, _, change = name.partition(":")
+    algorithm, family, outer, chosen = NAMED[name]
+    if change == "exact":
+        chosen = dataclasses.replace(chosen, exact_sums=True)
+    if change == "different" and dist.get_rank() == 1:
+        chosen = dataclasses.replace(chosen, seed=1)
+    try:
+        found = train(algorithm, family, outer, chosen, out=out)
+        if change == "resumed":
+            assert out is not None
+            found = resume(out, iterations=5)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    rows = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found.rows]
+    return flatten(found.params.values()).double(), rows
+
+
+def _rank(rank: int, count: int, names: Sequence[str], folder: Path, variables: dict[str, str] | None) -> None:
+    torch.set_num_threads(1)
+    if variables is None:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
+    else:
+        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
+    found = {name: outcome(name, folder) for name in names}
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+
+
+def in_ranks(count: int, names: Sequence[str], folder: Path, by_variables: bool = False) -> list[dict[str, Any]]:
+    """Train runs one after another in ``count`` processes, and return the outcomes by name of each."""
+    variables = None
+    if by_variables:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        variables = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    start: Callable[..., Any] = get_context("spawn").Process
+    processes = [start(target=_rank, args=(rank, count, names, folder, variables)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=600)
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(count)]
