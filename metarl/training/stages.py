@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl import plugins, runs
 from metarl.runs import logger
 from metarl.seeding import stream
-from metarl.speed import Graphs
+from metarl.speed import Graphs, singly
 from metarl.training.compiling import Compiling
 from metarl.training.progress import Progress
 from metarl.training.settings import SCHEDULED, scheduled, with_scheduled
@@ -88,7 +88,8 @@ class Stages:
         if any(name.startswith("tasks.") and not name.startswith("tasks.sampling.") for name in values):
             stage.ends = None  # they may differ from stage to stage, and making an environment to ask takes long
         if stage.algorithm is not run.algorithm:
-            stage.learner = stage.algorithm.build(run.family.spec)
+            built = stage.algorithm.build(run.family.spec)
+            stage.learner = singly(built) if run.settings.exact_sums else built
             if _shapes(stage.learner) != _shapes(run.learner):
                 raise ValueError(f"schedules: with {dict(values)}, the algorithm has parameters of other shapes")
         stage.compiling = run.compiling and Compiling(stage._plain, stage._streams)
