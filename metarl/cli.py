@@ -159,10 +159,9 @@ def _prepare(arguments: list[str]) -> Execute:
         plugins.search_too(os.getcwd())
     except FileNotFoundError:  # torch's libraries cannot be loaded from nowhere
         raise ValueError("the working folder was deleted; change to another one (cd) and try again") from None
-    from metarl import speed  # which imports torch
-
     prepare: Callable[[list[str]], Execute] = importlib.import_module(f"metarl.commands.{name}").prepare
-    speed.limit_threads()
+    if "torch" in sys.modules:  # which some commands do without
+        importlib.import_module("metarl.speed").limit_threads()
     return prepare(rest)
 
 

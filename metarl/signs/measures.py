@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import judged
+from metarl.speed import send
 from metarl.types import (
     Experience,
     Learner,
@@ -42,6 +43,8 @@ def signs(learner: Learner, params: Params, experience: Experience, ends: Ends |
     where there are none. No gradients are recorded.
     """
     rollouts = [rollout_of(batch) for batch in (*experience.supports, experience.query)]
+    if ends is not None:
+        ends = Ends(*(send(end, experience.descriptors.device) for end in ends))
     with torch.no_grad():
         found = {
             "clipped_actions": clipped_actions(learner.spec, rollouts, ends),

@@ -63,12 +63,12 @@ def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]
         yield stream(seed, "draw", number, draw, device=device)
 
 
-def action_ends(family: Family, device: torch.device) -> Ends | None:
-    """Return the ends of a family's continuous actions, on ``device``; None where there are none."""
+def action_ends(family: Family) -> Ends | None:
+    """Return the ends of a family's continuous actions; None where there are none."""
     if family.spec.kind != "continuous":
         return None
     found = action_bounds(family.sample(1, "train", stream(0, "check")))
-    return found and Ends(*(send(end.to(torch.get_default_dtype()), device) for end in found))
+    return found and Ends(*(end.to(torch.get_default_dtype()) for end in found))
 
 
 def iterate(  # noqa: PLR0913

@@ -69,7 +69,7 @@ class Run:
         built = algorithm.build(family.spec)
         self.learner = singly(built) if settings.exact_sums else built
         check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        self.ends = iteration.action_ends(family, self.device)
+        self.ends = iteration.action_ends(family)
         with float32(self.device):
             _check_outer(outer, holding(self.learner), self.settings.meta_batch_size)
         _check_compiled(self.learner, settings.compile)

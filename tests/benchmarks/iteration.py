@@ -121,7 +121,7 @@ class Watch:
     def watching(self) -> Iterator[None]:
         watched = ("adapted_outputs", "linearise", "kl_hessian_product", "surrogate_and_kl")
         with ExitStack() as stack:
-            for module, name in ((iteration, "gather"), *((adapted, name) for name in watched)):
+            for module, name in ((iteration, "_drawn"), *((adapted, name) for name in watched)):
                 timed = self._timed(name, getattr(module, name))
                 stack.enter_context(mock.patch.object(module, name, timed))
             yield
@@ -145,7 +145,7 @@ class Watch:
         inside = sum(end - start for start, end in self.calls["adapted_outputs"] if min(began) <= start <= max(ended))
         adaptation = linearising * inside / self._sum("linearise")
         found = {
-            "sampling": self._sum("gather"),
+            "sampling": self._sum("_drawn"),
             "adaptation": adaptation,
             "gradient": linearising - adaptation,
             "conjugate gradient": self._sum("kl_hessian_product"),

@@ -478,7 +478,7 @@ class TestTrain:
         assert config["settings"] == {
             "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "compile": False, "checkpoint_every": 10,
             "log_every": 1, "validate_every": None, "validation_tasks": 40, "validation_steps": 3, "wandb": None,
-            "step_timeout": 600.0, "when_diverging": "warn",
+            "step_timeout": 600.0, "when_diverging": "warn", "exact_sums": False, "rank_timeout": 1800.0,
         }  # fmt: skip
 
     def test_quiet_is_quiet(self, tmp_path: Path, capsys: Captured) -> None:

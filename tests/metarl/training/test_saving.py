@@ -57,7 +57,7 @@ def test_a_loop_of_ones_own_leaves_what_train_leaves(name: str, tmp_path: Path) 
             save(reached, row)
     for file in ("config.json", "checkpoint.pt", "best.pt", "previous.pt"):
         assert filecmp.cmp(tmp_path / "own" / file, tmp_path / "trained" / file, shallow=False), file
-    only = ("time/", "outer/refused", "schedule/")  # what metarl's own loop adds
+    only = ("time/", "outer/refused", "schedule/", "signs/")  # what metarl's own loop adds
     assert rows(tmp_path / "own", only) == rows(tmp_path / "trained", only)
     opened = metarl.open_run(tmp_path / "own", device="cpu")
     assert opened.experiment == experiment
