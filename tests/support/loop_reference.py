@@ -197,7 +197,7 @@ def advantages(observations: Tensor, last: Tensor, rewards: Tensor, mask: Tensor
 
 def stack(rollouts: list[Rollout]) -> Rollout:
     """Join the rollouts of several tasks along a new first axis."""
-    names = [name for name in vars(rollouts[0]) if name != "success"]
+    names = [name for name, value in vars(rollouts[0]).items() if value is not None]
     return Rollout(**{name: torch.stack([getattr(rollout, name) for rollout in rollouts]) for name in names})
 
 
