@@ -691,3 +691,11 @@ def test_wrong_files_of_ones_own(
     monkeypatch.chdir(root)
     with pytest.raises(ValueError, match=message):
         read_images(files, **options)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "reptile", "protonet", "matching", "siamese", "snail"])
+def test_recipes_ask_for_no_more_than_the_task(algorithm: str, root: Path) -> None:
+    """A small folder of one's own trains without another option than its tasks'."""
+    small = ["--tasks.root", str(root), "--tasks.size", "8", "--tasks.ways", "2", "--tasks.queries", "1"]
+    asked = [*small, "--iterations", "1", "--meta-batch-size", "2", "--quiet", "--device", "cpu"]
+    assert main(["train", algorithm, "images", *asked, "--out", str(root.parent / "run")]) == 0
