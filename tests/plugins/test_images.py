@@ -694,8 +694,13 @@ def test_wrong_files_of_ones_own(
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "reptile", "protonet", "matching", "siamese", "snail"])
+@pytest.mark.filterwarnings("ignore:.* no validation will be possible")
 def test_recipes_ask_for_no_more_than_the_task(algorithm: str, root: Path) -> None:
     """A small folder of one's own trains without another option than its tasks'."""
+    for number in range(4):
+        for name in ("ewe", "yak"):
+            paint(root / name / f"{number}.png", 100, 50 * number + 20)
     small = ["--tasks.root", str(root), "--tasks.size", "8", "--tasks.ways", "2", "--tasks.queries", "1"]
+    small += ["--tasks.copies", "allow", "--tasks.fractions", "0.5", "0.25", "0.25"]
     asked = [*small, "--iterations", "1", "--meta-batch-size", "2", "--quiet", "--device", "cpu"]
     assert main(["train", algorithm, "images", *asked, "--out", str(root.parent / "run")]) == 0
