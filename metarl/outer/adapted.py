@@ -52,6 +52,8 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
         chunks = 1 if on_gpu else min(tasks, _groups(steps))
     if chunks > tasks:
         raise ValueError(f"chunks={chunks} is more than the {tasks} tasks of the meta-batch; use at most {tasks}")
+    if chunks == 1:
+        return [experience]
     bounds = [round(index * tasks / chunks) for index in range(chunks + 1)]
     return [select(experience, slice(low, high)) for low, high in pairwise(bounds)]
 
