@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
 from metarl.types import Batch, Experience, Learner, Params, Spec, inputs_of
@@ -74,8 +75,4 @@ class _Rule:
         return models.predict(self.model, state, inputs), state
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        state, query = self.begin(params, experience.descriptors), experience.query
-        for support in experience.supports:
-            state = self.adapt(state, support)
-        outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec, outputs, query, len(experience.supports))
+        return inner.losses_after(self, params, experience)

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.distributions import Distribution
-from metarl.environments import LaneError, composite, flags, flat, is_fault
+from metarl.environments import LaneError, composite, flags, flat, is_fault, made_equal
 from metarl.safety import limited
 from metarl.seeding import Places, spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
@@ -350,12 +350,9 @@ def _warn_of_equal(received: Tensor, cast: Tensor, env: VectorEnv) -> None:
     if before is None:
         return
     _LARGE[env] = received.clone()
-    if before.shape != received.shape:
-        return
-    lost = (received != before) & (cast == before.to(cast.dtype))
-    if lost.any():
+    if equal := made_equal(before.numpy(), received.numpy(), cast.numpy().dtype):
         _LARGE[env] = None
-        one, other = before[lost][0].item(), received[lost][0].item()
+        one, other = (number.item() for number in equal)
         warnings.warn(
             f"{type(env.unwrapped).__name__}: the observations {one} and {other} are the same number in {cast.dtype}: "
             f"subtract a constant such as {one} from them",

@@ -79,7 +79,7 @@ class ControlTasks:
         """
         tasks, episodes = len(self.descriptors), self.sampling.episodes
         within = None if self.within is None else Places(self.within.chosen, len(self.within.whole.descriptors))
-        if within is not None and not self._placed(tasks * episodes, generator.device):
+        if within is not None and not self._can_be_placed(tasks * episodes, generator.device):
             whole = replace(self.within.whole, sampling=self.sampling)  # type: ignore[union-attr]
             return rollout_in_whole(whole, within.at, policy, generator)
         rows = {name: value.repeat_interleave(episodes, 0) for name, value in self.parameters.items()}
@@ -92,7 +92,7 @@ class ControlTasks:
 
         return _run_again(run, generator)
 
-    def _placed(self, number: int, device: torch.device) -> bool:
+    def _can_be_placed(self, number: int, device: torch.device) -> bool:
         """Return whether this many lanes can be some of a larger batch."""
         with self._lanes(number, device) as env:
             return can_be_placed(env)
@@ -225,20 +225,22 @@ def action_bounds(tasks: Tasks) -> tuple[Tensor, Tensor] | None:
         env.close()
 
 
-def check_tasks(family: Family, split: Split, compiled: bool = False) -> None:
+def check_tasks(family: Family, split: Split, compiled: bool = False) -> tuple[Tensor, Tensor] | None:
     """Raise ValueError before a run for a split that cannot be sampled, or environments that do not match the Spec.
 
-    With ``compiled``, also raise it if the environment's steps cannot be compiled.
+    With ``compiled``, also raise it if the environment's steps cannot be compiled. Return what ``action_bounds`` does.
     """
     tasks = family.sample(1, split, stream(0, "check"))
-    if isinstance(tasks, ControlTasks):
-        env = tasks.environment(1, torch.device("cpu"))
-        check_environment(env, 1, family.spec)
-        warn_of_other_generators(env, {name: rows[:1] for name, rows in tasks.parameters.items()}, family)
-        refused = compiled and not can_be_compiled(env)
-        env.close()
-        if refused:
-            raise ValueError(
-                "compile=True: the steps of this environment are no graph (it needs an environment that is written in "
-                "PyTorch and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
-            )
+    if not isinstance(tasks, ControlTasks):
+        return None
+    env = tasks.environment(1, torch.device("cpu"))
+    check_environment(env, 1, family.spec)
+    warn_of_other_generators(env, {name: rows[:1] for name, rows in tasks.parameters.items()}, family)
+    refused, bounds = compiled and not can_be_compiled(env), bounds_of(env)
+    env.close()
+    if refused:
+        raise ValueError(
+            "compile=True: the steps of this environment are no graph (it needs an environment that is written in "
+            "PyTorch and has a snapshot()), and on a CPU nothing else of control is compiled; leave it out"
+        )
+    return bounds

@@ -20,7 +20,7 @@ from metarl.environments.making import (
     refuse_statistics,
     told,
 )
-from metarl.environments.observations import Eye, layout, named
+from metarl.environments.observations import Eye, layout, made_equal, named
 from metarl.environments.outcomes import SUCCESS, close_environment, flag, flags, is_fault
 from metarl.environments.parts import as_array, composite, flat, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
@@ -57,6 +57,7 @@ __all__ = [
     "is_bounded_box",
     "is_fault",
     "layout",
+    "made_equal",
     "make_env",
     "mdp",
     "middle",

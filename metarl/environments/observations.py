@@ -65,6 +65,14 @@ def layout(space: spaces.Space[Any]) -> Layout:
     return Layout(space, shape, shape)
 
 
+def made_equal(before: Array, now: Array, dtype: Any) -> tuple[Any, Any] | None:
+    """Return two numbers, one before and one now, that differ but are the same in a dtype; None without any."""
+    if before.shape != now.shape:
+        return None
+    lost = (now != before) & (now.astype(dtype) == before.astype(dtype))
+    return (before[lost].flat[0], now[lost].flat[0]) if lost.any() else None
+
+
 class Eye:
     """Reads the observations of one lane, in a policy's dtype.
 
@@ -125,12 +133,9 @@ class Eye:
         if np.abs(array).max() > np.finfo(self._dtype).max:
             raise ValueError(f"an observation holds numbers that {self._dtype} does not hold: {observation!r}")
         before, self._before = self._before, array.copy()
-        if self._warned or before is None or before.shape != array.shape:
-            return
-        lost = (array != before) & (array.astype(self._dtype) == before.astype(self._dtype))
-        if lost.any():
+        if not self._warned and before is not None and (equal := made_equal(before, array, self._dtype)):
             self._warned = True
-            one, other = before[lost].flat[0], array[lost].flat[0]
+            one, other = equal
             warnings.warn(
                 f"{self._where}: the observations {one} and {other} are the same number in {self._dtype}: subtract a "
                 f"constant such as {one} from them, for example in gymnasium.wrappers.TransformObservation",

@@ -7,11 +7,10 @@ A package ships a run as the folder ``pretrained/NAME`` beside its modules, with
 import difflib
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.plugins.registry import PluginError, offering
+from metarl.plugins.registry import PluginError, offering, shipped
 
 PREFIX = "pretrained:"
 
@@ -58,10 +57,8 @@ def run_folder(run: Path | str) -> Path:
 
 def _shipped() -> Iterator[tuple[Path, str]]:
     for package in sorted(offering("tasks") | offering("algorithms")):
-        spec = find_spec(package)
-        for home in (spec.submodule_search_locations or ()) if spec else ():
-            for config in sorted(Path(home).glob("pretrained/*/config.json")):
-                yield config.parent, package
+        for config in shipped(package, "pretrained/*/config.json"):
+            yield config.parent, package
 
 
 def _described(folder: Path, package: str) -> Pretrained:

@@ -7,11 +7,10 @@ families of other packages in the same way. Files are read without importing the
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.plugins.registry import PluginError, offering
+from metarl.plugins.registry import PluginError, offering, shipped
 
 DEFAULT, NONE = "default", "none"
 """The variant that is used by default, and the name for "no recipe"."""
@@ -39,7 +38,7 @@ class Recipe(NamedTuple):
 def recipes() -> list[Recipe]:
     """Return the recipes of all installed packages, sorted by name. Raises PluginError for an invalid file."""
     packages = offering("tasks") | offering("algorithms")
-    unsorted = [recipe for package in packages for file in _files(package) for recipe in _read(file)]
+    unsorted = [recipe for package in packages for file in shipped(package, "recipes/*.toml") for recipe in _read(file)]
     return sorted(unsorted, key=lambda recipe: recipe.name)
 
 
@@ -65,12 +64,6 @@ def recipe_hash(name: str) -> str:
     if found is None:
         raise PluginError(f"no recipe is called {name!r}; `metarl list recipes` shows all names")
     return hashlib.sha256(found.file.read_bytes()).hexdigest()
-
-
-def _files(package: str) -> Iterator[Path]:
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        yield from sorted(Path(folder).glob("recipes/*.toml"))
 
 
 def _read(file: Path) -> Iterator[Recipe]:

@@ -10,8 +10,9 @@ import importlib
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -96,6 +97,13 @@ def _of_group(group: Group, entries: list[metadata.EntryPoint]) -> list[Plugin]:
 def offering(group: Group) -> set[str]:
     """Return the top-level packages that offer plugins of a group. Their sources are not read."""
     return {plugin.value.partition(":")[0].partition(".")[0] for plugin in installed(group)}
+
+
+def shipped(package: str, pattern: str) -> Iterator[Path]:
+    """Yield the files of a package that match a pattern beside its modules, sorted. The package is not imported."""
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        yield from sorted(Path(folder).glob(pattern))
 
 
 def load(group: Group, name: str) -> Any:

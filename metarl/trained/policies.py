@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
-from metarl.types import Learner, Params, State
+from metarl.types import Learner, Params, Spec, State
 
 
 def check_policies(learner: Learner) -> None:
@@ -59,17 +59,10 @@ class TaskPolicy:
         spec = self.learner.spec
         if spec.observations and composite(observations):
             observations = flat(spec.observations, observations)
-        shape = tuple(spec.input_shape)
-        given = observations if isinstance(observations, Tensor) else torch.from_numpy(np.array(observations))
-        lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
-        if tuple(given.shape) != (*lead, *shape) or not given.numel():
-            raise ValueError(f"observations have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
+        given = _given("observations", observations, spec)
         if not given.isfinite().all():
             raise ValueError("observations are not finite")
-        rows = given.detach().to(self.device, torch.get_default_dtype()).reshape(1, prod(lead), *shape)
-        with torch.no_grad(), float32(self.device):
-            outputs, _ = self.learner.predict(self.state, rows)
-        return spec.distribution.as_torch(outputs[0].reshape(*lead, -1).to(given.device))
+        return spec.distribution.as_torch(_outputs(self, given, given.to(torch.get_default_dtype())))
 
     def __reduce__(self) -> tuple[Any, tuple[type, bytes]]:
         """Pickle by value: a learner's functions are closures."""
@@ -90,21 +83,36 @@ class TaskPredictor:
     @usual_modes()
     def __call__(self, inputs: Any) -> Tensor:
         """Predict for inputs ``[..., *input_shape]``. Raises ValueError for another shape."""
-        shape = tuple(self.learner.spec.input_shape)
-        given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs))
-        lead = tuple(given.shape[: max(given.ndim - len(shape), 0)])
-        if tuple(given.shape) != (*lead, *shape) or not given.numel():
-            raise ValueError(f"inputs have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
-        floats = given.to(torch.get_default_dtype()) if given.is_floating_point() else given
-        rows = floats.detach().to(self.device).reshape(1, prod(lead), *shape)
-        with torch.no_grad(), float32(self.device):
-            outputs, _ = self.learner.predict(self.state, rows)
-        numbers = outputs.softmax(-1) if self.learner.spec.kind == "classification" else outputs
-        return numbers[0].reshape(*lead, -1).to(given.device)
+        given = _given("inputs", inputs, self.learner.spec)
+        outputs = _outputs(self, given, given.to(torch.get_default_dtype()) if given.is_floating_point() else given)
+        return outputs.softmax(-1) if self.learner.spec.kind == "classification" else outputs
 
     def __reduce__(self) -> tuple[Any, tuple[type, bytes]]:
         """Pickle by value: a learner's functions are closures."""
         return _again, (type(self), cloudpickle.dumps((self.learner, self.state, self.device)))
+
+
+def _given(what: str, values: Any, spec: Spec) -> Tensor:
+    """Return numbers ``[..., *input_shape]`` as a tensor. Raises ValueError for another shape, and for none."""
+    shape = tuple(spec.input_shape)
+    given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    if tuple(given.shape) != (*_lead(given, spec), *shape) or not given.numel():
+        raise ValueError(f"{what} have shape {tuple(given.shape)} where (..., {str(shape)[1:]} was expected")
+    return given
+
+
+def _lead(given: Tensor, spec: Spec) -> tuple[int, ...]:
+    """Return the axes before those of the spec's input."""
+    return tuple(given.shape[: max(given.ndim - len(spec.input_shape), 0)])
+
+
+def _outputs(one: TaskPolicy | TaskPredictor, given: Tensor, numbers: Tensor) -> Tensor:
+    """Return the learner's outputs ``[..., model_outputs]``, where the values were given."""
+    spec, lead = one.learner.spec, _lead(given, one.learner.spec)
+    rows = numbers.detach().to(one.device).reshape(1, prod(lead), *spec.input_shape)
+    with torch.no_grad(), float32(one.device):
+        outputs, _ = one.learner.predict(one.state, rows)
+    return outputs[0].reshape(*lead, -1).to(given.device)
 
 
 def _again(kind: type, pickled: bytes) -> Any:

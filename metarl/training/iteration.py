@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.advantages import practised
-from metarl.control import action_bounds
 from metarl.numerics import sum_of
 from metarl.safety import limited
 from metarl.seeding import stream
@@ -61,14 +60,6 @@ def streams(seed: int, number: int, device: torch.device) -> Iterator[Generator]
     yield stream(seed, "tasks/train", number)
     for draw in itertools.count():
         yield stream(seed, "draw", number, draw, device=device)
-
-
-def action_ends(family: Family) -> Ends | None:
-    """Return the ends of a family's continuous actions; None where there are none."""
-    if family.spec.kind != "continuous":
-        return None
-    found = action_bounds(family.sample(1, "train", stream(0, "check")))
-    return found and Ends(*(end.to(torch.get_default_dtype()) for end in found))
 
 
 def iterate(  # noqa: PLR0913
@@ -209,6 +200,5 @@ def _rollouts(
     experience = practised(learner, params, descriptors, act, progress)
     scores: dict[str, Tensor] = {}
     for step, rollout in enumerate([*experience.supports, experience.query]):
-        named = objectives.step_scores(learner.spec.kind, rollout, None, step)
-        scores |= named
+        scores |= objectives.step_scores(learner.spec.kind, rollout, None, step)
     return experience, scores

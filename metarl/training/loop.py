@@ -16,7 +16,7 @@ from metarl.control import check_tasks
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.seeding import stream
-from metarl.signs import Regime
+from metarl.signs import Ends, Regime
 from metarl.speed import Graphs, Ranks, float32, keep_freed_memory, ranks, refuse_autocast, resolve_device, send, singly
 from metarl.trained import Trained, Trains
 from metarl.training import iteration
@@ -68,8 +68,8 @@ class Run:
         self.ranks: Ranks | None = None
         built = algorithm.build(family.spec)
         self.learner = singly(built) if settings.exact_sums else built
-        check_tasks(family, "train", settings.compile and self.device.type == "cpu")
-        self.ends = iteration.action_ends(family)
+        bounds = check_tasks(family, "train", settings.compile and self.device.type == "cpu")
+        self.ends = bounds and Ends(*(bound.to(torch.get_default_dtype()) for bound in bounds))
         with float32(self.device):
             _check_outer(outer, holding(self.learner), self.settings.meta_batch_size)
         _check_compiled(self.learner, settings.compile)

@@ -125,8 +125,4 @@ class _Loop:
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the losses on the query data after adaptation (eq. 5), and metrics."""
-        state = self.begin(params, experience.descriptors)
-        for support in experience.supports:
-            state = self.adapt(state, support)
-        outputs, _ = self.predict(state, inputs_of(experience.query))
-        return objectives.query_losses(self.spec, outputs, experience.query, len(experience.supports))
+        return inner.losses_after(self, params, experience)

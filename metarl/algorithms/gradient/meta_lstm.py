@@ -14,10 +14,10 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
-from metarl.algorithms.shared import recurrent
+from metarl.algorithms.shared import inner, recurrent
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
-from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inputs_of
+from metarl.types import Batch, Examples, Experience, Learner, Params, Spec
 
 OPTIMISER = "optimiser:"
 """Prefix of the names of the gates' parameters among the meta-parameters; the others are the initial cell state."""
@@ -198,8 +198,4 @@ class _Loop:
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the losses of the updated networks on the query set (the paper's algorithm 1), and metrics."""
-        state, query = self.begin(params, experience.descriptors), experience.query
-        for support in experience.supports:
-            state = self.adapt(state, support)
-        outputs, _ = self.predict(state, inputs_of(query))
-        return objectives.query_losses(self.spec, outputs, query, len(experience.supports))
+        return inner.losses_after(self, params, experience)

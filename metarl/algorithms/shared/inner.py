@@ -5,14 +5,14 @@ Stacked parameters have shape ``[task, *shape]``.
 
 from collections.abc import Callable
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl import objectives
 from metarl.networks import Model, loss_gradient, models
-from metarl.types import NOT_DIFFERENTIATED, Batch, Params, Spec
+from metarl.types import NOT_DIFFERENTIATED, Batch, Experience, Params, Spec, inputs_of
 
 Optimiser = Literal["sgd", "adam"]
 """Gradient descent, or Adam without momentum (beta1 = 0, beta2 = 0.999), as in the Reptile paper's inner loop."""
@@ -36,6 +36,18 @@ def factor(schedule: tuple[float, ...] | None, spec: Spec, step: int, trained: i
     if schedule is not None:
         return schedule[min(step, len(schedule) - 1)]
     return 0.5 if spec.control and step >= trained else 1.0
+
+
+def losses_after(functions: Any, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the losses ``[task]`` on the query data after adaptation to all support batches, and metrics.
+
+    ``functions`` are a learner's: it has ``spec``, ``begin``, ``adapt`` and ``predict``.
+    """
+    state = functions.begin(params, experience.descriptors)
+    for support in experience.supports:
+        state = functions.adapt(state, support)
+    outputs, _ = functions.predict(state, inputs_of(experience.query))
+    return objectives.query_losses(functions.spec, outputs, experience.query, len(experience.supports))
 
 
 class Moments(NamedTuple):
