@@ -104,7 +104,7 @@ class Run:
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
-            with self._claimed(), time_limit(self.settings.step_timeout), self._together():
+            with self._together(), self._claimed(), time_limit(self.settings.step_timeout):
                 return self._train(progress, quiet or not ranks.is_first(), callbacks)
         except SystemExit as stop:  # which would end the whole program, perhaps as if it had succeeded
             raise TrainingError(f"the task family, or a callback, called sys.exit({stop.code!r})") from stop

@@ -75,7 +75,7 @@ def test_digests_tell_tensors_apart() -> None:
 
 def test_values_that_a_rank_does_not_report_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one process has it for environments of which some report success."""
-    monkeypatch.setattr(ranks, "number_of_ranks", lambda: 2)
+    monkeypatch.setattr("metarl.speed.ranks.members.number_of_ranks", lambda: 2)
     told = [{"return": torch.ones(2)}, {"return": torch.ones(1), "success": torch.ones(1)}]
     joined = ranks.task_values(told[0], told)
     assert {name: values.tolist() for name, values in joined.items()} == {"return": [1, 1, 1], "success": [0, 0, 1]}
