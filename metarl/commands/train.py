@@ -112,6 +112,8 @@ def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     def execute() -> int:
         if not chosen.quiet and ranks.is_first() and (aside := runs.aside_note(out)):
             print(f"{out} has no checkpoint yet{aside}, until there is one")
+        if not chosen.quiet and ranks.is_first() and ranks.restarts():
+            print(f"torchrun has started the ranks again: {out} goes on after iteration {progress.iteration}")
         return finish(run.train(progress, chosen.quiet), out, chosen.quiet)
 
     return execute

@@ -3,6 +3,7 @@
 A rank that fails tells its error there before it goes. Those that wait in a collective look twice a second.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,24 +59,35 @@ class Board:
         """Wait until a collective has ended. Raises RankError where another rank fails, or does not come."""
         self.number += 1
         began, waits = time.monotonic(), False
-        while not _ended(work):
+        while not self._ended(work, what, began):
             if (told := self._told()) is not None:
                 raise RankError(f"{told} (rank {self.rank} waited for it: {what})")
             if not waits:
                 waits = True
                 with suppress(Exception):
                     _store().set(self._waiting(self.rank), self._place(what))
-        if not work.is_success():
-            self.lost(what, work.exception(), time.monotonic() - began)
 
-    def lost(self, what: str, error: BaseException, seconds: float = 0.0) -> NoReturn:
-        """Raise RankError for a collective that did not end well: it tells which one, and why, as far as is known."""
-        place = f"rank {self.rank} of {self.count} waited in vain for the others ({what})"
+    def _ended(self, work: Any, what: str, began: float) -> bool:
+        """Wait a moment for a collective, and return whether it has ended well. Raises RankError where it failed."""
+        try:
+            work.wait(LOOK_EVERY)
+        except RuntimeError:
+            if not work.is_completed():
+                return False
+            try:
+                work.wait()  # which tells how it has ended: perhaps well, meanwhile
+            except RuntimeError as error:
+                self.lost(what, error, time.monotonic() - began)
+        return True
+
+    def lost(self, what: str, error: Exception, seconds: float = 0.0) -> NoReturn:
+        """Raise RankError for a collective that failed: it tells which one, and why, as far as is known."""
         if (told := self._told()) is not None:
             raise RankError(f"{told} (rank {self.rank} waited for it: {what})") from error
+        place = f"rank {self.rank} of {self.count} waited in vain for the others ({what})"
         if seconds > 0.9 * self.seconds and (absent := list(self._absent(what))):
             raise RankError(f"{place} for {seconds:.0f} s: {'; '.join(absent)}; see --rank-timeout") from error
-        raise RankError(f"{place}; one of them has ended or cannot be reached: {first_line(error)}") from error
+        raise RankError(f"{place}; one of them has ended or cannot be reached: {_reason(error)}") from error
 
     def _told(self) -> str | None:
         """Return what another rank has told of its failure."""
@@ -92,8 +104,8 @@ class Board:
                 place = _store().get(self._waiting(rank)).decode(errors="replace") if known else ""
                 number, _, theirs = place.partition(" ")
                 if place != self._place(what) and rank != self.rank:
-                    ahead = f"waits elsewhere ({theirs})" if known and int(number) >= self.number else "did not come"
-                    yield f"rank {rank} {ahead}"
+                    elsewhere = known and int(number) >= self.number
+                    yield f"rank {rank} waits elsewhere ({theirs})" if elsewhere else f"rank {rank} did not come"
 
     def _place(self, what: str) -> str:
         return f"{self.number} {what}"
@@ -110,11 +122,9 @@ class Board:
         return f"{self.key}/waiting/{rank}"
 
 
-def _ended(work: Any) -> bool:
-    """Wait for a collective for a moment, and return whether it has ended, well or not."""
-    with suppress(RuntimeError):
-        work.wait(LOOK_EVERY)
-    return bool(work.is_completed())
+def _reason(error: Exception) -> str:
+    """Return what gloo says of a broken connection, without the places in its source and its advice."""
+    return re.sub(r"^\[\S+:\d+\] ", "", first_line(error)).partition(". ")[0]
 
 
 def described(error: BaseException) -> str:
