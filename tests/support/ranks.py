@@ -100,7 +100,12 @@ class Spoilt(Sinusoid):
         return tasks
 
 
-KEPT = ("sinusoid", "navigation:resumed", "sinusoid:full", "sinusoid:busy", "sinusoid:unseen", "stopped")
+KEPT = (
+    "sinusoid",
+    "navigation:resumed",
+    *(f"sinusoid:{change}" for change in ("full", "busy", "unseen", "finished")),
+    "stopped",
+)
 """Runs with a folder."""
 NAMED: dict[str, tuple[Any, ...]] = {
     "navigation": (MAML(network=NET), POINT, TRPO(), settings()),
@@ -172,9 +177,10 @@ def outcome(name: str, folder: Path | None = None) -> Any:
     try:
         with CHANGES[change](out) if change in CHANGES else nullcontext():
             found = train(algorithm, family, outer, chosen, out=out)
-        if change in ("resumed", "unseen"):
+        if change in ("resumed", "unseen", "finished"):
             assert out is not None
-            found = resume(out / "elsewhere" if change == "unseen" and second() else out, iterations=5)
+            place = out / "elsewhere" if change == "unseen" and second() else out
+            found = resume(place, iterations=None if change == "finished" else 5)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     rows = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found.rows]

@@ -14,7 +14,7 @@ EXACT = ["navigation:exact", "normalised:exact", "sinusoid:exact", "promp:exact"
 FIVE = [f"{name}:five" for name in ("navigation", "normalised", "cheetah", "few-shot", "promp", "rl2", "reptile")]
 BROKEN = [
     "nan", "raising", "late", "hanging", "drifting", "crowded", "pcgrad", "sinusoid:options", "sinusoid:versions",
-    "sinusoid:full", "sinusoid:busy", "sinusoid:unseen", "stopped",
+    "sinusoid:full", "sinusoid:busy", "sinusoid:unseen", "sinusoid:finished", "stopped",
 ]  # fmt: skip
 RESUMED = "navigation:resumed"
 
@@ -117,6 +117,7 @@ HANGS = "RankError: rank 0 of 2 waited in vain for the others (the meta-gradient
             "RankError: rank 1 failed while opening the run: RunError: ",
             "RunError: ",
         ),
+        ("sinusoid:finished", "FinishedError: ", None),
         ("drifting", "RankError: the parameters after iteration 1 of rank 1 are not those of rank 0: all", None),
         ("crowded", "ValueError: 2 ranks cannot share 1 tasks: start at most 1 (torchrun --nproc-per-node)", None),
         ("pcgrad", "ValueError: weighting='pcgrad' compares the gradients of all tasks, which must be in one", None),
