@@ -33,7 +33,7 @@ from metarl_plugins.sinusoid import Sinusoid
 
 
 class Slow(gymnasium.Env[Any, Any]):
-    """A point that takes 2 ms for a step, as a simulator on another machine may: it waits, and needs no CPU."""
+    """A point that takes 5 ms for a step, as a simulator on another machine may: it waits, and needs no CPU."""
 
     observation_space = spaces.Box(-10.0, 10.0, (1,))
     action_space = spaces.Box(-1.0, 1.0, (1,))
@@ -47,7 +47,7 @@ class Slow(gymnasium.Env[Any, Any]):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        time.sleep(0.002)
+        time.sleep(0.005)
         self.place = float(np.clip(self.place + action[0], -10, 10))
         return np.array([self.place], np.float32), -abs(self.place - self.goal), False, False, {}
 
@@ -60,7 +60,7 @@ CASES: dict[str, tuple[Any, Any, int, int]] = {
     "2-D navigation, TRPO": (PointNavigation(sampling=SMALL), TRPO(), 20, 8),
     "half-cheetah, TRPO": (HalfCheetahDirection(sampling=SMALL), TRPO(), 10, 5),
     "sinusoids, Adam": (Sinusoid(), Adam(), 20, 30),
-    "2 ms a step, 2 workers a rank": (SLOW, Adam(), 4, 4),
+    "5 ms a step, 2 workers a rank": (SLOW, Adam(), 4, 4),
 }
 """Family, outer update, tasks of a meta-batch, and iterations of a turn."""
 WARM = 2

@@ -97,7 +97,7 @@ def test_a_rank_that_is_asked_to_stop_stops_all(folder: Path, two: list[dict[str
     assert load_progress(folder / "stopped" / "checkpoint.pt", torch.device("cpu"))["iteration"] == 2
 
 
-HANGS = "RankError: rank 0 of 2 waited in vain for the others (the meta-gradient) for 2 s: rank 1 did not come; see"
+HANGS = "RankError: rank 0 of 2 waited in vain for the others (the meta-gradient) for 10 s: rank 1 did not come; see"
 
 
 @pytest.mark.parametrize(
