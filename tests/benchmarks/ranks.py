@@ -16,11 +16,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import torch.distributed as dist
 from gymnasium import spaces
+from slow_point import Slow
 
 from metarl import MAML, Settings, train
 from metarl.control import GymnasiumFamily, Sampling
@@ -30,27 +30,6 @@ from metarl.speed.ranks.failing import Board
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahDirection
 from metarl_plugins.sinusoid import Sinusoid
-
-
-class Slow(gymnasium.Env[Any, Any]):
-    """A point that takes 5 ms for a step, as a simulator on another machine may: it waits, and needs no CPU."""
-
-    observation_space = spaces.Box(-10.0, 10.0, (1,))
-    action_space = spaces.Box(-1.0, 1.0, (1,))
-
-    def __init__(self, goal: float = 0.0) -> None:
-        self.goal, self.place = goal, 0.0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.place = 0.0
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        time.sleep(0.005)
-        self.place = float(np.clip(self.place + action[0], -10, 10))
-        return np.array([self.place], np.float32), -abs(self.place - self.goal), False, False, {}
-
 
 SLOW = GymnasiumFamily(
     Slow, spaces.Dict(goal=spaces.Box(-1.0, 1.0)), apply="keyword", sampling=Sampling(episodes=4, horizon=10), workers=2
@@ -154,13 +133,11 @@ def measured(name: str, turns: int) -> dict[str, Any]:
 
 def report(name: str, found: dict[str, Any]) -> None:
     """Print a family's rows."""
-    walls, cpus = found["seconds"], found["cpu_seconds"]
     number, sent, _ = (sum(told[place] for told in found["sums"].values()) for place in range(3))
-    print(
-        f"| {name} | {1 / walls['one']:.2f} | {walls['one'] / walls['strong']:.2f} | "
-        f"{2 * walls['one'] / walls['weak']:.2f} | {cpus['one'] / cpus['strong']:.2f} | {found['share_in_sums']:.0%} | "
-        f"{number:.1f} | {sent:,.0f} |"
-    )
+    cells = [f"{1 / found['seconds']['one']:.2f}"]
+    for times in (found["seconds"], found["cpu_seconds"]):
+        cells += [f"{times['one'] / times['strong']:.2f}", f"{2 * times['one'] / times['weak']:.2f}"]
+    print(" | ".join(["", name, *cells, f"{found['share_in_sums']:.0%}", f"{number:.1f}", f"{sent:,.0f}", ""]).strip())
     for what, (count, nbytes, _) in found["sums"].items():
         print(f"  - {what}: {count:.1f}, {nbytes:,.0f} bytes")
 
@@ -172,7 +149,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
-    print("| family | iterations/s, one rank | strong | weak | strong, CPU | share in sums | sums | bytes |")
+    print("| family | iterations/s, one rank | strong | weak | strong, CPU | weak, CPU | in sums | sums | bytes |")
     told = {name: measured(name, options.turns) for name in options.cases}
     for name, found in told.items():
         report(name, found)

@@ -109,7 +109,7 @@ def test_the_guides_slurm_script(tmp_path: Path) -> None:
     (script,) = re.findall(
         r"^```bash\n(#!/bin/bash\n.*?srun --kill-on-bad-exit .*?)^```", page, re.DOTALL | re.MULTILINE
     )
-    training = "python -m metarl train maml half-cheetah-direction --meta-batch-size 64 --out /shared/run"
+    training = "python -m metarl train maml half-cheetah-direction --meta-batch-size 64 --resume --out /shared/run"
     assert script.count(training) == 1
     ours = " ".join([sys.executable, "-m", "metarl", "train", "maml", "sinusoid", "--iterations", "2", *OPTIONS])
     (tmp_path / "job.sh").write_text(script.replace(training, ours).replace("29500", str(free_port())))
