@@ -31,7 +31,7 @@ from metarl.runs import claim
 from metarl.testing import small_family
 from metarl.training import Settings
 from metarl.training.start import resume, train
-from metarl.types import Update
+from metarl.types import Buffers, Experience, Learner, Params, Spec, Update, rollout_of
 from metarl_envs.navigation import PointNavigation
 from metarl_envs.robots.half_cheetah import HalfCheetahDirection
 from metarl_plugins.sinusoid import Sinusoid
@@ -77,6 +77,26 @@ class Late(Adam):
         return super().update(learner, params, state, experience)
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """MAML that keeps the returns of the last meta-batch: a buffer that needs the episodes of all ranks."""
+
+    def build(self, spec: Spec) -> Learner:
+        learner = MAML(network=NET).build(spec)
+
+        def own(params: Params) -> Params:
+            return {name: value for name, value in params.items() if name != "returns"}
+
+        def move(held: Params, experience: Experience) -> Params:
+            return {"returns": rollout_of(experience.query).rewards.sum((1, 2))}
+
+        return learner._replace(
+            begin=lambda params, descriptors: learner.begin(own(params), descriptors),
+            meta_loss=lambda params, experience: learner.meta_loss(own(params), experience),
+            buffers=Buffers(lambda: {"returns": torch.zeros(3)}, move),
+        )
+
+
 def store() -> Any:
     return dist.distributed_c10d._get_default_store()
 
@@ -117,6 +137,7 @@ KEPT = (
 NAMED: dict[str, tuple[Any, ...]] = {
     "navigation": (MAML(network=NET), POINT, TRPO(), settings()),
     "normalised": (MAML(network=NET, normalise_observations=True), POINT, TRPO(), settings()),
+    "keeping": (Keeping(), POINT, TRPO(), settings()),
     "cheetah": (MAML(network=NET), HalfCheetahDirection(sampling=SHORT), TRPO(), settings(iterations=2)),
     "gymnasium": (
         MAML(network=NET),
@@ -193,7 +214,7 @@ def outcome(name: str, folder: Path | None = None) -> Any:
             store().set("others have given up", "")
         return f"{type(error).__name__}: {error}"
     rows = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found.rows]
-    return flatten(found.params.values()).double(), rows
+    return flatten(value.double() for value in (*found.params.values(), *found.buffers.values())), rows
 
 
 def _rank(rank: int, count: int, names: Sequence[str], folder: Path, variables: dict[str, str] | None) -> None:

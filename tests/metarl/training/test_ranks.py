@@ -9,8 +9,9 @@ import torch
 from metarl.runs import load_progress
 from tests.support.ranks import in_ranks, outcome
 
-ALIKE = ["navigation", "normalised", "cheetah", "gymnasium", "sinusoid", "few-shot", "promp", "rl2", "reptile"]
-EXACT = ["navigation:exact", "normalised:exact", "sinusoid:exact", "promp:exact", "rl2:exact", "reptile:exact"]
+EXACT_TOO = ["navigation", "normalised", "keeping", "sinusoid", "promp", "rl2", "reptile"]
+ALIKE = [*EXACT_TOO, "cheetah", "gymnasium", "few-shot"]
+EXACT = [f"{name}:exact" for name in EXACT_TOO]
 FIVE = [f"{name}:five" for name in ("navigation", "normalised", "cheetah", "few-shot", "promp", "rl2", "reptile")]
 BROKEN = [
     "nan", "raising", "late", "hanging", "drifting", "crowded", "pcgrad", "sinusoid:options", "sinusoid:versions",

@@ -98,26 +98,30 @@ def test_interrupting_torchrun_saves_what_was_reached(tmp_path: Path) -> None:
 SRUN = """#!/bin/bash
 # What srun does with a job's last arguments, on one node: so many tasks, each with its variables.
 shift
-for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" & done
-wait -n && wait -n
+for ((task = 0; task < TASKS; task++)); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=$TASKS "$@" &
+done
+while (($(jobs -r | wc -l) > 0)); do wait -n || exit 1; done
 """
 
 
-def test_the_guides_slurm_script(tmp_path: Path) -> None:
-    """Its variables make ranks of what srun starts. A small training stands for the robot's."""
+@pytest.mark.parametrize(("place", "tasks"), [(0, 1), (1, 2)], ids=["torchrun on each node", "srun alone"])
+def test_the_guides_slurm_scripts(place: int, tasks: int, tmp_path: Path) -> None:
+    """Two ranks train, by the variables that srun sets. A small training stands for the robot's."""
     page = (ROOT / "docs" / "many_machines.md").read_text(encoding="utf-8")
-    (script,) = re.findall(
-        r"^```bash\n(#!/bin/bash\n.*?srun --kill-on-bad-exit .*?)^```", page, re.DOTALL | re.MULTILINE
-    )
-    training = "python -m metarl train maml half-cheetah-direction --meta-batch-size 64 --resume --out /shared/run"
+    script = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[place]
+    training = "-m metarl train maml half-cheetah-direction --meta-batch-size 64 --resume --out /shared/run"
     assert script.count(training) == 1
-    ours = " ".join([sys.executable, "-m", "metarl", "train", "maml", "sinusoid", "--iterations", "2", *OPTIONS])
-    (tmp_path / "job.sh").write_text(script.replace(training, ours).replace("29500", str(free_port())))
-    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho localhost\n"}.items():
+    ours = " ".join(["-m metarl train maml sinusoid --iterations 2", *OPTIONS])
+    script = script.replace(training, ours).replace("29500", str(free_port())).replace("-node 8 --max", "-node 2 --max")
+    assert tasks == 2 or "-node 2 --max" in script
+    for name, text in {"job.sh": script, "srun": SRUN, "scontrol": "#!/bin/bash\necho localhost\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    process = started(tmp_path, ["bash", "job.sh"], PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_NODELIST="here")
-    _, told = process.communicate(timeout=200)
+    tools = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    slurm = {"SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "TASKS": str(tasks)}
+    process = started(tmp_path, ["bash", "job.sh"], PATH=tools, **slurm)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert runs.load_progress(tmp_path / "run" / "checkpoint.pt", torch.device("cpu"))["iteration"] == 2
 
