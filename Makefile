@@ -44,7 +44,7 @@ audit: $(STAMP)
 # For a release: its dependencies with versions and hashes, for pip install --require-hashes.
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip-tools
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --constraint constraints.txt \
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 
 # Every speed that docs/performance.md tells of, beside other libraries, into suite.json: half an hour on 2 cores.
