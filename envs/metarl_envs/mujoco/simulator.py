@@ -91,9 +91,15 @@ class Simulation:
 
 @lru_cache
 def load_model(file: str) -> Any:
-    """Compile one of Gymnasium's MuJoCo models. The result is shared; do not change it."""
+    """Compile an MJCF file, or one of Gymnasium's models. The result is shared; do not change it.
+
+    Raises ValueError for a file that MuJoCo cannot compile.
+    """
     with quiet_mujoco():  # MuJoCo 4 finds Gymnasium's files old
-        return mujoco.MjModel.from_xml_path(expand_model_path(file))
+        try:
+            return mujoco.MjModel.from_xml_path(expand_model_path(file))
+        except ValueError as error:
+            raise ValueError(f"MuJoCo cannot compile {file}: {'; '.join(str(error).splitlines())}") from None
 
 
 def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:
