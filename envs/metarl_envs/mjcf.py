@@ -5,11 +5,12 @@ better two files, like those of ``metarl_envs.robots`` and ``metarl_envs.goal_ve
 """
 
 import hashlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mujoco
 from gymnasium import spaces
@@ -58,6 +59,15 @@ class MJCF(Simulated, SimulatedTasks):
     substeps: ClassVar[int] = 5
     contact_forces: ClassVar[bool] = False
     camera: ClassVar[Camera] = ABOVE
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse an option's default that is written without its type: dataclasses would keep the inherited one."""
+        super().__init_subclass__(**options)
+        untyped = vars(cls).keys() - inspect.get_annotations(cls).keys()
+        for option in (each for base in cls.__bases__ if is_dataclass(base) for each in fields(base)):
+            if option.name in untyped:
+                written = f"{option.name}: {getattr(option.type, '__name__', option.type)} = {vars(cls)[option.name]!r}"
+                raise TypeError(f"{cls.__name__}.{option.name} is an option: write it with its type, {written}")
 
     def __post_init__(self) -> None:
         check_robot(self)

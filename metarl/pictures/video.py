@@ -5,6 +5,7 @@ import io
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ STILL = 1.0
 """Seconds for which the last frame is shown."""
 FADED = 0.45
 """Share of white blended into a clip that has ended before the others."""
+GIF_FPS = 50
+"""Frames per second that browsers show of a GIF at most; they take a tenth of a second for each of a faster one."""
 PALETTE_FRAMES = 12
 """Number of frames from which a GIF's palette is chosen."""
 
@@ -96,11 +99,17 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
 
 
 def _gif(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """Encode with one palette for all frames and without dithering, so that still regions compress well."""
+    """Encode with one palette for all frames and without dithering, so that still regions compress well.
+
+    Of more than 50 frames a second, some are left out, so that the film lasts as long as what it shows.
+    """
+    every = math.ceil(fps / GIF_FPS)
+    frames, fps = [*frames[:-1:every], frames[-1]], fps / every
     chosen = frames[:: math.ceil(len(frames) / PALETTE_FRAMES)]
     palette = _stacked(chosen).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * STILL)]
+    ends = [10 * round(100 * number / fps) for number in range(len(frames))]  # a GIF counts hundredths of a second
+    durations = [*(end - start for start, end in pairwise(ends)), round(1000 * STILL)]
     buffer = io.BytesIO()
     reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0)
     return buffer.getvalue()

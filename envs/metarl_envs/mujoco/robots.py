@@ -20,6 +20,8 @@ from metarl_envs.mujoco.rendering import Camera, Marker
 from metarl_envs.mujoco.simulator import Physics, Simulation, load_model
 
 RULE = "it must work on the last axis, whatever stands before it"
+TRIED = 101
+"""Lanes on which a family's functions are tried: more than robots have of anything else."""
 GYMNASIUMS_MODELS = Path(mujoco_env.__file__).parent / "assets"
 Parameters = Mapping[str, Values]
 """Task parameters and factors on the dynamics by name, ``[..., *shape]``."""
@@ -245,14 +247,14 @@ def at_rest(model: Any, lanes: tuple[int, ...] = (), lift: Callable[[Array], Val
 
 
 def check_family(family: RobotFamily, lift: Callable[[Array], Values] = np.array) -> None:
-    """Try a family's functions on one robot and on two lanes, with arrays that ``lift`` makes.
+    """Try a family's functions on one robot and on lanes, with arrays that ``lift`` makes.
 
     Raises ValueError for one that fails, or that returns another shape than it should.
     """
-    alone, beside = (_shapes(family, lanes, lift) for lanes in ((), (3,)))
+    alone, beside = (_shapes(family, lanes, lift) for lanes in ((), (TRIED,)))
     for named, shape in alone.items():
         if beside[named] != shape:
-            raise ValueError(f"{named} returns {shape} for one robot and {beside[named]} for each of 3: {RULE}")
+            raise ValueError(f"{named} returns {shape} for one robot and {beside[named]} for each of {TRIED}: {RULE}")
     size, expected = *alone[f"{type(family).__name__}.start"], model_of(family.robot).nq + model_of(family.robot).nv
     if size != expected:
         raise ValueError(f"{type(family).__name__}.start returns {size} numbers, expected nq + nv = {expected}")

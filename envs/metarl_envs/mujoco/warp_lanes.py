@@ -68,7 +68,7 @@ class WarpVectorEnv(RobotLanes):
         self._limits = [self._tensor(limit) for limit in self._model.actuator_ctrlrange.T]
         self._designed = self._tensor(self._model.qpos0)
         self.simulator = WarpSimulator(
-            self._model, num_envs, self._robot.substeps, self.device, self._robot.contact_forces
+            self._model, num_envs, self._robot.substeps, self.device, self._robot.contact_forces, family.simulation
         )
         self._generator = Generator(self.device)
         self._generator.seed()
