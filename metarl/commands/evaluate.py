@@ -14,9 +14,10 @@ from metarl.commands import groups
 from metarl.commands.groups import OTHER_TASKS
 from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
-from metarl.evaluation import comparison
+from metarl.evaluation import comparison, predictions
 from metarl.files import check_place
 from metarl.pictures import plotting
+from metarl.pictures import predictions as drawn
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
@@ -154,7 +155,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
         if chosen.out is not None or not plugins.is_pretrained(chosen.run):
-            _write(chosen, run.family, found, record)
+            _write(chosen, run, found, record)
         return DONE
 
     return execute
@@ -188,9 +189,9 @@ def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, Any]:
     """Return the scores of policies that know nothing, on the same tasks, where they are asked for."""
     if not chosen.references or not run.learner.spec.control:
         return {}
-    with time_limit(chosen.step_timeout):
+    with time_limit(chosen.step_timeout), logger.open_bar("scoring policies that know nothing") as progress:
         asked = chosen.tasks, chosen.split, chosen.seed, run.device
-        return {"references": evaluation.references(run.family, *asked)}
+        return {"references": evaluation.references(run.family, *asked, progress)}
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
@@ -227,7 +228,7 @@ def _parameters(tasks: Tasks) -> dict[str, Any]:
     }
 
 
-def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
+def _write(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
     """Write an evaluation and its pictures, into the run folder or beside the file ``--out``."""
     if chosen.out is None:
         folder, prefix = chosen.run, ""
@@ -240,12 +241,21 @@ def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, r
         print(f"wrote {chosen.out}")
     name = plugins.run_folder(chosen.run).resolve().name
     pictures = [plotting.adaptation_curve({name: record}, folder / f"{prefix}adaptation.png")]
-    if isinstance(family, Pictured):
-        pictures.append(family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
+    if isinstance(run.family, Pictured):
+        pictures.append(run.family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
+    if predictions.has_pictures(run.learner):
+        shown = predictions.predicted(run.learner, run.params, found.tasks, record["steps"], chosen.seed, run.device)
+        pictures.append(_drawn(shown, folder / f"{prefix}predictions.png"))
     if chosen.out is None:
         logger.write_adaptation(folder, record["metrics"], pictures[0])
     for picture in pictures:
         print(f"wrote {picture}")
+
+
+def _drawn(shown: predictions.Predicted, path: Path) -> Path:
+    parts = (shown.support.inputs, shown.support.targets, shown.query.inputs, shown.query.targets, shown.classes)
+    support, support_classes, query, query_classes, classes = (values.numpy(force=True) for values in parts)
+    return drawn.predictions(support, support_classes, query, query_classes, classes, path)
 
 
 def _without_repetition(metrics: Metrics) -> Metrics:
