@@ -24,8 +24,6 @@ ROWS = "iteration,return/step_0,return/step_1\n1,1.0,2.0\n2,1.5,2.5\n3,2.0,3.5\n
 EMPTY = {"meta", "img", "link", "br"}
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 
 
 class Page(html.parser.HTMLParser):
@@ -173,7 +171,8 @@ def test_a_browser_shows_it_without_a_complaint(write: Callable[..., Path], tmp_
         [
             str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,1500",
             "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'seen.png'}", (tmp_path / "new" / "report.html").as_uri(),
+            f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'seen.png'}",
+            (tmp_path / "new" / "report.html").as_uri(),
         ],
         capture_output=True, text=True, check=True, timeout=600,
     ).stderr  # fmt: skip
