@@ -14,7 +14,7 @@ from metarl.control import rollouts
 from metarl.control.sampling import Sampling
 from metarl.evaluation import scores
 from metarl.sb3 import policies
-from metarl.speed.devices import float32, resolve_device, send, without_cudnn
+from metarl.speed.devices import fastest_convolutions, float32, resolve_device, send, without_cudnn
 from metarl.training import loop
 from metarl.training.settings import Settings
 from metarl.training.start import recorded, train
@@ -120,6 +120,21 @@ def test_settings_come_back_after_errors_and_after_the_last_user_only() -> None:
             pass
         assert settings()["convolutions"] != "tf32"
     assert settings()["convolutions"] == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("device", "iterations", "deterministic", "searched"),
+    [(CUDA, 100, False, True), (CUDA, 99, False, False), (CUDA, 100, True, False), (CPU, 1000, False, False)],
+)
+def test_convolutions_are_searched_for_in_long_work_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, iterations: int, deterministic: bool, searched: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    assert not torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), fastest_convolutions(device, iterations):
+        assert torch.backends.cudnn.benchmark == searched
+        raise KeyError
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_the_cpu_is_left_alone() -> None:
