@@ -61,10 +61,11 @@ class EvaluateOptions:
     """Evaluate on another family instead: an installed name, or module:attribute, such as the same family with wider
     ranges. It needs the same observations and actions, or inputs and outputs."""
     oracle: Path | None = None
-    """Evaluated run of an algorithm that observes the task parameters. With --pretrained, it gives the gap closed:
+    """Evaluated run, or group of seeds, of an algorithm that observes the task parameters. With --pretrained, it gives
+    the gap closed:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
-    """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    """Evaluated run, or group of seeds, of a network that was trained on all tasks together. Needs --oracle."""
     references: bool = True
     """For control: also score zero actions and random actions on the same tasks, in up to five episodes of each."""
     allow_changes: bool = False
@@ -108,7 +109,7 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
     words = arguments if changes else None
     if groups.is_group(chosen.run):
-        return groups.evaluated(chosen, lambda one: _of_run(one, words))
+        return groups.evaluated(chosen, lambda one: _of_run(one, words), lambda record: _compared(chosen, record))
     return _of_run(chosen, words)
 
 
@@ -197,13 +198,21 @@ def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, Any]:
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
     """Return the scores of the oracle and of the pre-trained run, if they are asked for. Raises RunError."""
     compared = [
-        comparison.comparable(plugins.run_folder(run), asked, steps)
+        _known(run, asked, steps)
         for run, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
         if run is not None
     ]
     if compared:
         comparison.check_oracle(compared[0], compared[1], asked["steps"])
     return compared
+
+
+def _known(run: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
+    """Return the scores of an evaluated run, or of all seeds of a group."""
+    if not groups.is_group(run):
+        return comparison.comparable(plugins.run_folder(run), asked, steps)
+    seeds = groups.read_group(run).runs.values()
+    return comparison.of_seeds([comparison.comparable(folder, asked, steps) for folder in seeds])
 
 
 def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]:
