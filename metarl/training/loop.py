@@ -164,11 +164,10 @@ class Run:
         options = options_of(self) if callbacks else {}
         ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
         regime = Regime(begins=progress.iteration == 0)
-        left = last - progress.iteration
         with (
             logger.open_all(self.folder, progress.iteration, last, quiet) as log,
             stop_on_interrupt() as stop,
-            fastest_convolutions(self.device, left),
+            fastest_convolutions(self.device, last - progress.iteration),
         ):
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:

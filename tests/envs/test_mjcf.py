@@ -326,6 +326,15 @@ def test_options_are_told_from_attributes() -> None:
         own(velocity_range=(0.0, 1.0))
 
 
+def test_a_robot_without_a_file_is_told() -> None:
+    class Bodiless(MJCF):
+        def reward(self, motion: Any, parameters: Any) -> Any:
+            return motion.effort
+
+    with pytest.raises(ValueError, match="Bodiless has no model_file: name its MJCF file there"):
+        _ = Bodiless().spec
+
+
 def test_tasks_must_differ(cart: Path) -> None:
     with pytest.raises(ValueError, match="the tasks of Cart do not differ: give it a goal_space or dynamics"):
         own(model_file=cart, goal_space={}).sample(2, "train", generator())

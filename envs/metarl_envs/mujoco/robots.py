@@ -146,7 +146,10 @@ def box(low: float, high: float, *shape: int) -> spaces.Box:
 
 def model_path(robot: Robot) -> Path:
     """Return where the robot's MJCF file is. Raises ValueError if there is none."""
-    file, name = Path(robot.model_file).expanduser(), type(robot).__name__
+    name = type(robot).__name__
+    if not hasattr(robot, "model_file"):
+        raise ValueError(f"{name} has no model_file: name its MJCF file there")
+    file = Path(robot.model_file).expanduser()
     definer = next((kind for kind in type(robot).__mro__ if "model_file" in vars(kind)), type(robot))
     module = getattr(sys.modules.get(definer.__module__), "__file__", None)
     beside = Path(module).resolve().parent if module else Path.cwd()
