@@ -444,6 +444,13 @@ def test_the_models_own_number_of_iterations_holds_where_it_is_smaller(device):
     assert WarpSimulator(model, 1, 1, device, False)._compiled.opt.iterations == 3
 
 
+def test_a_gpu_gets_machine_code():
+    """Not PTX, which the driver would compile again on each machine."""
+    import warp
+
+    assert warp.config.cuda_output == "cubin"
+
+
 def test_memory_for_contacts_is_an_option(device):
     env = warp_lanes(device, 2, HalfCheetahVelocity(simulation=Simulation(contacts=60)))
     assert env.simulator._data.naconmax == 2 * 60

@@ -137,6 +137,18 @@ def test_convolutions_are_searched_for_in_long_work_on_a_gpu(
     assert not torch.backends.cudnn.benchmark
 
 
+def test_training_searches_for_as_long_as_it_has_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[torch.device, int]]()
+
+    def noted(device: torch.device, iterations: int) -> Any:
+        asked.append((device, iterations))
+        return fastest_convolutions(device, iterations)
+
+    monkeypatch.setattr(loop, "fastest_convolutions", noted)
+    train(MAML(), Sinusoid(), "adam", Settings(iterations=3, meta_batch_size=2, device="cpu"))
+    assert asked == [(CPU, 3)]
+
+
 def test_the_cpu_is_left_alone() -> None:
     torch.set_float32_matmul_precision("high")
     before = settings()
