@@ -71,10 +71,8 @@ def test_reptile_goes_on_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for path in stopped.glob("checkpoint*"):
         path.unlink()
     iterations = []
-    go = reptile.Run.iterate
-    monkeypatch.setattr(
-        reptile.Run, "iterate", lambda run, progress: iterations.append(run.folder) or go(run, progress)
-    )
+    go = reptile.Run.learn
+    monkeypatch.setattr(reptile.Run, "learn", lambda run, progress: iterations.append(run.folder) or go(run, progress))
     reptile.main(options)
     assert iterations == [stopped] * 4  # what is finished is taken as it is
     assert json.loads((options.out / "reptile.json").read_text())["combinations"] == record["combinations"]

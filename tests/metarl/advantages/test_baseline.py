@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarl.advantages.baseline import baseline_features, fitted_values, left_at_the_end
+from metarl.advantages.estimates import explained_variance
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,11 +29,26 @@ def test_what_is_left_at_the_end_by_hand() -> None:
 
 
 def test_values_are_those_of_a_line_through_the_other_episodes() -> None:
-    """Two lanes on the lines 2 x + 1 and -x: each is told the other's line."""
-    shape = (1, 2, 100)
-    observations = torch.rand(*shape, 1, generator=torch.Generator().manual_seed(0))
+    """Three lanes on the lines 2 x + 1, 2 x + 1 and 2 x + 4: each is told the mean of the others."""
+    shape = (1, 3, 100)
+    observations = torch.rand(1, 1, 100, 1, generator=torch.Generator().manual_seed(0)).expand(*shape, 1)
     features = baseline_features(torch.cat([observations, observations[:, :, -1:]], 2), torch.zeros(101), 1.0)
-    lines = torch.stack([2 * observations[0, 0, :, 0] + 1, -observations[0, 1, :, 0]]).unsqueeze(0)
+    line = 2 * observations[0, 0, :, 0]
+    lines = torch.stack([line + 1, line + 1, line + 4]).unsqueeze(0)
     found = fitted_values(features, lines, torch.ones(shape), torch.zeros(shape))
-    expected = torch.stack([-observations[0, 0, :, 0], 2 * observations[0, 1, :, 0] + 1]).unsqueeze(0)
+    expected = torch.stack([line + 2.5, line + 2.5, line + 1]).unsqueeze(0)
     torch.testing.assert_close(found[:, :, :-1], expected, rtol=0, atol=1e-5)
+
+
+def test_an_episode_unlike_the_others_gets_no_wild_value() -> None:
+    """Of 20 episodes of 100 steps, one is elsewhere: what hardly varies among the others says nothing about it."""
+    draw = torch.Generator().manual_seed(0)
+    size, shape = 12, (8, 20, 100)
+    observations = 0.03 * torch.randn(8, 20, 101, size, generator=draw)
+    observations[:, 0] += 5
+    time = torch.arange(101.0)
+    returns = (100 - time[:-1]) / 50 + 0.3 * torch.randn(shape, generator=draw).cumsum(-1) / 10
+    features = baseline_features(observations, time, 0.99)
+    values = fitted_values(features, returns, torch.ones(shape), torch.zeros(shape))[:, :, :-1]
+    assert (explained_variance(returns, values, torch.ones(shape)) > 0.5).all()
+    assert (values - returns)[:, 0].abs().max() < 3

@@ -54,7 +54,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(Run, "iterate", never)
+    monkeypatch.setattr(Run, "learn", never)
 
 
 def refused(capsys: Any, *arguments: object) -> str:
@@ -211,14 +211,14 @@ LOST = {
 def test_a_folder_that_is_lost_during_training_is_told_in_a_line(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, iterate, counted = tmp_path / "run", Run.iterate, itertools.count(1)
+    out, learn, counted = tmp_path / "run", Run.learn, itertools.count(1)
 
     def lose(self: Run, *arguments: Any) -> Any:
         if next(counted) == 3:
             LOST[how](out)
-        return iterate(self, *arguments)
+        return learn(self, *arguments)
 
-    monkeypatch.setattr(Run, "iterate", lose)
+    monkeypatch.setattr(Run, "learn", lose)
     words = ["train", "maml", "sinusoid", "--iterations", "4", "--meta-batch-size", "2", "--log-every", "1", "--quiet"]
     code = cli.main([*words, "--checkpoint-every", "1", "--out", str(out)])
     told = capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_a_run_killed_again_and_again_goes_on_exactly(
     start(tmp_path, 5)
     for call in (2, 3, 1, 2):
         with monkeypatch.context() as patch:
-            when(patch, Run, "iterate", call, die)
+            when(patch, Run, "learn", call, die)
             with pytest.raises(Killed):
                 training.resume(tmp_path)
     training.resume(tmp_path)
@@ -337,7 +337,7 @@ def test_ctrl_c_stops_a_process_after_the_iteration_with_a_checkpoint(tmp_path: 
     assert_same(folder, expected)
 
 
-@pytest.mark.parametrize("place", ["iterate", "save"])
+@pytest.mark.parametrize("place", ["learn", "save"])
 def test_ctrl_c_at_any_moment_leaves_a_checkpoint_of_the_last_row(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -370,7 +370,7 @@ def test_ctrl_c_while_a_checkpoint_is_written_stops_with_a_later_one(
 
 def test_ctrl_c_in_the_last_iteration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(tmp_path, 2)
-    when(monkeypatch, Run, "iterate", 2, interrupt)
+    when(monkeypatch, Run, "learn", 2, interrupt)
     assert not run.train(run.first()).interrupted
     with pytest.raises(runs.RunError, match="nothing is left to do"):
         training.resume(tmp_path)
@@ -379,7 +379,7 @@ def test_ctrl_c_in_the_last_iteration_changes_nothing(tmp_path: Path, monkeypatc
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, before = start(tmp_path, 5), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        when(patch, Run, "iterate", 3, interrupt)
+        when(patch, Run, "learn", 3, interrupt)
         when(patch, adapted, "mean_gradient", 3, interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.train(run.first())
