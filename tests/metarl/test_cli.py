@@ -170,7 +170,7 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml bandit --algorithm.architecture my_tasks:nowhere --out X", "no attribute 'nowhere'"),
         (
             "train maml bandit --algorithm.architecture conv --out X",
-            "architecture='conv': expected mlp, conv4, resnet12 or module:attribute;",
+            "architecture='conv': expected mlp, conv4, convnet, resnet12 or module:attribute;",
         ),
         (
             "train maml bandit --algorithm.architecture my_tasks:PENDULUMS --out X",
