@@ -98,11 +98,15 @@ def drawn(table: Table, draws: Draws, prefix: str, share: float = 1.0) -> dict[s
 
 
 def without(table: Table, dotted: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """Return a table without the options of these dotted names. A table that becomes empty is left out."""
+    """Return a table without the options of these dotted names, and without lists as long as one of those.
+
+    A table that becomes empty is left out.
+    """
     kept: dict[str, Any] = {}
     for name, item in table.items():
         full = f"{prefix}{name}"
-        if full in dotted:
+        follows = isinstance(item, Lists) and isinstance(item.length, str) and item.length not in kept
+        if full in dotted or follows:
             continue
         inner = without(item, dotted, f"{full}.") if isinstance(item, Mapping) else item
         if inner != {}:
@@ -149,6 +153,9 @@ def _range(value: Any, where: str) -> Range:
         choices = value["choices"]
         if not isinstance(choices, list | tuple) or not choices:
             raise ValueError(f"{where}: choices={choices!r}: expected a list of at least one value")
+        labels = [_label(_plain(choice)) for choice in choices]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"{where}: choices={choices!r}: {twice[0]!r} and {twice[1]!r} are equal")
         return Choices(tuple(map(_plain, choices)))
     return _numbers(value, where)
 

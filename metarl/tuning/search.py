@@ -35,10 +35,14 @@ Pruner = Literal["median", "halving", "none"]
 TRIALS = "trials.csv"
 VALIDATIONS = 10
 """How often a trial is validated, where the settings do not say."""
-MOST_TOO_LARGE, MOST_FAILED = 1000, 10
-"""Proposals in a row that may be too large, and trials in a row that may fail with none before them that did not."""
+WARM_UP = 0.2
+"""Share of a trial before which the median ends none: the first validations tell little."""
+MOST_REFUSED, MOST_FAILED = 300, 10
+"""Proposals in a row that may be too large, or the same as before, and trials in a row that may fail with none before
+them that did not."""
 _OPTIONS = "options"
-_TOO_LARGE = "more parameters than allowed"
+_TOO_LARGE, _TRIED = "more parameters than allowed", "tried before"
+"""Reasons why proposals are not trained; these are no trials."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ class Search:
     """Trials of the study in all, such as 40, or for how long this process begins new ones: 90m or 2h."""
     pruner: Pruner = "median"
     """Which trials end early. median: those whose best validation is worse than the median of the others at the same
-    iteration. halving: successive halving, which ends more of them. none: none."""
+    iteration, after a fifth of its training. halving: successive halving, which ends more of them. none: none."""
     storage: str | None = None
     """URL of a database for the study, such as sqlite:///study.db, or a file for Optuna's journal. By default
     study.journal in the folder --out. Processes, also on several machines, that name the same one share the study."""
     max_parameters: int | None = None
-    """Most meta-parameters that a trial may have. Larger proposals are not trained, and do not count as trials."""
+    """Most meta-parameters that a trial may have. Larger proposals are not trained, and do not count as trials.
+    Nor do those that were tried before."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", str(self.budget))  # a number of trials is as good
         parse_budget(self.budget)
         if self.pruner not in get_args(Pruner):
             raise ValueError(f"pruner={self.pruner!r}: expected one of {', '.join(get_args(Pruner))}")
@@ -92,7 +98,7 @@ class _Course:
     objective: Objective
     folder: Path
     say: Callable[[str], None]
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def budget(self) -> Budget:
@@ -105,7 +111,7 @@ class _Course:
     def counts(self, trial: Any) -> bool:
         if trial.state.name == "RUNNING":
             return not self.is_left(trial)
-        return bool(trial.user_attrs.get(REASON) != _TOO_LARGE)
+        return trial.user_attrs.get(REASON) not in (_TOO_LARGE, _TRIED)
 
     def is_left(self, trial: Any) -> bool:
         """Return whether a trial was begun in this folder by a process that no longer runs."""
@@ -121,16 +127,14 @@ def tune(
     space: str | Mapping[str, Any] = "default",
     out: Path | str | None = None,
     search: Search | None = None,
-    fixed: Sequence[str] = (),
     quiet: bool = True,
 ) -> Tuned:
     """Search for the options of an experiment that validate best, with Optuna.
 
     ``space`` is the name of an installed space, a TOML file, or ranges by part and field, such as
-    ``{"algorithm": {"step_size": {"low": 0.01, "high": 1.0, "log": True}}}``. Dotted names in ``fixed``, such as
-    ``algorithm.step_size``, are left out of it. The folder ``out``, by default ``runs/tune-ALGORITHM-TASKS``, holds a
-    run folder for each trial, the study, and ``trials.csv``. Where it holds this study already, the search goes on, and
-    so does a trial that was stopped.
+    ``{"algorithm": {"step_size": {"low": 0.01, "high": 1.0, "log": True}}}``. The folder ``out``, by default
+    ``runs/tune-ALGORITHM-TASKS``, holds a run folder for each trial, the study, and ``trials.csv``. Where it holds this
+    study already, the search goes on, and so does a trial that was stopped.
 
     The score is the best validation of a trial after the last adaptation step: the return, the accuracy, or the error.
     Without ``validate_every`` in the settings, ten validations are made.
@@ -140,8 +144,7 @@ def tune(
         PluginError: there is no such space, or the space has an option that does not exist.
         RolloutError: an environment broke.
     """
-    execute = prepared(experiment, space, out, search or Search(), fixed, quiet)
-    return execute()
+    return prepared(experiment, space, out, search or Search(), quiet=quiet)()
 
 
 def prepared(
@@ -152,7 +155,10 @@ def prepared(
     fixed: Sequence[str] = (),
     quiet: bool = True,
 ) -> Callable[[], Tuned]:
-    """Check a search, and open its study. Return what searches. Raises as ``tune`` does."""
+    """Check a search, and open its study. Return what searches. Raises as ``tune`` does.
+
+    ``fixed`` are the dotted names of options that are left out of the space, such as ``algorithm.step_size``.
+    """
     import_optuna()
     experiment = _validated(experiment)
     chosen = space_for(experiment, space, fixed)
@@ -187,20 +193,17 @@ def _validated(experiment: Experiment) -> Experiment:
 
 
 def _searched(course: _Course, quiet: bool) -> Tuned:
-    failed, signal = 0, None
+    failed = 0
     with quiet_optuna(), _bar(course, quiet) as report:
         course.store.study.pruner = _pruner(course)
-        while signal is None:
-            outcome = _next(course, report)
-            if outcome is None:
-                break
+        while (outcome := _next(course, report)) is not None:
             _tell(course, outcome)
             if outcome.state == "stopped":
                 return _found(course, outcome.signal or 0)
             failed = failed + 1 if outcome.state == "failed" else 0
             if failed == MOST_FAILED and not _complete(course):
                 raise StudyError(f"{failed} trials in a row could not be trained; the last one: {outcome.told}")
-    return _found(course, signal)
+    return _found(course, None)
 
 
 @contextmanager
@@ -211,7 +214,7 @@ def _bar(course: _Course, quiet: bool) -> Iterator[Callable[[float], None]]:
     with logger.open_bar("trials") as show:
         trials = course.budget.trials
         # A trial under way counts as a whole one: what it has not done yet is taken off.
-        yield lambda share: show(max(0.0, course.used() - (0.0 if trials is None else (1 - share) / trials)))
+        yield lambda share: show(course.used() - (0.0 if trials is None else (1 - share) / trials))
 
 
 def _next(course: _Course, report: Callable[[float], None]) -> Outcome | None:
@@ -231,8 +234,10 @@ def _next(course: _Course, report: Callable[[float], None]) -> Outcome | None:
     return None if course.used() >= 1 else _begun(course, report)
 
 
-def _begun(course: _Course, report: Callable[[float], None]) -> Outcome:
-    for _ in range(MOST_TOO_LARGE):
+def _begun(course: _Course, report: Callable[[float], None]) -> Outcome | None:
+    """Begin a new trial; None where nothing new is left to try."""
+    refused = set[str]()
+    for _ in range(MOST_REFUSED):
         trial, values = _asked(course)
         try:
             tried = applied(course.experiment, values, course.space.where)
@@ -240,16 +245,40 @@ def _begun(course: _Course, report: Callable[[float], None]) -> Outcome:
         except ValueError as error:
             return given_up(course.store, trial, " ".join(str(error).split()))
         trial.set_user_attr(PARAMETERS, size)
-        if course.search.max_parameters is not None and size > course.search.max_parameters:
-            given_up(course.store, trial, _TOO_LARGE)
+        if (reason := _refused(course, trial, size)) is not None:
+            refused.add(reason)
             continue
         place = course.place(trial.number)
         trial.set_user_attr(FOLDER, place.name)
         return run_trial(course.store, trial, begun(tried, place), place, course.objective, report)
-    raise StudyError(
-        f"{MOST_TOO_LARGE} proposals in a row had more than {course.search.max_parameters} parameters: allow more, or "
-        "change the space"
-    )
+    if refused == {_TOO_LARGE}:
+        raise StudyError(
+            f"{MOST_REFUSED} proposals in a row had more than {course.search.max_parameters} parameters: allow more, "
+            "or change the space"
+        )
+    course.say(f"the last {MOST_REFUSED} proposals were tried before: the search ends")
+    return None
+
+
+def _refused(course: _Course, trial: Any, size: int) -> str | None:
+    """Tell the study of a proposal that is not trained, and return why. Return None for one that is to be trained."""
+    twin = next((one for one in course.store.study.trials if one.number < trial.number and _is_twin(one, trial)), None)
+    if course.search.max_parameters is not None and size > course.search.max_parameters:
+        given_up(course.store, trial, _TOO_LARGE)
+        return _TOO_LARGE
+    if twin is None:
+        return None
+    if twin.value is None:
+        given_up(course.store, trial, _TRIED)
+    else:
+        trial.set_user_attr(REASON, _TRIED)
+        course.store.study.tell(trial.number, twin.value)
+    return _TRIED
+
+
+def _is_twin(one: Any, trial: Any) -> bool:
+    """Return whether a trial that has ended, or is under way, has the options of another."""
+    return FOLDER in one.user_attrs and one.params == trial.params
 
 
 def _asked(course: _Course) -> tuple[Any, dict[str, Any]]:
@@ -270,22 +299,25 @@ def _size(experiment: Experiment) -> int:
 
 
 def _pruner(course: _Course) -> Any:
-    pruners, every = import_optuna().pruners, course.experiment.settings.validate_every
+    pruners, settings = import_optuna().pruners, course.experiment.settings
     if course.search.pruner == "median":
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=int(settings.iterations * WARM_UP))
     if course.search.pruner == "halving":
-        return pruners.SuccessiveHalvingPruner(min_resource=every, reduction_factor=3)
+        return pruners.SuccessiveHalvingPruner(min_resource=settings.validate_every, reduction_factor=3)
     return pruners.NopPruner()
 
 
 def _complete(course: _Course) -> list[Any]:
-    return list(course.store.study.get_trials(states=(import_optuna().trial.TrialState.COMPLETE,)))
+    """Return the trials that were trained to their end, the best ones first."""
+    found = course.store.study.get_trials(states=(import_optuna().trial.TrialState.COMPLETE,))
+    trained = [trial for trial in found if FOLDER in trial.user_attrs]
+    return sorted(trained, key=lambda trial: -trial.value if course.objective.up else trial.value)
 
 
 def _tell(course: _Course, outcome: Outcome) -> None:
     write_trials(course)
     shown = "" if math.isnan(outcome.value) else f" {course.objective.metric} {outcome.value:.4g}"
-    best = f" (best: {course.store.study.best_value:.4g})" if _complete(course) else ""
+    best = f" (best: {done[0].value:.4g})" if (done := _complete(course)) else ""
     course.say(f"trial {outcome.number}: {outcome.state}{shown}{best}" + (f": {outcome.told}" if outcome.told else ""))
 
 
@@ -307,7 +339,7 @@ def _rows(course: _Course) -> list[dict[str, Any]]:
         | {REASON: trial.user_attrs.get(REASON)}
         | dotted(trial.user_attrs.get(_OPTIONS, {}))
         for trial in course.store.study.trials
-        if trial.user_attrs.get(REASON) != _TOO_LARGE
+        if trial.user_attrs.get(REASON) not in (_TOO_LARGE, _TRIED)
     ]
 
 
@@ -323,9 +355,10 @@ def _value(trial: Any, aim: Objective) -> float | None:
 def _found(course: _Course, signal: int | None) -> Tuned:
     write_trials(course)
     rows = _rows(course)
-    if not _complete(course):
+    done = _complete(course)
+    if not done:
         return Tuned(None, math.nan, {}, course.objective, rows, course.folder, signal)
-    trial = course.store.study.best_trial
+    trial = done[0]
     options = trial.user_attrs[_OPTIONS]
     best = applied(course.experiment, options, course.space.where)
     return Tuned(best, float(trial.value), options, course.objective, rows, course.folder, signal)

@@ -60,7 +60,9 @@ def _chosen(file: plugins.SpaceFile, experiment: Experiment) -> dict[str, Any]:
     found = {part: dict(file.tables.get(part, {}).get(name, {})) for part, name in names.items()}
     found["settings"] = dict(file.tables.get("settings", {}))
     network = file.tables.get("network", {}).get(_inputs(experiment))
-    if network and isinstance(getattr(experiment.algorithm, "network", None), Network):
+    if network and not isinstance(getattr(experiment.algorithm, "network", None), Network):
+        raise ValueError(f"{file.where} searches networks, and {names['algorithm']} has no options of a network")
+    if network:
         found["algorithm"]["network"] = {**network, **found["algorithm"].get("network", {})}
     if not any(found.values()):
         asked = ", ".join(f"{part}.{name}" for part, name in names.items())

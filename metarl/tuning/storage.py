@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,13 +81,11 @@ def opened(experiment: Experiment, space: Space, up: bool, place: str | Path, to
     where, name = str(place), "-".join(experiment.names[:2])
     with _told_as_one(where):
         storage = _storage(import_optuna(), where)
-        others = [other for other in import_optuna().get_all_study_names(storage) if other != name]
-    if others and "://" not in where:
+        names = import_optuna().get_all_study_names(storage)
+    if (others := [other for other in names if other != name]) and "://" not in where:
         raise StudyError(f"{where} holds a study of {others[0]}, and {name} is asked for: choose another --out")
     with _told_as_one(where):
-        study = import_optuna().create_study(
-            study_name=name, storage=storage, direction="maximize" if up else "minimize", load_if_exists=True
-        )
+        study = _study(name, storage, "maximize" if up else "minimize", name in names)
         recorded = study.user_attrs.get(_RECORD)
     asked = _record(experiment, space, told)
     if recorded is None:
@@ -97,6 +96,13 @@ def opened(experiment: Experiment, space: Space, up: bool, place: str | Path, to
             "another --out (or --storage)"
         )
     return Store(study, storage, where)
+
+
+def _study(name: str, storage: Any, direction: str, there: bool) -> Any:
+    optuna = import_optuna()
+    if there:  # creating it again would be written into the journal
+        return optuna.load_study(study_name=name, storage=storage)
+    return optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
 
 
 @contextlib.contextmanager
@@ -115,8 +121,18 @@ def _told_as_one(where: str) -> Iterator[None]:
 def _storage(optuna: Any, where: str) -> Any:
     if "://" in where:
         return optuna.storages.RDBStorage(where)
+    if not _ends_in_a_line(Path(where)):  # Optuna would put its next record behind it, into the same line
+        raise ValueError("it ends in the middle of a line, as a full disk or a killed process leaves it: remove that")
     journal = optuna.storages.journal
     return optuna.storages.JournalStorage(journal.JournalFileBackend(where))
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _record(experiment: Experiment, space: Space, told: Mapping[str, Any]) -> dict[str, Any]:
