@@ -208,10 +208,12 @@ def check_logs(settings: Settings, folder: Path | None) -> None:
     """Raise ValueError where a package that logs need is missing."""
     if folder is not None:
         logger.import_writers()
-    if settings.wandb is not None:
+    for name, load in (("wandb", logger.import_wandb), ("mlflow", logger.import_mlflow)):
+        if (place := getattr(settings, name)) is None:
+            continue
         if folder is None:
-            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
-        logger.import_wandb()
+            raise ValueError(f"{name}={place!r} needs a run folder: give out too")
+        load()
 
 
 def recipe(
