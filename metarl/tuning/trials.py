@@ -1,6 +1,7 @@
 """One trial: a training whose validation scores go to the study, which may stop it early."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from metarl.tuning.storage import Store, import_optuna
 
 REASON, PARAMETERS, FOLDER = "reason", "parameters", "folder"
 """Attributes of trials: why one was given up, how many meta-parameters it has, and its run folder's name."""
+DIVERGING = ".*(targets seem to be far from 1|training diverges|line search has refused)"
+"""The warnings of training that is not learning; see ``metarl.training.progress.Watch``."""
 Start = Callable[[], tuple[Run, Progress]]
 """Makes or opens the run of a trial."""
 Report = Callable[[float], None]
@@ -140,7 +143,10 @@ def _trained(
     except runs.FinishedError:
         return None, False
     watching = Watching(store, trial, objective, folder, report)
-    return run.train(progress, callbacks=[watching]), watching.pruned
+    with warnings.catch_warnings():
+        # Some choices do not learn: that is what a search finds out. The trial's score tells it.
+        warnings.filterwarnings("ignore", DIVERGING, UserWarning)
+        return run.train(progress, callbacks=[watching]), watching.pruned
 
 
 def given_up(store: Store, trial: Any, reason: str) -> Outcome:

@@ -178,6 +178,12 @@ def test_training_that_diverges_fails(tmp_path: Path, monkeypatch: pytest.Monkey
         metarl.tune(experiment(), SPACE, tmp_path / "study", Search(9))
 
 
+def test_trials_that_do_not_learn_do_not_warn(tmp_path: Path) -> None:
+    """Warnings are errors in tests. The error of this one is far beyond that of not adapting."""
+    found = metarl.tune(experiment(), {"algorithm": {"step_size": {"low": 90.0, "high": 99.0}}}, tmp_path, Search(1))
+    assert found.value > 1e4 or states(found) == ["failed"]
+
+
 def test_another_error_is_raised_and_its_trial_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("the robot is broken")

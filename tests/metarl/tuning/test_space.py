@@ -1,6 +1,7 @@
 """The search space of an experiment: read, checked against its options, drawn, and put into words."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_a_users_file_serves_and_what_is_fixed_is_left_out(tmp_path: Path) -> No
     assert {part: list(table) for part, table in space.table.items()} == {
         "algorithm": ["step_size"], "settings": ["meta_batch_size"],
     }  # fmt: skip
+
+
+def test_the_file_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/tuning.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    space = tuning.space_for(SINUSOID, write(tmp_path, text))
+    assert [list(table) for table in space.table.values()] == [
+        ["step_size", "first_order", "network"], ["learning_rate"], ["meta_batch_size"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
