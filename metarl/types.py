@@ -551,6 +551,16 @@ def environments_of(tasks: Tasks) -> Environments:
     return tasks
 
 
+def outputs_at(learner: Learner, state: State, inputs: Tensor) -> Tensor:
+    """Return the outputs ``[item, model_outputs]`` of a single task's state for inputs ``[item, *input_shape]``.
+
+    Observations count as the steps of one episode, so that one policy answers where a task has several.
+    """
+    if learner.spec.control and learner.memory is None:
+        return learner.predict(state, inputs[None, None])[0][0, 0]
+    return learner.predict(state, inputs[None])[0][0]
+
+
 def policy_of(learner: Learner, state: State) -> Policy:
     """Return the policies of a learner in a state."""
     observe = None if learner.memory is None else learner.memory.observe

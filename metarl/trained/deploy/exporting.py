@@ -15,7 +15,7 @@ from metarl.files import check_place, expanded, write_bytes
 from metarl.speed import on_leaves
 from metarl.trained.deploy import card
 from metarl.trained.deploy.native import Native
-from metarl.types import Learner, State
+from metarl.types import Learner, State, outputs_at
 
 TOLERANCE = 1e-4
 """Allowed difference between a program and the model, relative to the largest output."""
@@ -34,7 +34,7 @@ class Predictor(nn.Module):
         rows = inputs.to(torch.get_default_dtype())
         if self.divisor != 1:
             rows = rows / self.divisor
-        outputs = self.learner.predict(self.state, rows.unsqueeze(0))[0][0]
+        outputs = outputs_at(self.learner, self.state, rows)
         return outputs[:, : self.classes].softmax(-1) if self.classes else outputs
 
 
@@ -47,7 +47,7 @@ class Actor(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Act."""
-        outputs = self.learner.predict(self.state, self.own.seen(observations).unsqueeze(0))[0][0]
+        outputs = outputs_at(self.learner, self.state, self.own.seen(observations))
         return self.own.act(self.learner.spec.distribution.mode(outputs))
 
 

@@ -22,7 +22,7 @@ from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.native import Native, native, of_family, read, scale_of
 from metarl.trained.deploy.playing import AnyEnv, OwnTask, rollout_of
 from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
-from metarl.types import Algorithm, Learner, Params, Rollout, State, each_tensor, held_by, policy_of
+from metarl.types import Algorithm, Learner, Params, Rollout, State, each_tensor, held_by, outputs_at, policy_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class AdaptedPolicy:
     @usual_modes()
     def _outputs(self, rows: Tensor) -> Tensor:
         with torch.no_grad(), float32(self.device):
-            return self.learner.predict(self.state, rows.to(self.device)[None])[0][0].cpu()
+            return outputs_at(self.learner, self.state, rows.to(self.device)).cpu()
 
     def summary(self) -> str:
         """Return the returns before and after each step as text, a line each."""
