@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -287,7 +288,9 @@ def _asked(course: _Course) -> tuple[Any, dict[str, Any]]:
     share = course.used()
     trial = study.ask()
     seed = stream(course.experiment.settings.seed, f"trials/{trial.number}").initial_seed() % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # before Optuna 5, it says so
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     values = course.space.draw(trial, share)
     trial.set_user_attr(_OPTIONS, values)
     return trial, values
