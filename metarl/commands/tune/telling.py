@@ -2,9 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from metarl.cli import DONE, INTERRUPTED, STOPPED_BY
-from metarl.files import typed
 from metarl.tuning import Tuned, words
 
 SHOWN = 5
@@ -32,7 +32,7 @@ def table(found: Tuned) -> list[str]:
         lines.append(f"{row['trial']:>5} {row['value']:>18.4g} {row['parameters'] or '':>10}  {options}")
     counts = {state: sum(row["state"] == state for row in found.trials) for state in ("complete", "pruned", "failed")}
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return [*lines, f"{len(found.trials)} trials: {told}; {found.folder / 'trials.csv'} has them all"]
+    return [*lines, f"{len(found.trials)} trials: {told}; {near(found.folder / 'trials.csv')} has them all"]
 
 
 def _shown(value: object) -> str:
@@ -45,5 +45,11 @@ def retrain(found: Tuned, train: Sequence[str]) -> str:
     given = {word.partition("=")[0] for word in train}
     every = found.best.settings.validate_every
     validated = [] if "--validate-every" in given else ["--validate-every", str(every)]
-    out = [] if "--out" in given else ["--out", typed(found.folder / "best")]
-    return shlex.join([*train, *words(found.best, found.options), *validated, *out])
+    return shlex.join(
+        [*train, *words(found.best, found.options), *validated, "--out", str(near(found.folder / "best"))]
+    )
+
+
+def near(path: Path) -> Path:
+    """Return a path as seen from the working folder, if it is in there."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

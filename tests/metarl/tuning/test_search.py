@@ -19,6 +19,7 @@ import metarl
 from metarl import runs, tuning
 from metarl.cli import DONE, WRONG, main
 from metarl.commands.train import of_train, requested
+from metarl.commands.tune.telling import finish
 from metarl.spec import Spec
 from metarl.training import TrainingError
 from metarl.tuning import Search, StudyError, search, trials
@@ -361,6 +362,17 @@ def test_the_command_prints_how_to_train_the_best_again(
     assert {name: record[name] for name in ("algorithm", "outer", "settings")} == {
         name: config[name] for name in ("algorithm", "outer", "settings")
     }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (0, 130)])
+def test_a_search_that_was_stopped_tells_how_to_go_on(tmp_path: Path, capsys: Captured, number: int, code: int) -> None:
+    row = {"trial": 0, "state": "running", "value": 1.0, "parameters": 13, "algorithm.step_size": 0.1}
+    found = tuning.Tuned(None, math.nan, {}, Objective("loss/step_1", False), [row], tmp_path, number)
+    assert finish(found, [], ["metarl", "tune", "maml", "my module:family"]) == code
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"1 trials: 0 complete, 0 pruned, 0 failed; {tmp_path / 'trials.csv'} has them all",
+        "stopped; the study is saved. Go on with: metarl tune maml 'my module:family'",
+    ]
 
 
 @pytest.mark.slow
