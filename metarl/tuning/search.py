@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from metarl import runs
 from metarl.files import expanded, write_bytes
+from metarl.plugins import PluginError
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.training import Experiment
@@ -213,9 +214,22 @@ def _bar(course: _Course, quiet: bool) -> Iterator[Callable[[float], None]]:
         yield lambda share: None
         return
     with logger.open_bar("trials") as show:
-        trials = course.budget.trials
+        yield _shown(course, show)
+
+
+def _shown(course: _Course, show: Callable[[float], None]) -> Callable[[float], None]:
+    """Return what shows the share of the search that is done, given that of the trial under way."""
+    used, before = 0.0, 1.0
+
+    def report(share: float) -> None:
+        nonlocal used, before
+        if share <= before:  # another trial has begun; asking the study in each iteration would take long
+            used = course.used()
+        before = share
         # A trial under way counts as a whole one: what it has not done yet is taken off.
-        yield lambda share: show(course.used() - (0.0 if trials is None else (1 - share) / trials))
+        show(used - (0.0 if course.budget.trials is None else (1 - share) / course.budget.trials))
+
+    return report
 
 
 def _next(course: _Course, report: Callable[[float], None]) -> Outcome | None:
@@ -243,7 +257,7 @@ def _begun(course: _Course, report: Callable[[float], None]) -> Outcome | None:
         try:
             tried = applied(course.experiment, values, course.space.where)
             size = _size(tried)
-        except ValueError as error:
+        except (ValueError, PluginError) as error:
             return given_up(course.store, trial, " ".join(str(error).split()))
         trial.set_user_attr(PARAMETERS, size)
         if (reason := _refused(course, trial, size)) is not None:

@@ -169,6 +169,24 @@ def test_options_that_do_not_go_together_fail_and_the_search_goes_on(
     assert found.best.algorithm.network.architecture == "mlp"
 
 
+def test_options_that_each_are_right_but_not_together_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_REFUSED", 9)
+    space = {"network": {"architecture": {"choices": ["mlp", "conv4"]}, "activation": {"choices": ["relu", "tanh"]}}}
+    found = metarl.tune(experiment(2), {"algorithm": space}, tmp_path / "study", Search(12))
+    reasons = {row["reason"] for row in found.trials if row["algorithm.network.activation"] == "tanh"}
+    assert any("activation='tanh': conv4 does not read that" in reason for reason in reasons if reason)
+    assert found.best is not None
+
+
+def test_the_bar_shows_trials_and_parts_of_them() -> None:
+    ended, told = [0.0], list[float]()
+    course: Any = SimpleNamespace(budget=Budget(4, None), used=lambda: ended[0])
+    report = search._shown(course, told.append)
+    for ended[0], share in ((0.25, 0.5), (0.25, 1.0), (0.5, 0.5), (0.5, 1.0)):
+        report(share)
+    assert told == [0.125, 0.25, 0.375, 0.5]
+
+
 def test_training_that_diverges_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverged(*arguments: Any) -> Any:
         raise TrainingError("the meta-gradient was not finite")
