@@ -150,6 +150,9 @@ class Buffers(NamedTuple):
     after the outer update, unless that refused its step: within an iteration, buffers do not change."""
     held: Params | None = None
     """The buffers that the learner holds, once it is asked to; see ``holding``."""
+    by_sums: bool = False
+    """For runs in several processes: whether ``move`` adds up over ranks itself, by ``metarl.speed.ranks.sums``. Then
+    it gets the experience of this rank's tasks. Else it gets that of all tasks, which each rank sends to all others."""
 
 
 class Learner(NamedTuple):

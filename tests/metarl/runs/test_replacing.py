@@ -27,9 +27,15 @@ RECORD = {"reference": "metarl.algorithms.maml:MAML", "options": {}}
 CONFIG = {"algorithm": RECORD, "tasks": RECORD, "outer": RECORD, "settings": {"seed": 3}}
 MINE = (
     "model.zip", "checkpoint-7.pt", "checkpoint-mine.pt", "checkpoint.pt", "best.pt", "best_evaluation.pt",
+<<<<<<< HEAD
     "evaluations.json", "progress.csv", "evaluation.json", "learning.png", "adaptation.png", "tasks.png", "render.gif",
     "render.mp4", "wandb-id.txt", "mlflow-id.txt", "events.out.tfevents.1", "adaptation/events.out.tfevents.1",
     "notes.txt",
+=======
+    "evaluations.json", "progress.csv", "evaluation.json", "learning.png", "adaptation.png", "tasks.png",
+    "predictions.png", "render.gif", "render.mp4", "wandb-id.txt", "events.out.tfevents.1",
+    "adaptation/events.out.tfevents.1", "notes.txt",
+>>>>>>> main
 )  # fmt: skip
 """Files that a user may have, most of them by names that runs use."""
 
