@@ -37,11 +37,7 @@ and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks
 most commands take a group of seeds: the folder that 'metarl train ... --seeds 0 1 2' fills."""
 
 COMMANDS = (
-<<<<<<< HEAD
-    "train", "tune", "resume", "evaluate", "compare", "show", "adapt", "predict", "plot", "render", "export",
-=======
-    "train", "resume", "evaluate", "compare", "report", "show", "adapt", "predict", "plot", "render", "export",
->>>>>>> main
+    "train", "tune", "resume", "evaluate", "compare", "report", "show", "adapt", "predict", "plot", "render", "export",
     "baseline", "check", "new",
 )  # fmt: skip
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""

@@ -30,15 +30,9 @@ PREVIOUS = "previous.pt"
 """The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
 """Files of evaluations during training, of callbacks, and of baselines."""
-<<<<<<< HEAD
-PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif")
+PICTURES = ("learning.png", "adaptation.png", "tasks.png", "predictions.png", "render.gif")
 WANDB, MLFLOW = "wandb-id.txt", "mlflow-id.txt"
 """Files with the run's identifier on Weights & Biases, and in MLflow."""
-=======
-PICTURES = ("learning.png", "adaptation.png", "tasks.png", "predictions.png", "render.gif")
-WANDB = "wandb-id.txt"
-"""File with the run's identifier on Weights & Biases."""
->>>>>>> main
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
 """Plugins that a configuration records, and the group of each in the registry."""
