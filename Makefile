@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check hooks audit lock bench gpu results metaworld clean
+.PHONY: demo test lint types docs check hooks audit lock bench gpu results metaworld versions clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -77,5 +77,10 @@ metaworld:
 		. ./plugins/metaworld pytest pytest-timeout
 	cd plugins/metaworld && ../../.venv-metaworld/bin/python -m pytest
 
+# The tests that meet other packages, with the lowest and the newest versions, on each Python that is found. PIN for
+# versions that cannot be installed: make versions PIN=torch==2.13.0.
+versions:
+	$(PYTHON) tests/versions.py $(if $(PIN),--pin $(PIN))
+
 clean:
-	rm -rf $(VENV) .venv-metaworld runs site
+	rm -rf $(VENV) .venv-metaworld .versions runs site

@@ -31,6 +31,9 @@ from metarl.training import recipe as recipe
 from metarl.training import resume as resume
 from metarl.training import save_run as save_run
 from metarl.training import train as train
+from metarl.tuning import Search as Search
+from metarl.tuning import Tuned as Tuned
+from metarl.tuning import tune as tune
 from metarl.types import Examples as Examples
 from metarl.types import Learner as Learner
 from metarl.types import Params as Params

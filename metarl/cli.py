@@ -16,6 +16,7 @@ USAGE = """usage: metarl COMMAND ...
   list [tasks|algorithms|outers|recipes|pretrained]
                                        list installed plugins, recipes or trained runs, and where they come from
   train ALGORITHM TASKS [options]      meta-train, e.g. metarl train maml point-navigation --outer trpo
+  tune ALGORITHM TASKS [options]       search for the options that validate best, with Optuna
   resume RUN [options]                 continue a run exactly where it stopped
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
   compare RUN RUN [RUN ...]            compare scores on the same tasks: differences, intervals, a picture
@@ -36,13 +37,13 @@ and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks
 most commands take a group of seeds: the folder that 'metarl train ... --seeds 0 1 2' fills."""
 
 COMMANDS = (
-    "train", "resume", "evaluate", "compare", "report", "show", "adapt", "predict", "plot", "render", "export",
+    "train", "tune", "resume", "evaluate", "compare", "report", "show", "adapt", "predict", "plot", "render", "export",
     "baseline", "check", "new",
 )  # fmt: skip
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 
-TOGETHER = ("train", "resume")
-"""Commands that torchrun may start in several processes, which then work together."""
+TOGETHER = ("train", "tune", "resume")
+"""Commands that torchrun may start in several processes: on one run, or in tune on trials of one study."""
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 STOPPED_BY = 128

@@ -37,6 +37,7 @@ ORDER = (
     ("signs",),
     ("trained",),
     ("training",),
+    ("tuning",),
     ("testing",),
     ("sb3",),
     ("cli", "__init__"),

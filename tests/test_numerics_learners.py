@@ -88,7 +88,7 @@ CASES = [
     *(Case(Reptile(network=TANH, optimiser="sgd", carry_moments=False), spec) for spec in (*CONTROL, *EXAMPLES)),
     *(Case(Reptile(network=TANH), spec) for spec in EXAMPLES),
     *(Case(MultiTask(network=RELU), spec) for spec in (*CONTROL, *EXAMPLES)),
-    *(Case(MultiTask(network=RELU, weighting=each), CURVE) for each in ("uncertainty", "pcgrad")),
+    *(Case(MultiTask(network=RELU, weighting=each), CURVE) for each in ("uncertainty", "pcgrad", "gradnorm")),
     *(Case(MultiTask(network=RELU, condition=each), CURVE) for each in ("concatenate", "add", "multiply", "heads")),
     *(Case(each, VECTORS) for each in maml(NORMALISED)),
     *(Case(each, IMAGES) for network in (STRIDED, POOLED) for each in maml(network)),

@@ -94,7 +94,10 @@ CASES = [
     Case(MAML(network=MLP, steps=3, learn_step_sizes=True, multi_step_loss=0.5), Sinusoid(), SGD(1e-3), 1),
     Case(Reptile(network=MLP), Sinusoid(), SGD(), 1),
     Case(MultiTask(network=MLP, condition="add"), Sinusoid(), Adam(), 1),
-    *(Case(MultiTask(network=MLP, weighting=how), Sinusoid(), Adam(), 1) for how in ("uncertainty", "pcgrad")),
+    *(
+        Case(MultiTask(network=MLP, weighting=how), Sinusoid(), Adam(), 1)
+        for how in ("uncertainty", "pcgrad", "gradnorm")
+    ),
     Case(MAML(network=MLP), TABLE, Adam(), 1),
     Case(MAML(network=CONV), IMAGES, Adam(), 1),
     Case(MAML(network=Network("conv4", filters=4, batch_norm="inductive")), IMAGES, SGD(), 1),

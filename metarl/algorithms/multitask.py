@@ -26,6 +26,8 @@ from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, inp
 
 LOG_VARIANCES = "weighting:log_variances"
 """Name of the learned log-variances among the meta-parameters."""
+BALANCE = "weighting:balance"
+"""Name of GradNorm's weights among the meta-parameters, as logits."""
 
 
 class Described(NamedTuple):
@@ -54,9 +56,14 @@ class MultiTask:
     """How the losses of tasks are put together, for examples. equal: their mean. fixed: with task_weights. uncertainty:
     with the variance of each task's noise, which is learned (Kendall et al., arXiv 1705.07115). pcgrad: equally, but
     each task's gradient without what contradicts another's in the meta-batch, or in a group of --outer.chunks (Yu et
-    al., arXiv 2001.06782). fixed and uncertainty tell tasks apart by the place of the descriptor's largest number."""
+    al., arXiv 2001.06782). gradnorm: with weights that are learned so that the tasks' gradients have equal norms, or
+    larger ones where a task learns slowly (Chen et al., arXiv 1711.02257). fixed, uncertainty and gradnorm tell tasks
+    apart by the place of the descriptor's largest number."""
     task_weights: tuple[float, ...] = ()
     """Weights of the tasks, for fixed: one for each number of the descriptor."""
+    restoring_force: float = 1.5
+    """How strongly gradnorm favours tasks that learn slowly (the paper's alpha); 0: equal norms. A task's rate is its
+    loss, as a share of the loss of outputs that are all zero, which stands for the loss at the start."""
     multi_label: bool = False
     """Targets are labels, any number of which may hold at once: 0 or 1 for each output, in a spec of regression. The
     loss is the binary cross-entropy of a sigmoid for each label. Outputs are probabilities, so the loss that is
@@ -78,6 +85,8 @@ class MultiTask:
             raise ValueError(
                 f"weighting={self.weighting!r} with task_weights={self.task_weights}: expected weights with fixed only"
             )
+        if not 0 <= self.restoring_force < inf:
+            raise ValueError(f"restoring_force={self.restoring_force}: expected a number of at least 0")
         if not all(0 < weight < inf for weight in self.task_weights):
             raise ValueError(f"task_weights={self.task_weights}: expected positive numbers")
 
@@ -109,12 +118,12 @@ class MultiTask:
         asked = f"weighting={self.weighting!r}"
         if spec.control and self.weighting != "equal":
             raise ValueError(f"{asked} weighs losses of examples; advantages are of one size already: use equal")
-        if self.weighting in ("fixed", "uncertainty") and spec.descriptor_size == 0:
+        if self.weighting in ("fixed", "uncertainty", "gradnorm") and spec.descriptor_size == 0:
             raise ValueError(f"{asked}: nothing describes the tasks of this family; use pcgrad, or equal")
         if self.weighting == "fixed" and len(self.task_weights) != spec.descriptor_size:
             told = f"{len(self.task_weights)} weights for descriptors of {spec.descriptor_size} numbers"
             raise ValueError(f"{asked} has {told}: expected one for each")
-        if self.weighting == "pcgrad" and self.condition not in ("none", "concatenate"):
+        if self.weighting in ("pcgrad", "gradnorm") and self.condition not in ("none", "concatenate"):
             raise ValueError(
                 f"{asked} compares gradients of one network, and condition={self.condition!r} gives each task its own; "
                 "use condition none or concatenate"
@@ -133,6 +142,8 @@ class _Functions:
         params = self.network.init(generator)
         if self.options.weighting == "uncertainty":
             params[LOG_VARIANCES] = torch.zeros(self.spec.descriptor_size)
+        if self.options.weighting == "gradnorm":
+            params[BALANCE] = torch.zeros(self.spec.descriptor_size)
         return params
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -145,7 +156,7 @@ class _Functions:
         return losses.masked_fill(wrong, torch.nan)
 
     def begin(self, params: Params, descriptors: Tensor) -> Described:
-        params = {name: value for name, value in params.items() if name != LOG_VARIANCES}
+        params = {name: value for name, value in params.items() if name not in (LOG_VARIANCES, BALANCE)}
         networks = self.network.networks(params, descriptors)
         moments = inner.no_moments(networks) if self.options.optimiser == "adam" else None
         return Described(Tuned(networks, moments, 0, None), descriptors)
@@ -190,15 +201,26 @@ class _Functions:
         if how == "uncertainty":
             squared = self.spec.kind == "regression" and not self.options.multi_label
             return weighting.uncertain(losses, state.descriptors, params[LOG_VARIANCES], squared)
-        if how == "pcgrad" and torch.is_grad_enabled():
+        if how in ("pcgrad", "gradnorm") and torch.is_grad_enabled():
             if ranks.is_shared() or ranks.is_exact():
                 raise ValueError(
-                    "weighting='pcgrad' compares the gradients of all tasks, which must be in one process, together: "
+                    f"weighting={how!r} compares the gradients of all tasks, which must be in one process, together: "
                     "train without torchrun and without exact_sums"
                 )
             own = self.gradients(state, query)
+            if how == "gradnorm":
+                return self.balanced(losses, params[BALANCE], state, query, own.norm(dim=1))
             return weighting.following(losses, params, weighting.without_conflicts(own), own)
         return losses
+
+    def balanced(self, losses: Tensor, logits: Tensor, state: Described, query: Batch, norms: Tensor) -> Tensor:
+        """Return losses with GradNorm's weights, which learn by its loss; that is not added to the value."""
+        zeros = torch.zeros_like(query.targets, dtype=norms.dtype) if isinstance(query, Examples) else norms
+        if self.spec.kind == "classification":
+            zeros = norms.new_zeros(*zeros.shape, self.spec.output_size)
+        rates = losses.detach() / self.loss(zeros, query)
+        weights, learning = weighting.balanced(logits, state.descriptors, norms, rates, self.options.restoring_force)
+        return weights * losses + learning - learning.detach()
 
     def gradients(self, state: Described, query: Batch) -> Tensor:
         """Return each task's own gradient in the network that all share, ``[task, number]``."""

@@ -212,11 +212,14 @@ def parse(kind: Any, arguments: list[str], command: str, description: str, parti
         with contextlib.redirect_stderr(errors):
             if partial:
                 return tyro.cli(kind, args=arguments, return_unknown_args=True, **keywords)[0]
-            return plugins.checked_options(tyro.cli(kind, args=arguments, **keywords))
+            found = tyro.cli(kind, args=arguments, **keywords)
+    except ValueError as error:  # a dataclass's own, which early versions of tyro 1.0 do not tell as wrong options
+        raise ValueError(f"{error}; 'metarl {command} --help' shows the options") from None
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ValueError(f"{_message(errors.getvalue())}; 'metarl {command} --help' shows the options") from None
+    return plugins.checked_options(found)
 
 
 def made_with(prefix: str, options: Sequence[str], command: str) -> Callable[[type], Any]:

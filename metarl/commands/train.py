@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,15 @@ from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
 from metarl.commands import groups
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
-from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.speed import ranks
 from metarl.trained import Trained
 from metarl.training import Experiment, Settings
 from metarl.types import Params, PrefersOuter, Spec
+
+Fields = list[tuple[str, Any, Any]]
+"""Names, types and defaults of options."""
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
 
@@ -52,31 +55,40 @@ def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
     if arguments in (["-h"], ["--help"]):
         control = training.default_settings(Spec((1,), 1, "continuous"))
-        parse(_joined(_common(control)), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
+        parse(joined(common(of_train(), control)), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise ValueError(
             "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
         )
     algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
-    named = {name: _read_ahead(options, name) for name in ("recipe", "outer", "algorithm.architecture")}
-    command = f"train {algorithm_name} {tasks_name}"
-    make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
-    experiment = _with_architecture(
-        training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make),
-        named["algorithm.architecture"],
-    )
-    if named["outer"] is None and experiment.recipe is None:
-        experiment = _with_preferred_outer(experiment, options)
-    chosen = _chosen(experiment, options)
-    asked = dataclasses.replace(
-        experiment, algorithm=chosen.algorithm, tasks=chosen.tasks, outer=chosen.update, settings=chosen.settings
-    )
+    asked, chosen = requested(algorithm_name, tasks_name, options, f"train {algorithm_name} {tasks_name}", of_train)
     if chosen.seeds is not None:
         return _group(asked, chosen, options)
     if chosen.jobs is not None:
         raise ValueError("--jobs is for several seeds: give --seeds too")
     name = f"{algorithm_name}-{tasks_name}-{chosen.settings.seed}".replace(":", ".")
     return _prepared(asked, chosen, chosen.out or Path("runs") / name)
+
+
+def requested(
+    algorithm_name: str, tasks_name: str, options: list[str], command: str, own: Callable[[], Fields]
+) -> tuple[Experiment, Any]:
+    """Return the experiment that a command line asks for, and its options, among them those of the command itself.
+
+    Raises ValueError and PluginError.
+    """
+    named = {name: _read_ahead(options, name) for name in ("recipe", "outer", "algorithm.architecture")}
+    make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
+    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make)
+    if experiment.recipe is not None:
+        experiment = training.with_architecture(experiment, named["algorithm.architecture"])
+    if named["outer"] is None and experiment.recipe is None:
+        experiment = _with_preferred_outer(experiment, options)
+    chosen = _chosen(experiment, options, command, own)
+    asked = dataclasses.replace(
+        experiment, algorithm=chosen.algorithm, tasks=chosen.tasks, outer=chosen.update, settings=chosen.settings
+    )
+    return asked, chosen
 
 
 def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
@@ -170,28 +182,16 @@ def _is_of(asked: Experiment, out: Path) -> bool:
     return all(config.get(name) == json.loads(json.dumps(part)) for name, part in asked.record().items())
 
 
-def _chosen(experiment: Experiment, options: list[str]) -> Any:
+def _chosen(experiment: Experiment, options: list[str], command: str, own: Callable[[], Fields]) -> Any:
     """Read the options of a run. Raises ValueError, which names the recipe that the other options come from."""
     description = f"{_first_line(experiment.algorithm)}\n\n{_first_line(experiment.tasks)}"
     try:
-        return parse(_options(experiment), options, f"train {' '.join(experiment.names[:2])}", description)
+        return parse(_options(experiment, own), options, command, description)
     except ValueError as error:
         if experiment.recipe is None or "Unrecognized" in str(error):
             raise
         others = f"the other options are those of the recipe {experiment.recipe}, unless --recipe none"
         raise ValueError(f"{error}; {others}") from None
-
-
-def _with_architecture(experiment: Experiment, architecture: str | None) -> Experiment:
-    """Return the experiment for a network that the command line names: a recipe's options of another do not suit it."""
-    network = getattr(experiment.algorithm, "network", None)
-    if experiment.recipe is None or architecture is None or not isinstance(network, Network):
-        return experiment
-    if architecture == network.architecture or (architecture not in NETWORKS and ":" not in architecture):
-        return experiment  # what is no architecture is refused when the options are read
-    changed: Any = experiment.algorithm
-    changed = dataclasses.replace(changed, network=network.with_architecture(architecture))
-    return dataclasses.replace(experiment, algorithm=changed)
 
 
 def _first_line(target: Any) -> str:
@@ -203,7 +203,7 @@ def _with_preferred_outer(experiment: Experiment, options: list[str]) -> Experim
     if not isinstance(experiment.algorithm, PrefersOuter):
         return experiment
     words = [word for word in options if word not in ("-h", "--help")]
-    parts = _joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
+    parts = joined([("algorithm", type(experiment.algorithm), experiment.algorithm)])
     algorithm = parse(parts, words, "train ALGORITHM TASKS", "", partial=True).algorithm
     update = default_outer(algorithm, experiment.tasks.spec)
     return dataclasses.replace(experiment, outer=update)
@@ -220,12 +220,12 @@ def _read_ahead(options: list[str], name: str) -> str | None:
     return value
 
 
-def _options(experiment: Experiment) -> type[Any]:
+def _options(experiment: Experiment, own: Callable[[], Fields]) -> type[Any]:
     """Join the options of a run into one dataclass for tyro."""
     variant = NONE if experiment.recipe is None else experiment.recipe.rpartition("/")[2]
-    return _joined(
+    return joined(
         [
-            *_common(experiment.settings, experiment.names[2], variant),
+            *common(own(), experiment.settings, experiment.names[2], variant),
             ("algorithm", type(experiment.algorithm), experiment.algorithm),
             ("tasks", type(experiment.tasks), experiment.tasks),
             ("update", Annotated[type(experiment.outer), arg(name="outer")], experiment.outer),
@@ -233,8 +233,8 @@ def _options(experiment: Experiment) -> type[Any]:
     )
 
 
-def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> list[tuple[str, Any, Any]]:
-    """Return the options of every run. ``outer`` and the recipe's ``variant`` are defaults."""
+def common(own: Fields, settings: Settings, outer: str | None = None, variant: str = DEFAULT) -> Fields:
+    """Return the options of every run, and a command's ``own``. ``outer`` and the recipe's ``variant`` are defaults."""
     names = ", ".join(plugin.name for plugin in plugins.installed("outers"))
     help_outer = f"Outer update of the meta-parameters: {names}, or module:attribute." + (
         " Default: the algorithm's choice." if outer is None else ""
@@ -243,6 +243,13 @@ def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT
         ("recipe", Annotated[str, arg(help=RECIPE)], variant),
         ("outer", Annotated[str | None if outer is None else str, arg(help=help_outer)], outer),
         ("settings", OmitArgPrefixes[Settings], settings),
+        *own,
+    ]
+
+
+def of_train() -> Fields:
+    """Return the options of ``metarl train`` itself."""
+    return [
         ("out", Annotated[Path | None, arg(help="Run folder. Default: runs/ALGORITHM-TASKS-SEED.")], None),
         ("overwrite", Annotated[bool, arg(help="Replace an existing run in that folder.")], False),
         ("resume", Annotated[bool, arg(help=RESUME)], False),
@@ -253,7 +260,8 @@ def _common(settings: Settings, outer: str | None = None, variant: str = DEFAULT
     ]
 
 
-def _joined(fields: list[tuple[str, Any, Any]]) -> type[Any]:
+def joined(fields: Fields) -> type[Any]:
+    """Join fields into one dataclass for tyro."""
     return dataclasses.make_dataclass("Train", fields, frozen=True)
 
 

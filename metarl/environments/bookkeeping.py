@@ -5,7 +5,7 @@ keep worker processes small. Everything works with NumPy arrays and torch tensor
 """
 
 import operator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -14,6 +14,10 @@ from gymnasium.vector.utils import batch_space
 
 Values = Any
 """A NumPy array or a torch tensor."""
+if TYPE_CHECKING:
+    _Wrapper = VectorWrapper[Any, Any, Any]
+else:
+    _Wrapper = VectorWrapper  # in Gymnasium 1.3, it has no type arguments
 
 
 def describe(
@@ -82,7 +86,7 @@ def opened(elapsed: Values) -> Book:
     return Book(elapsed, elapsed != 0, elapsed != 0)  # bool zeros of the same library and device
 
 
-class EndsOnce(VectorWrapper[Any, Any, Any]):
+class EndsOnce(_Wrapper):
     """Lanes that report the end of an episode in one step only, and not again while they idle.
 
     Gymnasium's ``RecordEpisodeStatistics`` counts every reported end as an episode, so put this wrapper below it.

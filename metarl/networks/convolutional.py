@@ -5,7 +5,7 @@ normalises each observation by itself: the action must not depend on the other o
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -31,23 +31,55 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> n
     Raises:
         ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.
     """
+    return _blocks("conv4", spec, [filters] * 4, (3,), nn.ReLU, downsample)
+
+
+def convnet(
+    spec: Spec,
+    widths: Sequence[int],
+    kernels: Sequence[int] = (3,),
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    downsample: Downsample = "stride",
+) -> nn.Sequential:
+    """Like ``conv4``, with as many blocks as there are widths, which are their filters.
+
+    ``kernels`` are the sides of their convolutions, odd numbers; the last one is used for all later blocks.
+
+    Raises:
+        ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling; there are
+            more kernels than blocks.
+    """
+    if not widths or len(kernels) > len(widths):
+        raise ValueError(f"convnet has {len(widths)} blocks and {len(kernels)} kernels: expected a kernel for a block")
+    return _blocks("convnet", spec, widths, kernels, activation, downsample)
+
+
+def _blocks(
+    name: str,
+    spec: Spec,
+    widths: Sequence[int],
+    kernels: Sequence[int],
+    activation: Callable[[], nn.Module],
+    downsample: Downsample,
+) -> nn.Sequential:
     pooled = downsample == "pool"
-    height, width = _sides("conv4", spec, least=16 if pooled else 1)
+    height, width = _sides(name, spec, least=2 ** len(widths) if pooled else 1)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for block, (channels, features) in enumerate(pairwise((spec.input_shape[0], *[filters] * 4))):
-        convolution = nn.Conv2d(channels, features, 3, stride=1 if pooled else 2, padding=1)
+    for block, (channels, features) in enumerate(pairwise((spec.input_shape[0], *widths))):
+        side = kernels[min(block, len(kernels) - 1)]
+        convolution = nn.Conv2d(channels, features, side, stride=1 if pooled else 2, padding=side // 2)
         nn.init.xavier_uniform_(convolution.weight)
         convolution.bias = nn.Parameter(torch.zeros(features))
         layers[f"conv_{block}"] = convolution
         layers[f"norm_{block}"] = _norm(spec, features, eps=1e-3)
-        layers[f"activation_{block}"] = nn.ReLU()
+        layers[f"activation_{block}"] = activation()
         if pooled:
             layers[f"pool_{block}"] = nn.MaxPool2d(2)
     if not pooled:
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    positions = (height // 16) * (width // 16) if pooled else 1
-    layers["head"] = _head(filters * positions, spec.head_size, standard_normal=not pooled)
+    positions = (height >> len(widths)) * (width >> len(widths)) if pooled else 1
+    layers["head"] = _head(widths[-1] * positions, spec.head_size, standard_normal=not pooled)
     return nn.Sequential(layers)
 
 

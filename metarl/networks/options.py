@@ -20,16 +20,25 @@ from metarl.types import Spec
 
 Architecture = str | Callable[[Spec], nn.Module]
 """The name of a network, or a function from a Spec to any nn.Module, itself or as 'module:attribute'."""
-NETWORKS = ("mlp", "conv4", "resnet12")
+NETWORKS = ("mlp", "conv4", "convnet", "resnet12")
 """Names of the built-in networks."""
 READ = {
     "mlp": ("hidden", "activation", "normalise", "std", "output_scale"),
     "conv4": ("filters", "downsample", "std", "output_scale"),
+    "convnet": ("hidden", "kernels", "activation", "downsample", "std", "output_scale"),
     "resnet12": ("filters", "std", "output_scale"),
 }
 """Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
-Activation = Literal["tanh", "relu"]
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+Activation = Literal["tanh", "relu", "elu", "gelu", "leaky_relu", "silu", "softplus"]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
 
 
 @dataclass(frozen=True)
@@ -37,22 +46,24 @@ class Network:
     """Options of the network. Options that the chosen architecture does not read are refused if they are set."""
 
     architecture: Architecture = "mlp"
-    """'mlp', 'conv4', 'resnet12', or 'module:attribute' of a function from a Spec to any nn.Module."""
+    """'mlp', 'conv4', 'convnet', 'resnet12', or 'module:attribute' of a function from a Spec to any nn.Module."""
     hidden: tuple[int, ...] = (100, 100)
-    """Widths of the hidden layers of the mlp."""
+    """Widths of the hidden layers of the mlp, or filters of the blocks of convnet."""
     activation: Activation = "relu"
-    """Activation of the mlp."""
+    """Activation of the mlp and of convnet. Second derivatives by hand, which are faster, are for an mlp with tanh or
+    relu."""
     normalise: bool = False
     """Use batch norm before each activation of the mlp. With --algorithm.hidden 256 128 64 64 this is the MAML paper's
     fully connected Omniglot network. Not for control, where an action must not depend on other observations."""
     filters: int = 64
     """Filters of each layer of conv4, or of the first block of resnet12, whose filters double with every block."""
     downsample: Downsample = "stride"
-    """How conv4 halves images: stride, as in the MAML paper on Omniglot, or pool, as on mini-ImageNet there."""
+    """How conv4 and convnet halve images: stride, as in the MAML paper on Omniglot, or pool, as on mini-ImageNet
+    there."""
     batch_norm: BatchNorm = "transductive"
     """Which statistics batch norm uses. transductive: those of all query items together, as in the MAML paper.
     inductive: those of the support items, so that the prediction for a query item does not depend on other query items.
-    In control, conv4 and resnet12 have layer norm instead."""
+    In control, conv4, convnet and resnet12 have layer norm instead."""
     std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of its action."""
     distribution: str | None = None
@@ -61,6 +72,8 @@ class Network:
     output_scale: float = 1.0
     """Factor of the last layer's initial weights. With 0.01, say, a policy hardly depends on its observations at first:
     Gaussian means are near 0, choices near equally likely."""
+    kernels: tuple[int, ...] = (3,)
+    """Sides of the kernels of convnet's blocks, odd numbers; the last one is used for all later blocks."""
 
     def __post_init__(self) -> None:
         for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
@@ -73,6 +86,8 @@ class Network:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if any(width < 1 for width in (*self.hidden, self.filters)):
             raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
+        if not self.kernels or any(side < 1 or side % 2 == 0 for side in self.kernels):
+            raise ValueError(f"kernels={self.kernels}: expected odd sides, such as 3 or 5")
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
@@ -141,6 +156,9 @@ class Network:
             return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
         if self.architecture == "conv4":
             return _with_policy(convolutional.conv4(spec, self.filters, self.downsample), spec, self.std)
+        if self.architecture == "convnet":
+            options = self.hidden, self.kernels, ACTIVATIONS[self.activation], self.downsample
+            return _with_policy(convolutional.convnet(spec, *options), spec, self.std)
         if self.architecture == "resnet12":
             widths = [self.filters * 2**block for block in range(4)]
             return _with_policy(convolutional.resnet12(spec, widths), spec, self.std)

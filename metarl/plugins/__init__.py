@@ -26,6 +26,7 @@ from metarl.plugins.registry import (
     search_too,
 )
 from metarl.plugins.schedules import Schedule, Value, checked_schedules, fitting, linear, parsed, stepwise, with_values
+from metarl.plugins.spaces import SpaceFile, find_space
 
 __all__ = [
     "DEFAULT",
@@ -38,6 +39,7 @@ __all__ = [
     "Pretrained",
     "Recipe",
     "Schedule",
+    "SpaceFile",
     "Value",
     "absolute_paths",
     "available",
@@ -47,6 +49,7 @@ __all__ = [
     "find_again",
     "find_pretrained",
     "find_recipe",
+    "find_space",
     "fitted",
     "fitting",
     "group_of",

@@ -31,8 +31,8 @@ PREVIOUS = "previous.pt"
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
 """Files of evaluations during training, of callbacks, and of baselines."""
 PICTURES = ("learning.png", "adaptation.png", "tasks.png", "predictions.png", "render.gif")
-WANDB = "wandb-id.txt"
-"""File with the run's identifier on Weights & Biases."""
+WANDB, MLFLOW = "wandb-id.txt", "mlflow-id.txt"
+"""Files with the run's identifier on Weights & Biases, and in MLflow."""
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"
 GROUPS: dict[str, plugins.Group] = {"algorithm": "algorithms", "tasks": "tasks", "outer": "outers"}
 """Plugins that a configuration records, and the group of each in the registry."""
@@ -40,7 +40,7 @@ RECORDED_PACKAGES = ("torch", "gymnasium", "mujoco", "mujoco-warp", "numpy", "st
 """Packages whose versions are recorded besides metarl's. That one is recorded under the name metarl, whatever its
 distribution is called, so that records stay comparable."""
 
-_NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB)
+_NAMES = (CHECKPOINT, PREVIOUS, BEST, PROGRESS, EVALUATION, CURVE, BEST_EVALUATION, *PICTURES, WANDB, MLFLOW)
 _NUMBERED = re.compile(r"checkpoint-\d+\.pt|evaluation-\d+\.json")
 
 

@@ -1,4 +1,4 @@
-"""The logs of training: a table, progress.csv, TensorBoard events and, optionally, Weights & Biases.
+"""The logs of training: a table, progress.csv, TensorBoard events and, optionally, Weights & Biases and MLflow.
 
 Stable-Baselines3's logger writes them (see ``writers``). It is imported only when something is written.
 """
@@ -33,6 +33,16 @@ def import_wandb() -> Any:
     except ImportError as error:
         raise ValueError('--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"') from error
     return wandb
+
+
+def import_mlflow() -> Any:
+    """Return the package mlflow. Raises ValueError if it is not installed."""
+    try:
+        with without_working_folder():
+            import mlflow
+    except ImportError as error:
+        raise ValueError('--mlflow needs MLflow: pip install "metarl-toolkit[mlflow]"') from error
+    return mlflow
 
 
 def import_writers() -> Any:
@@ -103,9 +113,11 @@ def open_files(folder: Path, iteration: int) -> Any:
     path = folder / "progress.csv"
     rows = [row for row in read_progress(path) if int(row["iteration"]) <= iteration]
     formats = [writers.ProgressCSV(path, rows), tensorboard]
-    project = config.get("settings", {}).get("wandb")
-    if project is not None:
+    settings = config.get("settings", {})
+    if (project := settings.get("wandb")) is not None:
         formats.append(writers.WeightsAndBiases(import_wandb(), folder, project, config))
+    if (experiment := settings.get("mlflow")) is not None:
+        formats.append(writers.MLflow(import_mlflow(), folder, experiment, hyperparameters(config)))
     return writers.Logger(str(folder), formats)
 
 

@@ -4,7 +4,7 @@ It knows no family, no algorithm and no picture. Start reading in ``start`` (``t
 ``loop``, then ``iteration``; ``callbacks`` has some callbacks, ``compiling`` makes a graph of a whole iteration.
 """
 
-from metarl.training.experiment import Experiment, Source, recipe, source
+from metarl.training.experiment import Experiment, Source, recipe, source, with_architecture, with_options
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import gather, streams
 from metarl.training.loop import Run
@@ -51,4 +51,6 @@ __all__ = [
     "streams",
     "train",
     "training_score",
+    "with_architecture",
+    "with_options",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from metarl import origins, plugins, runs
 from metarl.files import expanded
+from metarl.networks import NETWORKS, Network
 from metarl.outer import default_outer
 from metarl.plugins import PluginError, Recipe, find_recipe, name_of
 from metarl.runs import logger
@@ -207,10 +208,12 @@ def check_logs(settings: Settings, folder: Path | None) -> None:
     """Raise ValueError where a package that logs need is missing."""
     if folder is not None:
         logger.import_writers()
-    if settings.wandb is not None:
+    for name, load in (("wandb", logger.import_wandb), ("mlflow", logger.import_mlflow)):
+        if (place := getattr(settings, name)) is None:
+            continue
         if folder is None:
-            raise ValueError(f"wandb={settings.wandb!r} needs a run folder: give out too")
-        logger.import_wandb()
+            raise ValueError(f"{name}={place!r} needs a run folder: give out too")
+        load()
 
 
 def recipe(
@@ -251,6 +254,18 @@ def _outer(chosen: Recipe | None, requested: str | None, default: Outer) -> tupl
         return source("outers", requested).target, requested
     update = default if name == own else source("outers", name).target
     return with_options(update, options, f"{chosen}: outer"), name
+
+
+def with_architecture(experiment: Experiment, architecture: str | None) -> Experiment:
+    """Return the experiment for a network that is asked for: a recipe's options of another one do not suit it."""
+    network = getattr(experiment.algorithm, "network", None)
+    if architecture is None or not isinstance(network, Network) or architecture == network.architecture:
+        return experiment
+    if architecture not in NETWORKS and ":" not in architecture:
+        return experiment  # what is no architecture is refused when the options are read
+    changed: Any = experiment.algorithm
+    changed = dataclasses.replace(changed, network=network.with_architecture(architecture))
+    return dataclasses.replace(experiment, algorithm=changed)
 
 
 def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:

@@ -76,6 +76,10 @@ class Settings:
     wandb: str | None = None
     """Weights & Biases project that the logs are also sent to; needs pip install "metarl-toolkit[wandb]"."""
 
+    mlflow: str | None = None
+    """MLflow experiment that the logs are also sent to, at MLFLOW_TRACKING_URI; needs
+    pip install "metarl-toolkit[mlflow]"."""
+
     def __post_init__(self) -> None:
         for name, value in plugins.checked_fields(self).items():
             object.__setattr__(self, name, value)  # NumPy's numbers, as Python's

@@ -170,7 +170,7 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
         ("train maml bandit --algorithm.architecture my_tasks:nowhere --out X", "no attribute 'nowhere'"),
         (
             "train maml bandit --algorithm.architecture conv --out X",
-            "architecture='conv': expected mlp, conv4, resnet12 or module:attribute;",
+            "architecture='conv': expected mlp, conv4, convnet, resnet12 or module:attribute;",
         ),
         (
             "train maml bandit --algorithm.architecture my_tasks:PENDULUMS --out X",
@@ -191,13 +191,15 @@ def printed(capsys: Captured, *arguments: str | Path) -> str:
             "train maml bandit --wandb mine --out X",
             '--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"',
         ),
+        ("train maml bandit --mlflow mine --out X", '--mlflow needs MLflow: pip install "metarl-toolkit[mlflow]"'),
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: str, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "wandb", None)  # whoever has it must not send anything
+    for name in ("wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, name, None)  # whoever has it must not send anything
     assert told in refused(capsys, *arguments.split())
     assert list(tmp_path.iterdir()) == []
 
@@ -478,6 +480,7 @@ class TestTrain:
         assert config["settings"] == {
             "iterations": 1, "meta_batch_size": 3, "seed": 5, "device": "cpu", "compile": False, "checkpoint_every": 10,
             "log_every": 1, "validate_every": None, "validation_tasks": 40, "validation_steps": 3, "wandb": None,
+            "mlflow": None,
             "step_timeout": 600.0, "when_diverging": "warn", "exact_sums": False, "rank_timeout": 1800.0,
         }  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.types import Params
 
-Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad"]
+Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad", "gradnorm"]
 
 
 def fixed(losses: Tensor, descriptors: Tensor, weights: tuple[float, ...]) -> Tensor:
@@ -33,6 +33,29 @@ def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, square
     """
     own = log_variances[descriptors.argmax(-1)]
     return losses * (-own).exp() * (0.5 if squared else 1.0) + 0.5 * own
+
+
+def balanced(logits: Tensor, descriptors: Tensor, norms: Tensor, rates: Tensor, force: float) -> tuple[Tensor, Tensor]:
+    """Return the weight of each task by GradNorm, and the loss ``[task]`` by which the weights are learned.
+
+    GradNorm (Chen et al., arXiv 1711.02257, algorithm 1): the norms of the tasks' weighted gradients are to be equal,
+    but larger for tasks that learn slowly. Weights sum to the number of kinds of tasks, here by a softmax of ``logits``
+    instead of a division after each step.
+
+    Args:
+        logits: ``[descriptor_size]``; weights are a softmax of them times their number.
+        descriptors: ``[task, descriptor_size]``.
+        norms: ``[task]``, of the gradients of the tasks' losses without weights.
+        rates: ``[task]``, the losses as shares of the losses at the start (the paper's inverse training rates).
+        force: How strongly slow tasks are favoured (the paper's alpha).
+
+    Returns:
+        Weights ``[task]`` without a graph, and losses whose gradient is in ``logits`` only.
+    """
+    weights = (logits.softmax(0) * len(logits))[descriptors.argmax(-1)]
+    found = weights * norms.detach()
+    wanted = (found.mean() * (rates / rates.mean()) ** force).detach()
+    return weights.detach(), (found - wanted).abs()
 
 
 def without_conflicts(gradients: Tensor) -> Tensor:

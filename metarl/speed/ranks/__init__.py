@@ -21,9 +21,10 @@ from metarl.speed.ranks.members import (
     together,
 )
 from metarl.speed.ranks.sameness import digest, require_same
-from metarl.speed.ranks.variables import are_many, is_first, restarts
+from metarl.speed.ranks.variables import VARIABLES, are_many, is_first, restarts
 
 __all__ = [
+    "VARIABLES",
     "RankError",
     "Ranks",
     "agreed",

@@ -107,6 +107,61 @@ def test_conv4_equals_a_loop_over_tasks(spec, downsample, filters, tasks, order)
     assert_same_with_derivatives(model.apply(params, images), expected, list(params.values()), order)
 
 
+@each_downsample
+def test_convnet_of_conv4s_blocks_is_conv4(downsample):
+    same = Network("convnet", hidden=(4, 4, 4, 4), downsample=downsample).build(COLOUR)
+    model = Network("conv4", filters=4, downsample=downsample).build(COLOUR)
+    params, images = model.init(generator()), torch.rand(1, 3, *COLOUR.input_shape, generator=generator(2))
+    assert {name: value.tolist() for name, value in same.init(generator()).items()} == {
+        name: value.tolist() for name, value in params.items()
+    }
+    own = {name: value.unsqueeze(0) for name, value in params.items()}
+    assert torch.equal(same.apply(own, images), model.apply(own, images))
+
+
+@each_downsample
+def test_convnet_equals_a_loop_over_tasks(downsample):
+    """Two blocks, of 3 filters of side 5 and 4 filters of side 1, as plain functions."""
+    network = Network("convnet", hidden=(3, 4), kernels=(5, 1), activation="silu", downsample=downsample)
+    model = network.build(TINY[downsample])
+    params = parameters(model, 2)
+    images = torch.rand(2, 3, *TINY[downsample].input_shape, generator=generator(2))
+
+    def slowly(own, rows):
+        for block, padding in ((0, 2), (1, 0)):
+            weight, bias = own[f"conv_{block}.weight"], own[f"conv_{block}.bias"]
+            assert weight.shape[2:] == (2 * padding + 1, 2 * padding + 1)
+            stride = 2 if downsample == "stride" else 1
+            rows = functional.conv2d(rows, weight, bias, stride=stride, padding=padding)
+            scale, shift = own[f"norm_{block}.weight"], own[f"norm_{block}.bias"]
+            rows = functional.silu(normalise(rows, scale, shift, len(rows), eps=1e-3))
+            rows = functional.max_pool2d(rows, 2) if downsample == "pool" else rows
+        features = rows.mean((2, 3)) if downsample == "stride" else rows.flatten(1)
+        return functional.linear(features, own["head.weight"], own["head.bias"])
+
+    expected = torch.stack([slowly(task_of(params, task), images[task]) for task in range(2)])
+    assert_same_with_derivatives(model.apply(params, images), expected, list(params.values()), 2)
+
+
+def test_a_kernel_is_used_for_all_later_blocks():
+    params = Network("convnet", hidden=(2, 2, 2), kernels=(5, 3)).build(GREY).init(generator())
+    assert [params[f"conv_{block}.weight"].shape[-1] for block in range(3)] == [5, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("network", "spec", "told"),
+    [
+        (Network("convnet", hidden=(2,), kernels=(3, 3)), GREY, "convnet has 1 blocks and 2 kernels"),
+        (Network("convnet", hidden=()), GREY, "convnet has 0 blocks"),
+        (Network("convnet", hidden=(2,) * 5, downsample="pool"), GREY, "convnet halves images .*28x28: expected 32x32"),
+        (Network("convnet", hidden=(2,)), Spec((3,), 2, "regression"), "convnet reads images"),
+    ],
+)
+def test_what_convnet_cannot_be_is_told(network, spec, told):
+    with pytest.raises(ValueError, match=told):
+        network.build(spec)
+
+
 @pytest.mark.parametrize(("spec", "filters", "order"), [(GREY, 4, 2), (COLOUR, 2, 1)], ids=["grey", "colour"])
 def test_resnet12_equals_a_loop_over_tasks(spec, filters, order):
     torch.set_num_threads(1)

@@ -1,5 +1,7 @@
 """progress.csv keeps its columns and loses no row, TensorBoard shows no step twice."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,3 +254,134 @@ def test_training_sends_and_a_replaced_run_has_another_identity(tmp_path: Path, 
     assert [told[0] for told in wandb.told if isinstance(told, tuple)] == [1, 2, 1, 2]
     with pytest.raises(ValueError, match="wandb='mine' needs a run folder"):
         train("maml", family, settings=settings)
+
+
+OFFLINE = """
+import metarl
+from metarl_envs.bandit import Bandit
+
+settings = metarl.Settings(iterations={iterations}, meta_batch_size=2, {name}="mine")
+if {iterations} == 2:
+    metarl.train("maml", Bandit(sampling=metarl.Sampling(episodes=2, horizon=1)), settings=settings, out="run")
+else:
+    metarl.resume("run", iterations={iterations})
+"""
+
+
+def offline(folder: Path, name: str, iterations: int, **variables: str) -> None:
+    """Train, or go on, in a process of its own: the real packages start threads and processes."""
+    code = OFFLINE.format(name=name, iterations=iterations)
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_weights_and_biases_keeps_rows_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for iterations in (2, 3):
+        offline(tmp_path, "wandb", iterations, WANDB_MODE="offline")
+    identity = (tmp_path / "run" / layout.WANDB).read_text()
+    kept = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{identity}.wandb"))
+    assert len(kept) == 2, "each process keeps a file, of the same identity"
+    assert b"return/step_1" in kept[0].read_bytes()
+
+
+@pytest.mark.slow
+def test_mlflow_keeps_rows_in_files(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    place = {"MLFLOW_TRACKING_URI": f"file:{tmp_path}/kept", "MLFLOW_ALLOW_FILE_STORE": "true", "DO_NOT_TRACK": "true"}
+    for iterations in (2, 3):
+        offline(tmp_path, "mlflow", iterations, **place)
+    identity = (tmp_path / "run" / layout.MLFLOW).read_text()
+    (run,) = (tmp_path / "kept").glob(f"*/{identity}")
+    told = [line.split() for line in (run / "metrics/return/step_1").read_text().splitlines()]
+    rows = read_progress(tmp_path / "run/progress.csv")
+    assert [int(step) for _, _, step, *_ in told] == [1, 2, 3], "each row once, also of a run that went on"
+    assert [float(value) for _, value, *_ in told] == pytest.approx([float(row["return/step_1"]) for row in rows])
+    assert (run / "params/tasks.sampling.episodes").read_text() == "2"
+    assert "status: 3" in (run / "meta.yaml").read_text(), "it has finished"
+
+
+class RefusedError(Exception):
+    """MLflow's error, of the fake."""
+
+
+class FakeMlflow:
+    """What metarl uses of the package mlflow; remembers what it was told, until it is broken."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.steps: list[int] = []
+        self.broken = ""
+        self.exceptions = SimpleNamespace(MlflowException=RefusedError)
+        kind = lambda name: lambda *values: (name, *values)  # noqa: E731
+        self.entities = SimpleNamespace(Param=kind("param"), Metric=lambda name, value, time, step: (name, value, step))
+
+    def MlflowClient(self) -> "FakeMlflow":
+        return self
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        self._answer(("experiment", name))
+        return SimpleNamespace(experiment_id="7")
+
+    def create_run(self, place: str, run_name: str) -> Any:
+        self._answer(("run", place, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+    def update_run(self, run: str, status: str) -> None:
+        self._answer((run, status))
+
+    def set_terminated(self, run: str) -> None:
+        self._answer((run, "ended"))
+
+    def get_metric_history(self, run: str, name: str) -> list[Any]:
+        return [SimpleNamespace(step=step) for step in self.steps]
+
+    def log_batch(self, run: str, params: Any = (), metrics: Any = ()) -> None:
+        self._answer((run, *params, *metrics))
+        self.steps += [step for name, _, step in metrics if name == "iteration"]
+
+    def _answer(self, told: Any) -> None:
+        if self.broken:
+            raise RefusedError(self.broken)
+        self.told.append(told)
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    return fake
+
+
+MLFLOW = CONFIG | {"settings": {"iterations": 3, "mlflow": "mine"}}
+
+
+def test_rows_are_sent_to_mlflow_once(tmp_path: Path, mlflow: FakeMlflow) -> None:
+    write_json(tmp_path / runs.CONFIG, MLFLOW)
+    written(tmp_path, 0, 2)
+    written(tmp_path, 1, 3)  # row 2 once more, as a run does that was killed after it
+    experiment, run, params, *rest = mlflow.told
+    assert (experiment, run) == (("experiment", "mine"), ("run", "7", tmp_path.name))
+    assert ("param", "algorithm.step_size", "0.5") in params
+    row = lambda n: ("abc", ("iteration", float(n), n), ("return/step_0", 1.0, n), ("return/step_1", float(n), n))  # noqa: E731
+    assert rest == [row(1), row(2), ("abc", "ended"), ("abc", "RUNNING"), row(3), ("abc", "ended")]
+
+
+def test_mlflow_that_cannot_be_used_is_told_before_training(tmp_path: Path, mlflow: FakeMlflow) -> None:
+    write_json(tmp_path / runs.CONFIG, MLFLOW)
+    mlflow.broken = "no such\nserver"
+    with pytest.raises(runs.RunError, match="mlflow='mine': MLflow cannot be used: no such server"):
+        logger.open_files(tmp_path, 0)
+
+
+def test_mlflow_that_goes_away_does_not_end_training(tmp_path: Path, mlflow: FakeMlflow) -> None:
+    write_json(tmp_path / runs.CONFIG, MLFLOW)
+    files = logger.open_files(tmp_path, 0)
+    mlflow.broken = "gone"
+    with pytest.warns(UserWarning, match=r"MLflow takes no more rows \(gone\): training goes on, and progress.csv has"):
+        logger.dump(files, {"iteration": 1, "return/step_0": 1.0}, 1)
+    logger.dump(files, {"iteration": 2, "return/step_0": 1.0}, 2)
+    files.close()
+    assert len(read_progress(tmp_path / "progress.csv")) == 2

@@ -49,6 +49,7 @@ CASES = {
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
     "pcgrad": (MultiTask(network=SMALL, weighting="pcgrad"), SINUSOID, Adam()),
+    "gradnorm": (MultiTask(network=SMALL, weighting="gradnorm"), SINUSOID, Adam()),
     "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
     "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
     "protonet": (ProtoNet(), classes(8, shots=2), Adam()),

@@ -199,7 +199,7 @@ def test_attributes_are_learned():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weighting": "equl"}, "weighting='equl': expected one of equal, fixed, uncertainty, pcgrad"),
+        ({"weighting": "equl"}, "weighting='equl': expected one of equal, fixed, uncertainty, pcgrad, gradnorm"),
         ({"weighting": "fixed"}, r"weighting='fixed' with task_weights=\(\): expected weights with fixed only"),
         ({"task_weights": (1.0,)}, r"weighting='equal' with task_weights=\(1.0,\): expected weights with fixed only"),
         *(
@@ -224,9 +224,12 @@ def test_wrong_options_are_refused(options, message):
         ),
         ({"weighting": "fixed", "task_weights": (1.0,)}, REGRESSION, "1 weights for descriptors of 3 numbers"),
         ({"weighting": "pcgrad", "condition": "add"}, REGRESSION, "use condition none or concatenate"),
+        ({"weighting": "gradnorm", "condition": "add"}, REGRESSION, "use condition none or concatenate"),
         *(
             ({"weighting": how}, spec, r"weighs losses of examples; .* use equal")
-            for how, spec in itertools.product(("uncertainty", "pcgrad"), (synthetic.DISCRETE, synthetic.CONTINUOUS))
+            for how, spec in itertools.product(
+                ("uncertainty", "pcgrad", "gradnorm"), (synthetic.DISCRETE, synthetic.CONTINUOUS)
+            )
         ),
         ({"multi_label": True}, CLASSIFICATION, "multi_label reads targets of 0 and 1, in a spec of regression"),
         ({"multi_label": True}, synthetic.DISCRETE, "multi_label reads targets of 0 and 1, in a spec of regression"),
@@ -236,3 +239,68 @@ def test_wrong_options_are_refused(options, message):
 def test_what_does_not_fit_the_tasks_is_refused(options, spec, message):
     with pytest.raises(ValueError, match=message):
         MultiTask(network=SMALL, **options).build(spec)
+
+
+def test_the_gradient_of_balancing_is_gradnorms():
+    """Two kinds of tasks: by hand, from G_i = w_i n_i, whose target is mean(G) (r_i / mean(r)) ** alpha."""
+    logits, norms, rates = torch.zeros(2).requires_grad_(), torch.tensor([3.0, 1.0]), torch.tensor([0.5, 1.0])
+    weights, losses = weighting.balanced(logits, torch.eye(2), norms, rates, force=1.0)
+    assert weights.tolist() == [1, 1]
+    targets = [2 * 0.5 / 0.75, 2 * 1.0 / 0.75]
+    torch.testing.assert_close(losses, torch.tensor([3 - targets[0], targets[1] - 1]))
+    (found,) = torch.autograd.grad(losses.sum(), logits)
+    # The first weight is to fall, the second to rise; w = 2 softmax(v) has the derivatives 1/2 and -1/2 at v = 0.
+    assert found.tolist() == pytest.approx([0.5 * 3 + 0.5 * 1, -0.5 * 3 - 0.5 * 1])
+
+
+def test_without_a_force_weights_become_inverse_to_the_norms():
+    """Then all weighted gradients are equally long, and the weights sum to their number."""
+    logits, norms = torch.zeros(3).requires_grad_(), torch.tensor([4.0, 1.0, 0.5])
+    optimiser = torch.optim.SGD([logits], lr=1e-3)
+    for _ in range(6000):
+        optimiser.zero_grad()
+        weights, losses = weighting.balanced(logits, torch.eye(3), norms, torch.ones(3), force=0.0)
+        losses.sum().backward()
+        optimiser.step()
+    expected = 3 / norms / (1 / norms).sum()
+    torch.testing.assert_close(weights, expected, rtol=0.02, atol=0.0)
+    assert weights.sum().item() == pytest.approx(3)
+
+
+def losses_at_the_start(spec, query, labels):
+    """The losses of outputs that are all zero."""
+    if spec.kind == "classification":
+        return torch.full((len(query.targets),), math.log(spec.output_size))
+    if labels:
+        return torch.full((len(query.targets),), math.log(2))
+    return query.targets.square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels"),
+    [(REGRESSION, False), (REGRESSION, True), (CLASSIFICATION, False)],
+    ids=["regression", "labels", "classification"],
+)
+def test_gradnorm_equals_a_loop_over_tasks(spec, labels):
+    plain = MultiTask(network=SMALL, multi_label=labels).build(spec)
+    options = {"network": SMALL, "multi_label": labels, "restoring_force": 0.7}
+    balanced, given = MultiTask(**options, weighting="gradnorm").build(spec), experience(spec, tasks=4, labels=labels)
+    shared = leaves(balanced)
+    logits = shared.pop("weighting:balance")
+    with torch.no_grad():
+        logits += torch.tensor([0.3, -0.2, 0.1])
+    losses, _ = plain.meta_loss(shared, given)
+    norms = torch.stack([gradient(loss, shared).norm() for loss in losses])
+    rates = losses.detach() / losses_at_the_start(spec, given.query, labels)
+    weights = 3 * logits.softmax(0)[[0, 1, 2, 0]]
+    own = weights * norms
+    learning = (own - (own.mean() * (rates / rates.mean()) ** 0.7).detach()).abs()
+    found, _ = balanced.meta_loss(shared | {"weighting:balance": logits}, given)
+    torch.testing.assert_close(found, weights * losses)
+    torch.testing.assert_close(gradient(found.sum(), shared), gradient((weights.detach() * losses).sum(), shared))
+    torch.testing.assert_close(gradient(found.sum(), {"": logits}), gradient(learning.sum(), {"": logits}))
+
+
+def test_a_force_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"restoring_force=-1\.0: expected a number of at least 0"):
+        MultiTask(restoring_force=-1.0)
