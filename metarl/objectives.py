@@ -64,15 +64,27 @@ def clipped_surrogate(distribution: Distribution, outputs: Tensor, rollout: Roll
 def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
     """Return the mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats.
 
+    Padding does not count.
+
     Raises:
         ValueError: regression targets whose shape differs from the outputs'.
     """
     if kind == "classification":
         classes = examples.targets
-        return functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none").flatten(1).mean(1)
+        return item_mean(functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none"), examples)
     if outputs.shape != examples.targets.shape:  # they would broadcast to every pair of items
         raise ValueError(f"targets have shape {tuple(examples.targets.shape)}, expected {tuple(outputs.shape)}")
-    return (outputs - examples.targets).square().flatten(1).mean(1)
+    return item_mean((outputs - examples.targets).square(), examples)
+
+
+def item_mean(values: Tensor, examples: Examples) -> Tensor:
+    """Return the mean of ``[task, item, ...]`` over the items of each task, ``[task]``; padding does not count."""
+    if examples.mask is None:
+        return values.flatten(1).mean(1)
+    each = values.flatten(2).mean(2) if values.ndim > 2 else values
+    mask = examples.mask.to(values.dtype)
+    # Not a product: what an item of padding gives may be infinite.
+    return torch.where(mask > 0, each, 0).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def task_loss(spec: Spec, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
@@ -98,7 +110,7 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
         raise ValueError("scores of labelled examples need the model's outputs")
     named = {"loss": loss(kind, outputs, batch)}
     if kind == "classification":
-        named["accuracy"] = (outputs.argmax(-1) == batch.targets).to(outputs.dtype).mean(1)
+        named["accuracy"] = item_mean((outputs.argmax(-1) == batch.targets).to(outputs.dtype), batch)
     return named
 
 

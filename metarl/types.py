@@ -44,6 +44,16 @@ class Examples:
     """``[task, item, *input_shape]``"""
     targets: Tensor
     """``[task, item]`` class ids, or ``[task, item, output_size]``"""
+    mask: Tensor | None = None
+    """``[task, item]`` 1 for items and 0 for padding, which comes last, where tasks differ in their number of items.
+    None: there is no padding. Every task has one item at least."""
+
+    @property
+    def counts(self) -> Tensor:
+        """The number of items of each task, without padding: ``[task]``, whole numbers."""
+        if self.mask is None:
+            return torch.full(self.inputs.shape[:1], self.inputs.shape[1], device=self.inputs.device)
+        return self.mask.sum(1).long()
 
     def select(self, tasks: Which) -> "Examples":
         """Return the examples of some of the tasks. A slice gives views of the same memory."""
@@ -184,6 +194,9 @@ class Learner(NamedTuple):
     """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
+    masked: bool = False
+    """Whether it honours ``Examples.mask``: the padding of tasks with fewer examples than others changes nothing. A
+    learner that does not is refused for a ``Spec`` that is ``ragged``."""
     buffers: Buffers | None = None
     """What is kept beside the meta-parameters. ``begin`` and ``meta_loss`` find it among the parameters, by name."""
 
@@ -404,7 +417,38 @@ def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBat
 def pooled(batches: Sequence[Examples]) -> Examples:
     """Return one batch with the items of all."""
     inputs, targets = (torch.cat([getattr(batch, name) for batch in batches], dim=1) for name in ("inputs", "targets"))
-    return Examples(inputs=inputs, targets=targets)
+    if all(batch.mask is None for batch in batches):
+        return Examples(inputs=inputs, targets=targets)
+    mask = torch.cat([valid(batch) for batch in batches], dim=1)
+    return _padded_last(inputs, targets, mask)
+
+
+def valid(examples: Examples) -> Tensor:
+    """Return 1 for items and 0 for padding, ``[task, item]``, also where there is no padding."""
+    lead = examples.inputs.shape[:2]
+    return torch.ones(lead, device=examples.inputs.device) if examples.mask is None else examples.mask
+
+
+def _padded_last(inputs: Tensor, targets: Tensor, mask: Tensor) -> Examples:
+    """Move the items of each task, in their order, before its padding."""
+    order = (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
+    inputs, targets = (_in_order(values, order) for values in (inputs, targets))
+    return Examples(inputs=inputs, targets=targets, mask=mask.gather(1, order))
+
+
+def _in_order(values: Tensor, order: Tensor) -> Tensor:
+    return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand_as(values))
+
+
+def check_masked(learner: Learner, spec: Spec) -> None:
+    """Raise ValueError where tasks may have padding, and the learner would take it for examples."""
+    if spec.ragged and not learner.masked:
+        why = (
+            "batch norm would count the padding; use another norm (conv4 and resnet12: norm layer)"
+            if learner.batch_norm is not None
+            else "this learner would take the padding for examples; use another one, such as maml or protonet"
+        )
+        raise ValueError(f"the tasks differ in their number of examples, and are padded: {why}, or give all as many")
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:

@@ -30,6 +30,7 @@ from metarl.types import (
     Split,
     State,
     Tasks,
+    check_masked,
     each_tensor,
     environments_of,
     labelled_tasks,
@@ -153,6 +154,7 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     _check_spec(learner.spec, family.spec)
+    check_masked(learner, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     if mean and not learner.spec.control:
@@ -397,7 +399,7 @@ def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
         for name, values in vars(batch).items():
             # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
-            if values.device.type == "cpu" and not values.isfinite().all():
+            if values is not None and values.device.type == "cpu" and not values.isfinite().all():
                 raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
 
 
@@ -413,7 +415,7 @@ def _scores(
     learner: Learner, state: State, support: Examples, query: Examples, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
     scores, instances = [], None
-    if learner.memory is not None and learner.spec.kind == "classification":
+    if learner.memory is not None and learner.spec.kind == "classification" and support.mask is None:
         instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):

@@ -75,7 +75,8 @@ class BMAML:
             )
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return fed(Learner(spec, self.steps, *functions, batch_norm=loop.model.batch_norm))
+        norm = loop.model.batch_norm
+        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None))
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,21 @@ class _Loop:
             second_order=True,
         )
         decay = self.temperature(examples) * self.options.prior
-        return {name: gradients[name].reshape(value.shape) + decay * value for name, value in particles.items()}
+        return {
+            name: gradients[name].reshape(value.shape) + _beside(decay, value) * value
+            for name, value in particles.items()
+        }
 
-    def temperature(self, examples: Examples) -> float:
-        """Return what the posterior's logarithm is divided by to be the negative mean loss, but for a constant."""
+    def temperature(self, examples: Examples) -> float | Tensor:
+        """Return what the posterior's logarithm is divided by to be the negative mean loss, but for a constant.
+
+        ``[task]`` where tasks differ in their number of items.
+        """
+        counts = examples.targets.shape[1] if examples.mask is None else examples.mask.sum(1)
         if self.spec.kind == "classification":
-            return 1 / examples.targets.shape[1]
+            return 1 / counts
         # Of normal noise: the sum of squared errors over twice the variance.
-        return 2 * self.options.noise**2 / math.prod(examples.targets.shape[1:])
+        return 2 * self.options.noise**2 / (counts * math.prod(examples.targets.shape[2:]))
 
     def predict(self, state: Particles, inputs: Tensor) -> tuple[Tensor, Particles]:
         """Return the particles' mean prediction: of targets, or of the classes' probabilities, as logarithms."""
@@ -159,11 +167,12 @@ class _Loop:
         return sum_of(way.square().flatten(1).sum(1) for way in ways), metrics
 
 
-def svgd(particles: Params, slopes: Params, temperature: float, step_size: float) -> Params:
+def svgd(particles: Params, slopes: Params, temperature: float | Tensor, step_size: float) -> Params:
     """Take one step of SVGD on particles ``[task, particle, *shape]``, given the gradients of their energies.
 
-    The energies are negative logarithms of the posterior, times the temperature. The kernel is ``exp(-d^2 / 2 h^2)``
-    for particles at a distance d, with ``h^2 = median d^2 / (2 log(particles + 1))`` over the pairs of particles.
+    The energies are negative logarithms of the posterior, times the temperature: one for all tasks, or ``[task]``. The
+    kernel is ``exp(-d^2 / 2 h^2)`` for particles at a distance d, with ``h^2 = median d^2 / (2 log(particles + 1))``
+    over the pairs of particles.
     """
     count = next(iter(particles.values())).shape[1]
     rows = torch.cat([value.flatten(2) for value in particles.values()], dim=2)
@@ -176,9 +185,14 @@ def svgd(particles: Params, slopes: Params, temperature: float, step_size: float
         own, shape = value.flatten(2), value.shape
         near = own - own.mean(1, keepdim=True)
         push = (near * total.unsqueeze(2) - weights @ near) / variance.reshape(-1, 1, 1)
-        way = temperature * push - weights @ slopes[name].flatten(2)
+        way = _beside(temperature, push) * push - weights @ slopes[name].flatten(2)
         moved[name] = value + (step_size / count) * way.reshape(shape)
     return moved
+
+
+def _beside(values: float | Tensor, like: Tensor) -> float | Tensor:
+    """Reshape ``[task]`` to broadcast with ``[task, ...]``; leave a number as it is."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
 
 
 def kernel(rows: Tensor) -> tuple[Tensor, Tensor]:
