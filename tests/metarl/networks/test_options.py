@@ -31,7 +31,7 @@ def generator(seed=0):
         ({"std": float("nan")}, "must be positive"),
         ({"hidden": (0,)}, "widths are at least 1"),
         ({"filters": 0}, "widths are at least 1"),
-        ({"activation": "swish"}, "activation='swish': expected one of tanh, relu, elu"),
+        ({"activation": "elu"}, "activation='elu': expected one of tanh, relu"),
         ({"downsample": "mean"}, "downsample='mean': expected one of stride, pool"),
         ({"batch_norm": "running"}, "batch_norm='running': expected one of transductive, inductive"),
         ({"architecture": "conv5"}, "architecture='conv5': expected mlp, conv4, resnet12 or module:attribute"),
