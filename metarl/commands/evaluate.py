@@ -288,7 +288,7 @@ def _other_family(reference: str, trained_on: Family, words: list[str]) -> Famil
     """Return the family of --on. Raises ValueError unless its tasks are of the form that the run was trained for."""
     make = made_with("tasks", words, "evaluate")
     family: Family = training.source("tasks", reference, make).target
-    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None} for one in (trained_on, family))
+    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None, "ragged": None} for one in (trained_on, family))
     wrong = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(f"--on {reference}: its tasks are of another form than those of training: {'; '.join(wrong)}")

@@ -210,7 +210,8 @@ def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
 
 
 def _check_spec(built: Spec, asked: Spec) -> None:
-    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), "policy": None} for spec in (built, asked))
+    same = {"policy": None, "ragged": None}  # of algorithms; of families that a learner that honours masks serves, too
+    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), **same} for spec in (built, asked))
     wrong = [f"{name} {ours[name]}, and the family has {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(

@@ -11,10 +11,11 @@ from metarl.fewshot.classification import (
     Rotations,
     check_counts,
     check_episode,
+    is_ragged,
     most_ways,
     picture,
 )
-from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, split_classes
+from metarl.fewshot.grouping import FRACTIONS, SPLITS, Classes, Count, split_classes
 from metarl.fewshot.numbers import image_scale, numbers
 from metarl.fewshot.regression import POINTS, FunctionTasks, Regression, TableRegression, TableTasks
 
@@ -24,6 +25,7 @@ __all__ = [
     "POINTS",
     "SPLITS",
     "Classes",
+    "Count",
     "EpisodeTasks",
     "FunctionTasks",
     "NWayKShot",
@@ -34,6 +36,7 @@ __all__ = [
     "check_counts",
     "check_episode",
     "image_scale",
+    "is_ragged",
     "most_ways",
     "numbers",
     "picture",

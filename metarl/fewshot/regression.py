@@ -125,6 +125,8 @@ class Regression:
         *numbers, half = uniform(generator, num_tasks, len(self.parameters) + 1 + ragged).unbind(1)
         counts = None
         if ragged:
+            if "shots" in self.parameters:
+                raise ValueError("a parameter of the function is called shots, as the support points are: rename it")
             counts, half = low + ((high - low + 1) * half).long(), numbers.pop()
         ranges = zip(self.parameters.items(), numbers, strict=True)
         parameters = {name: low + (high - low) * number for (name, (low, high)), number in ranges}
@@ -132,7 +134,8 @@ class Regression:
         middle = ends.mean(1, keepdim=True)
         lower, upper = torch.cat([ends[:, :1], middle], 1), torch.cat([middle, ends[:, 1:]], 1)
         support = torch.where(half.unsqueeze(1) < 0.5, lower, upper) if self.half_range else ends
-        return FunctionTasks(self.function, parameters, support, ends, sizes, self.input_size, counts=counts)
+        told = {} if counts is None else {"shots": counts}
+        return FunctionTasks(self.function, parameters | told, support, ends, sizes, self.input_size, counts=counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,7 @@ class FunctionTasks:
     """Tasks that share a function and have different parameters."""
 
     function: Callable[..., Tensor]
-    parameters: dict[str, Tensor]  # [task] of the function
+    parameters: dict[str, Tensor]  # [task] of the function, and ``shots`` where tasks differ in them
     support: Tensor  # [task, 2] range of the inputs
     query: Tensor  # [task, 2]
     sizes: tuple[int, int]  # support and query points
@@ -150,8 +153,12 @@ class FunctionTasks:
 
     @property
     def descriptors(self) -> Tensor:
-        """The parameters, ``[task, parameter]``."""
-        return torch.stack(list(self.parameters.values()), dim=1)
+        """The function's parameters, ``[task, parameter]``."""
+        return torch.stack(list(self._of_function.values()), dim=1)
+
+    @property
+    def _of_function(self) -> dict[str, Tensor]:
+        return {name: values for name, values in self.parameters.items() if name != "shots" or self.counts is None}
 
     def select(self, tasks: Which) -> Any:
         """Return some of the tasks, as ``FunctionTasks``; they draw what they draw among all of these."""
@@ -171,7 +178,9 @@ class FunctionTasks:
         low, high = send(ends, device).reshape(-1, 1, 2).chunk(2, dim=-1)
         inputs = low + (high - low) * uniform(generator, self.places or len(ends), items, self.input_size)
         # Copies, because a function may write into its arguments: that would change the inputs and the tasks.
-        parameters = {name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self.parameters.items()}
+        parameters = {
+            name: send(values, device).reshape(-1, 1, 1).clone() for name, values in self._of_function.items()
+        }
         drawn = Examples(inputs=inputs, targets=self.function(inputs.clone(), **parameters))
         if self.counts is None:
             return drawn

@@ -29,6 +29,7 @@ from metarl.types import (
     moved_buffers,
     rollout_of,
     select,
+    valid,
 )
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
@@ -238,6 +239,49 @@ def _replay(subject: AlgorithmSubject) -> Found:
             state = learner.adapt(state, batch)
 
 
+def _padding(subject: AlgorithmSubject) -> Found:
+    spec = subject.family.spec
+    if spec.control:
+        raise NotChecked("labelled examples alone are padded")
+    if not subject.learner.masked:
+        raise NotChecked("the learner refuses tasks of unequal size")
+    learner = holding(subject.algorithm.build(dataclasses.replace(spec, ragged=True)), held_by(subject.learner))
+    experience = subject.experience
+    supports = tuple(_with_padding(support) for support in experience.supports)
+    padded = dataclasses.replace(experience, supports=supports, query=_with_padding(experience.query))
+    (before, _), (after, metrics) = (learner.meta_loss(subject.params, one) for one in (experience, padded))
+    if not close(before.detach(), after.detach()):
+        yield Fault("padding changes the meta-loss, though the learner is masked: honour the mask", learner.meta_loss)
+    scores = learner.meta_loss(subject.params, experience)[1]
+    if wrong := [name for name, values in metrics.items() if not close(values.detach(), scores[name].detach())]:
+        yield Fault(f"padding changes {wrong[0]}, though the learner is masked: honour the mask", learner.meta_loss)
+    inputs = first_inputs(experience.query)
+    with torch.no_grad():
+        found = []
+        for batches in (experience.supports, supports):
+            state = learner.begin(subject.params, experience.descriptors)
+            for support in batches:
+                state = learner.adapt(state, support)
+            found.append(learner.predict(state, inputs)[0])
+    if not close(*found):
+        yield Fault("padding of the support data changes the outputs: honour the mask", learner.adapt)
+
+
+def _with_padding(batch: Batch) -> Batch:
+    """Return examples with two items of padding more, which must not matter."""
+    if not isinstance(batch, Examples):
+        return batch
+    lead = (len(batch.inputs), 2)
+    more = Examples(
+        inputs=torch.full((*lead, *batch.inputs.shape[2:]), 3.0, device=batch.inputs.device),
+        targets=batch.targets[:, :1].expand(*lead, *batch.targets.shape[2:]),
+        mask=torch.zeros(lead, device=batch.inputs.device),
+    )
+    joined = (torch.cat([getattr(one, name) for one in (batch, more)], dim=1) for name in ("inputs", "targets"))
+    inputs, targets = joined
+    return Examples(inputs=inputs, targets=targets, mask=torch.cat([valid(batch), valid(more)], dim=1))
+
+
 def _buffers(subject: AlgorithmSubject) -> Found:
     learner, held = subject.learner, held_by(subject.learner)
     if learner.buffers is None:
@@ -289,6 +333,7 @@ CHECKS = (
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "the data of one task do not affect other tasks", _independence, ("determinism",)),
     Check("replay", "replaying a rollout gives the log-probabilities of acting", _replay, ("determinism",)),
+    Check("padding", "padding of tasks of unequal size changes nothing", _padding, ("determinism", "meta-loss")),
     Check("buffers", "they move as a function of the experience, and keep their form", _buffers, ("outputs",)),
     Check("dtypes", "tensors have torch's default dtype", _dtypes, ("outputs",)),
     Check("device", "learning runs on the device of the data", _device, ("outputs",)),

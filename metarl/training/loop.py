@@ -228,7 +228,7 @@ class Run:
             tasks = labelled_tasks(self.family.sample(self.settings.meta_batch_size, "train", next(streams)))
             for role in get_args(Role):
                 for name, values in vars(tasks.draw(role, next(streams))).items():
-                    if not values.isfinite().all():
+                    if values is not None and not values.isfinite().all():
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
         return "try a smaller step size"
 

@@ -16,10 +16,12 @@ from torch import Generator, Tensor
 from metarl.fewshot import (
     EPISODE,
     FRACTIONS,
+    Count,
     EpisodeTasks,
     NWayKShot,
     Rotations,
     check_episode,
+    is_ragged,
     most_ways,
     numbers,
     picture,
@@ -64,17 +66,17 @@ class Images:
     """Colour behind what is transparent, such as white, black or #808080."""
     copies: Copies = "warn"
     """What to do about a picture that appears more than once: warn, refuse or allow."""
-    ways: int = 5
-    """Classes of a task."""
-    shots: int = 1
-    """Support images of each class."""
-    queries: int | None = 15
+    ways: Count = 5
+    """Classes of a task, or a range, such as 5 20, from which each task draws."""
+    shots: Count = 1
+    """Support images of each class, or a range, such as 1 10, from which each class of each task draws."""
+    queries: Count | None = 15
     """Query images of each class in meta-training (15: the MAML paper's); None: as many as shots."""
-    train_shots: int | None = None
+    train_shots: Count | None = None
     """Support images of each class in meta-training (Reptile's paper: 15); by default as many as shots."""
-    test_queries: int | None = None
+    test_queries: Count | None = None
     """Query images of each class at validation and test; by default as many as shots, as in the MAML paper's code."""
-    train_ways: int | None = None
+    train_ways: Count | None = None
     """Classes of a task in meta-training (prototypical networks: 20 to 30); by default as many as ways."""
     rotations: Rotations = "none"
     """In which splits images turned by 90, 180 and 270 degrees count as new classes: none, train or all."""
@@ -100,7 +102,8 @@ class Images:
     def spec(self) -> Spec:
         """An image in, one of the ways out."""
         ways = most_ways(self.ways, self.train_ways)
-        return Spec((decoding.CHANNELS[self._mode], self.size, self.size), ways, "classification")
+        ragged = is_ragged(**{name: getattr(self, name) for name in EPISODE})
+        return Spec((decoding.CHANNELS[self._mode], self.size, self.size), ways, "classification", ragged=ragged)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
         """Sample tasks.
