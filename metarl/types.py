@@ -332,13 +332,16 @@ class Units(NamedTuple):
     targets: Standard | None = None
 
 
+AS_GIVEN = Units()
+"""The units of data that are left as they are."""
+
+
 @runtime_checkable
 class Standardises(Protocol):
     """A family of labelled examples in standard units. Examples of one's own are converted, and predictions back."""
 
-    @property
     def units(self) -> Units:
-        """What its examples are in units of."""
+        """Return what its examples are in units of."""
 
     def with_units(self, units: Units) -> Any:
         """Return the family with the units of another one, such as that of training."""

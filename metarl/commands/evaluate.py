@@ -214,6 +214,7 @@ def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]
         "versions": runs.versions(),
         "strata": evaluation.strata(found.tasks),
         "parameters": _parameters(found.tasks),
+        **origins.recorded_units(run.family),
         **({} if used is None else {"environment_steps": used.mean(1).tolist()}),
     }
 
@@ -280,6 +281,8 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
         origins.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
+    # Changed, or another one, it would have units of its own.
+    family = origins.in_recorded_units(runs.read_config(folder), family)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 

@@ -23,10 +23,11 @@ from metarl.fewshot.grouping import (
     row_size,
 )
 from metarl.fewshot.numbers import check_numbers, fingerprint, image_scale, numbers
+from metarl.fewshot.standard import image_standard, in_units
 from metarl.seeding import Places, stream, uniform
 from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
-from metarl.types import Batch, Examples, InputScale, Role, Spec, Split, Which, places
+from metarl.types import Batch, Examples, InputScale, Role, Spec, Split, Standard, Units, Which, places, valid
 
 Rotations = Literal["none", "train", "all"]
 """Splits in which images rotated by 90, 180 and 270 degrees count as new classes."""
@@ -83,6 +84,9 @@ class NWayKShot:
     """Inputs are divided by this; by default 255 for images of uint8 with values above 1, else 1."""
     drop_small: bool = False
     """Leave out classes with fewer items than support and query take. A warning counts them."""
+    normalise: bool = False
+    """Bring inputs into standard units, after ``scale``: minus their mean over the items of the training classes,
+    divided by their standard deviation there. Images have one of each for a channel, other inputs for each number."""
 
     def __post_init__(self) -> None:
         check_episode(**{name: getattr(self, name) for name in EPISODE})
@@ -115,7 +119,8 @@ class NWayKShot:
         numbers = uniform(generator, num_tasks, size + ways, dtype=torch.float64)
         groups, items = self._groups.choose(self._pool(split), ways, support + query, numbers[:, :size])
         parameters = {"classes": self._groups.labels[groups]} | self._turned(split, numbers[:, size:])
-        return EpisodeTasks(self.inputs, items[..., :support], items[..., support:], parameters, self._scale)
+        parts = items[..., :support], items[..., support:]
+        return EpisodeTasks(self.inputs, *parts, parameters, self._scale, standard=self._units.inputs)
 
     def _sample_unequal(self, num_tasks: int, split: Split, generator: Generator) -> "EpisodeTasks":
         bounds, (fewest, most), pool = self._sizes[split], self._ways(split), self._pool(split)
@@ -134,7 +139,7 @@ class NWayKShot:
             "ways": ways.squeeze(1),
             "shots": shots.to(torch.get_default_dtype()),
         }
-        known = None, support.known, query.known
+        known = None, support.known, query.known, self._units.inputs
         return EpisodeTasks(self.inputs, support.items, query.items, parameters, self._scale, *known)
 
     def _turned(self, split: Split, numbers: Tensor) -> dict[str, Tensor]:
@@ -147,6 +152,15 @@ class NWayKShot:
     def input_scale(self) -> InputScale:
         """What inputs are divided by: floats only if these are floats."""
         return InputScale(self._scale, floats=self.inputs.is_floating_point())
+
+    def units(self) -> Units:
+        """Return the standard units of inputs and targets; None for what is left as it is."""
+        return self._units
+
+    def with_units(self, units: Units) -> "NWayKShot":
+        """Return the family in the units of another one, such as that of training."""
+        copy: NWayKShot = in_units(self, units)
+        return copy
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError if a split has classes but cannot fill an episode."""
@@ -162,6 +176,16 @@ class NWayKShot:
 
     def _pool(self, split: Split) -> Tensor:
         return self._groups.pool(split, self._ways(split)[0], self._sizes[split].least, self.drop_small)
+
+    @cached_property
+    def _units(self) -> Units:
+        """Mean and standard deviation of the items of the training classes, if they are used."""
+        if not self.normalise:
+            return Units()
+        rows = self._groups.rows("train")
+        if not len(rows):
+            raise ValueError("normalise needs items in the train split, and it has none: set normalise=False")
+        return Units(image_standard(self.inputs, rows, self._scale))
 
     @cached_property
     def _sizes(self) -> Sizes:
@@ -188,6 +212,7 @@ class EpisodeTasks:
     places: Places | None = None  # in the whole that these tasks were selected from
     support_known: Tensor | None = None  # [task, way, shot] bool: not padding; None: none is
     query_known: Tensor | None = None  # [task, way, query]
+    standard: Standard | None = None  # the units of scaled inputs
 
     def __init_subclass__(cls) -> None:
         refuse_draw_alone(cls)
@@ -223,7 +248,9 @@ class EpisodeTasks:
             inputs = gather(self.inputs, items[group])
             if quarters is not None:
                 inputs = rotated(inputs, quarters[group])
-            drawn = Examples(inputs=numbers(inputs, self.scale), targets=targets[group])
+            inputs = numbers(inputs, self.scale)
+            inputs = inputs if self.standard is None else self.standard.apply(inputs)
+            drawn = Examples(inputs=inputs, targets=targets[group])
             yield drawn if mask is None else masked(drawn, mask[group])
 
     def _known(self, role: Role) -> Tensor:
@@ -352,7 +379,8 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
 
     shown = tasks.select(slice(SHOWN))
     support, query = (shown.draw(role, stream(0, "picture")) for role in get_args(Role))
-    return episodes(support.inputs, support.targets, query.inputs, query.targets, path, SHOWN)
+    classes = [batch.targets.masked_fill(valid(batch) == 0, -1) for batch in (support, query)]
+    return episodes(support.inputs, classes[0], query.inputs, classes[1], path, SHOWN)
 
 
 def gather(inputs: Tensor, items: Tensor) -> Tensor:

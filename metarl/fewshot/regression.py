@@ -19,7 +19,7 @@ from metarl.fewshot.classification import (
 )
 from metarl.fewshot.grouping import Bounds, Count, Groups, Keys, Parted, Sizes, group, numbered, row_size
 from metarl.fewshot.numbers import check_numbers, fingerprint, numbers
-from metarl.fewshot.standard import Missing, check_missing, filled, standard_of
+from metarl.fewshot.standard import Missing, check_missing, filled, in_units, standard_of
 from metarl.seeding import Places, stream, uniform
 from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
@@ -234,8 +234,6 @@ class TableRegression:
     """What to do about missing inputs (nan): refuse them, or put the mean of the training groups there (mean)."""
     columns: Sequence[str] = ()
     """Names of the inputs' columns, for error messages."""
-    own_units: Units | None = None
-    """Other units than those of the training groups, such as those of another table."""
 
     def __post_init__(self) -> None:
         self._sizes  # noqa: B018  # raises ValueError for wrong numbers of rows
@@ -269,22 +267,14 @@ class TableRegression:
         """The keys of the groups 0, 1, ...: of task parameter ``group``."""
         return self._keys.keys
 
-    @cached_property
     def units(self) -> Units:
-        """Mean and standard deviation of the rows of the training groups, as far as they are used."""
-        if self.own_units is not None:
-            return self.own_units
-        if not self.normalise:
-            return Units()
-        training = self._groups.rows("train")
-        if not len(training):
-            raise ValueError("normalise needs rows in the train split, and it has none: set normalise=False")
-        inputs = standard_of(self.inputs[training], fills=self.missing == "mean")
-        return Units(inputs, standard_of(self._targets[training]))
+        """Return the standard units of inputs and targets; None for what is left as it is."""
+        return self._units
 
     def with_units(self, units: Units) -> "TableRegression":
         """Return the family in the units of another one, such as that of training."""
-        return replace(self, own_units=units)
+        copy: TableRegression = in_units(self, units)
+        return copy
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "TableTasks":
         """Sample tasks. Raises ValueError for fewer than one task, and for a split that cannot fill an episode."""
@@ -318,6 +308,17 @@ class TableRegression:
         return self._groups.pool(split, 1, self._sizes[split].least, self.drop_small)
 
     @cached_property
+    def _units(self) -> Units:
+        """Mean and standard deviation of the rows of the training groups, as far as they are used."""
+        if not self.normalise:
+            return Units()
+        training = self._groups.rows("train")
+        if not len(training):
+            raise ValueError("normalise needs rows in the train split, and it has none: set normalise=False")
+        inputs = standard_of(self.inputs[training], fills=self.missing == "mean")
+        return Units(inputs, standard_of(self._targets[training]))
+
+    @cached_property
     def _sizes(self) -> Sizes:
         return episode_sizes(self.shots, self.queries, self.train_shots, self.test_queries)
 
@@ -329,7 +330,9 @@ class TableRegression:
     def _rows(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets as tasks have them: in standard units, or as they were given."""
         rows = []
-        for name, values, standard in zip(("inputs", "targets"), (self.inputs, self._targets), self.units, strict=True):
+        for name, values, standard in zip(
+            ("inputs", "targets"), (self.inputs, self._targets), self._units, strict=True
+        ):
             if standard is not None:
                 values = standard.apply(values)
             elif self.missing == "mean":

@@ -1,26 +1,35 @@
 """Inputs and targets in standard units: minus their mean over the training split, divided by its standard deviation."""
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from metarl.types import Standard
+from metarl.numerics import sum_of
+from metarl.types import Standard, Units
 
 Missing = Literal["refuse", "mean"]
 """What to do about missing numbers (nan): refuse them, or put the mean of the training split there."""
 
+AT_ONCE = 1024
+"""Images that are held as float64 at once."""
 
-def standard_of(values: Tensor, axes: tuple[int, ...] = (0,), fills: bool = False) -> Standard:
-    """Return mean and standard deviation of values ``[row, *shape]`` over some axes, in float64, without missing ones.
+
+def standard_of(values: Tensor, fills: bool = False) -> Standard:
+    """Return mean and standard deviation of the columns of values ``[row, *shape]``, in float64, of those not missing.
 
     Numbers that are all the same are divided by 1.
     """
     values = values.double()
-    mean = values.nanmean(axes, keepdim=True)
-    std = (values - mean).square().nanmean(axes, keepdim=True).sqrt()
-    # Equal numbers may differ from their mean by rounding.
+    mean = values.nanmean(0, keepdim=True)
+    return _standard(mean, (values - mean).square().nanmean(0, keepdim=True).sqrt(), fills)
+
+
+def _standard(mean: Tensor, std: Tensor, fills: bool) -> Standard:
+    # Equal numbers may differ from their mean by rounding; a column of missing numbers has none.
     flat = ~(std > 1e-12 * mean.abs().clamp_min(1e-300))
     return Standard(mean.squeeze(0).nan_to_num(), std.masked_fill(flat, 1).squeeze(0), fills)
 
@@ -44,3 +53,30 @@ def check_missing(values: Tensor, columns: Sequence[str], what: str, hint: str) 
         f"{what}, column {name}{more}: {len(rows)} of {len(values)} values are missing, first in row {int(rows[0])}: "
         f"{hint}"
     )
+
+
+def in_units(family: Any, units: Units) -> Any:
+    """Return a copy of a family, a frozen dataclass with a cached property ``_units``, in other units than its own.
+
+    They are no option: ``dataclasses.replace`` and a run's record know nothing of them.
+    """
+    copy = replace(family)
+    vars(copy).pop("_rows", None)
+    vars(copy)["_units"] = units
+    return copy
+
+
+def image_standard(inputs: Tensor, rows: Tensor, scale: float) -> Standard:
+    """Return mean and standard deviation of some rows of inputs ``[item, *shape]``, divided by ``scale``, in float64.
+
+    Images have one for each channel, ``[channel, 1, 1]``; other inputs for each number.
+    """
+    axes = (0, *range(2, inputs.ndim)) if inputs.ndim > 3 else (0,)
+    count = len(rows) * math.prod(inputs.shape[axis] for axis in axes[1:])
+
+    def parts() -> Iterator[Tensor]:
+        return (inputs[some].double() / scale for some in torch.split(rows, AT_ONCE))
+
+    mean = sum_of(part.sum(axes, keepdim=True) for part in parts()) / count
+    squares = sum_of((part - mean).square().sum(axes, keepdim=True) for part in parts())
+    return _standard(mean, (squares / count).sqrt(), False)

@@ -17,6 +17,7 @@ from metarl.trained.deploy.inputs import preparing
 from metarl.trained.deploy.policy import AdaptedPolicy
 from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
 from metarl.types import (
+    AS_GIVEN,
     Algorithm,
     Examples,
     Family,
@@ -24,7 +25,9 @@ from metarl.types import (
     Outer,
     Params,
     Rollout,
+    ScalesInputs,
     Split,
+    Standardises,
     State,
     Tasks,
     held_by,
@@ -210,7 +213,8 @@ class Trained:
     def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> TaskPredictor:
         """Return what the run has learned of one task after ``steps`` adaptation steps, as a function of inputs.
 
-        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` of one's own. The function takes one
+        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` as its tasks draw them. Inputs and
+        values are in the units of the family's data, not in standard units. The function takes one
         input ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an array, and returns the predicted
         targets ``[..., output_size]``, or the probability of each class ``[..., class]``, on the inputs' device. With
         transductive batch norm, the inputs of a batch influence each other.
@@ -221,7 +225,11 @@ class Trained:
         """
         if self.learner.spec.control:
             raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
-        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device)
+        scale, units = (
+            self.family.input_scale if isinstance(self.family, ScalesInputs) else None,
+            self.family.units() if isinstance(self.family, Standardises) else AS_GIVEN,
+        )
+        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device, units, scale)
 
     def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.

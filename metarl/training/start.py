@@ -249,6 +249,7 @@ def recorded(
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     settings = settings if device is None else replace(settings, device=device)
+    parts["tasks"] = origins.in_recorded_units(config, parts["tasks"])
     algorithm, tasks, outer = (config[name]["reference"] for name in runs.GROUPS)
     return Experiment(**parts, settings=settings, recipe=config.get("recipe"), references=(algorithm, tasks, outer))
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -28,7 +28,7 @@ from metarl.fewshot import (
     split_classes,
 )
 from metarl.files import check_regular, expanded
-from metarl.types import Batch, InputScale, Spec, Split
+from metarl.types import Batch, InputScale, Spec, Split, Units
 from metarl_plugins import caching, decoding
 from metarl_plugins.decoding import Reading
 from metarl_plugins.listing import LAYOUT, Listing, listed
@@ -82,6 +82,8 @@ class Images:
     """In which splits images turned by 90, 180 and 270 degrees count as new classes: none, train or all."""
     drop_small: bool = False
     """Leave out classes with fewer images than support and query take; a warning says how many."""
+    normalise: bool = False
+    """Subtract the mean of each channel over the training classes' images, and divide by its standard deviation."""
     fractions: tuple[float, float, float] = FRACTIONS
     """Shares of the classes in train, validation and test, where the folder does not tell."""
     split_seed: int = 0
@@ -126,6 +128,18 @@ class Images:
         pixels = read_images(files, self.size, self._mode, self.depth, self.ground, max_pixels=self.max_pixels)
         return numbers(pixels, decoding.WHITE)
 
+    def units(self) -> Units:
+        """Return the units of inputs: mean and standard deviation of each channel, if they are used."""
+        return self._family.units() if self.normalise else Units()
+
+    def with_units(self, units: Units) -> "Images":
+        """Return the family in the units of another one, such as that of training."""
+        if units == Units() and not self.normalise:
+            return self
+        copy = replace(self, normalise=units.inputs is not None)
+        vars(copy)["_family"] = self._family.with_units(units)
+        return copy
+
     def check_split(self, split: Split) -> None:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
         self._family.check_split(split)
@@ -160,7 +174,7 @@ class Images:
     def _family(self) -> NWayKShot:
         listing, pixels = load(self._folder, *self._reading, self.copies, self.max_pixels)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
-        options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
+        options = {name: getattr(self, name) for name in (*EPISODE, "drop_small", "normalise")}
         labels = torch.tensor(listing.labels)
         return NWayKShot(pixels, labels, classes=classes, names=listing.names, scale=decoding.WHITE, **options)
 

@@ -208,7 +208,7 @@ def test_missing_values_are_refused_by_name_or_imputed() -> None:
 
 def test_standard_units_are_those_of_the_training_groups() -> None:
     family = holes(missing="mean")
-    inputs, targets = family.units
+    inputs, targets = family.units()
     assert inputs is not None
     assert targets is not None
     assert (inputs.mean.tolist(), inputs.std.tolist()) == ([2.0, 20.0], [1.0, 10.0])
@@ -217,8 +217,8 @@ def test_standard_units_are_those_of_the_training_groups() -> None:
     drawn = family.sample(1, "train", generator()).draw("support", generator())
     assert drawn.inputs.flatten().tolist() in ([-1.0, -1.0], [1.0, 0.0], [0.0, 1.0])
     assert inputs.undo(drawn.inputs).flatten().tolist() in ([1.0, 10.0], [3.0, 20.0], [2.0, 30.0])
-    other = holes(missing="mean", splits={"train": [1], "test": [0]}).with_units(family.units)
-    assert other.units is family.units
+    other = holes(missing="mean", splits={"train": [1], "test": [0]}).with_units(family.units())
+    assert other.units() is family.units()
 
 
 def test_large_numbers_lose_nothing_in_standard_units() -> None:
