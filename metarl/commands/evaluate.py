@@ -14,7 +14,7 @@ from metarl.commands import groups
 from metarl.commands.groups import OTHER_TASKS
 from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
-from metarl.evaluation import comparison
+from metarl.evaluation import comparison, ranges
 from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.runs import logger
@@ -138,17 +138,17 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
     asked = _asked(chosen, run, config)
     compared = _compared(chosen, asked)
+    trained_in = _training_ranges(config)
 
     def execute() -> int:
         with time_limit(chosen.step_timeout):
             found = _scores(chosen, run, asked["steps"])
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
-        record = {"metrics": metrics, **asked, **_circumstances(found, run)}
+        record = {"metrics": metrics, **asked, **_circumstances(found, run), **trained_in}
         record |= _references(chosen, run)
         print(evaluation.table({**metrics, **record.get("references", {})}, run.learner.batch_norm))
-        if "differs" in asked:
-            print(f"{OTHER_TASKS}: {asked['differs']}")
+        _tell_differences(found.tasks, record)
         if compared:
             gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
@@ -176,6 +176,24 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> 
         asked["differs"] = differs
     definition = origins.defined(run.family, tasks, revisions=False)
     return asked if definition is None else asked | {"definition": definition}
+
+
+def _tell_differences(tasks: Tasks, record: Mapping[str, Any]) -> None:
+    """Print in what the evaluated tasks differ from those of training."""
+    if "differs" in record:
+        print(f"{OTHER_TASKS}: {record['differs']}")
+    values = ranges.columns(ranges.numbers_of(tasks, MOST_NUMBERS))
+    if (beyond := ranges.told(values, record.get("training_ranges", {}))) is not None:
+        print(beyond)
+
+
+def _training_ranges(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ranges of the parameters of training tasks, where the data to sample these are still there."""
+    family = runs.rebuild(config["tasks"], "tasks")
+    try:
+        return {"training_ranges": {name: list(ends) for name, ends in ranges.training_ranges(family).items()}}
+    except (ValueError, OSError):  # of other data that --tasks.root names, scores are asked for, and these may be gone
+        return {}
 
 
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import learned
 from metarl.evaluation.noiseless import acting_by_the_mean
+from metarl.evaluation.ranges import of_parameter
 from metarl.seeding import stream
 from metarl.selection import drawn_in_whole, select_tasks
 from metarl.speed import float32, ranks, send, usual_modes
@@ -80,7 +81,7 @@ class Evaluation:
 
         Raises ValueError where two columns would have the same name.
         """
-        parameters = [column for name, values in self.tasks.parameters.items() for column in _columns(name, values)]
+        parameters = [column for name, values in self.tasks.parameters.items() for column in of_parameter(name, values)]
         names = ["task", "step", *(name for name, _ in parameters), *self.scores]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
@@ -104,15 +105,6 @@ class Evaluation:
         import pandas  # optional, and slow to import
 
         return pandas.DataFrame(self.records())
-
-
-def _columns(name: str, values: Tensor) -> list[tuple[str, list[Any]]]:
-    """Return columns ``[task]`` of a task parameter ``[task, ...]``, one for each of its numbers, with their names."""
-    if values[0].numel() == 1:
-        return [(name, values.flatten().tolist())]
-    places = list(np.ndindex(*values.shape[1:]))
-    rows = values.reshape(len(values), -1).T.tolist()
-    return [("_".join([name, *map(str, place)]), row) for place, row in zip(places, rows, strict=True)]
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:

@@ -136,7 +136,7 @@ class NWayKShot:
         parameters = {
             "classes": torch.where(present, self._groups.labels[groups], -1),
             **self._turned(split, turns),
-            "ways": ways.squeeze(1),
+            "ways": ways.squeeze(1).to(torch.get_default_dtype()),
             "shots": shots.to(torch.get_default_dtype()),
         }
         known = None, support.known, query.known, self._units.inputs

@@ -134,7 +134,7 @@ class Regression:
         middle = ends.mean(1, keepdim=True)
         lower, upper = torch.cat([ends[:, :1], middle], 1), torch.cat([middle, ends[:, 1:]], 1)
         support = torch.where(half.unsqueeze(1) < 0.5, lower, upper) if self.half_range else ends
-        told = {} if counts is None else {"shots": counts}
+        told = {} if counts is None else {"shots": counts.to(torch.get_default_dtype())}
         return FunctionTasks(self.function, parameters | told, support, ends, sizes, self.input_size, counts=counts)
 
 
@@ -291,7 +291,8 @@ class TableRegression:
             return TableTasks(*self._rows, rows[:, :support], rows[:, support:], parameters)
         groups, *parts = self._groups.choose_unequal(pool, 1, bounds, numbers[:, :size], numbers[:, size:])
         support_rows, query_rows = (Parted(part.items.squeeze(1), part.known.squeeze(1)) for part in parts)
-        parameters = {"group": self._groups.labels[groups.squeeze(1)], "shots": support_rows.known.sum(1)}
+        shots = support_rows.known.sum(1).to(torch.get_default_dtype())
+        parameters = {"group": self._groups.labels[groups.squeeze(1)], "shots": shots}
         tasks = TableTasks(*self._rows, support_rows.items, query_rows.items, parameters)
         return replace(tasks, support_known=support_rows.known, query_known=query_rows.known)
 

@@ -8,6 +8,7 @@ __all__ = [
     "canvas",
     "comparing",
     "frames",
+    "parameters",
     "plotting",
     "video",
     "window",

@@ -97,7 +97,7 @@ class GaussianProcess:
         known = None
         if self.spec.ragged:
             shots = low + ((high - low + 1) * of_task[:, 2]).long()
-            parameters["shots"] = shots
+            parameters["shots"] = shots.to(usual)
             known = torch.arange(high) < shots.unsqueeze(1), torch.ones(num_tasks, queries, dtype=torch.bool)
         return _Tasks(*data, rows[:, :high], rows[:, high:], parameters, None, *(known or (None, None)))
 
