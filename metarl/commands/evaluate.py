@@ -301,6 +301,7 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
     # Changed, or another one, it would have units of its own.
     family = origins.in_recorded_units(runs.read_config(folder), family)
+    origins.check_units(runs.read_config(folder), family)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 

@@ -20,7 +20,7 @@ from metarl.fewshot.classification import (
 from metarl.fewshot.grouping import FRACTIONS, SPLITS, Bounds, Classes, Count, split_classes
 from metarl.fewshot.numbers import image_scale, numbers
 from metarl.fewshot.regression import POINTS, FunctionTasks, Regression, TableRegression, TableTasks
-from metarl.fewshot.standard import Missing
+from metarl.fewshot.standard import Missing, own_units
 
 __all__ = [
     "EPISODE",
@@ -47,6 +47,7 @@ __all__ = [
     "is_ragged",
     "most_ways",
     "numbers",
+    "own_units",
     "picture",
     "split_classes",
 ]

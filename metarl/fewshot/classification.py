@@ -227,6 +227,11 @@ class EpisodeTasks:
         """Items per task, support and query together."""
         return self.support[0].numel() + self.query[0].numel()
 
+    @property
+    def units(self) -> Units:
+        """The standard units of inputs, if any."""
+        return Units(self.standard)
+
     def draw(self, role: Role, generator: Generator) -> Examples:
         """Return all items of a role in random order. Every draw returns the same items."""
         return next(self.draw_groups(role, generator, len(self.support)))

@@ -23,7 +23,7 @@ from metarl.fewshot.standard import Missing, check_missing, filled, in_units, st
 from metarl.seeding import Places, stream, uniform
 from metarl.selection import drawn_in_whole, overrides, rows_of, selected
 from metarl.speed import send
-from metarl.types import Examples, Role, Spec, Split, Units, Which, places
+from metarl.types import AS_GIVEN, Examples, Role, Spec, Split, Units, Which, places
 
 POINTS = ("inputs", "shots", "queries", "train_shots", "test_queries", "half_range")
 """Options of ``Regression`` that families built on it share."""
@@ -288,13 +288,13 @@ class TableRegression:
             groups, rows = (one.squeeze(1) for one in self._groups.choose(pool, 1, bounds.most, numbers))
             support = bounds.support[1]
             parameters = {"group": self._groups.labels[groups]}
-            return TableTasks(*self._rows, rows[:, :support], rows[:, support:], parameters)
+            return TableTasks(*self._rows, rows[:, :support], rows[:, support:], parameters, units=self._units)
         groups, *parts = self._groups.choose_unequal(pool, 1, bounds, numbers[:, :size], numbers[:, size:])
         support_rows, query_rows = (Parted(part.items.squeeze(1), part.known.squeeze(1)) for part in parts)
         shots = support_rows.known.sum(1).to(torch.get_default_dtype())
         parameters = {"group": self._groups.labels[groups.squeeze(1)], "shots": shots}
         tasks = TableTasks(*self._rows, support_rows.items, query_rows.items, parameters)
-        return replace(tasks, support_known=support_rows.known, query_known=query_rows.known)
+        return replace(tasks, support_known=support_rows.known, query_known=query_rows.known, units=self._units)
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError if a split has groups but cannot fill an episode."""
@@ -367,6 +367,7 @@ class TableTasks:
     places: Places | None = None  # in the whole that these tasks were selected from
     support_known: Tensor | None = None  # [task, row] bool: not padding; None: none is
     query_known: Tensor | None = None  # [task, row]
+    units: Units = AS_GIVEN  # of inputs and targets
 
     def __init_subclass__(cls) -> None:
         refuse_draw_alone(cls)

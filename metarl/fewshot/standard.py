@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metarl.numerics import sum_of
-from metarl.types import Standard, Units
+from metarl.seeding import stream
+from metarl.types import AS_GIVEN, Family, Standard, Standardises, Units
 
 Missing = Literal["refuse", "mean"]
 """What to do about missing numbers (nan): refuse them, or put the mean of the training split there."""
@@ -64,6 +65,16 @@ def in_units(family: Any, units: Units) -> Any:
     vars(copy).pop("_rows", None)
     vars(copy)["_units"] = units
     return copy
+
+
+def own_units(family: Family) -> Units:
+    """Return the units that a family's tasks are in, also of one that wraps another and tells none itself."""
+    if isinstance(family, Standardises):
+        return family.units()
+    if family.spec.control:
+        return AS_GIVEN
+    units: Units = getattr(family.sample(1, "train", stream(0, "units")), "units", AS_GIVEN)
+    return units
 
 
 def image_standard(inputs: Tensor, rows: Tensor, scale: float) -> Standard:

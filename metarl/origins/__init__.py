@@ -7,6 +7,7 @@ code of the files that define it, and their git revisions.
 from metarl.origins.data import (
     UNITS,
     check_data,
+    check_units,
     in_recorded_units,
     plain_units,
     recorded_data,
@@ -21,6 +22,7 @@ __all__ = [
     "UNITS",
     "check_data",
     "check_definitions",
+    "check_units",
     "defined",
     "difference",
     "in_recorded_units",

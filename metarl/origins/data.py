@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from metarl import runs
-from metarl.types import Family, Standard, Standardises, Units
+from metarl.fewshot import own_units
+from metarl.types import AS_GIVEN, Family, Standard, Standardises, Units
 
 DATA = "data"
 """The entry of a configuration that holds the fingerprint of the data; runs of earlier versions have none."""
@@ -32,9 +33,8 @@ def recorded_data(family: Family) -> dict[str, str]:
 
 def recorded_units(family: Family) -> dict[str, Any]:
     """Return what a configuration says of the units of a family's data; nothing for families without any."""
-    if not isinstance(family, Standardises):
-        return {}
-    return {UNITS: plain_units(family.units())}
+    units = own_units(family)
+    return {UNITS: plain_units(units)} if isinstance(family, Standardises) or units != AS_GIVEN else {}
 
 
 def plain_units(units: Units) -> dict[str, Any]:
@@ -62,11 +62,20 @@ def _standard(told: Mapping[str, Any] | None) -> Standard | None:
 
 
 def in_recorded_units(config: Mapping[str, Any], family: Family) -> Family:
-    """Return a family in the units that a run was trained in, whatever its data are now."""
+    """Return a family in the units that a run was trained in, whatever its data are now, if it can be converted."""
     if not isinstance(family, Standardises):
         return family
     converted: Family = family.with_units(units_of(config))
     return converted
+
+
+def check_units(config: Mapping[str, Any], family: Family) -> None:
+    """Raise RunError where a family's tasks are in other units than those that a run was trained in."""
+    if plain_units(own_units(family)) != plain_units(units_of(config)):
+        raise runs.RunError(
+            f"the tasks of {type(family).__name__} are in other units than those of the run: let the family that it "
+            "wraps have normalise=False, or give it the methods units() and with_units(units)"
+        )
 
 
 def check_data(config: Mapping[str, Any], family: Family, folder: Path) -> None:

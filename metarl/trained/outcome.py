@@ -10,6 +10,7 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
+from metarl.fewshot import own_units
 from metarl.trained.deploy import policy
 from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.fewshot import FewShotModel
@@ -17,7 +18,6 @@ from metarl.trained.deploy.inputs import preparing
 from metarl.trained.deploy.policy import AdaptedPolicy
 from metarl.trained.policies import TaskPolicy, TaskPredictor, before_any_task, check_policies
 from metarl.types import (
-    AS_GIVEN,
     Algorithm,
     Examples,
     Family,
@@ -27,7 +27,6 @@ from metarl.types import (
     Rollout,
     ScalesInputs,
     Split,
-    Standardises,
     State,
     Tasks,
     held_by,
@@ -225,10 +224,8 @@ class Trained:
         """
         if self.learner.spec.control:
             raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
-        scale, units = (
-            self.family.input_scale if isinstance(self.family, ScalesInputs) else None,
-            self.family.units() if isinstance(self.family, Standardises) else AS_GIVEN,
-        )
+        scale = self.family.input_scale if isinstance(self.family, ScalesInputs) else None
+        units = own_units(self.family)
         return TaskPredictor(self.learner, self.state(task, steps, seed), self.device, units, scale)
 
     def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:

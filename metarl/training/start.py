@@ -184,6 +184,7 @@ def open_run(
     given, folder = str(folder), expanded(plugins.run_folder(folder))
     experiment = recorded(folder, None, allow_changes, allow_code)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    origins.check_units(runs.read_config(folder), experiment.tasks)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration), origin=given)
 
@@ -261,6 +262,7 @@ def load(folder: Path, device: Device | None = None, allow_changes: bool = False
 
 def _run(experiment: Experiment, folder: Path) -> Run:
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    origins.check_units(runs.read_config(folder), experiment.tasks)
     run = Run(experiment.algorithm, experiment.tasks, experiment.outer, experiment.settings, folder)
     run.experiment = experiment
     return run

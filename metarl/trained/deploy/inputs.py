@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.fewshot import image_scale, numbers
+from metarl.fewshot import image_scale, numbers, own_units
 from metarl.files import check_regular, expanded
-from metarl.types import AS_GIVEN, Family, InputScale, ReadsFiles, ScalesInputs, Spec, Standardises, Units
+from metarl.types import AS_GIVEN, Family, InputScale, ReadsFiles, ScalesInputs, Spec, Units
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What files of images are called; others in a folder of classes are left out."""
@@ -88,8 +88,7 @@ class Preparing(NamedTuple):
 def preparing(family: Family, spec: Spec) -> Preparing:
     """Return how inputs for a family's learner are prepared."""
     scale = family.input_scale if isinstance(family, ScalesInputs) else None
-    units = family.units() if isinstance(family, Standardises) else AS_GIVEN
-    return Preparing(tuple(spec.input_shape), scale, family, units)
+    return Preparing(tuple(spec.input_shape), scale, family, own_units(family))
 
 
 def _tensor(inputs: Any) -> Tensor:

@@ -1,5 +1,7 @@
 """Runs of families in standard units: models predict in the user's units, also from files and as exported programs."""
 
+import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -13,9 +15,10 @@ import torch
 
 import metarl
 from metarl import cli, origins, runs
-from metarl.fewshot import NWayKShot, TableRegression
+from metarl.fewshot import NWayKShot, TableRegression, TableTasks
 from metarl.networks import Network
 from metarl.training import Settings
+from metarl.types import Split
 
 GROUPS = torch.arange(200) % 20
 CELSIUS = 20 + 5 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
@@ -117,3 +120,33 @@ def test_images_in_standard_units_are_predicted_from_pixels(module: ModuleType, 
     read = model.preparing.tensor(pixels[:2])
     standard = module.images.units().inputs
     torch.testing.assert_close(read, standard.apply(module.images.inputs[:2].double() / 255))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped:
+    """A family that wraps a table, and tells nothing of its units."""
+
+    normalise: bool = True
+
+    @property
+    def spec(self) -> metarl.Spec:
+        return self._table.spec
+
+    def sample(self, num_tasks: int, split: Split, generator: torch.Generator) -> TableTasks:
+        return self._table.sample(num_tasks, split, generator)
+
+    @functools.cached_property
+    def _table(self) -> TableRegression:
+        return TableRegression(CELSIUS, YIELD, GROUPS, shots=5, splits=SPLITS, normalise=self.normalise)
+
+
+def test_units_of_a_wrapped_table_are_found() -> None:
+    trained = metarl.train(ALGORITHM, Wrapped(), settings=Settings(iterations=2, meta_batch_size=2))
+    found = trained.fit(CELSIUS[:5].numpy(), YIELD[:5].numpy()).predict(CELSIUS[:5].numpy())
+    assert found.mean() > 10_000
+    config = origins.recorded_units(Wrapped())
+    origins.check_units(config, Wrapped())
+    assert origins.in_recorded_units(config, Wrapped()) == Wrapped()
+    assert origins.recorded_units(Wrapped(normalise=False)) == {}
+    with pytest.raises(runs.RunError, match="the tasks of Wrapped are in other units than those of the run"):
+        origins.check_units({}, Wrapped())
