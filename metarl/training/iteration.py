@@ -48,6 +48,8 @@ class Outcome(NamedTuple):
     """The learner's buffers after the iteration; None where it has none."""
     signs: Mapping[str, Tensor | float] = {}  # never written to
     """For control: signs of whether policies can learn; see ``metarl.signs``."""
+    experience: Experience | None = None
+    """What this process learnt from; None where the iteration is compiled as one graph."""
 
 
 Iterate = Callable[[Params, dict[str, Any], float, Iterator[Generator]], Outcome]
@@ -99,7 +101,7 @@ def iterate(  # noqa: PLR0913
     told = signs(learner, params, whole, ends) if learner.spec.control else {}
     scores = _means(ranks.task_values(of_ranks[0][0], [scores for scores, _ in of_ranks]))
     steps = [steps for _, steps in of_ranks if steps is not None]
-    return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told)
+    return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told, experience)
 
 
 def _of_this_rank(tasks: Tasks) -> Tasks:

@@ -24,7 +24,7 @@ from metarl.training.callbacks import Evaluate, validation
 from metarl.training.compiling import Compiling
 from metarl.training.interrupts import stop_on_interrupt
 from metarl.training.iteration import Outcome
-from metarl.training.progress import Callback, Iteration, Progress, TrainingError, Watch, training_score
+from metarl.training.progress import Callback, Iteration, Learnt, Progress, TrainingError, Watch, training_score
 from metarl.training.settings import Settings
 from metarl.training.stages import Stages, options_of, warn_of_edits
 from metarl.types import (
@@ -158,7 +158,7 @@ class Run:
         with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
-                reached, row = self.iterate(progress)
+                reached, row, experience = self.learn(progress)
                 logged, score = None, None
                 if reached.iteration % self.settings.log_every == 0 or reached.iteration == last:
                     logged = read_numbers(row)
@@ -167,7 +167,9 @@ class Run:
                     watch.see(logged)
                     regime.see(logged)
                     score = training_score(logged)
-                answers = [_answered(callback, Iteration(self, reached, logged)) for callback in asked]
+                iterated = Iteration(self, reached, logged, experience)
+                answers = [_answered(callback, iterated) for callback in asked]
+                del iterated, experience  # before the next episodes are in memory, too
                 options = warn_of_edits(options, self, reached.iteration) if callbacks else {}
                 ends = self._ends(reached, reached.iteration == last or stop.is_set() or False in answers)
                 progress = self.save(progress, reached, score, ends)
@@ -202,8 +204,13 @@ class Run:
 
     def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
         """Run one meta-iteration and return its row of metrics, scalars that may still be on the device."""
+        reached, row, _ = self.learn(progress)
+        return reached, row
+
+    def learn(self, progress: Progress) -> Learnt:
+        """Run one meta-iteration and return all that came of it."""
         if self.stages is not None:
-            return self.stages.iterate(progress)
+            return self.stages.learn(progress)
         number, began = progress.iteration + 1, time.perf_counter()
         share = progress.iteration / self.settings.iterations
         refuse_autocast()
@@ -219,7 +226,8 @@ class Run:
         seen = {"tasks/seen": number * self.settings.meta_batch_size, "outer/refused": refused}
         row = {"iteration": number, **outcome.scores, **outcome.signs, **update.metrics, **seen, **times}
         buffers = outcome.buffers or progress.buffers
-        return Progress(number, update.params, update.state, progress.best, refused, buffers), row
+        reached = Progress(number, update.params, update.state, progress.best, refused, buffers)
+        return Learnt(reached, row, outcome.experience)
 
     def _advice(self, number: int) -> str:
         """Tell what to do about a meta-gradient that is not finite: labelled examples can be drawn again."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 
 from metarl.training.settings import Settings
-from metarl.types import Family, Kind, Learner, Params, holding
+from metarl.types import Experience, Family, Kind, Learner, Params, holding
 
 
 class Progress(NamedTuple):
@@ -26,6 +26,16 @@ class Progress(NamedTuple):
     """Number of updates in a row that were refused because the meta-gradient was not finite."""
     buffers: Params = {}  # noqa: RUF012  # never written to
     """What the learner keeps beside its meta-parameters; see ``metarl.types.Buffers``."""
+
+
+class Learnt(NamedTuple):
+    """The result of one meta-iteration in a run."""
+
+    progress: Progress
+    row: dict[str, torch.Tensor | float]
+    """Its metrics, scalars that may still be on the device."""
+    experience: Experience | None
+    """What this process learnt from; None where the iteration is compiled as one graph."""
 
 
 class Running(Protocol):
@@ -61,6 +71,10 @@ class Iteration(NamedTuple):
     """The state of the run after this iteration."""
     row: Mapping[str, float] | None
     """The metrics logged for this iteration; None if it is not logged."""
+    experience: Experience | None = None
+    """What this iteration learnt from: the rollouts or examples of its tasks, in a run of several processes those of
+    this process. It is not kept after the callbacks. None with labelled examples and ``compile=True``, where the whole
+    iteration is one graph."""
 
     @property
     def learner(self) -> Learner:

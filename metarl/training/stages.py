@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
-
 from metarl import plugins, runs
 from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.speed import Graphs, singly
 from metarl.training.compiling import Compiling
-from metarl.training.progress import Progress
+from metarl.training.progress import Learnt, Progress
 from metarl.training.settings import SCHEDULED, scheduled, with_scheduled
 from metarl.types import Learner, check_masked
 
@@ -34,15 +32,15 @@ class Stages:
         self.known: dict[tuple[Any, ...], Any] = {}
         self.seen: tuple[int, int] | None = None  # iteration, and tasks that were sampled up to it
 
-    def iterate(self, progress: Progress) -> tuple[Progress, dict[str, Tensor | float]]:
+    def learn(self, progress: Progress) -> Learnt:
         """Run one meta-iteration as the schedules have it, and add their numbers to its row."""
         values = self.values(progress.iteration)
         stage = self.stage(values)
-        reached, row = stage.iterate(progress)
+        reached, row, experience = stage.learn(progress)
         count = self._seen_until(progress.iteration) + stage.settings.meta_batch_size
         self.seen = reached.iteration, count
         told = {f"schedule/{name}": float(value) for name, value in values.items() if not isinstance(value, tuple)}
-        return reached, row | {"tasks/seen": count} | told
+        return Learnt(reached, row | {"tasks/seen": count} | told, experience)
 
     def values(self, number: int) -> dict[str, plugins.Value]:
         """Return the numbers of the schedules after so many iterations."""

@@ -18,6 +18,7 @@ from metarl.training import open_run
 from metarl.training.callbacks import Evaluate, KeepCheckpoints, StopAtScore
 from metarl.training.progress import Callback, Iteration
 from metarl.training.settings import Settings
+from metarl.types import rollout_of
 from metarl_envs.bandit import Bandit
 
 ALGORITHM, FAMILY = MAML(network=Network(hidden=(8,))), Bandit(arms=3, sampling=Sampling(episodes=2, horizon=5))
@@ -64,6 +65,29 @@ def test_they_are_told_every_iteration() -> None:
     assert [one.row for one in told] == [None, *result.rows]
     assert same(told[-1].progress.params, result.params)
     assert told[0].run.family == FAMILY
+
+
+def test_they_see_what_the_iteration_learnt_from() -> None:
+    told: list[Iteration] = []
+    training.train(ALGORITHM, FAMILY, Adam(), Settings(3, 3, device="cpu"), callbacks=[told.append])
+    for one in told:
+        assert one.experience is not None and one.row is not None
+        (support,), query = one.experience.supports, rollout_of(one.experience.query)
+        for step, rollout in enumerate([rollout_of(support), query]):
+            assert rollout.rewards.shape == (3, 2, 5)
+            expected = rollout.rewards.sum(-1).mean().item()
+            assert one.row[f"return/step_{step}"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("schedules", [{}, {"meta_batch_size": "2/3@0.5"}])
+def test_they_see_labelled_examples_also_with_schedules(schedules: dict[str, str]) -> None:
+    told: list[Iteration] = []
+    settings = Settings(2, 2, device="cpu", schedules=schedules)
+    training.train(ALGORITHM, "sinusoid", settings=settings, callbacks=[told.append])
+    first, second = (one.experience for one in told)
+    assert first is not None and second is not None
+    assert [len(one.descriptors) for one in (first, second)] == [2, 3 if schedules else 2]
+    assert not torch.equal(first.query.select([0]).inputs, second.query.select([0]).inputs)  # type: ignore[union-attr]
 
 
 def test_the_curve_is_that_of_held_out_tasks(whole: Path) -> None:

@@ -71,6 +71,13 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
 
 
+def test_an_iteration_that_is_one_graph_shows_no_experience(uncompiled):
+    told = []
+    settings = Settings(2, 2, device="cpu", compile=True)
+    train(MAML(network=SMALL), SINUSOID, Adam(), settings, callbacks=[told.append])
+    assert [one.experience for one in told] == [None, None]
+
+
 def both(algorithm, family, outer, iterations=4, **options):
     """The plain run and the compiled one, and where each ends."""
     runs = [
