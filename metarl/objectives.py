@@ -12,6 +12,8 @@ from torch.nn import functional
 from metarl.distributions import Distribution
 from metarl.types import Batch, Examples, Kind, Rollout, Spec, advantages_of
 
+MEASURES = "info/"
+"""Prefix of the scores that are numbers of environments' infos."""
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 
 
@@ -101,11 +103,14 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     """Return the scores of each task, ``[task]`` by name: ``return`` and ``success``, or ``loss`` and ``accuracy``.
 
     Supervised batches need the model's outputs. The return is undiscounted, averaged over episodes. ``success`` is
-    there when the environments report it: the fraction of episodes with a success at any step.
+    there when the environments report it: the fraction of episodes with a success at any step. Numbers of their infos
+    are there under ``info/NAME``: means over steps, then over episodes.
     """
     if isinstance(batch, Rollout):
         returns = {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
-        return returns if batch.success is None else returns | {"success": batch.success.mean(1)}
+        if batch.success is not None:
+            returns["success"] = batch.success.mean(1)
+        return returns | {f"{MEASURES}{name}": values.mean(1) for name, values in (batch.measures or {}).items()}
     if outputs is None:
         raise ValueError("scores of labelled examples need the model's outputs")
     named = {"loss": loss(kind, outputs, batch)}

@@ -89,6 +89,9 @@ class Rollout:
     """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
+    measures: dict[str, Tensor] | None = None
+    """``[task, episode]`` by name: the mean of each number that the environments put into their infos, over the steps
+    that told it. None after scores were taken of it, and where there is no number that every episode told."""
     explained_variance: Tensor | None = None
     """``[task]`` the share of the variance of the returns-to-go that the learner's baseline explains, 1 at most. None
     where no baseline has judged the episodes"""
@@ -452,7 +455,11 @@ def advantages_of(rollout: Rollout) -> Tensor:
 
 def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBatch:
     """Apply a function to all tensors of a batch; what is None, such as an unreported success, stays None."""
-    changed: dict[str, Any] = {name: function(value) for name, value in vars(batch).items() if value is not None}
+    changed: dict[str, Any] = {
+        name: {key: function(one) for key, one in value.items()} if isinstance(value, dict) else function(value)
+        for name, value in vars(batch).items()
+        if value is not None
+    }
     return replace(batch, **changed)
 
 
@@ -500,8 +507,10 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     """
     fields: dict[str, Any] = {}
     for name in vars(rollouts[0]):
-        values = [value for rollout in rollouts if (value := getattr(rollout, name)) is not None]
-        fields[name] = torch.cat(values, dim=2) if len(values) == len(rollouts) and values[0].ndim > 2 else None
+        values = [value for rollout in rollouts if isinstance(value := getattr(rollout, name), Tensor)]
+        fields[name] = (
+            torch.cat(values, dim=2) if values and len(values) == len(rollouts) and values[0].ndim > 2 else None
+        )
     reported = [rollout.success for rollout in rollouts if rollout.success is not None]
     success = torch.stack(reported).amax(0) if len(reported) == len(rollouts) else None
     return Rollout(**fields | {"last_observations": rollouts[-1].last_observations, "success": success})

@@ -186,7 +186,9 @@ def _by_ranks(learner: Learner, params: Params, sampled: Tasks, asked: _Asked) -
         return {name: scores.T for name, scores in found.scores.items()}, found.instances, found.environment_steps
 
     told = ranks.agreed("evaluating", work)
-    scores = ranks.task_values(told[0][0], [one for one, _, _ in told])
+    of_ranks = [one for one, _, _ in told]
+    by_all = [{name: one[name] for name in one if _told_in_all(name, of_ranks)} for one in of_ranks]
+    scores = ranks.task_values(by_all[0], by_all)
     instances, counts = (
         None if values[0] is None else torch.cat([value for value in values if value is not None], dim=1)
         for values in ([one for _, one, _ in told], [one for _, _, one in told])
@@ -307,9 +309,15 @@ def _control(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> S
     practice = [one.rollout for one in adapted]
     rollouts = list(_without_noise(learner, tasks, adapted, asked)) if asked.mean else practice
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
+    scores = [{name: values for name, values in step.items() if _told_in_all(name, scores)} for step in scores]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
     return scores, tuple(rollouts), None, _learnt_from(learner, practice)
+
+
+def _told_in_all(name: str, scores: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Return whether a score is that of every step, or no number of infos, which some may not tell."""
+    return not name.startswith(objectives.MEASURES) or all(name in step for step in scores)
 
 
 def _without_noise(learner: Learner, tasks: Tasks, adapted: Sequence[Adapted], asked: _Asked) -> Iterator[Rollout]:
@@ -434,10 +442,14 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
-    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it."""
-    width = max(20, *map(len, metrics))
+    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it.
+
+    Numbers of infos are left out: there may be many.
+    """
+    shown = {name: values for name, values in metrics.items() if not name.startswith(objectives.MEASURES)}
+    width = max(20, *map(len, shown))
     lines = [f"{'metric':<{width}} {'mean':>10}   95 % interval"]
-    for name, values in metrics.items():
+    for name, values in shown.items():
         lines.append(f"{name:<{width}} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
     if batch_norm is not None:
         lines.append(f"batch norm: {batch_norm}")

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -202,7 +203,7 @@ def _independence(subject: AlgorithmSubject) -> Found:
 def _last_changed(batch: Batch) -> Batch:
     if isinstance(batch, Examples):
         return dataclasses.replace(batch, inputs=_last_negated(batch.inputs))
-    changed = {name: _last_negated(getattr(batch, name)) for name in ("advantages", "rewards")}
+    changed: dict[str, Any] = {name: _last_negated(getattr(batch, name)) for name in ("advantages", "rewards")}
     return dataclasses.replace(batch, **changed)
 
 

@@ -108,7 +108,7 @@ def shape_faults(
 
 def tensors(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch, without fields that are None."""
-    return [values for values in vars(batch).values() if values is not None]
+    return [values for values in vars(batch).values() if isinstance(values, Tensor)]
 
 
 def global_states() -> tuple[object, ...]:

@@ -265,7 +265,7 @@ def _device(subject: Subject) -> Found:
         batch = subject.draw(tasks, role, device=subject.device)
         yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
         for name, values in vars(batch).items():
-            if values is not None and values.device.type != subject.device.type:
+            if isinstance(values, Tensor) and values.device.type != subject.device.type:
                 message = f"{name} are on {values.device}, but the generator is on {subject.device}"
                 yield Fault(message, drawing(tasks))
 
