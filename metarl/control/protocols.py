@@ -58,7 +58,7 @@ class Sampled(Protocol):
 class TellsNumbers(Protocol):
     """Lanes that add up the numbers in their environments' infos. Of other lanes, arrays in infos are added up."""
 
-    def told(self) -> Mapping[str, tuple[Any, Any]]:
+    def info_numbers(self) -> Mapping[str, tuple[Any, Any]]:
         """Return sums and counts, arrays ``[lane]``, of each number since the last reset of each lane, by name."""
 
 

@@ -31,7 +31,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         """Sums and counts ``[lane]`` of the numbers in infos, where the lanes do not add them up themselves."""
         # A snapshot does not hold them: steps that are compiled tell none.
         self._counts = not isinstance(env.unwrapped, TellsNumbers | Snapshots)
-        self._running: Any = None
+        self._running = np.ones(env.num_envs, dtype=bool) if self._counts else np.ones(0, dtype=bool)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment."""
@@ -41,10 +41,10 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         if name is not None:
             now = _succeeded(name, info)
             self.succeeded = now if self.succeeded is None else self.succeeded | now
-        if self._counts and info:
-            running = np.ones(self.num_envs, dtype=bool) if self._running is None else self._running
-            self._add(info, running)
-            self._running = running & ~(_array(outcome[2]) | _array(outcome[3])).astype(bool)
+        if self._counts:
+            self._add(info, self._running)
+            ends = [_array(flags) for flags in outcome[2:4] if isinstance(flags, np.ndarray | Tensor)]
+            self._running = self._running & ~np.logical_or.reduce(ends) if ends else self._running
         return outcome
 
     def _add(self, info: Mapping[str, Any], running: Any) -> None:
@@ -82,7 +82,7 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         if self.succeeded is not None:
             rollout = replace(rollout, success=self.succeeded.to(rollout.rewards).reshape(lead))
         inner: Any = self.env.unwrapped
-        told: Mapping[str, tuple[Any, Any]] = inner.told() if isinstance(inner, TellsNumbers) else self.told
+        told: Mapping[str, tuple[Any, Any]] = inner.info_numbers() if isinstance(inner, TellsNumbers) else self.told
         means = {
             " ".join(name.split()): torch.from_numpy(sums / counts).to(rollout.rewards).reshape(lead)
             for name, (sums, counts) in told.items()

@@ -172,7 +172,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         info = infos(reported, np.array(successes, dtype=bool))
         return self._observations.copy(), rewards, self._book.terminated.copy(), self._book.truncated.copy(), info
 
-    def told(self) -> Told:
+    def info_numbers(self) -> Told:
         """Return the numbers that environments have told in their infos since the last reset of their lanes."""
         return self._tally.told
 

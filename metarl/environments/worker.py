@@ -95,7 +95,7 @@ def _work(link: Connection, memory: int) -> None:
     try:
         while True:
             command = link.recv()
-            link.send(lanes.told() if command == TOLD else _failure(lanes, arrays, command))
+            link.send(lanes.info_numbers() if command == TOLD else _failure(lanes, arrays, command))
     finally:
         lanes.close()
 

@@ -129,7 +129,7 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         observations, rewards, terminated, truncated, reported, successes = (array.copy() for array in self._arrays[:6])
         return observations, rewards, terminated, truncated, infos(reported, successes)
 
-    def told(self) -> Told:
+    def info_numbers(self) -> Told:
         """Return the numbers that environments have told in their infos since the last reset of their lanes."""
         found = self._answers(lambda worker: TOLD)
         return joined_tallies(found, [worker.lanes.stop - worker.lanes.start for worker in self._workers])
