@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -241,31 +241,39 @@ def _replay(subject: AlgorithmSubject) -> Found:
 
 
 def _padding(subject: AlgorithmSubject) -> Found:
+    learner, experience = _ragged(subject), subject.experience
+    supports = tuple(_with_padding(support) for support in experience.supports)
+    padded = dataclasses.replace(experience, supports=supports, query=_with_padding(experience.query))
+    before, after = (learner.meta_loss(subject.params, one) for one in (experience, padded))
+    told = {"the meta-loss": (before[0], after[0])} | {name: (before[1][name], after[1][name]) for name in after[1]}
+    for name, (one, other) in told.items():
+        if not close(one.detach(), other.detach()):
+            yield Fault(f"padding changes {name}, though the learner is masked: honour the mask", learner.meta_loss)
+    found = [_adapted_outputs(learner, subject, batches) for batches in (experience.supports, supports)]
+    if not close(*found):
+        yield Fault("padding of the support data changes the outputs: honour the mask", learner.adapt)
+
+
+def _ragged(subject: AlgorithmSubject) -> Learner:
+    """Return the learner for tasks of unequal size. Raises NotChecked where it refuses them."""
     spec = subject.family.spec
     if spec.control:
         raise NotChecked("labelled examples alone are padded")
     if not subject.learner.masked:
         raise NotChecked("the learner refuses tasks of unequal size")
-    learner = holding(subject.algorithm.build(dataclasses.replace(spec, ragged=True)), held_by(subject.learner))
-    experience = subject.experience
-    supports = tuple(_with_padding(support) for support in experience.supports)
-    padded = dataclasses.replace(experience, supports=supports, query=_with_padding(experience.query))
-    (before, _), (after, metrics) = (learner.meta_loss(subject.params, one) for one in (experience, padded))
-    if not close(before.detach(), after.detach()):
-        yield Fault("padding changes the meta-loss, though the learner is masked: honour the mask", learner.meta_loss)
-    scores = learner.meta_loss(subject.params, experience)[1]
-    if wrong := [name for name, values in metrics.items() if not close(values.detach(), scores[name].detach())]:
-        yield Fault(f"padding changes {wrong[0]}, though the learner is masked: honour the mask", learner.meta_loss)
-    inputs = first_inputs(experience.query)
+    try:
+        learner = subject.algorithm.build(dataclasses.replace(spec, ragged=True))
+    except ValueError as error:
+        raise NotChecked(f"the learner refuses tasks of unequal size: {error}") from error
+    return holding(learner, held_by(subject.learner))
+
+
+def _adapted_outputs(learner: Learner, subject: AlgorithmSubject, supports: Iterable[Batch]) -> Tensor:
     with torch.no_grad():
-        found = []
-        for batches in (experience.supports, supports):
-            state = learner.begin(subject.params, experience.descriptors)
-            for support in batches:
-                state = learner.adapt(state, support)
-            found.append(learner.predict(state, inputs)[0])
-    if not close(*found):
-        yield Fault("padding of the support data changes the outputs: honour the mask", learner.adapt)
+        state = learner.begin(subject.params, subject.experience.descriptors)
+        for support in supports:
+            state = learner.adapt(state, support)
+        return learner.predict(state, first_inputs(subject.experience.query))[0]
 
 
 def _with_padding(batch: Batch) -> Batch:

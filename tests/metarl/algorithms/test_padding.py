@@ -1,5 +1,6 @@
 """Padding of tasks with fewer examples changes nothing: every learner honours the mask, or refuses such tasks."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Generator, Tensor
 from metarl import plugins
 from metarl.algorithms.shared.mini_batches import mini_batch
 from metarl.networks import Network
-from metarl.types import Examples, Experience, Learner, Spec, check_masked, pooled
+from metarl.testing import ContractError, check_algorithm, small_family
+from metarl.types import Examples, Experience, Learner, Params, Spec, check_masked, pooled
 
 SUPPORT, QUERY = torch.tensor([2, 5, 7]), torch.tensor([4, 1, 3])
 """Examples of each of three tasks."""
@@ -192,3 +194,22 @@ def test_mini_batches_of_padded_tasks_go_through_all_of_their_items() -> None:
             seen[task] |= set(alone(chosen, task).inputs[0, :, 0].tolist())
     for task in range(3):
         assert seen[task] == set(alone(support, task).inputs[0, :, 0].tolist())
+
+
+@dataclass(frozen=True)
+class Careless:
+    """MAML that says it honours the mask, and does not."""
+
+    def build(self, spec: Spec) -> Learner:
+        learner = plugins.load("algorithms", "maml")().build(spec)
+
+        def meta_loss(params: Params, experience: Experience) -> Any:
+            changed = replace(experience, query=replace(experience.query, mask=None))
+            return learner.meta_loss(params, changed)
+
+        return learner._replace(meta_loss=meta_loss)
+
+
+def test_the_contract_finds_a_learner_that_counts_padding() -> None:
+    with pytest.raises(ContractError, match="padding changes the meta-loss, though the learner is masked"):
+        check_algorithm(Careless(), small_family("regression"))
