@@ -19,6 +19,7 @@ USAGE = """usage: metarl COMMAND ...
   resume RUN [options]                 continue a run exactly where it stopped
   evaluate RUN [options]               score 0..k adaptation steps on held-out tasks
   compare RUN RUN [RUN ...]            compare scores on the same tasks: differences, intervals, a picture
+  report RUN [RUN ...]                 write a page of HTML: what runs are, curves, scores, comparisons
   show RUN                             what a run is, how far it is, and its scores
   adapt RUN --data|--env ... --out PATH
                                        adapt to your own examples or environment, and save what comes out
@@ -35,8 +36,8 @@ and 'metarl train ALGORITHM TASKS --help' also those of the algorithm, the tasks
 most commands take a group of seeds: the folder that 'metarl train ... --seeds 0 1 2' fills."""
 
 COMMANDS = (
-    "train", "resume", "evaluate", "compare", "show", "adapt", "predict", "plot", "render", "export", "baseline",
-    "check", "new",
+    "train", "resume", "evaluate", "compare", "report", "show", "adapt", "predict", "plot", "render", "export",
+    "baseline", "check", "new",
 )  # fmt: skip
 """Commands with a module in ``metarl.commands``. It is imported only when the command is used."""
 

@@ -163,6 +163,9 @@ class Buffers(NamedTuple):
     after the outer update, unless that refused its step: within an iteration, buffers do not change."""
     held: Params | None = None
     """The buffers that the learner holds, once it is asked to; see ``holding``."""
+    by_sums: bool = False
+    """For runs in several processes: whether ``move`` adds up over ranks itself, by ``metarl.speed.ranks.sums``. Then
+    it gets the experience of this rank's tasks. Else it gets that of all tasks, which each rank sends to all others."""
 
 
 class Learner(NamedTuple):
@@ -644,6 +647,16 @@ def environments_of(tasks: Tasks) -> Environments:
             f"{type(tasks).__name__} has no rollout(policy, generator), but its family's spec is one of control"
         )
     return tasks
+
+
+def outputs_at(learner: Learner, state: State, inputs: Tensor) -> Tensor:
+    """Return the outputs ``[item, model_outputs]`` of a single task's state for inputs ``[item, *input_shape]``.
+
+    Observations count as the steps of one episode, so that one policy answers where a task has several.
+    """
+    if learner.spec.control and learner.memory is None:
+        return learner.predict(state, inputs[None, None])[0][0, 0]
+    return learner.predict(state, inputs[None])[0][0]
 
 
 def policy_of(learner: Learner, state: State) -> Policy:

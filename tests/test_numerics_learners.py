@@ -184,12 +184,15 @@ def test_float32_is_as_near_to_float64_as_is_stated(case: Case) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_gpu_is_as_near_to_the_cpu_as_is_stated(case: Case) -> None:
-    assert_near(case, computed(case, torch.float32, "cuda"), computed(case, torch.float32))
+    where = ", convolutions on a GPU" if case.spec in (IMAGES, LARGE, COLOURS) else ""
+    assert_near(case, computed(case, torch.float32, "cuda"), computed(case, torch.float32), where)
 
 
-def assert_near(case: Case, found: Found, expected: Found) -> None:
-    precision.assert_near("outputs", found.outputs, expected.outputs)
-    precision.assert_near(case.compared, found.gradient, expected.gradient)
+def assert_near(case: Case, found: Found, expected: Found, where: str = "") -> None:
+    """cuDNN's convolutions transform their inputs (Winograd), which loses digits; the second derivative loses more."""
+    compared = f"{case.compared}{where}" if case.compared == "meta-gradients" else case.compared
+    precision.assert_near(f"outputs{where}", found.outputs, expected.outputs)
+    precision.assert_near(compared, found.gradient, expected.gradient)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.compared == "meta-gradients"], ids=str)
@@ -205,6 +208,8 @@ def test_tolerances_are_narrow_enough_to_find_tf32() -> None:
     moved, exact = computed(case, torch.float64, noise=2**-11), computed(case, torch.float64)
     assert distance(moved.outputs, exact.outputs) > 10 * TOLERANCES["outputs"]
     assert distance(moved.gradient, exact.gradient) > 10 * TOLERANCES["meta-gradients"]
+    assert distance(moved.outputs, exact.outputs) > 10 * TOLERANCES["outputs, convolutions on a GPU"]
+    assert distance(moved.gradient, exact.gradient) > 10 * TOLERANCES["meta-gradients, convolutions on a GPU"]
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in plugins.available("algorithms")])

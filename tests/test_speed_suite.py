@@ -191,3 +191,14 @@ def test_growth_is_drawn_from_the_points_on_its_axes(tmp_path: Path) -> None:
     assert "| 20 | 20 | 2 |" in tables.growth(groups) and "| 2 | 20 | 2 |" in tables.growth(groups)
     growth_picture.draw(axes, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_the_arithmetic_of_ranks_is_that_of_its_page(tmp_path: Path) -> None:
+    import ranks_arithmetic
+
+    page = (BENCHMARKS.parents[1] / "docs" / "many_machines.md").read_text(encoding="utf-8")
+    assert all(line in page for line in ranks_arithmetic.table().splitlines()[2:])
+    assert ranks_arithmetic.seconds(1, 1) == pytest.approx((13.7 * 20e-6, 0))
+    assert ranks_arithmetic.weak(8, 10**9) < 0.6  # 11 sums of 8 GB, twice through 200 GB/s
+    ranks_arithmetic.draw(tmp_path / "ranks.png")
+    assert (tmp_path / "ranks.png").stat().st_size > 10_000

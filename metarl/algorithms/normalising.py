@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.speed import ranks
 from metarl.types import Batch, Buffers, Experience, Learner, Memory, Params, Rollout, State
 
 COUNT, MEAN, SQUARES = STATISTICS = "observations.count", "observations.mean", "observations.squares"
@@ -52,7 +53,7 @@ def normalise_observations(learner: Learner) -> Learner:
     return learner._replace(
         begin=reader.begin, adapt=reader.adapt, predict=reader.predict, meta_loss=reader.meta_loss,
         estimate=learner.estimate and reader.estimate, memory=memory,
-        buffers=Buffers(reader.first, reader.move, own and own.held),
+        buffers=Buffers(reader.first, reader.move, own and own.held, by_sums=own is None or own.by_sums),
     )  # fmt: skip
 
 
@@ -68,27 +69,21 @@ class _Reader:
         return zeros if self.learner.buffers is None else self.learner.buffers.init() | zeros
 
     def move(self, buffers: Params, experience: Experience) -> Params:
-        """Count the steps of an iteration (Chan, Golub and LeVeque, 1983, eq. 2.1, for the mean and the squares)."""
-        batches = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
-        observations, weights = (
-            torch.cat([values.flatten(0, 2).double() for values in parts])
-            for parts in ([batch.observations for batch in batches], [batch.mask for batch in batches])
-        )
-        weights = weights.reshape(-1, *[1] * (observations.ndim - 1))
-        count = weights.sum()
-        mean = (weights * observations).sum(0) / count
-        squares = (weights * (observations - mean).square()).sum(0)
-        total, apart = buffers[COUNT] + count, mean - buffers[MEAN]
-        moved = {
-            COUNT: total,
-            MEAN: buffers[MEAN] + apart * count / total,
-            SQUARES: buffers[SQUARES] + squares + apart.square() * buffers[COUNT] * count / total,
-        }
-        own = self.learner.buffers
-        if own is None:
-            return moved
-        theirs = {name: value for name, value in buffers.items() if name not in STATISTICS}
-        return own.move(theirs, self.normalised(buffers, experience)) | moved
+        """Count the steps of an iteration, over all ranks."""
+        parts, tasks = [_steps(part) for part in ranks.terms(experience)], len(experience.descriptors)
+        seen = ((weights.sum(), (weights * observations).sum(0)) for observations, weights in parts)
+        (count, total), _ = ranks.sums(seen, tasks, "the observations' means")
+        mean = total / count
+        apart = ((weights * (observations - mean).square()).sum(0) for observations, weights in parts)
+        (squares,), _ = ranks.sums(((one,) for one in apart), tasks, "the observations' squares")
+        return self.learner_moved(buffers, experience) | _merged(buffers, count, mean, squares)
+
+    def learner_moved(self, buffers: Params, experience: Experience) -> Params:
+        """Return the learner's own buffers after an iteration."""
+        if self.learner.buffers is None:
+            return {}
+        own = {name: value for name, value in buffers.items() if name not in STATISTICS}
+        return self.learner.buffers.move(own, self.normalised(buffers, experience))
 
     def begin(self, params: Params, descriptors: Tensor) -> Normalised:
         rest, state = self.statistics(params, descriptors)
@@ -143,6 +138,26 @@ def mean_and_scale(buffers: Params) -> tuple[Tensor, Tensor]:
     """Return the mean of observations and what they are divided by, ``[*input_shape]`` in float64."""
     deviation = (buffers[SQUARES] / buffers[COUNT].clamp_min(1)).sqrt()
     return buffers[MEAN], torch.where(deviation > SMALLEST, deviation, 1.0)
+
+
+def _steps(experience: Experience) -> tuple[Tensor, Tensor]:
+    """Return the observations of all steps, ``[step, *input_shape]`` in float64, and their weights: 0 after an end."""
+    batches = [batch for batch in (*experience.supports, experience.query) if isinstance(batch, Rollout)]
+    observations, weights = (
+        torch.cat([values.flatten(0, 2).double() for values in parts])
+        for parts in ([batch.observations for batch in batches], [batch.mask for batch in batches])
+    )
+    return observations, weights.reshape(-1, *[1] * (observations.ndim - 1))
+
+
+def _merged(buffers: Params, count: Tensor, mean: Tensor, squares: Tensor) -> Params:
+    """Return the statistics with more steps (Chan, Golub and LeVeque, 1983, eq. 2.1, for the mean and the squares)."""
+    total, apart = buffers[COUNT] + count, mean - buffers[MEAN]
+    return {
+        COUNT: total,
+        MEAN: buffers[MEAN] + apart * count / total,
+        SQUARES: buffers[SQUARES] + squares + apart.square() * buffers[COUNT] * count / total,
+    }
 
 
 def _read(state: Normalised, batch: Batch) -> Batch:

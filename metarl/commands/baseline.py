@@ -11,6 +11,7 @@ from metarl.cli import DONE, INTERRUPTED, Execute
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed, write_bytes
 from metarl.pictures import plotting
+from metarl.runs import logger
 from metarl.seeding import stream
 from metarl.types import Split
 
@@ -126,7 +127,8 @@ def _score(model: Any, chosen: Any, out: Path) -> None:
     """Score the model on the tasks of ``metarl evaluate``, and write the same files."""
     settings = chosen.settings
     tasks = chosen.tasks.sample(settings.tasks, SPLIT, stream(settings.seed, f"tasks/{SPLIT}"))
-    scores = sb3.scores(model, chosen.tasks, tasks, settings.seed, settings.deterministic)
+    with logger.open_bar("scoring the model") as progress:
+        scores = sb3.scores(model, chosen.tasks, tasks, settings.seed, settings.deterministic, progress)
     metrics = {f"{name}/step_0": evaluation.summary(values) for name, values in scores.items()}
     asked = {"tasks": settings.tasks, "split": SPLIT, "seed": settings.seed, "steps": 0}
     kept = {"deterministic": settings.deterministic, "timesteps": model.num_timesteps, "versions": runs.versions()}

@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from metarl import plugins, runs, testing, training
 from metarl.cli import DONE, FAILED, Execute
 from metarl.commands.parsing import made_with, parse
+from metarl.runs import logger
 from metarl.speed import Device, resolve_device
 from metarl.testing import Check, Fault, Found, Outcome, Verdict, raised_at, run_checks, small_family
 from metarl.types import Family, Kind
@@ -143,7 +144,8 @@ def _families(name: str, family: Any, arguments: list[str]) -> Execute:
     make: Makes = {"tasks": made_with("tasks", arguments, f"check {name}")}
 
     def execute() -> int:
-        outcomes = testing.family_outcomes(chosen.tasks, device=chosen.request.device)
+        with logger.open_bar(f"checking {name}") as watch:
+            outcomes = testing.family_outcomes(chosen.tasks, device=chosen.request.device, watch=watch)
         return _report([("", [*outcomes, *_recorded(chosen.tasks, name), *_recipes_tried(own, make)])])
 
     return execute
@@ -216,7 +218,11 @@ def _on_families(
     brought: Sequence[plugins.Recipe] = (),
 ) -> int:
     """Report the outcomes of the checks on each family. At least one of them must be supported."""
-    parts = [(f"with {title}", _on_family(what, outcomes, family)) for title, family in families.items()]
+    parts = []
+    with logger.open_bar(f"checking {name}") as watch:
+        for number, (title, family) in enumerate(families.items(), start=1):
+            parts.append((f"with {title}", _on_family(what, outcomes, family)))
+            watch(number / len(families))
     own = _recorded(target, name) + _recipes_tried(brought, {})
     if all(found[0].check == "supports" for _, found in parts):
         own.insert(0, Outcome("supports", "FAILED", (f"the {what} supports none of these families",)))

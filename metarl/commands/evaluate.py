@@ -14,14 +14,16 @@ from metarl.commands import groups
 from metarl.commands.groups import OTHER_TASKS
 from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
-from metarl.evaluation import comparison, ranges
+from metarl.evaluation import comparison, predictions, ranges
+from metarl.fewshot import own_units
 from metarl.files import check_place
 from metarl.pictures import plotting
+from metarl.pictures import predictions as drawn
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
-from metarl.types import Family, Learner, Pictured, Split, Tasks
+from metarl.types import Family, Learner, Pictured, Split, Tasks, Units, valid
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
@@ -60,10 +62,11 @@ class EvaluateOptions:
     """Evaluate on another family instead: an installed name, or module:attribute, such as the same family with wider
     ranges. It needs the same observations and actions, or inputs and outputs."""
     oracle: Path | None = None
-    """Evaluated run of an algorithm that observes the task parameters. With --pretrained, it gives the gap closed:
+    """Evaluated run, or group of seeds, of an algorithm that observes the task parameters. With --pretrained, it gives
+    the gap closed:
     (score - pretrained) / (oracle - pretrained)."""
     pretrained: Path | None = None
-    """Evaluated run of a network that was trained on all tasks together. Needs --oracle."""
+    """Evaluated run, or group of seeds, of a network that was trained on all tasks together. Needs --oracle."""
     references: bool = True
     """For control: also score zero actions and random actions on the same tasks, in up to five episodes of each."""
     allow_changes: bool = False
@@ -107,7 +110,7 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
     words = arguments if changes else None
     if groups.is_group(chosen.run):
-        return groups.evaluated(chosen, lambda one: _of_run(one, words))
+        return groups.evaluated(chosen, lambda one: _of_run(one, words), lambda record: _compared(chosen, record))
     return _of_run(chosen, words)
 
 
@@ -154,7 +157,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
             print(comparison.table(gap))
         if chosen.out is not None or not plugins.is_pretrained(chosen.run):
-            _write(chosen, run.family, found, record)
+            _write(chosen, run, found, record)
         return DONE
 
     return execute
@@ -206,21 +209,29 @@ def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, Any]:
     """Return the scores of policies that know nothing, on the same tasks, where they are asked for."""
     if not chosen.references or not run.learner.spec.control:
         return {}
-    with time_limit(chosen.step_timeout):
+    with time_limit(chosen.step_timeout), logger.open_bar("scoring policies that know nothing") as progress:
         asked = chosen.tasks, chosen.split, chosen.seed, run.device
-        return {"references": evaluation.references(run.family, *asked)}
+        return {"references": evaluation.references(run.family, *asked, progress)}
 
 
 def _compared(chosen: EvaluateOptions, asked: Mapping[str, Any]) -> list[Metrics]:
     """Return the scores of the oracle and of the pre-trained run, if they are asked for. Raises RunError."""
     compared = [
-        comparison.comparable(plugins.run_folder(run), asked, steps)
+        _known(run, asked, steps)
         for run, steps in ((chosen.oracle, 0), (chosen.pretrained, asked["steps"]))
         if run is not None
     ]
     if compared:
         comparison.check_oracle(compared[0], compared[1], asked["steps"])
     return compared
+
+
+def _known(run: Path, asked: Mapping[str, Any], steps: int) -> Metrics:
+    """Return the scores of an evaluated run, or of all seeds of a group."""
+    if not groups.is_group(run):
+        return comparison.comparable(plugins.run_folder(run), asked, steps)
+    seeds = groups.read_group(run).runs.values()
+    return comparison.of_seeds([comparison.comparable(folder, asked, steps) for folder in seeds])
 
 
 def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]:
@@ -246,7 +257,7 @@ def _parameters(tasks: Tasks) -> dict[str, Any]:
     }
 
 
-def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
+def _write(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
     """Write an evaluation and its pictures, into the run folder or beside the file ``--out``."""
     if chosen.out is None:
         folder, prefix = chosen.run, ""
@@ -259,12 +270,25 @@ def _write(chosen: EvaluateOptions, family: Any, found: evaluation.Evaluation, r
         print(f"wrote {chosen.out}")
     name = plugins.run_folder(chosen.run).resolve().name
     pictures = [plotting.adaptation_curve({name: record}, folder / f"{prefix}adaptation.png")]
-    if isinstance(family, Pictured):
-        pictures.append(family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
+    if isinstance(run.family, Pictured):
+        pictures.append(run.family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
+    if predictions.has_pictures(run.learner):
+        shown = predictions.predicted(run.learner, run.params, found.tasks, record["steps"], chosen.seed, run.device)
+        pictures.append(_drawn(shown, own_units(run.family), folder / f"{prefix}predictions.png"))
     if chosen.out is None:
         logger.write_adaptation(folder, record["metrics"], pictures[0])
     for picture in pictures:
         print(f"wrote {picture}")
+
+
+def _drawn(shown: predictions.Predicted, units: Units, path: Path) -> Path:
+    parts = []
+    for examples in (shown.support, shown.query):
+        images = examples.inputs if units.inputs is None else units.inputs.undo(examples.inputs)
+        parts += [images, examples.targets.masked_fill(valid(examples) == 0, -1)]
+    support, support_classes, query, query_classes = (values.numpy(force=True) for values in parts)
+    classes = shown.classes.numpy(force=True)
+    return drawn.predictions(support, support_classes, query, query_classes, classes, path)
 
 
 def _without_repetition(metrics: Metrics) -> Metrics:

@@ -1,7 +1,7 @@
 """``metarl plot RUN_OR_GROUP ...``: draw learning curves, and adaptation curves of evaluated runs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from metarl.commands.parsing import parse
 from metarl.evaluation import ranges
 from metarl.files import check_folder
 from metarl.pictures import parameters, plotting
-from metarl.runs.logger import read_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +79,17 @@ def _parameter(name: str, evaluated: Mapping[str, Mapping[str, Any]]) -> dict[st
     return found
 
 
-Rows = Sequence[Mapping[str, Any]]
-Evaluated = Mapping[str, Any]
-Read = tuple[Rows, Evaluated | None]
-
-
-def _read(folders: Mapping[str, Path], over_steps: bool) -> tuple[dict[str, Rows], dict[str, Evaluated], list[str]]:
+def _read(
+    folders: Mapping[str, Path], over_steps: bool
+) -> tuple[dict[str, groups.Rows], dict[str, groups.Evaluation], list[str]]:
     """Return the rows and the evaluations of runs by label, and notes about runs that are left out of a plot.
 
     Raises RunError if no folder can be read, or no run has a score yet.
     """
-    read, notes, problems = dict[str, Read](), list[str](), list[runs.RunError]()
+    read, notes, problems = dict[str, groups.Scores](), list[str](), list[runs.RunError]()
     for label, folder in folders.items():
         try:
-            read[label] = (_of_group if groups.is_group(folder) else _of_run)(folder, over_steps)
+            read[label] = groups.read_scores(folder, over_steps)
         except runs.RunError as error:
             problems.append(error)
             notes.append(f"left out: {error}")
@@ -117,27 +113,11 @@ def _read(folders: Mapping[str, Path], over_steps: bool) -> tuple[dict[str, Rows
     return progress, evaluated, notes
 
 
-def _of_run(folder: Path, over_steps: bool) -> Read:
-    folder = plugins.run_folder(folder)
-    runs.read_config(folder)
-    evaluation = runs.read_evaluation(folder) if (folder / runs.EVALUATION).exists() else None
-    rows: Rows = read_progress(folder / runs.PROGRESS)
-    return groups.with_environment_steps(rows, str(folder)) if over_steps else rows, evaluation
-
-
-def _of_group(folder: Path, over_steps: bool) -> Read:
-    read = {seed: _of_run(path, over_steps) for seed, path in groups.read_group(folder).runs.items()}
-    rows = groups.pooled([rows for rows, _ in read.values()])
-    evaluations = {seed: evaluation for seed, (_, evaluation) in read.items() if evaluation is not None}
-    whole = len(evaluations) == len(read)
-    return rows, groups.joined(folder, evaluations) if whole else None
-
-
-def _scored(rows: Rows) -> bool:
+def _scored(rows: groups.Rows) -> bool:
     return any(value for row in rows for name, value in row.items() if plotting.is_score(name))
 
 
-def _dated(label: str, evaluation: Mapping[str, Any], rows: Rows) -> str:
+def _dated(label: str, evaluation: Mapping[str, Any], rows: groups.Rows) -> str:
     """Return the label, with the iteration if the evaluated parameters are not the run's last ones."""
     iteration = evaluation.get("iteration")
     last = int(rows[-1]["iteration"]) if rows else 0

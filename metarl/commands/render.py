@@ -13,6 +13,7 @@ from metarl.commands.parsing import parse, task_parameters
 from metarl.control import ControlTasks
 from metarl.files import check_place
 from metarl.pictures import video
+from metarl.runs import logger
 from metarl.speed import Device
 from metarl.trained import Trained, films
 from metarl.training import open_run
@@ -87,7 +88,9 @@ def _prepared(chosen: RenderOptions) -> Execute:
         shown, fps = films.film(trained, tasks, chosen.steps, chosen.seed, chosen.mean, chosen.height)
         rows = [(films.title(tasks, number), clips) for number, clips in enumerate(shown)]
         out.parent.mkdir(parents=True, exist_ok=True)
-        print(f"wrote {video.write(rows, out, chosen.fps or fps)}")
+        with logger.open_bar(f"writing {out.name}") as progress:
+            video.write(rows, out, chosen.fps or fps, progress)
+        print(f"wrote {out}")
         return DONE
 
     return execute

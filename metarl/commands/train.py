@@ -17,7 +17,7 @@ from metarl.outer import default_outer
 from metarl.plugins import DEFAULT, NONE
 from metarl.speed import ranks
 from metarl.trained import Trained
-from metarl.training import Experiment, Progress, Run, Settings
+from metarl.training import Experiment, Settings
 from metarl.types import Params, PrefersOuter, Spec
 
 START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
@@ -102,12 +102,17 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
 
 
 def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
-    """Start a run, or with --resume go on with it where there is one."""
+    """Start a run, or with --resume go on with it where there is one, as where torchrun starts the ranks again."""
     if chosen.resume and ((out / runs.CONFIG).exists() or runs.unfinished(out)):
         if chosen.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
+        if not runs.unfinished(out):
+            _check_same(experiment, out)
         return _continued(experiment, out, chosen.quiet)
-    run, progress = _begun(experiment, out, chosen.overwrite, _actor(chosen))
+    if ranks.restarts() and out.exists() and _is_of(experiment, out):
+        return _continued(experiment, out, chosen.quiet)
+    run = experiment.start(out, chosen.overwrite, _actor(chosen))
+    progress = run.first()
 
     def execute() -> int:
         if not chosen.quiet and ranks.is_first() and (aside := runs.aside_note(out)):
@@ -126,18 +131,23 @@ def _actor(chosen: Any) -> Params | None:
 
 
 def _continued(experiment: Experiment, out: Path, quiet: bool) -> Execute:
-    """Go on with a run that was begun by the same command, unless it is done. Raises ValueError if it was not."""
-    if not runs.unfinished(out):
-        _check_same(experiment, out)
+    """Go on with a run, unless it is done."""
     try:
         run, progress = training.reopen(out, experiment.settings.iterations, experiment.settings.device)
     except runs.FinishedError:
         return lambda: DONE if quiet else _say_done(out)
-    return lambda: finish(run.train(progress, quiet), out, quiet)
+
+    def execute() -> int:
+        if not quiet and ranks.is_first() and ranks.restarts():
+            print(f"torchrun has started the ranks again: {out} goes on after iteration {progress.iteration}")
+        return finish(run.train(progress, quiet), out, quiet)
+
+    return execute
 
 
 def _say_done(out: Path) -> int:
-    print(f"{out} is done: nothing is left to do. Next: metarl evaluate {typed(out)}")
+    if ranks.is_first():
+        print(f"{out} is done: nothing is left to do. Next: metarl evaluate {typed(out)}")
     return DONE
 
 
@@ -149,14 +159,6 @@ def _check_same(experiment: Experiment, out: Path) -> None:
             f"{out} was begun with {told} is asked for now: give the command that began it, or choose another folder "
             "with --out"
         )
-
-
-def _begun(asked: Experiment, out: Path, overwrite: bool, actor: Params | None) -> tuple[Run, Progress]:
-    """Start a run. Where torchrun starts the ranks again, go on with the run that they have begun."""
-    if ranks.restarts() and out.exists() and _is_of(asked, out):
-        return training.reopen(out)
-    run = asked.start(out, overwrite, actor)
-    return run, run.first()
 
 
 def _is_of(asked: Experiment, out: Path) -> bool:

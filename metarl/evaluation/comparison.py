@@ -30,8 +30,8 @@ def gap_closed(
 
     Scores are means over tasks. The pre-trained network's score is taken after the same number of steps; the oracle's
     before any step, because it knows the task. The 95 % interval is a percentile bootstrap over the tasks, which all
-    three share; ``among`` are the tasks' strata (see ``evaluation.strata``). Scores by instance, which only learners
-    with a memory have, are left out.
+    three share, and over the seeds of each that is a group (``of_seeds``); ``among`` are the tasks' strata (see
+    ``evaluation.strata``). Scores by instance, which only learners with a memory have, are left out.
 
     All values are None for a score in which the oracle is not better than the pre-trained network: there is no gap.
     The interval is None for a single task, and where 1 of 40 resamples or more has no gap.
@@ -41,9 +41,21 @@ def gap_closed(
         if "/step_" not in name:
             continue
         best = oracle[f"{name.partition('/')[0]}/step_0"]
-        ours, knowing, given = (np.array(one["per_task"], float) for one in (own, best, pretrained[name]))
+        ours, knowing, given = (_by_seed(one) for one in (own, best, pretrained[name]))
         shares[name] = _share(ours, knowing, given, among, _sign(name))
     return shares
+
+
+def of_seeds(metrics: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
+    """Join the scores of several seeds on the same tasks, for ``gap_closed``: means, and ``per_seed [seed, task]``."""
+    names = [name for name in metrics[0] if all(name in one for one in metrics)]
+    per_seed = {name: np.array([one[name]["per_task"] for one in metrics], float) for name in names}
+    return {name: {"mean": float(rows.mean()), "per_seed": rows.tolist()} for name, rows in per_seed.items()}
+
+
+def _by_seed(values: Mapping[str, Any]) -> np.ndarray:
+    """Return a score ``[seed, task]``."""
+    return np.array(values["per_seed"] if "per_seed" in values else [values["per_task"]], float)
 
 
 def falls(name: str) -> bool:
@@ -58,18 +70,25 @@ def _sign(name: str) -> int:
 def _share(
     own: np.ndarray, oracle: np.ndarray, pretrained: np.ndarray, among: Sequence[int] | None, sign: int
 ) -> dict[str, float | None]:
-    gap = oracle.mean() - pretrained.mean()
+    gap, tasks = oracle.mean() - pretrained.mean(), own.shape[1]
     if not sign * gap > 0:
         return {"mean": None, "low": None, "high": None}
     mean = float((own.mean() - pretrained.mean()) / gap)
-    chosen = resampled(len(own), among)  # the same tasks for all three
-    gains = (own - pretrained)[chosen].mean(1)
-    gaps = (oracle - pretrained)[chosen].mean(1)
+    chosen = resampled(tasks, among)  # the same tasks for all three
+    ours, knowing, given = (_means(scores, chosen, kind) for kind, scores in enumerate((own, oracle, pretrained)))
+    gains, gaps = ours - given, knowing - given
     usable = sign * gaps > 0
-    if len(own) == 1 or 1 - usable.mean() >= UNDECIDED:
+    if tasks == 1 or 1 - usable.mean() >= UNDECIDED:
         return {"mean": mean, "low": None, "high": None}
     low, high = np.percentile(gains[usable] / gaps[usable], [2.5, 97.5]).tolist()
     return {"mean": mean, "low": low, "high": high}
+
+
+def _means(scores: np.ndarray, tasks: np.ndarray, kind: int) -> np.ndarray:
+    """Return the mean of scores ``[seed, task]`` in each resample of tasks ``[resample, task]``, and of seeds."""
+    seeds = np.random.default_rng([1, kind]).integers(len(scores), size=(len(tasks), len(scores)))
+    means: np.ndarray = scores[seeds[:, :, None], tasks[:, None, :]].mean((1, 2))
+    return means
 
 
 def check_oracle(oracle: Metrics, pretrained: Metrics, steps: int) -> None:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.control import ControlTasks, action_bounds, scripted
-from metarl.evaluation.scores import sample_tasks, summary
+from metarl.evaluation.scores import Watch, sample_tasks, summary
 from metarl.seeding import stream
 from metarl.speed import usual_modes
 from metarl.types import Environments, Family, Spec, Split, environments_of
@@ -21,14 +21,20 @@ Bounds = tuple[Tensor, Tensor] | None
 
 @usual_modes()
 def references(
-    family: Family, tasks: int = 40, split: Split = "test", seed: int = 0, device: torch.device | str = "cpu"
+    family: Family,
+    tasks: int = 40,
+    split: Split = "test",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Watch | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the returns of zero actions and of random ones, as summaries by name, on the tasks of an evaluation.
 
     ``return/zero_actions``, for continuous actions, is that of a policy whose action is 0 all the time, which for
     scaled actions is the middle of their range. ``return/random_actions`` is that of actions that are uniform between
     their ends, standard normal where they have none, or equally likely choices. A policy that earns less than these has
-    learned nothing, or something wrong. Each task has the family's episodes, at most five.
+    learned nothing, or something wrong. Each task has the family's episodes, at most five. ``progress`` is called with
+    the share that is done.
 
     Raises ValueError for a family of labelled examples.
     """
@@ -40,6 +46,8 @@ def references(
     found: dict[str, dict[str, Any]] = {}
     if family.spec.kind == "continuous":
         found["return/zero_actions"] = _earned(environments, family.spec, _zeros(family.spec), seed, device)
+        if progress is not None:
+            progress(0.5)
     draws = stream(seed, "random actions", device=device)
     act = _random(family.spec, action_bounds(sampled), draws)
     found["return/random_actions"] = _earned(environments, family.spec, act, seed, device)

@@ -290,7 +290,7 @@ def _fitted(
     else:
         labelled, descriptors = labelled_tasks(tasks), send(tasks.descriptors, device)
         support, query = (
-            _checked(learner, labelled.draw(role, _stream(seed, role, device))) for role in get_args(Role)
+            _checked(learner, labelled.draw(role, stream_of(seed, role, device))) for role in get_args(Role)
         )
     adapted = [Adapted(learner.begin(params, descriptors), query)]
     for _ in range(steps):
@@ -351,8 +351,8 @@ def _drawn_at_once(
     learner: Learner, tasks: Tasks, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
     descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
-    support = _checked(learner, labelled.draw("support", _stream(seed, "support", device)))
-    query = _checked(learner, labelled.draw("query", _stream(seed, "query", device)))
+    support = _checked(learner, labelled.draw("support", stream_of(seed, "support", device)))
+    query = _checked(learner, labelled.draw("query", stream_of(seed, "query", device)))
     size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
     groups = [slice(first, first + size) for first in range(0, len(descriptors), size)]
     parts = [[each_tensor(itemgetter(group), batch) for group in groups] for batch in (support, query)]
@@ -364,7 +364,7 @@ def _drawn_in_groups(
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
     """Draw each group's examples when it is scored, from the same streams: images of many tasks fill the memory."""
     size = _group_size(tasks.items * prod(learner.spec.input_shape), device)
-    parts = (tasks.draw_groups(role, _stream(seed, role, device), size) for role in get_args(Role))
+    parts = (tasks.draw_groups(role, stream_of(seed, role, device), size) for role in get_args(Role))
     return zip(torch.split(send(tasks.descriptors, device), size), *parts, strict=True), Redrawn(tasks, seed, device)
 
 
@@ -383,10 +383,11 @@ class Redrawn(Sequence[Batch]):
         if isinstance(index, slice):
             return tuple(self[one] for one in range(len(self))[index])
         range(len(self))[index]  # raises IndexError
-        return self.tasks.draw("query", _stream(self.seed, "query", self.device))
+        return self.tasks.draw("query", stream_of(self.seed, "query", self.device))
 
 
-def _stream(seed: int, role: Role, device: torch.device) -> Generator:
+def stream_of(seed: int, role: Role, device: torch.device) -> Generator:
+    """Return the generator from which an evaluation draws the examples of a role."""
     return stream(seed, "evaluation", get_args(Role).index(role), device=device)
 
 

@@ -382,7 +382,7 @@ def picture(tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
     """
     from metarl.pictures.plotting import episodes
 
-    shown = tasks.select(slice(SHOWN))
+    shown = replace(tasks, standard=None).select(slice(SHOWN))  # as they look
     support, query = (shown.draw(role, stream(0, "picture")) for role in get_args(Role))
     classes = [batch.targets.masked_fill(valid(batch) == 0, -1) for batch in (support, query)]
     return episodes(support.inputs, classes[0], query.inputs, classes[1], path, SHOWN)

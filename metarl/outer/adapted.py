@@ -42,8 +42,8 @@ def split(experience: Experience, chunks: int | None) -> list[Experience]:
     """
     require_chunks(chunks)
     tasks = len(experience.descriptors)
-    if ranks.is_exact():  # copies: memory of their own begins where all memory begins, which rounding may see
-        return [select(experience, [task]) for task in range(tasks)]
+    if ranks.is_exact():
+        return ranks.terms(experience)
     if chunks is not None and ranks.is_shared():
         chunks = min(tasks, -(-chunks // ranks.number_of_ranks()))
     if chunks is None:

@@ -1,7 +1,8 @@
 """Plots (``plotting``), drawings (``canvas``), frames, films (``video``) and a window that shows frames (``window``).
 
 Functions take numbers and arrays, never learners or runs. Import each module explicitly, because they need matplotlib,
-an encoder or pygame. Start reading in ``plotting``; ``comparing`` draws comparisons of runs.
+an encoder or pygame. Start reading in ``plotting``; ``comparing`` draws comparisons of runs, ``predictions``
+pictures with the predicted classes.
 """
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "frames",
     "parameters",
     "plotting",
+    "predictions",
     "video",
     "window",
 ]

@@ -4,7 +4,8 @@ import importlib.util
 import io
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,14 @@ from metarl.pictures.frames import Frame
 
 STRIP = 22
 """Height of a line of text, in pixels."""
+Watch = Callable[[float], object]
+"""Called with the share of the work that is done."""
 STILL = 1.0
 """Seconds for which the last frame is shown."""
 FADED = 0.45
 """Share of white blended into a clip that has ended before the others."""
+GIF_FPS = 50
+"""Frames per second that browsers show of a GIF at most; they take a tenth of a second for each of a faster one."""
 PALETTE_FRAMES = 12
 """Number of frames from which a GIF's palette is chosen."""
 
@@ -38,24 +43,28 @@ def check_suffix(path: Path) -> None:
         raise ValueError('MP4 needs imageio-ffmpeg: pip install "metarl-toolkit[render]", or write a .gif')
 
 
-def write(rows: Sequence[tuple[str, Sequence[Clip]]], path: Path, fps: float) -> Path:
+def write(
+    rows: Sequence[tuple[str, Sequence[Clip]]], path: Path, fps: float, progress: Watch = lambda share: None
+) -> Path:
     """Write a film with one titled row of clips per task; return the path.
 
-    All clips start together. A clip that has ended fades and waits for the others.
+    All clips start together. A clip that has ended fades and waits for the others. ``progress`` is called with the
+    share that is done, from 0 to 1.
 
     Raises:
         ValueError: a suffix other than .gif and .mp4, or .mp4 without imageio-ffmpeg.
     """
     check_suffix(path)
     encode = _gif if path.suffix == ".gif" else _mp4
-    write_bytes(path, encode(list(_composed(rows)), fps))
+    write_bytes(path, encode(list(_composed(rows, progress)), fps, progress))
     return path
 
 
-def _composed(rows: Sequence[tuple[str, Sequence[Clip]]]) -> Iterator[Image.Image]:
+def _composed(rows: Sequence[tuple[str, Sequence[Clip]]], progress: Watch) -> Iterator[Image.Image]:
     longest = max(len(clip.frames) for _, clips in rows for clip in clips)
     for time in range(longest):
         yield _stacked([_row(title, clips, time) for title, clips in rows])
+        progress((time + 1) / longest / 2)
 
 
 def _row(title: str, clips: Sequence[Clip], time: int) -> Image.Image:
@@ -95,25 +104,36 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _gif(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """Encode with one palette for all frames and without dithering, so that still regions compress well."""
+def _gif(frames: Sequence[Image.Image], fps: float, progress: Watch) -> bytes:
+    """Encode with one palette for all frames and without dithering, so that still regions compress well.
+
+    Of more than 50 frames a second, some are left out, so that the film lasts as long as what it shows.
+    """
+    every = math.ceil(fps / GIF_FPS)
+    frames, fps = [*frames[:-1:every], frames[-1]], fps / every
     chosen = frames[:: math.ceil(len(frames) / PALETTE_FRAMES)]
     palette = _stacked(chosen).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * STILL)]
+    reduced = []
+    for number, frame in enumerate(frames, start=1):
+        reduced.append(frame.quantize(palette=palette, dither=Image.Dither.NONE))
+        progress(0.5 + number / len(frames) / 2)
+    ends = [10 * round(100 * number / fps) for number in range(len(frames))]  # a GIF counts hundredths of a second
+    durations = [*(end - start for start, end in pairwise(ends)), round(1000 * STILL)]
     buffer = io.BytesIO()
     reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0)
     return buffer.getvalue()
 
 
-def _mp4(frames: Sequence[Image.Image], fps: float) -> bytes:
+def _mp4(frames: Sequence[Image.Image], fps: float, progress: Watch) -> bytes:
     import imageio_ffmpeg
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         writer = imageio_ffmpeg.write_frames(str(path), frames[0].size, fps=fps, macro_block_size=2)
         writer.send(None)
-        for frame in [*frames, *[frames[-1]] * round(fps * STILL)]:
+        whole = [*frames, *[frames[-1]] * round(fps * STILL)]
+        for number, frame in enumerate(whole, start=1):
             writer.send(frame.tobytes())
+            progress(0.5 + number / len(whole) / 2)
         writer.close()
         return path.read_bytes()

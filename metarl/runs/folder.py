@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -155,17 +155,55 @@ def read_evaluation_file(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("metrics"), dict):
         raise RunError(f"{path} is not an evaluation: it has no metrics")
-    kinds = {"tasks": int, "split": str}
-    wrong = [name for name, kind in kinds.items() if type(contents.get(name)) is not kind]
-    wrong += [name for name, values in contents["metrics"].items() if "/step_" in name and not _is_summary(values)]
+    wrong = [name for name, values in contents["metrics"].items() if "/step_" in name and not _is_summary(values)]
+    wrong += [name for name in ("tasks", "split") if contents.get(name) is None]
+    wrong += [name for name, holds in WRITTEN.items() if contents.get(name) is not None and not holds(contents[name])]
     if wrong:
         raise RunError(f"{path} is damaged: {wrong[0]} is not what an evaluation writes")
     return contents
 
 
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(number) in (int, float) for number in values)
+
+
 def _is_summary(values: Any) -> bool:
-    numbers = [values.get(name) for name in ("mean", "low", "high")] if isinstance(values, dict) else [None]
-    return all(type(number) in (int, float) for number in numbers)
+    if not isinstance(values, dict):
+        return False
+    return _are_numbers([values.get(name) for name in ("mean", "low", "high")]) and (
+        "per_task" not in values or _are_numbers(values["per_task"])
+    )
+
+
+def _are_summaries(values: object) -> bool:
+    return isinstance(values, dict) and all(map(_is_summary, values.values()))
+
+
+WRITTEN: dict[str, Callable[[Any], bool]] = {
+    "tasks": _is(int),
+    "split": _is(str),
+    "seed": _is(int),
+    "steps": _is(int),
+    "iteration": _is(int),
+    "episodes": _is(int),
+    "schedule": _are_numbers,
+    "checkpoint": _is(str),
+    "batch_norm": _is(str),
+    "algorithm": _is(dict),
+    "family": _is(dict),
+    "definition": _is(dict),
+    "versions": _is(dict),
+    "parameters": _is(dict),
+    "strata": _is(list),
+    "seeds": _is(list),
+    "environment_steps": _are_numbers,
+    "references": _are_summaries,
+}
+"""What an evaluation holds under its names, where it does; None counts as nothing."""
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ PREVIOUS = "previous.pt"
 """The checkpoint before the last one."""
 CURVE, BEST_EVALUATION, KEPT, MODEL = "evaluations.json", "best_evaluation.pt", "checkpoint-{}.pt", "model.zip"
 """Files of evaluations during training, of callbacks, and of baselines."""
-PICTURES = ("learning.png", "adaptation.png", "tasks.png", "render.gif")
+PICTURES = ("learning.png", "adaptation.png", "tasks.png", "predictions.png", "render.gif")
 WANDB = "wandb-id.txt"
 """File with the run's identifier on Weights & Biases."""
 ADAPTATION_EVENTS = "adaptation/events.out.tfevents.*"

@@ -25,7 +25,7 @@ from metarl.sb3.native import Native, acting_natively, choosing_natively, native
 from metarl.sb3.shifted import ShiftedPolicy
 from metarl.seeding import stream
 from metarl.trained import Trained
-from metarl.types import Algorithm, Params, Spec, State, Tasks
+from metarl.types import Algorithm, Params, Spec, State, Tasks, outputs_at
 
 TOLERANCE = 1e-3
 """Allowed difference in log-probabilities of an exported policy: small standard deviations magnify rounding errors."""
@@ -232,7 +232,7 @@ def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> No
     given, observations = _observations(spec, own, generator, state)
     assert isinstance(model.policy, ActorCriticPolicy)
     with torch.no_grad():
-        outputs = trained.learner.predict(state, observations.to(trained.device).unsqueeze(0))[0][0].cpu()
+        outputs = outputs_at(trained.learner, state, observations.to(trained.device)).cpu()
         actions = spec.distribution.sample(outputs, generator)
         expected = spec.distribution.log_prob(outputs, actions)
         if own is not None and spec.kind == "continuous":

@@ -1,6 +1,7 @@
 """Baselines: Stable-Baselines3's algorithms, trained on a family's tasks."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -153,16 +154,27 @@ def returns(
 
 
 def scores(
-    model: Any, family: ControlFamily, tasks: ControlTasks, seed: int = 0, deterministic: bool = False
+    model: Any,
+    family: ControlFamily,
+    tasks: ControlTasks,
+    seed: int = 0,
+    deterministic: bool = False,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> dict[str, list[float]]:
-    """Return the mean scores of each task by name: ``return``, and ``success`` where the environments report it."""
+    """Return the mean scores of each task by name: ``return``, and ``success`` where the environments report it.
+
+    ``progress`` is called with the share of the work that is done.
+    """
     number, episodes = len(tasks.descriptors), tasks.sampling.episodes
     env = TaskVecEnv(family, number * episodes, tasks, seed=seed)
     env._lanes = watched = SuccessWatch(env._lanes)
     observations: Any = env.reset()
     # Of each lane's first episode; nan until it ends.
     lane_returns, lane_successes = np.full(env.num_envs, np.nan), np.zeros(env.num_envs)
+    steps = 0
     while (running := np.isnan(lane_returns)).any():
+        progress(min(1.0, steps / tasks.sampling.horizon))
+        steps += 1
         actions, _ = model.predict(observations, deterministic=deterministic)
         observations, _, _, infos = env.step(actions)
         if watched.succeeded is not None:

@@ -13,7 +13,7 @@ from metarl.sb3.native import Native, native
 from metarl.seeding import stream
 from metarl.speed import float32
 from metarl.trained import Trained, check_policies
-from metarl.types import Learner, State, Tasks
+from metarl.types import Learner, State, Tasks, outputs_at
 
 Array = np.ndarray[Any, Any]
 
@@ -57,8 +57,7 @@ class MetaPolicy:
     def outputs(self, observations: Tensor) -> Tensor:
         """Return the policy's outputs ``[item, model_outputs]`` for observations ``[item, *input_shape]``."""
         with torch.no_grad(), float32(self.device):
-            outputs, _ = self.learner.predict(self.state, observations.to(self.device).unsqueeze(0))
-        return outputs[0]
+            return outputs_at(self.learner, self.state, observations.to(self.device))
 
     def predict(
         self,

@@ -11,6 +11,7 @@ from metarl.speed.cpus import limit_threads, usable_cpus
 from metarl.speed.devices import (
     Device,
     check_device,
+    fastest_convolutions,
     float32,
     refuse_autocast,
     resolve_device,
@@ -33,6 +34,7 @@ __all__ = [
     "SubstituteError",
     "check_device",
     "each_group",
+    "fastest_convolutions",
     "float32",
     "is_comparison",
     "joined_tasks",

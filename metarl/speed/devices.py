@@ -19,6 +19,10 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
+LONG = 100
+"""Iterations from which cuDNN's search for the fastest convolutions pays off."""
+
+
 class _Switch:
     """Changes a setting of the whole process while any thread needs it: the first user sets, the last restores it."""
 
@@ -74,6 +78,16 @@ def refuse_autocast() -> None:
 def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
     """Disable cuDNN on a GPU, because its recurrent layers cannot be differentiated twice."""
     return _WITHOUT_CUDNN if device.type == "cuda" else nullcontext()
+
+
+def fastest_convolutions(device: torch.device, iterations: int) -> AbstractContextManager[None]:
+    """Let cuDNN try its algorithms once for each shape and keep the fastest, in long work with few shapes on a GPU.
+
+    Trying takes seconds, so nothing is tried for less than 100 iterations, as in tests; nor where PyTorch is told to be
+    deterministic, which the choice is not.
+    """
+    deterministic = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    return _FASTEST if device.type == "cuda" and iterations >= LONG and not deterministic else nullcontext()
 
 
 def _without_tf32() -> Callable[[], None]:
@@ -137,7 +151,18 @@ def _disabled_cudnn() -> Callable[[], None]:
     return back
 
 
+def _searching() -> Callable[[], None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+
+    def back() -> None:
+        torch.backends.cudnn.benchmark = before
+
+    return back
+
+
 _FLOAT32, _WITHOUT_CUDNN = _Switch(_without_tf32), _Switch(_disabled_cudnn)
+_FASTEST = _Switch(_searching)
 
 
 Device = Literal["auto", "cpu", "cuda"] | str  # which are told apart in the help

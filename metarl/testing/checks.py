@@ -1,6 +1,6 @@
 """Run the contract tests of plugins: what ``metarl.types`` requires of families, algorithms and outer updates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from metarl.speed import Device, resolve_device
@@ -81,16 +81,20 @@ def check_outer(
     _raise_failures(outcomes)
 
 
-def family_outcomes(family: Family, tasks: int = 3, device: Device = "auto") -> list[Outcome]:
+def family_outcomes(
+    family: Family, tasks: int = 3, device: Device = "auto", watch: Callable[[float], object] = lambda share: None
+) -> list[Outcome]:
     """Sample tasks of every split, draw data, run episodes in their lanes, and return the outcome of each check.
 
-    ``device``: where data are drawn in addition to the CPU; auto uses cuda if it is available.
+    ``device``: where data are drawn in addition to the CPU; auto uses cuda if it is available. ``watch`` is called with
+    the share of the checks that are done.
     """
     on = resolve_device(device)
-    outcomes = run_checks(families.CHECKS, Subject(family, tasks, on))
+    first = len(families.CHECKS) / (len(families.CHECKS) + len(environments.CHECKS))
+    outcomes = run_checks(families.CHECKS, Subject(family, tasks, on), watch=lambda share: watch(first * share))
     if outcomes[0].verdict == "FAILED" or not family.spec.control:
         return outcomes
-    return outcomes + run_checks(environments.CHECKS, environments.ControlSubject(family, tasks, on), outcomes)
+    return outcomes + run_checks(environments.CHECKS, environments.ControlSubject(family, tasks, on), outcomes, watch)
 
 
 def algorithm_outcomes(algorithm: Algorithm, family: Family, tasks: int = 4, device: Device = "auto") -> list[Outcome]:

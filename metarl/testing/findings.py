@@ -64,11 +64,20 @@ class Outcome(NamedTuple):
         return "\n".join(f"{self.check}: {message}" for message in self.messages)
 
 
-def run_checks(checks: Sequence[Check], subject: Any, earlier: Sequence[Outcome] = ()) -> list[Outcome]:
-    """Run checks and return their outcomes in order. Skip a check that needs one that failed, now or ``earlier``."""
+def run_checks(
+    checks: Sequence[Check],
+    subject: Any,
+    earlier: Sequence[Outcome] = (),
+    watch: Callable[[float], object] = lambda share: None,
+) -> list[Outcome]:
+    """Run checks and return their outcomes in order. Skip a check that needs one that failed, now or ``earlier``.
+
+    ``watch`` is called with the share of the checks, earlier ones included, that are done.
+    """
     outcomes: list[Outcome] = []
     unmet = {outcome.check for outcome in earlier if outcome.verdict == "FAILED"}
-    for check in checks:
+    for number, check in enumerate(checks):
+        watch((len(earlier) + number) / (len(earlier) + len(checks)))
         missing = [name for name in check.needs if name in unmet]
         if missing:
             unmet.add(check.name)

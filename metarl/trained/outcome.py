@@ -1,6 +1,6 @@
 """What training returns and ``open_run`` opens: meta-parameters, and policies adapted to tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -149,6 +149,7 @@ class Trained:
         after: int | None = None,
         horizon: int | None = None,
         seed: int = 0,
+        progress: Callable[[float], object] = lambda share: None,
     ) -> AdaptedPolicy:
         """Adapt to an environment of one's own, or to episodes recorded there; return a policy that can be saved.
 
@@ -156,7 +157,7 @@ class Trained:
         know it. Each step plays ``episodes`` episodes of at most ``horizon`` actions (by default the family's), and
         learns from them; ``after`` more show the return after the last one (by default as many; 0: none). Actions are
         laid over its bounds as over those of the run's own environments; so is the family's ``frame_skip``. The
-        environment is not closed.
+        environment is not closed. ``progress`` is called with the share of the episodes that are played.
 
         Recorded episodes are a list of ``metarl.Episode``, or of dicts with its names, for one step; lists of such
         lists are a step each. They are in the units of the family's own environments. A ``metarl.Rollout`` of one task,
@@ -171,7 +172,7 @@ class Trained:
             raise ValueError(f"this run learns from labelled examples, for {self.learner.spec.kind}: use fit")
         source = policy.Source(self.algorithm, self.learner, self.params, self.device, self.family, self._card)
         if policy.is_env(own):
-            return policy.adapt_to_env(source, own, episodes, steps, after, horizon, seed)
+            return policy.adapt_to_env(source, own, episodes, steps, after, horizon, seed, progress)
         if isinstance(own, Rollout):
             return policy.adapt_to_episodes(source, [own])
         if not isinstance(own, Sequence) or isinstance(own, str) or not own:

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
-from metarl.types import AS_GIVEN, InputScale, Learner, Params, Spec, State, Units
+from metarl.types import AS_GIVEN, InputScale, Learner, Params, Spec, State, Units, outputs_at
 
 
 def check_policies(learner: Learner) -> None:
@@ -123,10 +123,10 @@ def _lead(given: Tensor, spec: Spec) -> tuple[int, ...]:
 def _outputs(one: TaskPolicy | TaskPredictor, given: Tensor, numbers: Tensor) -> Tensor:
     """Return the learner's outputs ``[..., model_outputs]``, where the values were given."""
     spec, lead = one.learner.spec, _lead(given, one.learner.spec)
-    rows = numbers.detach().to(one.device).reshape(1, prod(lead), *spec.input_shape)
+    rows = numbers.detach().to(one.device).reshape(prod(lead), *spec.input_shape)
     with torch.no_grad(), float32(one.device):
-        outputs, _ = one.learner.predict(one.state, rows)
-    return outputs[0].reshape(*lead, -1).to(given.device)
+        outputs = outputs_at(one.learner, one.state, rows)
+    return outputs.reshape(*lead, -1).to(given.device)
 
 
 def _again(kind: type, pickled: bytes) -> Any:

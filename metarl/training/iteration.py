@@ -82,23 +82,20 @@ def iterate(  # noqa: PLR0913
     """
     learner = holding(learner, buffers)
     began = time.perf_counter()
-    drawn = list[Experience]()
+    drawn = list[tuple[Experience, int]]()
 
     def sample() -> tuple[dict[str, Tensor], Tensor | None]:
         with limited("sampling tasks"):
             tasks = family.sample(number_of_tasks, "train", next(streams))
         experience, scores = _drawn(learner, params, _of_this_rank(tasks), streams, progress)
-        drawn.append(experience)
+        drawn.append((experience, len(tasks.descriptors)))
         return _told(scores), _told(_steps(experience))
 
     of_ranks = ranks.agreed("sampling", sample)
-    (experience,), seconds = drawn, time.perf_counter() - began
-    update, moved = outer.update(learner, params, state, experience), buffers
-    whole = _of_all_ranks(experience) if learner.spec.control or buffers else experience
-    if buffers and update.finite:
-        with torch.no_grad():
-            moved = moved_buffers(learner, buffers, whole)
-    told = signs(learner, params, whole, ends) if learner.spec.control else {}
+    ((experience, whole),), seconds = drawn, time.perf_counter() - began
+    update = outer.update(learner, params, state, experience)
+    moved = _moved(learner, buffers, experience) if buffers and update.finite else buffers
+    told = signs(learner, params, experience, ends, whole) if learner.spec.control else {}
     scores = _means(ranks.task_values(of_ranks[0][0], _told_by_all([scores for scores, _ in of_ranks])))
     steps = [steps for _, steps in of_ranks if steps is not None]
     return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told, experience)
@@ -113,8 +110,19 @@ def _of_this_rank(tasks: Tasks) -> Tasks:
     return drawn_in_whole(tasks, mine) if ranks.is_exact() else select_tasks(tasks, mine)
 
 
+def _moved(learner: Learner, buffers: Params, experience: Experience) -> Params:
+    """Return the buffers after an iteration: any function of the experience of all ranks, unless it goes by sums."""
+    assert learner.buffers is not None
+    with torch.no_grad():
+        if learner.buffers.by_sums:
+            return moved_buffers(learner, buffers, experience)
+        whole = _of_all_ranks(experience)
+        with ranks.apart():
+            return moved_buffers(learner, buffers, whole)
+
+
 def _of_all_ranks(experience: Experience) -> Experience:
-    """Return the experience of all ranks: signs, and what moves buffers, are any functions of all of it."""
+    """Return the experience of all ranks."""
     if not ranks.is_shared():
         return experience
     device = experience.descriptors.device

@@ -17,7 +17,18 @@ from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.seeding import stream
 from metarl.signs import Ends, Regime
-from metarl.speed import Graphs, Ranks, float32, keep_freed_memory, ranks, refuse_autocast, resolve_device, send, singly
+from metarl.speed import (
+    Graphs,
+    Ranks,
+    fastest_convolutions,
+    float32,
+    keep_freed_memory,
+    ranks,
+    refuse_autocast,
+    resolve_device,
+    send,
+    singly,
+)
 from metarl.trained import Trained, Trains
 from metarl.training import iteration
 from metarl.training.callbacks import Evaluate, validation
@@ -106,7 +117,7 @@ class Run:
     def train(self, progress: Progress, quiet: bool = True, callbacks: Sequence[Callback] = ()) -> Trained:
         """Iterate to the end, or to the iteration in which Ctrl-C was pressed or a callback returned False."""
         try:
-            with self._claimed(), time_limit(self.settings.step_timeout), self._together():
+            with self._together(), self._claimed(), time_limit(self.settings.step_timeout):
                 return self._train(progress, quiet or not ranks.is_first(), callbacks)
         except SystemExit as stop:  # which would end the whole program, perhaps as if it had succeeded
             raise TrainingError(f"the task family, or a callback, called sys.exit({stop.code!r})") from stop
@@ -155,7 +166,11 @@ class Run:
         options = options_of(self) if callbacks else {}
         ends, watch = progress.iteration >= last, Watch(self.family.spec.kind, self.settings.when_diverging)
         regime = Regime(begins=progress.iteration == 0)
-        with logger.open_all(self.folder, progress.iteration, last, quiet) as log, stop_on_interrupt() as stop:
+        with (
+            logger.open_all(self.folder, progress.iteration, last, quiet) as log,
+            stop_on_interrupt() as stop,
+            fastest_convolutions(self.device, last - progress.iteration),
+        ):
             # Asked once for each iteration: Ctrl-C while it is saved means the next one, which then saves a checkpoint.
             while not ends:
                 reached, row, experience = self.learn(progress)

@@ -281,32 +281,45 @@ def reopen(
     """
     if not ranks.are_many():
         return _reopened_here(folder, iterations, device, allow_changes, allow_code)
-    options = iterations, device, allow_changes, allow_code
-    met = ranks.join(torch.device("cpu"), WAIT)
-    found: tuple[Run, Progress] | None = None
+    run, progress = _reopened_together(folder, iterations, device, allow_changes, allow_code)
+    run.join()
+    if not ranks.is_first():
+        run.folder = None
+    return run, progress
 
-    def first() -> None:
+
+def _reopened_together(
+    folder: Path, iterations: int | None, device: Device | None, allow_changes: bool, allow_code: bool
+) -> tuple[Run, Progress]:
+    """Rebuild a run on all ranks: first on the one that writes, which may put files back or change the record."""
+    found: tuple[Run, Progress] | None = None
+    options = iterations, device, allow_changes, allow_code
+
+    def first() -> str | None:
         nonlocal found
-        with ranks.apart():
-            found = _reopened_here(folder, *options) if ranks.is_first() else None
+        try:
+            with ranks.apart():
+                found = _reopened_here(folder, *options) if ranks.is_first() else None
+        except runs.FinishedError as error:
+            return str(error)
+        return None
 
     def others() -> None:
         nonlocal found
         with ranks.apart():
             found = found or _reopened(folder, *options, writes=False)
 
+    met = ranks.join(torch.device("cpu"), WAIT)
     try:
         with ranks.together(met):
-            ranks.agreed("opening the run", first)
+            finished, *_ = ranks.agreed("opening the run", first)
+            if finished is not None:
+                raise runs.FinishedError(finished)  # on all ranks
             ranks.agreed("opening the run", others)
     finally:
         ranks.leave(met)
     assert found is not None
-    run, progress = found
-    run.join()
-    if not ranks.is_first():
-        run.folder = None
-    return run, progress
+    return found
 
 
 WAIT = 1800.0

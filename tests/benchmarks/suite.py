@@ -44,7 +44,8 @@ def main() -> int:
         groups = found["parts"][part] = {}
         for group in PARTS[part](options.device, options.small):
             print(f"{part}: {group.name}", file=sys.stderr, flush=True)
-            rows = compete(group)
+            taking = [each for each in group.contestants if each.make not in options.without]
+            rows = compete(group._replace(contestants=taking))
             groups[group.name] = {"sizes": group.sizes, "rows": rows}
             write(options.json, found)
         print(f"\n{markdown(part, groups)}\n", flush=True)
@@ -60,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that all of it runs")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--without", nargs="+", default=[], metavar="MODULE:FUNCTION", help="contestants to leave out")
     parser.add_argument("--json", type=Path, default=Path("suite.json"))
     return parser.parse_args()
 
@@ -68,6 +70,7 @@ def command(options: argparse.Namespace) -> str:
     """What to type to measure this again."""
     said = ["python", "tests/benchmarks/suite.py", "--device", options.device]
     said += ["--small"] if options.small else []
+    said += ["--without", *options.without] if options.without else []
     return shlex.join(said if options.only == list(PARTS) else [*said, "--only", *options.only])
 
 

@@ -18,6 +18,8 @@ from metarl.types import Batch, Examples, Experience, Learner, Params, each_tens
 TOLERANCES = {
     "outputs": 1e-5,
     "meta-gradients": 2e-5,
+    "outputs, convolutions on a GPU": 1e-4,
+    "meta-gradients, convolutions on a GPU": 1e-3,
     "meta-gradients, large images and ResNet-12": 5e-2,
     "meta-gradients, Reptile": 2e-3,
     "advantages": 1e-6,

@@ -11,8 +11,18 @@ try:
     from metarl_envs.mujoco.lanes import RobotLanes, RobotVectorEnv
     from metarl_envs.mujoco.making import make_env, make_lanes, make_vector_env
     from metarl_envs.mujoco.rendering import ABOVE, BESIDE, Camera, Marker, arrows, column, overview
-    from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, Splits, uniform
-    from metarl_envs.mujoco.robots import Motion, Parameters, Robot, box, check_range, check_robot, namespace
+    from metarl_envs.mujoco.robot_tasks import RobotTasks, Simulated, SimulatedTasks, Splits, uniform
+    from metarl_envs.mujoco.robots import (
+        Motion,
+        Parameters,
+        Robot,
+        box,
+        check_range,
+        check_robot,
+        model_of,
+        model_path,
+        namespace,
+    )
     from metarl_envs.mujoco.simulator import Physics, Simulation
     from metarl_envs.mujoco.single import RobotEnv
 except ImportError as error:
@@ -35,6 +45,7 @@ __all__ = [
     "RobotTasks",
     "RobotVectorEnv",
     "Simulated",
+    "SimulatedTasks",
     "Simulation",
     "Splits",
     "Values",
@@ -46,6 +57,8 @@ __all__ = [
     "make_env",
     "make_lanes",
     "make_vector_env",
+    "model_of",
+    "model_path",
     "namespace",
     "overview",
     "uniform",

@@ -13,14 +13,16 @@ from metarl_envs.mujoco.robots import (
     Motion,
     RobotFamily,
     action_space,
+    check_family,
     check_parameters,
     initial_parameters,
+    model_of,
     observation_space,
     repeats,
     starting_state,
     to_control,
 )
-from metarl_envs.mujoco.simulator import Simulator, load_model, simulate
+from metarl_envs.mujoco.simulator import Simulator, simulate
 
 
 class RobotLanes(VectorEnv[Any, Any, Any]):
@@ -35,7 +37,8 @@ class RobotLanes(VectorEnv[Any, Any, Any]):
         describe(self, observation_space(family.robot), action_space(family.robot), num_envs, horizon)
         self.horizon, self.parameter_space = horizon, family.parameter_space
         self._family, self._robot = family, family.robot
-        self._model = load_model(self._robot.model_file)
+        self._model = model_of(self._robot)
+        check_family(family)
         self.dt = self._model.opt.timestep * self._robot.substeps
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -120,7 +123,7 @@ class RobotVectorEnv(RobotLanes):
         before = self._robot.position(self.simulator).copy()
         self.simulator.step(control, lanes)
         position = self._robot.position(self.simulator).copy()
-        motion = Motion(position, (position - before) / self.dt, control)
+        motion = Motion(position, (position - before) / self.dt, control, self.simulator)
         rewards: Array = self._family.reward(motion, self._parameters)
         return rewards
 
@@ -140,6 +143,7 @@ class RobotVectorEnv(RobotLanes):
         else:
             for lane in np.flatnonzero(lanes):  # in turn: the start of a lane does not depend on the lanes after it
                 qpos[lane], qvel[lane] = starting_state(self._robot, self._model, self.np_random, ())
+        qpos, qvel = self._family.start(qpos, qvel, self._parameters)
         factors = {name: self._parameters[name].copy() for name in SCALED_FIELDS}
         # Setting factors recomputes the models' constants: skip it when no factor has changed.
         differ = any((factors[name] != self._scaled[name]).any() for name in SCALED_FIELDS)

@@ -131,8 +131,8 @@ def _configured(family: str, options: Mapping[str, Any]) -> tuple[SampledFamily,
     """Return the family, the task parameters and factors, and the remaining options."""
     left = dict(options)
     default: Any = load_env_creator(family)()
-    robot, simulation = _replaced(default.robot, left), _replaced(default.simulation, left)
-    made = replace(_replaced(default, left), robot=robot, simulation=simulation)
+    own = {"robot": _replaced(default.robot, left)} if default.robot is not default else {}
+    made = replace(_replaced(default, left), simulation=_replaced(default.simulation, left), **own)
     parameters = {name: left.pop(name) for name in (*made.parameter_space, *SCALED_FIELDS) if name in left}
     return made, parameters, left
 

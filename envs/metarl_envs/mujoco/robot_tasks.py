@@ -71,16 +71,13 @@ class Simulated:
     """How validation and test tasks differ from training tasks; by default, all share one distribution."""
 
 
-class RobotTasks(ABC):
-    """Tasks of a robot; implements ``metarl.types.Family`` with ``single``, and ``robots.RobotFamily``.
+class SimulatedTasks(ABC):
+    """Tasks of a simulated robot; implements ``metarl.types.Family`` with ``single``, and ``robots.RobotFamily``.
 
-    The reward of a step is progress + alive_bonus - control_cost |a|^2, with a the torques in [-1, 1]. Attributes
-    without a value are fields of the families. So is ``alive_bonus``, for a robot that may fall.
+    Attributes without a value are fields of the families.
     """
 
     robot: Robot
-    control_cost: float
-    alive_bonus: float = 0.0
     dynamics: Dynamics
     simulation: Simulation
     sampling: Sampling
@@ -102,21 +99,35 @@ class RobotTasks(ABC):
         """The ranges of the task's parameters by name, in order."""
 
     @property
-    @abstractmethod
     def default_task(self) -> dict[str, Any]:
-        """The task of an environment that is made without one."""
+        """The task of an environment that is made without one; by default in the middle of the ranges."""
+        return {name: (space.low + space.high) / 2 for name, space in self.goal_space.items()}
 
-    @abstractmethod
     def draw_goals(self, num_tasks: int, generator: Generator) -> dict[str, Tensor]:
-        """Sample the task's parameters, ``[task, ...]`` by name; task k's may not depend on the number of tasks."""
+        """Sample the task's parameters, ``[task, ...]`` by name; by default uniformly in their ranges.
+
+        Those of task k may not depend on the number of tasks.
+        """
+        ranges = self.goal_space
+        sizes = [spaces.flatdim(space) for space in ranges.values()]
+        numbers = torch.split(seeding.uniform(generator, num_tasks, sum(sizes)), sizes, dim=1)
+        return {
+            name: torch.from_numpy(space.low).to(shares)
+            + torch.from_numpy(space.high - space.low).to(shares) * shares.reshape(num_tasks, *space.shape)
+            for (name, space), shares in zip(ranges.items(), numbers, strict=True)
+        }
+
+    def start(self, qpos: Values, qvel: Values, parameters: Parameters) -> tuple[Values, Values]:
+        """Return the states that episodes start in, ``[..., nq]`` and ``[..., nv]``; by default the noisy ones."""
+        return qpos, qvel
 
     @abstractmethod
-    def progress(self, motion: Motion, parameters: Parameters) -> Values:
-        """Return the task's part of the reward of a control step, ``[...]``."""
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return the reward of a control step, ``[...]``."""
 
-    @abstractmethod
     def markers(self, motion: Motion, parameters: Parameters) -> list[Marker]:
-        """Return the shapes that show the task when one robot is rendered."""
+        """Return the shapes that show the task when one robot is rendered; by default none."""
+        return []
 
     @property
     def camera(self) -> Camera:
@@ -139,10 +150,6 @@ class RobotTasks(ABC):
         goals = self.covering.goal_space
         return spaces.Dict([*goals.items(), *varied.items()])  # a list keeps its order, a mapping is sorted
 
-    def reward(self, motion: Motion, parameters: Parameters) -> Values:
-        """Return alive_bonus + progress - control_cost |a|^2, ``[...]``."""
-        return self.alive_bonus + self.progress(motion, parameters) - self.control_cost * motion.effort
-
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample tasks, then the factors on the dynamics that vary. Raises ValueError for fewer than one task.
 
@@ -151,6 +158,8 @@ class RobotTasks(ABC):
         """
         if num_tasks < 1:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
+        if not self.parameter_space:
+            raise ValueError(f"the tasks of {type(self).__name__} do not differ: give it a goal_space or dynamics")
         splits, draw = self.splits, self._with_ranges_of_splits().get(split, self)._drawn
         if split == "train" and splits.train_tasks is not None:
             parameters = from_training_set(draw, splits.train_tasks, splits.train_seed, num_tasks, generator)
@@ -196,6 +205,25 @@ class RobotTasks(ABC):
     def single(self, parameters: Mapping[str, Any], render_mode: str | None = None) -> RobotEnv:
         """Return one environment of one task."""
         return RobotEnv(self, parameters, render_mode)
+
+
+class RobotTasks(SimulatedTasks):
+    """Tasks over any robot: the reward of a step is progress + alive_bonus - control_cost |a|^2.
+
+    a are the torques in [-1, 1]. Attributes without a value are fields of the families. So is ``alive_bonus``, for a
+    robot that may fall.
+    """
+
+    control_cost: float
+    alive_bonus: float = 0.0
+
+    @abstractmethod
+    def progress(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return the task's part of the reward of a control step, ``[...]``."""
+
+    def reward(self, motion: Motion, parameters: Parameters) -> Values:
+        """Return alive_bonus + progress - control_cost |a|^2, ``[...]``."""
+        return self.alive_bonus + self.progress(motion, parameters) - self.control_cost * motion.effort
 
 
 def uniform(bounds: tuple[float, float], generator: Generator, num_tasks: int, *shape: int) -> Tensor:

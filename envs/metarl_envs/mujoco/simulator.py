@@ -81,19 +81,35 @@ class Simulation:
     is installed, else native if possible, else threads."""
     threads: int | None = None
     """Number of CPU threads; None for one per CPU that this process may use."""
+    solver_iterations: int = 20
+    """Most iterations of the solver for contacts in a simulation step with warp, where all lanes wait for the slowest.
+    The robots here need at most 6. On the CPU, the model's own number holds."""
+    contacts: int | None = None
+    """Number of contacts that a lane has memory for with warp; a lane with more of them breaks. None for two for each
+    geom, which is enough for capsules and spheres on a floor."""
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
             raise ValueError(f"unknown backend {self.backend!r}: expected {', '.join(get_args(Backend))}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"at least one thread is needed, not {self.threads}")
+        if self.solver_iterations < 1:
+            raise ValueError(f"solver_iterations must be at least 1, not {self.solver_iterations}")
+        if self.contacts is not None and self.contacts < 1:
+            raise ValueError(f"contacts must be at least 1, not {self.contacts}")
 
 
 @lru_cache
 def load_model(file: str) -> Any:
-    """Compile one of Gymnasium's MuJoCo models. The result is shared; do not change it."""
+    """Compile an MJCF file, or one of Gymnasium's models. The result is shared; do not change it.
+
+    Raises ValueError for a file that MuJoCo cannot compile.
+    """
     with quiet_mujoco():  # MuJoCo 4 finds Gymnasium's files old
-        return mujoco.MjModel.from_xml_path(expand_model_path(file))
+        try:
+            return mujoco.MjModel.from_xml_path(expand_model_path(file))
+        except ValueError as error:
+            raise ValueError(f"MuJoCo cannot compile {file}: {'; '.join(str(error).splitlines())}") from None
 
 
 def simulate(model: Any, lanes: int, substeps: int, simulation: Simulation, contact_forces: bool = False) -> Simulator:

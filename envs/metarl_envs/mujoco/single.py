@@ -15,14 +15,17 @@ from metarl_envs.mujoco.robots import (
     Motion,
     RobotFamily,
     action_space,
+    check_family,
     check_parameters,
     initial_parameters,
+    model_of,
+    model_path,
     observation_space,
     repeats,
     starting_state,
     to_control,
 )
-from metarl_envs.mujoco.simulator import ALARMS, load_model
+from metarl_envs.mujoco.simulator import ALARMS
 
 RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 
@@ -49,7 +52,9 @@ class RobotEnv(MujocoEnv):
         **rendering: Any,
     ):
         self._family, self._robot = family, family.robot
-        seconds = load_model(self._robot.model_file).opt.timestep * self._robot.substeps
+        self._designed = model_of(self._robot)
+        check_family(family)
+        seconds = self._designed.opt.timestep * self._robot.substeps
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": round(1 / seconds)}
         self.parameter_space = family.parameter_space
         self._parameters = initial_parameters(family, parameters)
@@ -58,10 +63,11 @@ class RobotEnv(MujocoEnv):
         free = {} if "camera_name" in rendering else {"camera_id": -1}
         rendering = {"default_camera_config": dict(family.camera), **free, **rendering}
         observations = observation_space(self._robot)
-        super().__init__(self._robot.model_file, self._robot.substeps, observations, render_mode, **rendering)
+        path = str(model_path(self._robot))
+        super().__init__(path, self._robot.substeps, observations, render_mode, **rendering)
         self.action_space = action_space(self._robot)
         # A frame for each action. Gymnasium has asked for one for each control step.
-        self.metadata = {**self.metadata, "render_fps": round(1 / (seconds * repeats(self._robot)))}
+        self.metadata = {**self.metadata, "render_fps": max(1, round(1 / (seconds * repeats(self._robot))))}
         self._scale_dynamics()
         self._motion = self._at_rest()
 
@@ -76,7 +82,8 @@ class RobotEnv(MujocoEnv):
 
     def reset_model(self) -> Array:
         """Set a random initial state, and return its observation."""
-        self.set_state(*starting_state(self._robot, self.model, self.np_random, ()))  # type: ignore[no-untyped-call]
+        drawn = starting_state(self._robot, self.model, self.np_random, ())
+        self.set_state(*self._family.start(*drawn, self._parameters))  # type: ignore[no-untyped-call]
         self._motion = self._at_rest()
         observation: Array = self._robot.observe(self.data)
         return observation
@@ -108,7 +115,7 @@ class RobotEnv(MujocoEnv):
         if self.data.warning.number[ALARMS].any():
             raise RuntimeError("the simulation became unstable: reset it, with milder dynamics")
         position = self._robot.position(self.data).copy()
-        return Motion(position, (position - before) / self.dt, control)
+        return Motion(position, (position - before) / self.dt, control, self.data)
 
     def render(self) -> Any:
         """Return an image of the robot and its goal, or show it in a window, depending on the render mode.
@@ -131,7 +138,7 @@ class RobotEnv(MujocoEnv):
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         """Copy the compiled model: compiling it again would repeat MuJoCo's warning about Gymnasium's file."""
-        model = copy.copy(load_model(self._robot.model_file))
+        model = copy.copy(self._designed)
         buffer = model.vis.global_
         buffer.offwidth = max(buffer.offwidth, self.width)
         buffer.offheight = max(buffer.offheight, self.height)
@@ -139,8 +146,8 @@ class RobotEnv(MujocoEnv):
 
     def _at_rest(self) -> Motion:
         position = self._robot.position(self.data).copy()
-        return Motion(position, np.zeros_like(position), np.zeros(self.model.nu))
+        return Motion(position, np.zeros_like(position), np.zeros(self.model.nu), self.data)
 
     def _scale_dynamics(self) -> None:
         factors = {name: self._parameters[name] for name in SCALED_FIELDS}
-        set_scaled_fields(self.model, self.data, load_model(self._robot.model_file), factors)
+        set_scaled_fields(self.model, self.data, self._designed, factors)

@@ -16,7 +16,7 @@ from metarl.seeding import Places, normal, spawn, uniform
 from metarl.speed import made_or_warned, require_same
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
 from metarl_envs.mujoco.lanes import RobotLanes
-from metarl_envs.mujoco.robots import Motion, RobotFamily, check_parameters, initial_parameters, repeats
+from metarl_envs.mujoco.robots import Motion, RobotFamily, check_family, check_parameters, initial_parameters, repeats
 from metarl_envs.mujoco.warp_simulator import WarpSimulator, where
 
 FAR = 0.01
@@ -59,6 +59,7 @@ class WarpVectorEnv(RobotLanes):
     ):
         super().__init__(family, num_envs, horizon)
         self.device = torch.empty(0, device=device).device  # adds the index that Warp needs: "cuda" becomes "cuda:0"
+        check_family(family, self._tensor)
         initial = initial_parameters(family, parameters)
         self._parameters = {
             name: self._tensor(value).repeat(num_envs, *[1] * value.ndim) for name, value in initial.items()
@@ -67,7 +68,7 @@ class WarpVectorEnv(RobotLanes):
         self._limits = [self._tensor(limit) for limit in self._model.actuator_ctrlrange.T]
         self._designed = self._tensor(self._model.qpos0)
         self.simulator = WarpSimulator(
-            self._model, num_envs, self._robot.substeps, self.device, self._robot.contact_forces
+            self._model, num_envs, self._robot.substeps, self.device, self._robot.contact_forces, family.simulation
         )
         self._generator = Generator(self.device)
         self._generator.seed()
@@ -135,7 +136,7 @@ class WarpVectorEnv(RobotLanes):
         self._unstable.logical_or_(self.simulator.unstable)
         self._overflowed.logical_or_(lanes & self.simulator.overflowed)
         position = self._robot.position(self.simulator).clone()
-        motion = Motion(position, (position - before) / self.dt, control)
+        motion = Motion(position, (position - before) / self.dt, control, self.simulator)
         rewards: Tensor = self._family.reward(motion, self._parameters)
         return rewards
 
@@ -181,6 +182,7 @@ class WarpVectorEnv(RobotLanes):
         numbers = uniform(own, self.places or self.num_envs, model.nq + model.nv)
         positions, speeds = torch.split(numbers, [model.nq, model.nv], dim=1)
         qpos, qvel = self._designed + noise * (2 * positions - 1), noise * normal(speeds)
+        qpos, qvel = self._family.start(qpos, qvel, self._parameters)
         factors = {name: self._parameters[name] for name in SCALED_FIELDS} if self._scaled else None
         self.simulator.reset(lanes, qpos, qvel, factors)
         self._scaled, self._started = False, True

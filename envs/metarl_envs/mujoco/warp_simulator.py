@@ -16,10 +16,16 @@ import warp
 from torch import Tensor
 
 from metarl_envs.mujoco.dynamics import SCALED_FIELDS
+from metarl_envs.mujoco.simulator import Simulation
 
 FOLLOWING_FIELDS = ("body_subtreemass", "body_invweight0", "dof_invweight0", "actuator_acc0")
 """The constants of MuJoCo's model that are derived from its scaled fields."""
 
+# As in MuJoCo, a solver that has reached its most iterations goes on with what it has. Warp tells it as an overflow.
+LIMITS = int(mujoco_warp.OverflowType.ITERATIONS | mujoco_warp.OverflowType.LS_ITERATIONS)
+WARP = Simulation(backend="warp")
+# Warp prefers PTX, which the driver compiles anew on each machine, where the driver is newer than Warp's own CUDA.
+warp.config.cuda_output = warp.config.cuda_output or "cubin"
 # Warp logs every kernel that it loads to standard output, where commands print their tables.
 warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)
 
@@ -35,17 +41,32 @@ class WarpSimulator:
         substeps: Simulation steps per control step.
         device: The device of the lanes.
         contact_forces: Whether ``cfrc_ext`` is computed.
+        simulation: The largest numbers of contacts and of the solver's iterations.
+
+    Raises ValueError for a model that MuJoCo Warp cannot simulate.
     """
 
-    def __init__(self, model: Any, lanes: int, substeps: int, device: torch.device, contact_forces: bool):
+    def __init__(
+        self,
+        model: Any,
+        lanes: int,
+        substeps: int,
+        device: torch.device,
+        contact_forces: bool,
+        simulation: Simulation = WARP,
+    ):
         self._model, self._lanes, self._substeps, self._device = model, lanes, substeps, device
         self._contact_forces, self._launch, self._capturing = contact_forces, self._first_step, False
         warp.init()
         self._warp_device = warp.device_from_torch(device)
-        # Memory for contacts: a geom touches the floor with at most two ends. A contact of dimension d > 1 has
-        # 2 (d - 1) constraints, one per edge of its friction pyramid; each joint limit has one more.
-        contacts = 2 * model.ngeom
-        constraints = contacts * max(1, 2 * (int(model.geom_condim.max()) - 1)) + model.njnt
+        self._solver_iterations = simulation.solver_iterations
+        # Memory for contacts: a capsule touches the floor with two ends. A contact of dimension d > 1 has 2 (d - 1)
+        # constraints, one per edge of its friction pyramid; each limit of a joint or a tendon has one more, each degree
+        # of freedom with friction one, and an equality at most 6.
+        contacts = simulation.contacts or 2 * model.ngeom
+        constraints = contacts * max(1, 2 * (int(model.geom_condim.max(initial=1)) - 1)) + model.njnt
+        rubbing = int((model.dof_frictionloss > 0).sum())
+        constraints += 6 * model.neq + rubbing + 2 * model.ntendon
         with self._in_order():
             self._compiled = self._compile()
             self._data = mujoco_warp.make_data(model, nworld=lanes, nconmax=contacts, njmax=constraints)
@@ -59,7 +80,7 @@ class WarpSimulator:
     @property
     def overflowed(self) -> Tensor:
         """Lanes that had more contacts than there is memory for, ``[lane]``."""
-        overflowed: Tensor = self._overflow != 0
+        overflowed: Tensor = (self._overflow & ~LIMITS) != 0
         return overflowed
 
     def step(self, control: Tensor, lanes: Tensor) -> None:
@@ -152,7 +173,11 @@ class WarpSimulator:
         mujoco_warp.set_const(self._compiled, self._data)
 
     def _compile(self, batch_sizes: dict[str, int] | None = None) -> Any:
-        compiled = mujoco_warp.put_model(self._model, batch_sizes)
+        try:
+            compiled = mujoco_warp.put_model(self._model, batch_sizes)
+        except NotImplementedError as error:
+            raise ValueError(f"MuJoCo Warp cannot simulate it: {error}; use the backend native or threads") from error
+        compiled.opt.iterations = min(compiled.opt.iterations, self._solver_iterations)
         compiled.opt.warn_overflow = 0  # the device would print it for each lane and step; see ``overflowed``
         return compiled
 

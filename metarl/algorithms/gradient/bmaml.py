@@ -1,8 +1,8 @@
-"""Bayesian MAML (BMAML; Yoon et al., 2018, arXiv 1806.03836), for labelled examples.
+"""Bayesian MAML (BMAML; Yoon et al., 2018, arXiv 1806.03836).
 
-Each task has several networks, the particles. Stein variational gradient descent (SVGD; Liu and Wang, 2016, arXiv
-1608.04471) moves them together towards the posterior of the task's data: each follows the gradients of all that are
-near, and they repel each other. Predictions are means over particles, and their spread tells the uncertainty.
+Each task has several networks, the particles. Stein variational gradient descent (``stein.py``) moves them together
+towards the posterior of the task's data: each follows the gradients of all that are near, and they repel each other.
+Predictions are means over particles, and their spread tells the uncertainty. Policies are in ``svpg.py``.
 """
 
 import math
@@ -14,6 +14,9 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from metarl import objectives
+from metarl.advantages import Advantages
+from metarl.algorithms.gradient.stein import beside, svgd
+from metarl.algorithms.gradient.svpg import PolicyLoop, draw_particles
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.recurrent import checked
@@ -37,20 +40,28 @@ class BMAML:
     particles: int = 10
     """Networks for each task. With 1, there is nothing to repel: an inner step is MAML's on the loss and the prior."""
     steps: int = 1
-    """SVGD steps on the support set in meta-training: the chaser."""
+    """Inner steps in meta-training: of SVGD on the support set (the chaser), or of SVPG, each on fresh episodes."""
     leader_steps: int = 1
     """Further steps that the leader takes from there, on support and query set together. Meta-training draws the
-    chaser to it."""
+    chaser to it. Not for control, which makes the adapted policies' surrogate small, as MAML does."""
     step_size: float = 0.05
     """Step size of SVGD on the mean loss. Each particle moves by a mean over all particles, most of which are far away,
     so that it is about half as many times larger as there are particles than MAML's."""
+    schedule: tuple[float, ...] | None = None
+    """Factors of the step size at inner steps 1, 2, ...; the last one is used for all later steps. By default 1. For
+    control, steps beyond those of training are half as long."""
     noise: float = 0.1
     """Standard deviation of the targets' noise, for regression: with the number of items, it says how far from the
     best fit the posterior reaches."""
     prior: float = 1.0
     """Precision of the normal prior of every weight, around 0. 0: a flat prior."""
+    temperature: float = 0.1
+    """For control: what the return is divided by to be the logarithm of a likelihood. The higher, the more the policies
+    repel each other."""
     network: NetworkOptions = Network()
     """The network of each particle."""
+    advantages: Advantages = Advantages()
+    """How advantages are estimated, for control."""
 
     def __post_init__(self) -> None:
         for name in ("particles", "steps", "leader_steps"):
@@ -60,23 +71,18 @@ class BMAML:
             raise ValueError(f"noise={self.noise} must be positive")
         if not self.prior >= 0:
             raise ValueError(f"prior={self.prior}: expected at least 0")
-        inner.check_steps(self.step_size, None)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be positive and finite")
+        inner.check_steps(self.step_size, self.schedule)
 
     def build(self, spec: Spec) -> Learner:
-        """Return the learner for a spec of labelled examples.
-
-        Raises:
-            ValueError: the spec is one of control, or the network does not fit it.
-        """
-        if spec.control:
-            raise ValueError(
-                f"bmaml samples the posterior of labelled examples, and a policy ({spec.kind}) has no likelihood of "
-                "data: for control use maml or cavia"
-            )
-        loop = _Loop(self, spec, self.network.build(spec))
+        """Return the learner for a spec of any kind. Raises ValueError where the network does not fit it."""
+        spec = self.network.chosen(spec)
+        model = self.network.build(spec)
+        loop = PolicyLoop(self, spec, model) if spec.control else _Loop(self, spec, model)
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        norm = loop.model.batch_norm
-        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None))
+        estimate, norm = self.advantages.of_episodes, model.batch_norm
+        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=norm, masked=norm is None))
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,7 @@ class _Loop:
 
     def init(self, generator: Generator) -> Params:
         """Draw every particle by itself: parameters are ``[particle, *shape]``."""
-        drawn = [self.model.init(generator) for _ in range(self.options.particles)]
-        return {name: torch.stack([params[name] for params in drawn]) for name in drawn[0]}
+        return draw_particles(self.model, self.options.particles, generator)
 
     def begin(self, params: Params, descriptors: Tensor) -> Particles:
         """Give every task a view of the same particles."""
@@ -100,7 +105,8 @@ class _Loop:
         """Take one SVGD step on each task's particles (eq. 2). Keep the graph if gradients are enabled."""
         examples = checked(batch)
         slopes = self.slopes(state.particles, examples)
-        moved = svgd(state.particles, slopes, self.temperature(examples), self.options.step_size)
+        step_size = self.options.step_size * inner.factor(self.options.schedule, self.spec, state.step)
+        moved = svgd(state.particles, slopes, self.temperature(examples), step_size)
         return Particles(moved, state.step + 1, examples.inputs)
 
     def slopes(self, particles: Params, examples: Examples) -> Params:
@@ -117,7 +123,7 @@ class _Loop:
         )
         decay = self.temperature(examples) * self.options.prior
         return {
-            name: gradients[name].reshape(value.shape) + _beside(decay, value) * value
+            name: gradients[name].reshape(value.shape) + beside(decay, value) * value
             for name, value in particles.items()
         }
 
@@ -165,54 +171,6 @@ class _Loop:
         metrics = objectives.step_scores(self.spec.kind, query, outputs, len(experience.supports))
         ways = [value - leader.particles[name] for name, value in chaser.particles.items()]
         return sum_of(way.square().flatten(1).sum(1) for way in ways), metrics
-
-
-def svgd(particles: Params, slopes: Params, temperature: float | Tensor, step_size: float) -> Params:
-    """Take one step of SVGD on particles ``[task, particle, *shape]``, given the gradients of their energies.
-
-    The energies are negative logarithms of the posterior, times the temperature: one for all tasks, or ``[task]``. The
-    kernel is ``exp(-d^2 / 2 h^2)`` for particles at a distance d, with ``h^2 = median d^2 / (2 log(particles + 1))``
-    over the pairs of particles.
-    """
-    count = next(iter(particles.values())).shape[1]
-    rows = torch.cat([value.flatten(2) for value in particles.values()], dim=2)
-    rows = rows - rows.mean(1, keepdim=True)  # only differences count, and small numbers are rounded less
-    weights, variance = kernel(rows)
-    # A particle is pushed away from the weighted mean of those near it.
-    total = weights.sum(2)
-    moved = {}
-    for name, value in particles.items():
-        own, shape = value.flatten(2), value.shape
-        near = own - own.mean(1, keepdim=True)
-        push = (near * total.unsqueeze(2) - weights @ near) / variance.reshape(-1, 1, 1)
-        way = _beside(temperature, push) * push - weights @ slopes[name].flatten(2)
-        moved[name] = value + (step_size / count) * way.reshape(shape)
-    return moved
-
-
-def _beside(values: float | Tensor, like: Tensor) -> float | Tensor:
-    """Reshape ``[task]`` to broadcast with ``[task, ...]``; leave a number as it is."""
-    return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
-
-
-def kernel(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the kernel of each pair of rows, ``[task, particle, particle]``, and h^2 ``[task]``.
-
-    ``rows`` are ``[task, particle, number]``. A single particle is only near to itself. Particles that coincide have no
-    distance: a kernel of 1, and no push.
-    """
-    count = rows.shape[1]
-    products = rows @ rows.mT
-    norms = products.diagonal(dim1=1, dim2=2)
-    apart = 1 - torch.eye(count, dtype=rows.dtype, device=rows.device)
-    squared = ((norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * products) * apart).clamp_min(0)
-    if count == 1:
-        return torch.ones_like(squared), rows.new_ones(len(rows))
-    # The first of the sorted are the particles' distances to themselves; all others are there twice.
-    ordered, pairs = squared.flatten(1).sort(dim=1).values[:, count:], count * (count - 1)
-    median = (ordered[:, (pairs - 1) // 2] + ordered[:, pairs // 2]) / 2
-    variance = (median / (2 * math.log(count + 1))).clamp_min(torch.finfo(rows.dtype).eps)
-    return (-squared / (2 * variance.reshape(-1, 1, 1))).exp(), variance
 
 
 def particle_outputs(learner: Learner, state: Particles, inputs: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
 from metarl.environments import quiet_mujoco
 from metarl.files import check_place
+from metarl.runs import logger
 from metarl.speed import Device
 from metarl.trained import AdaptedPolicy, FewShotModel, Trained
 
@@ -110,8 +111,10 @@ def _to_env(chosen: AdaptOptions, opened: Trained) -> Execute:
 
     def execute() -> int:
         steps = 1 if chosen.steps is None else chosen.steps
+        asked = chosen.episodes, steps, chosen.after, chosen.horizon, chosen.seed
         try:
-            adapted = opened.adapt_to(env, chosen.episodes, steps, chosen.after, chosen.horizon, chosen.seed)
+            with logger.open_bar(f"adapting to {chosen.env}") as progress:
+                adapted = opened.adapt_to(env, *asked, progress)
         finally:
             env.close()
         print(adapted.summary())

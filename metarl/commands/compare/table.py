@@ -69,7 +69,8 @@ HEADINGS = ("score", "run", "seeds", "mean", "interquartile mean", "difference",
 NOTE = "difference and P(better): from the first run, on the same tasks; brackets: 95 % intervals over seeds and tasks"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row as text, under ``HEADINGS``."""
     return (
         row.score,
         row.run,
@@ -91,7 +92,7 @@ def _shown(estimate: Estimate | None, sign: str = "") -> str:
 
 def terminal(table: Sequence[Row]) -> str:
     """Return the table as aligned text."""
-    lines = [HEADINGS, *map(_cells, table)]
+    lines = [HEADINGS, *map(cells, table)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*text, NOTE])
@@ -99,7 +100,7 @@ def terminal(table: Sequence[Row]) -> str:
 
 def markdown(table: Sequence[Row]) -> str:
     """Return the table as Markdown."""
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *map(_cells, table)]
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *map(cells, table)]
     escaped = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([*escaped, "", f"{NOTE[0].upper()}{NOTE[1:]}.", ""])
 

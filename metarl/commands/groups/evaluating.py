@@ -15,6 +15,8 @@ from metarl.pictures import plotting
 
 OfOne = Callable[[Any], Execute]
 """Prepare the evaluation of one run, given the options of ``metarl evaluate``."""
+Compare = Callable[[Mapping[str, Any]], list[Mapping[str, Mapping[str, Any]]]]
+"""Return the scores of the oracle and of the pre-trained run, where they are asked for, given an evaluation."""
 Records = Mapping[int, Mapping[str, Any]]
 """What ``metarl evaluate`` writes, by seed."""
 OTHER_TASKS = "evaluated on other tasks than those of training"
@@ -36,13 +38,11 @@ OF_ALL = (
 """What the evaluations of a group have in common."""
 
 
-def evaluated(chosen: Any, prepare: OfOne) -> Execute:
+def evaluated(chosen: Any, prepare: OfOne, compare: Compare) -> Execute:
     """Evaluate every run of a group, each into its folder, and write their joined evaluation into the group's.
 
     With --out, the runs' evaluations are written beside it, as ``NAME-seed-N.json``.
     """
-    if chosen.oracle is not None:
-        raise ValueError(f"--oracle and --pretrained are for one run: evaluate a seed of {chosen.run} by itself")
     group, out = read_group(chosen.run), chosen.out
     places = {seed: _place(path, out, seed) for seed, path in group.runs.items()}
     prepared = {}
@@ -57,7 +57,12 @@ def evaluated(chosen: Any, prepare: OfOne) -> Execute:
                 one()
             records[seed] = runs.read_evaluation_file(places[seed])
             print(f"seed {seed}: wrote {places[seed]}")
-        _write(group.folder, out, joined(group.folder, records))
+        record = joined(group.folder, records)
+        if compared := compare(next(iter(records.values()))):
+            own = comparison.of_seeds([one["metrics"] for one in records.values()])
+            gap = comparison.gap_closed(own, compared[0], compared[1], record.get("strata"))
+            record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
+        _write(group.folder, out, record)
         return DONE
 
     return execute
@@ -97,6 +102,8 @@ def _write(folder: Path, out: Path | None, record: dict[str, Any]) -> None:
     print(evaluation.table(record["metrics"]))
     if "differs" in record:
         print(f"{OTHER_TASKS}: {record['differs']}")
+    if "gap_closed" in record:
+        print(comparison.table(record["gap_closed"]))
     if out is None:
         runs.write_evaluation(folder, record)
         picture = folder / "adaptation.png"

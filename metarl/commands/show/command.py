@@ -11,6 +11,8 @@ from metarl.commands import groups
 from metarl.commands.parsing import parse
 from metarl.commands.show import summary
 
+WIDTH = 12
+
 
 @dataclasses.dataclass(frozen=True)
 class ShowOptions:
@@ -29,7 +31,7 @@ def prepare(arguments: list[str]) -> Execute:
         lines = summary.of_run(plugins.run_folder(chosen.run), str(chosen.run))
 
     def execute() -> int:
-        print("\n".join(lines))
+        print("\n".join(f"{name:<{WIDTH}}{text}" for name, text in lines))
         return DONE
 
     return execute

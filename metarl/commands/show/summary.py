@@ -1,4 +1,4 @@
-"""The lines that ``metarl show`` prints. Nothing that a run names is imported."""
+"""What ``metarl show`` says of a run. Nothing that a run names is imported."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from metarl.pictures import plotting
 from metarl.runs.logger import read_progress
 from metarl.training import training_score
 
-WIDTH = 12
+Line = tuple[str, str]
+"""What is told, and what is said of it."""
 MOST_OPTIONS = 8
 """How many options are shown of each part."""
 Rows = Sequence[Mapping[str, str]]
@@ -39,7 +40,7 @@ class State(NamedTuple):
         return f"stopped, {share}" if self.reached else f"no checkpoint yet, {share}"
 
 
-def of_run(folder: Path, name: str) -> list[str]:
+def of_run(folder: Path, name: str) -> list[Line]:
     """Describe a run. Raises RunError for a folder without one, or a damaged one."""
     config = runs.read_config(folder)
     rows = read_progress(folder / runs.PROGRESS)
@@ -53,7 +54,7 @@ def of_run(folder: Path, name: str) -> list[str]:
     return [*lines, *_next(folder, name, config)]
 
 
-def of_group(group: Group) -> list[str]:
+def of_group(group: Group) -> list[Line]:
     """Describe a group: what its runs share, and a line for each."""
     configs = {seed: runs.read_config(folder) for seed, folder in group.runs.items()}
     config = next(iter(configs.values()))
@@ -69,24 +70,25 @@ def of_group(group: Group) -> list[str]:
     return [*lines, _line("next", go_on(group.folder) if unfinished else f"metarl evaluate {typed(group.folder)}")]
 
 
-def _line(name: str, text: str) -> str:
-    return f"{name:<{WIDTH}}{text}"
+def _line(name: str, text: str) -> Line:
+    return name, text
 
 
-def _parts(config: Mapping[str, Any]) -> list[str]:
+def _parts(config: Mapping[str, Any]) -> list[Line]:
     lines = [_line("recipe", config["recipe"])] if config.get("recipe") else []
     for part in runs.GROUPS:
         if record := config.get(part):
-            shown = [f"{name}={_short(value)}" for name, value in _flat(record["options"]).items()]
+            shown = [f"{name}={_short(value)}" for name, value in flat(record["options"]).items()]
             more = f", and {len(shown) - MOST_OPTIONS} more" if len(shown) > MOST_OPTIONS else ""
             lines.append(_line(part, f"{record['reference']}: {', '.join(shown[:MOST_OPTIONS])}{more}".rstrip(": ")))
     return lines
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested options by dotted names, without those that are off, empty or None."""
     found: dict[str, Any] = {}
     for name, value in options.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return {name: value for name, value in found.items() if value not in (None, False, [], "")}
 
 
@@ -105,7 +107,7 @@ def _state(folder: Path, config: Mapping[str, Any]) -> State:
     return State(standing(folder), int(config["settings"]["iterations"]), runs.holder(folder))
 
 
-def _scores(rows: Rows) -> list[str]:
+def _scores(rows: Rows) -> list[Line]:
     lines = [_line("scores", text) for text in _best_and_last(rows)]
     return lines or [_line("scores", "none yet")]
 
@@ -131,7 +133,7 @@ def _row(row: Mapping[str, float]) -> str:
     return f"at iteration {int(row['iteration'])}: {', '.join(told)}"
 
 
-def _validation(folder: Path) -> list[str]:
+def _validation(folder: Path) -> list[Line]:
     curve = runs.read_curve(folder)
     rated = [point for point in curve if not math.isnan(point["score"])]
     if not rated:
@@ -146,7 +148,7 @@ def _validation(folder: Path) -> list[str]:
     ]
 
 
-def _evaluation(folder: Path) -> list[str]:
+def _evaluation(folder: Path) -> list[Line]:
     if not (folder / runs.EVALUATION).exists():
         return [_line("evaluation", "none yet")]
     record = runs.read_evaluation(folder)
@@ -168,7 +170,7 @@ def _made(folder: Path, config: Mapping[str, Any]) -> str:
     return f"last written {changed:%Y-%m-%d %H:%M} UTC{f'; with {packages}' if packages else ''}"
 
 
-def _next(folder: Path, name: str, config: Mapping[str, Any]) -> list[str]:
+def _next(folder: Path, name: str, config: Mapping[str, Any]) -> list[Line]:
     if "baseline" in config or name != str(folder):
         return []
     state = _state(folder, config)

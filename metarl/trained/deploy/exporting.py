@@ -15,7 +15,7 @@ from metarl.files import check_place, expanded, write_bytes
 from metarl.speed import on_leaves
 from metarl.trained.deploy import card
 from metarl.trained.deploy.native import Native
-from metarl.types import AS_GIVEN, Learner, State, Units
+from metarl.types import AS_GIVEN, Learner, State, Units, outputs_at
 
 TOLERANCE = 1e-4
 """Allowed difference between a program and the model, relative to the largest output."""
@@ -37,7 +37,7 @@ class Predictor(nn.Module):
             rows = rows / self.divisor
         if self.units.inputs is not None:
             rows = self.units.inputs.apply(rows)
-        outputs = self.learner.predict(self.state, rows.unsqueeze(0))[0][0]
+        outputs = outputs_at(self.learner, self.state, rows)
         if self.classes:
             return outputs[:, : self.classes].softmax(-1)
         return outputs if self.units.targets is None else self.units.targets.undo(outputs)
@@ -52,7 +52,7 @@ class Actor(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Act."""
-        outputs = self.learner.predict(self.state, self.own.seen(observations).unsqueeze(0))[0][0]
+        outputs = outputs_at(self.learner, self.state, self.own.seen(observations))
         return self.own.act(self.learner.spec.distribution.mode(outputs))
 
 

@@ -18,7 +18,7 @@ from metarl.speed import float32, usual_modes
 from metarl.trained.deploy import exporting, labels, saved
 from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.inputs import Preparing, as_files, examples_at, inputs_at, numbers_of
-from metarl.types import Algorithm, Examples, Learner, Params, State, held_by, holding
+from metarl.types import Algorithm, Examples, Learner, Params, State, held_by, holding, outputs_at
 
 ROWS = 256
 """Inputs that are predicted at once where they do not influence each other."""
@@ -191,8 +191,7 @@ class FewShotModel:
         found = []
         with torch.no_grad(), float32(self.device):
             for part in [rows] if together else torch.split(rows, ROWS):
-                outputs, _ = self.fitted.predict(self.state, part.to(self.device)[None])
-                found.append(outputs[0].cpu())
+                found.append(outputs_at(self.fitted, self.state, part.to(self.device)).cpu())
         outputs = torch.cat(found)
         return outputs[:, : len(self.classes)] if self.classifies else outputs
 

@@ -1,6 +1,6 @@
 """Episodes of policies in an environment of one's own, and episodes that were recorded elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -144,8 +144,16 @@ class OwnTask:
                     "policy adapts: set its update_running_mean = False, or leave it out"
                 )
 
-    def play(self, policy: Policy, episodes: int, generator: Generator) -> Rollout:
+    def play(
+        self,
+        policy: Policy,
+        episodes: int,
+        generator: Generator,
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> Rollout:
         """Play ``episodes`` episodes, or a few more where they are no multiple of a vector's lanes.
+
+        ``progress`` is called with the share that is played, from 0 to 1.
 
         Raises RolloutError where the environment raises or returns what is no number, and ValueError for wrappers that
         keep statistics.
@@ -156,7 +164,11 @@ class OwnTask:
         sampling = Sampling(lanes.num_envs, self.horizon)
         tasks = ControlTasks(self.spec, {}, torch.zeros(1, 0), lambda number, device: lanes, sampling)
         rounds = -(-episodes // lanes.num_envs)
-        return beside([tasks.rollout(policy, own) for own in spawn(generator, rounds)])
+        played = []
+        for number, own in enumerate(spawn(generator, rounds), start=1):
+            played.append(tasks.rollout(policy, own))
+            progress(number / rounds)
+        return beside(played)
 
 
 def beside(rollouts: Sequence[Rollout]) -> Rollout:

@@ -1,7 +1,8 @@
 """A policy adapted to an environment of one's own, or to episodes that were recorded there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.native import Native, native, of_family, read, scale_of
 from metarl.trained.deploy.playing import AnyEnv, OwnTask, rollout_of
 from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
-from metarl.types import Algorithm, Learner, Params, Rollout, State, each_tensor, held_by, policy_of
+from metarl.types import Algorithm, Learner, Params, Rollout, State, each_tensor, held_by, outputs_at, policy_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class AdaptedPolicy:
     @usual_modes()
     def _outputs(self, rows: Tensor) -> Tensor:
         with torch.no_grad(), float32(self.device):
-            return self.learner.predict(self.state, rows.to(self.device)[None])[0][0].cpu()
+            return outputs_at(self.learner, self.state, rows.to(self.device)).cpu()
 
     def summary(self) -> str:
         """Return the returns before and after each step as text, a line each."""
@@ -158,6 +159,7 @@ def adapt_to_env(
     after: int | None = None,
     horizon: int | None = None,
     seed: int = 0,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> AdaptedPolicy:
     """Adapt to an environment by playing there; see ``metarl.Trained.adapt_to``."""
     after = episodes if after is None else after
@@ -174,12 +176,17 @@ def adapt_to_env(
             number = episodes if step < steps else after
             if number:
                 generator = stream(seed, "deployment", step, device=device)
-                played.append(task.play(policy_of(learner, state), number, generator))
+                share = partial(_share, progress, step, steps + bool(after))
+                played.append(task.play(policy_of(learner, state), number, generator, share))
     returns = tuple(rollout.rewards.sum(-1)[0].cpu() for rollout in played)
     scores = {f"return/step_{step}": float(found.mean()) for step, found in enumerate(returns)}
     made = replace(source.card, scores=scores)
     parts = source.algorithm, learner, source.params, device, task.own, made, state
     return AdaptedPolicy(*parts, tuple(played[:steps]), returns)
+
+
+def _share(progress: Callable[[float], object], step: int, parts: int, done: float) -> None:
+    progress((step + done) / parts)
 
 
 @usual_modes()

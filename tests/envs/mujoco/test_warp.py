@@ -425,6 +425,37 @@ def test_contacts_that_do_not_fit_break_their_lanes(device, monkeypatch):
         env.check()
 
 
+def test_a_solver_that_stops_early_breaks_no_lane(device):
+    """As in MuJoCo, which goes on with what the solver has. MuJoCo Warp tells it as an overflow."""
+    env = warp_lanes(device, 16, HalfCheetahVelocity(simulation=Simulation(solver_iterations=1)))
+    env.reset(seed=0)
+    assert env.simulator._compiled.opt.iterations == 1 and env._model.opt.iterations == 100
+    reached = False
+    for step in range(10):
+        assert env.step(actions_for(env, step))[0].isfinite().all()
+        reached |= env.simulator._overflow.any().item()
+    assert reached
+    env.check()
+
+
+def test_the_models_own_number_of_iterations_holds_where_it_is_smaller(device):
+    model = copy.copy(load_model("half_cheetah.xml"))
+    model.opt.iterations = 3
+    assert WarpSimulator(model, 1, 1, device, False)._compiled.opt.iterations == 3
+
+
+def test_a_gpu_gets_machine_code():
+    """Not PTX, which the driver would compile again on each machine."""
+    import warp
+
+    assert warp.config.cuda_output == "cubin"
+
+
+def test_memory_for_contacts_is_an_option(device):
+    env = warp_lanes(device, 2, HalfCheetahVelocity(simulation=Simulation(contacts=60)))
+    assert env.simulator._data.naconmax == 2 * 60
+
+
 @pytest.mark.parametrize(
     "family", [HalfCheetahVelocity(), AntVelocity(robot=Ant(terminate=False))], ids=["half-cheetah", "ant"]
 )

@@ -11,6 +11,7 @@ MOTION = Motion(
     position=np.array([[1.0, -2.0], [0.5, 0.5]]),
     velocity=np.array([[1.5, 2.0], [-0.5, 1.0]]),
     action=np.array([[0.5] * 8, [0.0] * 7 + [1.0]]),
+    physics=None,
 )
 COSTS = np.array([0.005 * 2.0, 0.005])
 

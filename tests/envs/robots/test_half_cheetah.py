@@ -15,6 +15,7 @@ MOTION = Motion(
     position=np.zeros((2, 1)),
     velocity=np.array([[1.5], [-0.5]]),
     action=np.array([[0.5, -0.5, 0.5, -0.5, 0.5, -0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]),
+    physics=None,
 )
 
 

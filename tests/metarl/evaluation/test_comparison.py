@@ -56,6 +56,29 @@ def test_the_interval_covers_the_share_19_times_in_20():
     assert 0.88 < covered / 200 < 0.99
 
 
+def test_seeds_are_averaged_and_widen_the_interval():
+    rng = np.random.default_rng(2)
+    seeds = [[scored(return_0=(level + rng.normal(size=8)).tolist()) for _ in range(3)] for level in (2.0, 4.0, 0.0)]
+    own, oracle, pretrained = (comparison.of_seeds(each) for each in seeds)
+    found = comparison.gap_closed(own, oracle, pretrained)["return/step_0"]
+    means = [np.mean([one["return/step_0"]["per_task"] for one in each]) for each in seeds]
+    assert found["mean"] == pytest.approx((means[0] - means[2]) / (means[1] - means[2]))
+    flat = [scored(return_0=np.mean([one["return/step_0"]["per_task"] for one in each], 0).tolist()) for each in seeds]
+    narrow = comparison.gap_closed(*flat)["return/step_0"]
+    assert narrow["mean"] == pytest.approx(found["mean"])
+    assert found["high"] - found["low"] > 1.1 * (narrow["high"] - narrow["low"])
+
+
+def test_equal_seeds_are_as_one():
+    one = [scored(return_0=values) for values in ([1.0, 2.0, 5.0], [4.0, 6.0, 7.0], [0.0, 1.0, 0.5])]
+    expected = comparison.gap_closed(*one)
+    found = comparison.gap_closed(*(comparison.of_seeds([each, each]) for each in one))
+    assert found["return/step_0"] == pytest.approx(expected["return/step_0"])
+    assert comparison.of_seeds([scored(loss_0=[1.0, 3.0], loss_1=[0.0, 0.0]), scored(loss_0=[2.0, 2.0])]) == {
+        "loss/step_0": {"mean": 2.0, "per_seed": [[1.0, 3.0], [2.0, 2.0]]}
+    }
+
+
 NONE = {"mean": None, "low": None, "high": None}
 
 

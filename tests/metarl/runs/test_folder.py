@@ -1,5 +1,6 @@
 """Run folders: what they hold, that writing is atomic, that everything recorded can be rebuilt, clear refusals."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -304,6 +305,59 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_evaluation_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(RunError, match=r"evaluation\.json"):
+        runs.read_evaluation(tmp_path)
+
+
+SCORE = {"mean": 1.0, "low": 0.5, "high": 1.5, "per_task": [0.5, 1.5]}
+SCORED = {
+    "metrics": {"return/step_0": SCORE},
+    "tasks": 2,
+    "split": "test",
+    "iteration": 3,
+    "seed": 0,
+    "strata": None,
+    "environment_steps": [0.0],
+    "references": {"return/zero_actions": SCORE},
+    "family": {},
+    "batch_norm": None,
+}
+
+
+def test_an_evaluation_with_all_that_is_written_is_read(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps(SCORED))
+    assert runs.read_evaluation(tmp_path) == SCORED
+
+
+@pytest.mark.parametrize("value", [{}, [None], "x", 1.5, True], ids=repr)
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("tasks",),
+        ("iteration",),
+        ("seed",),
+        ("strata",),
+        ("environment_steps",),
+        ("environment_steps", 0),
+        ("references", "return/zero_actions"),
+        ("references", "return/zero_actions", "mean"),
+        ("metrics", "return/step_0", "mean"),
+        ("metrics", "return/step_0", "per_task"),
+        ("metrics", "return/step_0", "per_task", 1),
+    ],
+    ids=str,
+)
+def test_an_evaluation_with_a_field_of_another_kind_is_refused(
+    tmp_path: Path, place: tuple[Any, ...], value: Any
+) -> None:
+    if (place[-1] == "strata" and isinstance(value, list)) or (place[-1] in ("mean", 0, 1) and value == 1.5):
+        pytest.skip("a value that it may have")
+    record = copy.deepcopy(SCORED)
+    inside: Any = record
+    for name in place[:-1]:
+        inside = inside[name]
+    inside[place[-1]] = value
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"evaluation\.json is damaged: .* is not what an evaluation writes"):
         runs.read_evaluation(tmp_path)
 
 

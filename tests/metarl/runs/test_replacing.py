@@ -27,8 +27,9 @@ RECORD = {"reference": "metarl.algorithms.maml:MAML", "options": {}}
 CONFIG = {"algorithm": RECORD, "tasks": RECORD, "outer": RECORD, "settings": {"seed": 3}}
 MINE = (
     "model.zip", "checkpoint-7.pt", "checkpoint-mine.pt", "checkpoint.pt", "best.pt", "best_evaluation.pt",
-    "evaluations.json", "progress.csv", "evaluation.json", "learning.png", "adaptation.png", "tasks.png", "render.gif",
-    "render.mp4", "wandb-id.txt", "events.out.tfevents.1", "adaptation/events.out.tfevents.1", "notes.txt",
+    "evaluations.json", "progress.csv", "evaluation.json", "learning.png", "adaptation.png", "tasks.png",
+    "predictions.png", "render.gif", "render.mp4", "wandb-id.txt", "events.out.tfevents.1",
+    "adaptation/events.out.tfevents.1", "notes.txt",
 )  # fmt: skip
 """Files that a user may have, most of them by names that runs use."""
 
@@ -67,7 +68,7 @@ def test_commands_refuse_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                 assert cli.main([*command.split(), "--out", out, *more]) == 2
                 told = capsys.readouterr().err
                 assert "is not empty and contains no run" in told
-                assert "and 15 more" in told
+                assert "and 16 more" in told
     assert contents(tmp_path) == before
 
 

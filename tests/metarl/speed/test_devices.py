@@ -14,7 +14,7 @@ from metarl.control import rollouts
 from metarl.control.sampling import Sampling
 from metarl.evaluation import scores
 from metarl.sb3 import policies
-from metarl.speed.devices import float32, resolve_device, send, without_cudnn
+from metarl.speed.devices import fastest_convolutions, float32, resolve_device, send, without_cudnn
 from metarl.training import loop
 from metarl.training.settings import Settings
 from metarl.training.start import recorded, train
@@ -120,6 +120,33 @@ def test_settings_come_back_after_errors_and_after_the_last_user_only() -> None:
             pass
         assert settings()["convolutions"] != "tf32"
     assert settings()["convolutions"] == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("device", "iterations", "deterministic", "searched"),
+    [(CUDA, 100, False, True), (CUDA, 99, False, False), (CUDA, 100, True, False), (CPU, 1000, False, False)],
+)
+def test_convolutions_are_searched_for_in_long_work_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, iterations: int, deterministic: bool, searched: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    assert not torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), fastest_convolutions(device, iterations):
+        assert torch.backends.cudnn.benchmark == searched
+        raise KeyError
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_training_searches_for_as_long_as_it_has_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[torch.device, int]]()
+
+    def noted(device: torch.device, iterations: int) -> Any:
+        asked.append((device, iterations))
+        return fastest_convolutions(device, iterations)
+
+    monkeypatch.setattr(loop, "fastest_convolutions", noted)
+    train(MAML(), Sinusoid(), "adam", Settings(iterations=3, meta_batch_size=2, device="cpu"))
+    assert asked == [(CPU, 3)]
 
 
 def test_the_cpu_is_left_alone() -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from metarl.cli import main
 from metarl.speed import ranks
+from metarl.speed.ranks.failing import Board
 
 CPU = torch.device("cpu")
 
@@ -75,7 +77,58 @@ def test_digests_tell_tensors_apart() -> None:
 
 def test_values_that_a_rank_does_not_report_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one process has it for environments of which some report success."""
-    monkeypatch.setattr(ranks, "number_of_ranks", lambda: 2)
+    monkeypatch.setattr("metarl.speed.ranks.members.number_of_ranks", lambda: 2)
     told = [{"return": torch.ones(2)}, {"return": torch.ones(1), "success": torch.ones(1)}]
     joined = ranks.task_values(told[0], told)
     assert {name: values.tolist() for name, values in joined.items()} == {"return": [1, 1, 1], "success": [0, 0, 1]}
+
+
+@pytest.fixture
+def boards(monkeypatch: pytest.MonkeyPatch) -> list[Board]:
+    """Those of three ranks that have begun their fifth sum."""
+    store = dist.HashStore()
+    monkeypatch.setattr("metarl.speed.ranks.failing._store", lambda: store)
+    monkeypatch.setattr("metarl.speed.ranks.failing.LINGER", 0.0)
+    return [Board(rank, 3, "metarl/run/0", seconds=10.0, number=5) for rank in range(3)]
+
+
+class Work:
+    """A collective that ends at the given look, well or not."""
+
+    def __init__(self, looks: int, error: str = "") -> None:
+        self.looks, self.error = looks, error
+
+    def wait(self, timeout: object = None) -> None:
+        self.looks -= 1
+        if self.looks > 0:
+            raise RuntimeError("Operation timed out!")
+        if self.error:
+            raise RuntimeError(self.error)
+
+    def is_completed(self) -> bool:
+        return self.looks <= 0
+
+
+def test_the_first_rank_that_fails_is_told(boards: list[Board]) -> None:
+    boards[0].wait(Work(3), "the metrics")
+    boards[2].tell(KeyError("a plugin"))
+    boards[1].tell(OSError("the disk is full\nand more"))
+    with pytest.raises(ranks.RankError, match=r"^rank 2 failed: KeyError: 'a plugin' \(rank 0 waited for it: a sum\)$"):
+        boards[0].wait(Work(9), "a sum")
+
+
+def test_a_rank_that_ends_without_a_word_is_lost(boards: list[Board]) -> None:
+    gloo = "[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:3. This is typically caused by a crash"
+    with pytest.raises(ranks.RankError, match=r"in vain for the others \(a sum\); one .*: Connection closed .*:3$"):
+        boards[0].wait(Work(2, gloo), "a sum")
+
+
+def test_a_timeout_tells_which_ranks_are_not_there(boards: list[Board]) -> None:
+    boards[1].wait(Work(2), "the metrics")
+    boards[0].number += 1
+    with pytest.raises(ranks.RankError) as caught:
+        boards[0].lost("a sum", RuntimeError("Timed out"), seconds=10.0)
+    assert str(caught.value) == (
+        "rank 0 of 3 waited in vain for the others (a sum) for 10 s: rank 1 waits elsewhere (the metrics); "
+        "rank 2 did not come; see --rank-timeout"
+    )

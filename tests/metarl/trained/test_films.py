@@ -221,6 +221,18 @@ def _frame(film: Image.Image, number: int) -> Image.Image:
     return film.convert("RGB")
 
 
+@pytest.mark.parametrize("fps", [20, 50, 125, 1000])
+def test_a_gif_lasts_as_long_as_what_it_shows(tmp_path: Path, fps: int) -> None:
+    """Browsers show a frame of less than 20 ms for 100 ms."""
+    frames = [np.full((8, 16, 3), 250 * (number % 2), np.uint8) for number in range(121)]
+    told = []
+    with Image.open(video.write([("", [Clip("", frames)])], tmp_path / "film.gif", fps)) as film:
+        for number in range(film.n_frames):
+            film.seek(number)
+            told.append(film.info["duration"])
+    assert min(told) >= 20 and sum(told) / 1000 == pytest.approx(video.STILL + 120 / fps, abs=0.03)
+
+
 def test_a_gif_shows_clips_side_by_side_and_waits_for_the_longest(tmp_path: Path) -> None:
     rows = [("first", [clip(3), clip(2, 100)]), ("second", [clip(2), clip(3)])]
     path = video.write(rows, tmp_path / "film.gif", fps=10)

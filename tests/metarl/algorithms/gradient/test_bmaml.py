@@ -1,15 +1,14 @@
 """BMAML's SVGD step against a loop over pairs of particles, against a posterior in closed form, and MAML."""
 
-import math
-
 import pytest
 import torch
 from support import synthetic
 from support.meta_gradients import assert_finite_differences, gradient_of, meta_gradient
-from support.synthetic import CONTINUOUS, DISCRETE
+from support.stein import slow_step
 from torch.nn import functional
 
-from metarl.algorithms.gradient.bmaml import BMAML, kernel, particle_outputs, svgd
+from metarl.algorithms.gradient.bmaml import BMAML, particle_outputs
+from metarl.algorithms.gradient.stein import kernel, svgd
 from metarl.algorithms.maml import MAML
 from metarl.evaluation.scores import evaluate
 from metarl.networks.options import Network
@@ -37,26 +36,6 @@ def adapted(learner, params, experience):
     return state
 
 
-def slow_step(rows, log_posterior, temperature, step_size):
-    """SVGD as the paper writes it (eq. 1), pair by pair, on particles ``[particle, number]``."""
-    count = len(rows)
-    distances = sorted(float((rows[i] - rows[j]).square().sum()) for i in range(count) for j in range(i))
-    middle = len(distances) // 2
-    median = distances[middle] if len(distances) % 2 else (distances[middle - 1] + distances[middle]) / 2
-    variance = median / (2 * math.log(count + 1))
-    moved = []
-    for row in rows:
-        way = torch.zeros_like(row)
-        for other in rows:
-            other = other.clone().requires_grad_()
-            weight = (-(other - row).square().sum() / (2 * variance)).exp()
-            (push,) = torch.autograd.grad(weight, other, retain_graph=True)
-            (slope,) = torch.autograd.grad(log_posterior(other), other)
-            way += weight.detach() * slope + push
-        moved.append(row + step_size * temperature * way / count)
-    return torch.stack(moved)
-
-
 @float64
 @SPECS
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -69,7 +48,7 @@ def test_a_step_is_that_of_a_loop_over_pairs(spec, count):
     for task in range(4):
         inputs, targets = support.inputs[task], support.targets[task]
 
-        def log_posterior(row, inputs=inputs, targets=targets):
+        def log_posterior(place, row, inputs=inputs, targets=targets):
             pieces = dict(zip(shapes, row.split(sizes), strict=True))
             own = {name: piece.view(shapes[name]) for name, piece in pieces.items()}
             hidden = torch.tanh(functional.linear(inputs, own["hidden_0.weight"], own["hidden_0.bias"]))
@@ -194,12 +173,6 @@ def test_one_class_moves_particles_by_prior_and_repulsion_only():
     torch.testing.assert_close({name: value[0] for name, value in state.particles.items()}, params)
 
 
-@pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=lambda spec: spec.kind)
-def test_policies_are_refused_with_what_serves_them(spec):
-    with pytest.raises(ValueError, match="no likelihood of data: for control use maml or cavia"):
-        BMAML().build(spec)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -209,6 +182,7 @@ def test_policies_are_refused_with_what_serves_them(spec):
         ({"step_size": 0.0}, "must be positive"),
         ({"noise": 0.0}, "noise=0.0 must be positive"),
         ({"prior": -1.0}, "at least 0"),
+        ({"temperature": 0.0}, "temperature=0.0 must be positive"),
     ],
     ids=str,
 )

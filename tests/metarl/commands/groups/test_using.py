@@ -65,9 +65,43 @@ def test_seeds_evaluated_on_other_tasks_are_not_joined(group: Path, capsys: Capt
     )
 
 
-def test_the_gap_of_a_group_is_refused(trained: Path, capsys: Captured) -> None:
-    assert call("evaluate", trained, "--oracle", trained / "seed-0", "--pretrained", trained / "seed-4") == 2
-    assert "--oracle and --pretrained are for one run" in capsys.readouterr().err
+def raised(group: Path, by: float) -> None:
+    """Evaluate a group, and raise the scores of its seeds by that, of the second by twice as much."""
+    assert call("evaluate", group, "--tasks", 3, "--steps", 1) == 0
+    for times, folder in enumerate(sorted(group.glob("seed-*")), start=1):
+        record = runs.read_evaluation(folder)
+        for values in record["metrics"].values():
+            values["per_task"] = [score + times * by for score in values["per_task"]]
+            values["mean"] += times * by
+        runs.write_record(folder / "evaluation.json", record)
+
+
+def means(group: Path, name: str) -> Any:
+    return np.mean([runs.read_evaluation(seed)["metrics"][name]["per_task"] for seed in group.glob("seed-*")])
+
+
+@pytest.mark.parametrize("of_group", [True, False])
+def test_the_gap_between_groups_is_that_of_all_seeds(
+    group: Path, tmp_path: Path, capsys: Captured, of_group: bool
+) -> None:
+    oracle, pretrained = (Path(shutil.copytree(group, tmp_path / name)) for name in ("oracle", "pretrained"))
+    raised(oracle, 50.0)
+    raised(pretrained, -5.0)
+    run = group if of_group else group / "seed-4"
+    asked = ["--tasks", 3, "--steps", 1, "--oracle", oracle, "--pretrained", pretrained]
+    assert call("evaluate", run, *asked) == 0
+    record = runs.read_evaluation(run)
+    for step in (0, 1):
+        name = f"return/step_{step}"
+        own = means(group, name) if of_group else record["metrics"][name]["mean"]
+        below, best = means(pretrained, name), means(oracle, "return/step_0")
+        found = record["gap_closed"][name]
+        assert found["mean"] == pytest.approx((own - below) / (best - below))
+        assert found["low"] < found["mean"] < found["high"]
+        assert f"{found['mean']:.1%}" in capsys.readouterr().out or step
+    assert (record["oracle"], record["pretrained"]) == (str(oracle), str(pretrained))
+    assert call("evaluate", run, "--tasks", 2, *asked[2:]) == 2
+    assert "oracle/seed-0 was evaluated with tasks=3, not 2" in capsys.readouterr().err
 
 
 def test_a_group_is_drawn_as_one_run(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
