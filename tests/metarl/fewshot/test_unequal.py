@@ -1,7 +1,9 @@
 """Tasks of unequal size: ways and shots as ranges, classes and groups of different sizes, keys and missing values."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
@@ -9,7 +11,8 @@ from torch import Generator
 from metarl import testing
 from metarl.algorithms import MAML
 from metarl.evaluation import evaluate
-from metarl.fewshot import NWayKShot, Regression, TableRegression
+from metarl.fewshot import NWayKShot, Regression, TableRegression, picture
+from metarl.pictures import plotting
 from metarl.selection import select_tasks
 from metarl.testing.batches import batch_faults
 from metarl.types import Examples, Role
@@ -240,3 +243,14 @@ def test_a_mask_that_the_spec_does_not_tell_of_is_found() -> None:
     found = [fault.message for fault in batch_faults(batch, groups(shots=2, queries=2).spec, 2)]
     assert any("spec.ragged is False" in message for message in found)
     assert any("mask rises, or begins with 0" in message for message in found)
+
+
+def test_padding_is_not_drawn(tmp_path: Path) -> None:
+    """A padded picture would be an item of class 0 more."""
+    pixels = torch.rand(len(LABELS), 1, 4, 4, generator=generator())
+    family = NWayKShot(pixels, LABELS, ways=(2, 3), shots=(1, 3), queries=(1, 2), classes=CLASSES, normalise=True)
+    assert picture(family.sample(4, "train", generator()), [], tmp_path / "tasks.png").stat().st_size > 1000
+    images, padded = np.random.default_rng(0).random((4, 1, 4, 4)), np.array([0, 1, 1, -1])
+    first, other = (plotting._mosaic(images[:count], padded[:count], 5) for count in (3, 4))
+    assert np.array_equal(first, other)
+    assert first.shape == (2 * 6, 2 * 6, 3)
