@@ -8,6 +8,8 @@ from metarl.evaluation import evaluate as evaluate
 from metarl.fewshot import NWayKShot as NWayKShot
 from metarl.fewshot import Regression as Regression
 from metarl.fewshot import TableRegression as TableRegression
+from metarl.fewshot import from_dataset as from_dataset
+from metarl.fewshot import from_table as from_table
 from metarl.networks import Network as Network
 from metarl.outer import SGD as SGD
 from metarl.outer import TRPO as TRPO

@@ -12,6 +12,8 @@ from torch.nn import functional
 from metarl.distributions import Distribution
 from metarl.types import Batch, Examples, Kind, Rollout, Spec, advantages_of
 
+MEASURES = "info/"
+"""Prefix of the scores that are numbers of environments' infos."""
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 
 
@@ -64,15 +66,27 @@ def clipped_surrogate(distribution: Distribution, outputs: Tensor, rollout: Roll
 def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
     """Return the mean supervised loss of each task, ``[task]``: squared error, or cross-entropy in nats.
 
+    Padding does not count.
+
     Raises:
         ValueError: regression targets whose shape differs from the outputs'.
     """
     if kind == "classification":
         classes = examples.targets
-        return functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none").flatten(1).mean(1)
+        return item_mean(functional.cross_entropy(outputs.movedim(-1, 1), classes, reduction="none"), examples)
     if outputs.shape != examples.targets.shape:  # they would broadcast to every pair of items
         raise ValueError(f"targets have shape {tuple(examples.targets.shape)}, expected {tuple(outputs.shape)}")
-    return (outputs - examples.targets).square().flatten(1).mean(1)
+    return item_mean((outputs - examples.targets).square(), examples)
+
+
+def item_mean(values: Tensor, examples: Examples) -> Tensor:
+    """Return the mean of ``[task, item, ...]`` over the items of each task, ``[task]``; padding does not count."""
+    if examples.mask is None:
+        return values.flatten(1).mean(1)
+    each = values.flatten(2).mean(2) if values.ndim > 2 else values
+    mask = examples.mask.to(values.dtype)
+    # Not a product: what an item of padding gives may be infinite.
+    return torch.where(mask > 0, each, 0).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def task_loss(spec: Spec, outputs: Tensor, batch: Batch, name: Surrogate = "likelihood_ratio") -> Tensor:
@@ -89,16 +103,19 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     """Return the scores of each task, ``[task]`` by name: ``return`` and ``success``, or ``loss`` and ``accuracy``.
 
     Supervised batches need the model's outputs. The return is undiscounted, averaged over episodes. ``success`` is
-    there when the environments report it: the fraction of episodes with a success at any step.
+    there when the environments report it: the fraction of episodes with a success at any step. Numbers of their infos
+    are there under ``info/NAME``: means over steps, then over episodes.
     """
     if isinstance(batch, Rollout):
         returns = {"return": (batch.rewards * batch.mask).sum(2).mean(1)}
-        return returns if batch.success is None else returns | {"success": batch.success.mean(1)}
+        if batch.success is not None:
+            returns["success"] = batch.success.mean(1)
+        return returns | {f"{MEASURES}{name}": values.mean(1) for name, values in (batch.measures or {}).items()}
     if outputs is None:
         raise ValueError("scores of labelled examples need the model's outputs")
     named = {"loss": loss(kind, outputs, batch)}
     if kind == "classification":
-        named["accuracy"] = (outputs.argmax(-1) == batch.targets).to(outputs.dtype).mean(1)
+        named["accuracy"] = item_mean((outputs.argmax(-1) == batch.targets).to(outputs.dtype), batch)
     return named
 
 

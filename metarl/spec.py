@@ -51,6 +51,8 @@ class Spec:
     """The ends of continuous actions in every dimension, for policies that keep within them."""
     observations: tuple[Part, ...] = ()
     """How Dict and Tuple observations are laid out in the vector that policies read; empty for all others."""
+    ragged: bool = False
+    """Whether tasks may differ in their number of examples: then batches have a mask, which the learner must honour."""
     policy: str | None = None
     """The name of the policies' distribution. Families leave it None, algorithms may choose another one."""
 

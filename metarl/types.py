@@ -44,6 +44,16 @@ class Examples:
     """``[task, item, *input_shape]``"""
     targets: Tensor
     """``[task, item]`` class ids, or ``[task, item, output_size]``"""
+    mask: Tensor | None = None
+    """``[task, item]`` 1 for items and 0 for padding, which comes last, where tasks differ in their number of items.
+    None: there is no padding. Every task has one item at least."""
+
+    @property
+    def counts(self) -> Tensor:
+        """The number of items of each task, without padding: ``[task]``, whole numbers."""
+        if self.mask is None:
+            return torch.full(self.inputs.shape[:1], self.inputs.shape[1], device=self.inputs.device)
+        return self.mask.sum(1).long()
 
     def select(self, tasks: Which) -> "Examples":
         """Return the examples of some of the tasks. A slice gives views of the same memory."""
@@ -79,6 +89,9 @@ class Rollout:
     """``[task, episode]`` 1 if reported at any step; None if the environments report none"""
     advantages: Tensor | None = None
     """``[task, episode, time]``, 0 after the end; None until the learner has estimated them"""
+    measures: dict[str, Tensor] | None = None
+    """``[task, episode]`` by name: the mean of each number that the environments put into their infos, over the steps
+    that told it. None after scores were taken of it, and where there is no number that every episode told."""
     explained_variance: Tensor | None = None
     """``[task]`` the share of the variance of the returns-to-go that the learner's baseline explains, 1 at most. None
     where no baseline has judged the episodes"""
@@ -187,6 +200,9 @@ class Learner(NamedTuple):
     """Whether the meta-parameters include running averages, which adaptive outer updates would corrupt."""
     differentiable: bool = True
     """Whether ``adapt`` can be differentiated."""
+    masked: bool = False
+    """Whether it honours ``Examples.mask``: the padding of tasks with fewer examples than others changes nothing. A
+    learner that does not is refused for a ``Spec`` that is ``ragged``."""
     buffers: Buffers | None = None
     """What is kept beside the meta-parameters. ``begin`` and ``meta_loss`` find it among the parameters, by name."""
 
@@ -295,6 +311,48 @@ class InputScale(NamedTuple):
     """Whether floats are divided, too, and not only whole numbers."""
 
 
+class Standard(NamedTuple):
+    """What numbers are in standard units of: their mean and standard deviation in the training split, in float64."""
+
+    mean: Tensor
+    """``[*shape]``, or what broadcasts with it."""
+    std: Tensor
+    """The same. It is positive."""
+    fills: bool = False
+    """Whether missing numbers (nan) are the mean."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Return values ``[..., *shape]`` in standard units, in torch's default dtype."""
+        shifted = (values.double() - self.mean.to(values.device)) / self.std.to(values.device)
+        return (shifted.nan_to_num(0.0) if self.fills else shifted).to(torch.get_default_dtype())
+
+    def undo(self, values: Tensor) -> Tensor:
+        """Return values ``[..., *shape]`` in the units that they had before ``apply``, in their dtype."""
+        return (values.double() * self.std.to(values.device) + self.mean.to(values.device)).to(values.dtype)
+
+
+class Units(NamedTuple):
+    """The standard units that a family's examples are in; None for what is left as it is."""
+
+    inputs: Standard | None = None
+    targets: Standard | None = None
+
+
+AS_GIVEN = Units()
+"""The units of data that are left as they are."""
+
+
+@runtime_checkable
+class Standardises(Protocol):
+    """A family of labelled examples in standard units. Examples of one's own are converted, and predictions back."""
+
+    def units(self) -> Units:
+        """Return what its examples are in units of."""
+
+    def with_units(self, units: Units) -> Any:
+        """Return the family with the units of another one, such as that of training."""
+
+
 @runtime_checkable
 class ScalesInputs(Protocol):
     """A family of labelled examples that scales its inputs. Examples of one's own are scaled in the same way."""
@@ -400,14 +458,49 @@ def advantages_of(rollout: Rollout) -> Tensor:
 
 def each_tensor(function: Callable[[Tensor], Tensor], batch: AnyBatch) -> AnyBatch:
     """Apply a function to all tensors of a batch; what is None, such as an unreported success, stays None."""
-    changed: dict[str, Any] = {name: function(value) for name, value in vars(batch).items() if value is not None}
+    changed: dict[str, Any] = {
+        name: {key: function(one) for key, one in value.items()} if isinstance(value, dict) else function(value)
+        for name, value in vars(batch).items()
+        if value is not None
+    }
     return replace(batch, **changed)
 
 
 def pooled(batches: Sequence[Examples]) -> Examples:
     """Return one batch with the items of all."""
     inputs, targets = (torch.cat([getattr(batch, name) for batch in batches], dim=1) for name in ("inputs", "targets"))
-    return Examples(inputs=inputs, targets=targets)
+    if all(batch.mask is None for batch in batches):
+        return Examples(inputs=inputs, targets=targets)
+    mask = torch.cat([valid(batch) for batch in batches], dim=1)
+    return _padded_last(inputs, targets, mask)
+
+
+def valid(examples: Examples) -> Tensor:
+    """Return 1 for items and 0 for padding, ``[task, item]``, also where there is no padding."""
+    lead = examples.inputs.shape[:2]
+    return torch.ones(lead, device=examples.inputs.device) if examples.mask is None else examples.mask
+
+
+def _padded_last(inputs: Tensor, targets: Tensor, mask: Tensor) -> Examples:
+    """Move the items of each task, in their order, before its padding."""
+    order = (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
+    inputs, targets = (_in_order(values, order) for values in (inputs, targets))
+    return Examples(inputs=inputs, targets=targets, mask=mask.gather(1, order))
+
+
+def _in_order(values: Tensor, order: Tensor) -> Tensor:
+    return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand_as(values))
+
+
+def check_masked(learner: Learner, spec: Spec) -> None:
+    """Raise ValueError where tasks may have padding, and the learner would take it for examples."""
+    if spec.ragged and not learner.masked:
+        why = (
+            "batch norm would count the padding; use another norm (conv4 and resnet12: norm layer)"
+            if learner.batch_norm is not None
+            else "this learner would take the padding for examples; use another one, such as maml or protonet"
+        )
+        raise ValueError(f"the tasks differ in their number of examples, and are padded: {why}, or give all as many")
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
@@ -417,8 +510,10 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     """
     fields: dict[str, Any] = {}
     for name in vars(rollouts[0]):
-        values = [value for rollout in rollouts if (value := getattr(rollout, name)) is not None]
-        fields[name] = torch.cat(values, dim=2) if len(values) == len(rollouts) and values[0].ndim > 2 else None
+        values = [value for rollout in rollouts if isinstance(value := getattr(rollout, name), Tensor)]
+        fields[name] = (
+            torch.cat(values, dim=2) if values and len(values) == len(rollouts) and values[0].ndim > 2 else None
+        )
     reported = [rollout.success for rollout in rollouts if rollout.success is not None]
     success = torch.stack(reported).amax(0) if len(reported) == len(rollouts) else None
     return Rollout(**fields | {"last_observations": rollouts[-1].last_observations, "success": success})

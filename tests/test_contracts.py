@@ -64,6 +64,10 @@ def family(name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if name == "images":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         return loaded("tasks", name, root=images, size=8)
+    if name == "table":
+        rows = [f"{group},{group * row / 9},{row - group}" for group in range(12) for row in range(6)]
+        (tmp_path / "table.csv").write_text("\n".join(["group,x,target", *rows]))
+        return loaded("tasks", name, file=tmp_path / "table.csv")
     return loaded("tasks", name)
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 RIDGES = (1e-8, 1e-3, 1e-1, 10.0, 1e6)
-"""Strengths of the penalty on what is observed, in units of a column's variance. The first is next to none; the last one
-leaves time only."""
+"""Strengths of the penalty on what is observed, in units of a column's variance. The first is next to none; the last
+one leaves time only."""
 TIME_RIDGE = 1e-11
 """Strength of the penalty on the columns of time: only that equations can be solved."""
 TIME_COLUMNS = 5
@@ -61,10 +61,10 @@ def fitted_values(features: Tensor, returns: Tensor, mask: Tensor, left: Tensor)
     V(s_t) - gamma^(T - t) V(s_T). Both are linear in the weights, which solve all these equations at once.
 
     The values of an episode come from the other episodes, as far as there are any. So they do not depend on what
-    happened in it, and advantages keep their expectation. The strength of the penalty is the one that predicts best what
-    was left out: however many steps there are, an episode unlike the others (a fall, say) may lie far outside of what
-    they have seen, and next to no penalty then says anything. In one of twelve tasks of a half-cheetah, that made values
-    worse than a constant (explained variance -2 to -55, and 0.7 to 0.99 with the penalty).
+    happened in it, and advantages keep their expectation. The strength of the penalty is the one that predicts best
+    what was left out: however many steps there are, an episode unlike the others (a fall, say) may lie far outside of
+    what they have seen, and next to no penalty then says anything. In one of twelve tasks of a half-cheetah, that made
+    values worse than a constant (explained variance -2 to -55, and 0.7 to 0.99 with the penalty).
 
     Args:
         features: ``[task, episode, time + 1, feature]``.

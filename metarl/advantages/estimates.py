@@ -6,7 +6,7 @@ A learner chooses how its episodes are judged; see ``Learner.estimate``. ``Advan
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -70,7 +70,8 @@ class Advantages:
             return values.gather(2, index.expand_as(values))
 
         moved = ("observations", "rewards", "truncated", "mask")
-        whole = replace(trial, **{name: without_gaps(getattr(trial, name)) for name in moved})
+        closed: dict[str, Any] = {name: without_gaps(getattr(trial, name)) for name in moved}
+        whole = replace(trial, **closed)
         # Only the last episode can be cut before its horizon with nothing after it.
         cut = _cut_short(rollouts[-1])
         advantages, explained = self._estimate(whole, cut)

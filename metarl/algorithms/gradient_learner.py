@@ -45,7 +45,8 @@ def gradient_learner(
     spec = network.chosen(spec)
     rule = _Rule(spec, network.build(spec), step, second_order)
     functions = rule.model.init, rule.begin, rule.adapt, rule.predict, rule.meta_loss
-    return fed(Learner(spec, steps, *functions, advantages.of_episodes, batch_norm=rule.model.batch_norm))
+    norm = rule.model.batch_norm
+    return fed(Learner(spec, steps, *functions, advantages.of_episodes, batch_norm=norm, masked=norm is None))
 
 
 @dataclass(frozen=True)

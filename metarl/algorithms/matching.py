@@ -61,33 +61,47 @@ class Matching:
         """Return log-probabilities: attention over support items, summed by class (the paper's eq. 1)."""
         support, query = embedded.support, embedded.query
         if self.full_context:
-            support = embed_support(params, support)
-            query = embed_query(params, query, support, self.reads)
+            support = embed_support(params, support, embedded.padding)
+            query = embed_query(params, query, support, self.reads, embedded.padding)
         scale = params[LOG_SCALE].exp() if self.learn_scale else self.scale
-        votes = functional.softmax(scale * metric.cosines(query, support), dim=-1) @ embedded.classes
+        votes = _attention(scale * metric.cosines(query, support), embedded.padding) @ embedded.classes
         # A class without support items has no votes. The smallest probability instead of 0 keeps the loss finite.
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 
 
-def embed_support(params: Params, items: Tensor) -> Tensor:
-    """Return the paper's g ``[task, item, width]``: g' plus both states of a bidirectional LSTM (appendix A.2)."""
-    return items + _read_in_order(params, FORWARD, items) + _read_in_order(params, BACKWARD, items.flip(1)).flip(1)
+def _attention(scores: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the softmax of scores ``[task, item, support]`` over the support items that are no padding."""
+    if padding is not None:
+        scores = scores.masked_fill(padding.unsqueeze(1), -torch.inf)
+    return functional.softmax(scores, dim=-1)
 
 
-def _read_in_order(params: Params, name: str, items: Tensor) -> Tensor:
+def embed_support(params: Params, items: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Return the paper's g ``[task, item, width]``: g' plus both states of a bidirectional LSTM (appendix A.2).
+
+    ``padding`` ``[task, item]`` tells which items are none, after the last one; they are not read.
+    """
+    backward = None if padding is None else padding.flip(1)
+    behind = _read_in_order(params, BACKWARD, items.flip(1), backward).flip(1)
+    return items + _read_in_order(params, FORWARD, items) + behind
+
+
+def _read_in_order(params: Params, name: str, items: Tensor, padding: Tensor | None = None) -> Tensor:
     hidden = cell = torch.zeros_like(items[:, 0])
     states = []
-    for item in items.unbind(1):
+    for number, item in enumerate(items.unbind(1)):
         hidden, cell = _lstm(params, name, item, hidden, cell)
+        if padding is not None:  # comes first, backwards
+            hidden, cell = (value.masked_fill(padding[:, number, None], 0) for value in (hidden, cell))
         states.append(hidden)
     return torch.stack(states, dim=1)
 
 
-def embed_query(params: Params, items: Tensor, support: Tensor, reads: int) -> Tensor:
+def embed_query(params: Params, items: Tensor, support: Tensor, reads: int, padding: Tensor | None = None) -> Tensor:
     """Return the paper's f ``[task, item, width]``: f' after ``reads`` reads of the support (appendix A.1, eq. 3-6)."""
     hidden = cell = torch.zeros_like(items)
     for _ in range(reads):
-        read = functional.softmax(hidden @ support.mT, dim=-1) @ support
+        read = _attention(hidden @ support.mT, padding) @ support
         hidden, cell = _lstm(params, ATTENDING, items, torch.cat([hidden, read], dim=-1), cell)
         hidden = hidden + items
     return hidden

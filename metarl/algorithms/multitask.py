@@ -110,7 +110,16 @@ class MultiTask:
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
         learner = fed(
-            Learner(spec, 0, functions.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False)
+            Learner(
+                spec,
+                0,
+                functions.init,
+                *named,
+                estimate=estimate,
+                batch_norm=batch_norm,
+                differentiable=False,
+                masked=batch_norm is None,
+            )
         )
         return normalise_observations(learner) if self.normalise_observations else learner
 
@@ -151,7 +160,8 @@ class _Functions:
         if not (self.options.multi_label and isinstance(batch, Examples)):
             return objectives.task_loss(self.spec, outputs, batch)
         targets = batch.targets
-        losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").flatten(1).mean(1)
+        losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        losses = objectives.item_mean(losses, batch)
         wrong = ((targets < 0) | (targets > 1)).flatten(1).any(1)
         return losses.masked_fill(wrong, torch.nan)
 
@@ -190,7 +200,7 @@ class _Functions:
         metrics = objectives.step_scores(self.spec.kind, query, told, step=0)
         if self.options.multi_label:
             right = ((outputs.detach() > 0) == (query.targets > 0.5)).to(outputs.dtype)
-            metrics["accuracy/step_0"] = right.flatten(1).mean(1)
+            metrics["accuracy/step_0"] = objectives.item_mean(right, query)
         return losses, metrics
 
     def weighted(self, losses: Tensor, params: Params, state: Described, query: Batch) -> Tensor:

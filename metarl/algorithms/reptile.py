@@ -92,7 +92,7 @@ class Reptile:
         learner = fed(
             Learner(
                 spec, adaptations, *functions, estimate=estimate, batch_norm=norm, averages=carries,
-                differentiable=False,
+                differentiable=False, masked=norm is None,
             )
         )  # fmt: skip
         return normalise_observations(learner) if self.normalise_observations else learner

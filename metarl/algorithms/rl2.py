@@ -99,7 +99,9 @@ class RL2:
         network = _network(self, spec)
         if not spec.control:
             self._refuse_for_examples()
-            return recurrent.few_shot(spec, recurrent.Core(network.init, network.start, network.run), self.loss_on)
+            return recurrent.few_shot(
+                spec, recurrent.Core(network.init, network.start, network.run, network.run_masked), self.loss_on
+            )
         fold = _Fold(self, spec, network)
         learner = Learner(
             spec, self.episodes_per_trial - 1, network.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss,
@@ -172,6 +174,11 @@ class _Network:
         units = self.units(params, start, inputs)
         ends = units.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, units.shape[-1])).squeeze(1)
         return self.say(params, units), ends
+
+    def run_masked(self, params: Params, hidden: Hidden, inputs: Tensor, last: Tensor) -> tuple[Tensor, Hidden]:
+        """Go through inputs as ``run`` does; the state is that after the items ``last`` ``[row]``."""
+        outputs, units = self.run_to(params, hidden.units, inputs, last)
+        return outputs, Hidden(units)
 
     def units(self, params: Params, start: Tensor, inputs: Tensor) -> Tensor:
         """Go through inputs ``[row, time, input_size]``: the GRU's states ``[row, time, hidden]``."""

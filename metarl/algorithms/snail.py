@@ -1,5 +1,6 @@
 """SNAIL (Mishra et al., 2018, arXiv 1707.03141): temporal convolutions and causal attention over a task's examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.metric import embeddings
 from metarl.algorithms.shared.recurrent import checked, glorot, label_size, labels
 from metarl.networks import Model, Network, NetworkOptions
-from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled
 
 EMBEDDER = "embedding."
 """Prefix of the embedding network's parameters."""
@@ -61,9 +62,11 @@ class SNAIL:
         """Return the learner for spec. Raises ValueError for control, and where the network does not fit."""
         if spec.control:
             raise ValueError("SNAIL learns from labelled examples here; for control, use rl2, which also has a memory")
-        fold = _Fold(self, spec, self.network.build(Spec(spec.input_shape, self.embedding, "regression")))
+        embeds = Spec(spec.input_shape, self.embedding, "regression", ragged=spec.ragged)
+        fold = _Fold(self, spec, self.network.build(embeds))
         functions = fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
-        return fed(Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm))
+        norm = fold.embedder.batch_norm
+        return fed(Learner(spec, 1, *functions, batch_norm=norm, masked=norm is None))
 
 
 @dataclass(frozen=True)
@@ -109,26 +112,28 @@ class _Fold:
         """Predict each item as if it came next. Items do not see each other, and the state does not change."""
         lead = inputs.shape[: inputs.ndim - len(self.spec.input_shape)]
         queries = inputs.reshape(lead[0], prod(lead[1:]), *self.spec.input_shape)
-        sequence = torch.cat([*(support.inputs for support in state.supports), queries], dim=1)
+        supports, places = _in_order(state.supports)
+        sequence = torch.cat([*(support.inputs for support in supports), queries], dim=1)
         known = sequence.shape[1] - queries.shape[1]
         own = {name.removeprefix(EMBEDDER): value for name, value in state.params.items() if name.startswith(EMBEDDER)}
         items = embeddings(self.embedder, own, sequence, known)
-        support_labels = [labels(self.spec, support.targets, items.dtype) for support in state.supports]
+        support_labels = [labels(self.spec, support.targets, items.dtype) for support in supports]
         no_labels = items.new_zeros(*queries.shape[:2], label_size(self.spec))
         items = torch.cat([items, torch.cat([*support_labels, no_labels], dim=1)], dim=2)
-        outputs = self.outputs(state.params, items, known)
+        outputs = self.outputs(state.params, items, known, places)
         return outputs[:, known:].reshape(*lead, self.spec.output_size), state
 
-    def outputs(self, params: Params, items: Tensor, seen: int) -> Tensor:
+    def outputs(self, params: Params, items: Tensor, seen: int, counts: Tensor | None = None) -> Tensor:
         """Run the blocks on ``[task, item, channel]``: ``seen`` items in order, then alternatives for the next place.
 
-        The output of an item, ``[task, item, output_size]``, depends on this item and on the seen items before it.
+        Where the first items of a task end with padding, it has ``counts`` ``[task]`` of them without. The output of an
+        item, ``[task, item, output_size]``, depends on this item and on the seen items before it.
         """
         for index in range(len(self.options.keys)):
             if index > 0:
                 for block, dilation in enumerate(self.dilations):
-                    items = dense(params, f"convolution_{index}.{block}", items, seen, dilation)
-            items = attend(params, f"attention_{index}", items, seen)
+                    items = dense(params, f"convolution_{index}.{block}", items, seen, dilation, counts)
+            items = attend(params, f"attention_{index}", items, seen, counts)
         return functional.linear(items, params["output.weight"], params["output.bias"])
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,17 +145,30 @@ class _Fold:
         return objectives.query_losses(self.spec, outputs, query, step=len(experience.supports))
 
 
-def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int) -> Tensor:
+def _in_order(supports: Sequence[Examples]) -> tuple[Sequence[Examples], Tensor | None]:
+    """Return batches in which a task's padding, if any, follows all its items, and how many these are, ``[task]``."""
+    if all(support.mask is None for support in supports):
+        return supports, None
+    together = pooled(supports)
+    return (together,), together.counts
+
+
+def dense(params: Params, name: str, items: Tensor, seen: int, dilation: int, counts: Tensor | None = None) -> Tensor:
     """Append a gated, dilated, causal convolution of width 2 to ``[task, item, channel]`` (the paper's DenseBlock)."""
     # All items after the seen ones stand at position ``seen``: each is an alternative next item.
-    before = torch.arange(items.shape[1], device=items.device).clamp_max(seen) - dilation
-    past = items.index_select(1, before.clamp_min(0)) * (before >= 0).unsqueeze(-1)
+    place = torch.arange(items.shape[1], device=items.device)
+    if counts is None:
+        before = place.clamp_max(seen) - dilation
+        past = items.index_select(1, before.clamp_min(0)) * (before >= 0).unsqueeze(-1)
+    else:
+        before = torch.where(place < seen, place, counts.unsqueeze(1)) - dilation  # [task, item]
+        past = items.gather(1, before.clamp_min(0).unsqueeze(-1).expand_as(items)) * (before >= 0).unsqueeze(-1)
     both = functional.linear(torch.cat([past, items], dim=2), params[f"{name}.weight"], params[f"{name}.bias"])
     value, gate = both.chunk(2, dim=2)
     return torch.cat([items, value.tanh() * gate.sigmoid()], dim=2)
 
 
-def attend(params: Params, name: str, items: Tensor, seen: int) -> Tensor:
+def attend(params: Params, name: str, items: Tensor, seen: int, counts: Tensor | None = None) -> Tensor:
     """Append to ``[task, item, channel]`` each item's attention to earlier items and itself (AttentionBlock)."""
     key, query, value = (
         functional.linear(items, params[f"{name}.{part}.weight"], params[f"{name}.{part}.bias"])
@@ -158,6 +176,7 @@ def attend(params: Params, name: str, items: Tensor, seen: int) -> Tensor:
     )
     place = torch.arange(items.shape[1], device=items.device)
     earlier, itself = place < place.unsqueeze(1), place == place.unsqueeze(1)
-    visible = (earlier & (place < seen)) | itself  # [item, item]: query items do not see each other
+    shown = place < seen if counts is None else place < counts.reshape(-1, 1, 1)
+    visible = (earlier & shown) | itself  # [(task, )item, item]: query items do not see each other
     read = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
     return torch.cat([items, read], dim=2)

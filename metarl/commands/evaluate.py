@@ -14,7 +14,8 @@ from metarl.commands import groups
 from metarl.commands.groups import OTHER_TASKS
 from metarl.commands.parsing import made_with, parse
 from metarl.control import resampled
-from metarl.evaluation import comparison, predictions
+from metarl.evaluation import comparison, predictions, ranges
+from metarl.fewshot import own_units
 from metarl.files import check_place
 from metarl.pictures import plotting
 from metarl.pictures import predictions as drawn
@@ -22,7 +23,7 @@ from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
 from metarl.trained import Trained
-from metarl.types import Family, Learner, Pictured, Split, Tasks
+from metarl.types import Family, Learner, Pictured, Split, Tasks, Units, valid
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
@@ -140,17 +141,17 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
     asked = _asked(chosen, run, config)
     compared = _compared(chosen, asked)
+    trained_in = _training_ranges(config)
 
     def execute() -> int:
         with time_limit(chosen.step_timeout):
             found = _scores(chosen, run, asked["steps"])
         metrics = found.metrics if chosen.steps is not None else _without_repetition(found.metrics)
         asked["steps"] = max(int(name.rpartition("_")[2]) for name in metrics if "/step_" in name)
-        record = {"metrics": metrics, **asked, **_circumstances(found, run)}
+        record = {"metrics": metrics, **asked, **_circumstances(found, run), **trained_in}
         record |= _references(chosen, run)
         print(evaluation.table({**metrics, **record.get("references", {})}, run.learner.batch_norm))
-        if "differs" in asked:
-            print(f"{OTHER_TASKS}: {asked['differs']}")
+        _tell_differences(found.tasks, record)
         if compared:
             gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
             record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
@@ -178,6 +179,24 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> 
         asked["differs"] = differs
     definition = origins.defined(run.family, tasks, revisions=False)
     return asked if definition is None else asked | {"definition": definition}
+
+
+def _tell_differences(tasks: Tasks, record: Mapping[str, Any]) -> None:
+    """Print in what the evaluated tasks differ from those of training."""
+    if "differs" in record:
+        print(f"{OTHER_TASKS}: {record['differs']}")
+    values = ranges.columns(ranges.numbers_of(tasks, MOST_NUMBERS))
+    if (beyond := ranges.told(values, record.get("training_ranges", {}))) is not None:
+        print(beyond)
+
+
+def _training_ranges(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ranges of the parameters of training tasks, where the data to sample these are still there."""
+    family = runs.rebuild(config["tasks"], "tasks")
+    try:
+        return {"training_ranges": {name: list(ends) for name, ends in ranges.training_ranges(family).items()}}
+    except (ValueError, OSError):  # of other data that --tasks.root names, scores are asked for, and these may be gone
+        return {}
 
 
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
@@ -224,6 +243,7 @@ def _circumstances(found: evaluation.Evaluation, run: Trained) -> dict[str, Any]
         "versions": runs.versions(),
         "strata": evaluation.strata(found.tasks),
         "parameters": _parameters(found.tasks),
+        **origins.recorded_units(run.family),
         **({} if used is None else {"environment_steps": used.mean(1).tolist()}),
     }
 
@@ -254,16 +274,20 @@ def _write(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, 
         pictures.append(run.family.picture(found.tasks, found.queries, folder / f"{prefix}tasks.png"))
     if predictions.has_pictures(run.learner):
         shown = predictions.predicted(run.learner, run.params, found.tasks, record["steps"], chosen.seed, run.device)
-        pictures.append(_drawn(shown, folder / f"{prefix}predictions.png"))
+        pictures.append(_drawn(shown, own_units(run.family), folder / f"{prefix}predictions.png"))
     if chosen.out is None:
         logger.write_adaptation(folder, record["metrics"], pictures[0])
     for picture in pictures:
         print(f"wrote {picture}")
 
 
-def _drawn(shown: predictions.Predicted, path: Path) -> Path:
-    parts = (shown.support.inputs, shown.support.targets, shown.query.inputs, shown.query.targets, shown.classes)
-    support, support_classes, query, query_classes, classes = (values.numpy(force=True) for values in parts)
+def _drawn(shown: predictions.Predicted, units: Units, path: Path) -> Path:
+    parts = []
+    for examples in (shown.support, shown.query):
+        images = examples.inputs if units.inputs is None else units.inputs.undo(examples.inputs)
+        parts += [images, examples.targets.masked_fill(valid(examples) == 0, -1)]
+    support, support_classes, query, query_classes = (values.numpy(force=True) for values in parts)
+    classes = shown.classes.numpy(force=True)
     return drawn.predictions(support, support_classes, query, query_classes, classes, path)
 
 
@@ -299,6 +323,9 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
         origins.check_data(runs.read_config(folder), family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
+    # Changed, or another one, it would have units of its own.
+    family = origins.in_recorded_units(runs.read_config(folder), family)
+    origins.check_units(runs.read_config(folder), family)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 
@@ -307,7 +334,7 @@ def _other_family(reference: str, trained_on: Family, words: list[str]) -> Famil
     """Return the family of --on. Raises ValueError unless its tasks are of the form that the run was trained for."""
     make = made_with("tasks", words, "evaluate")
     family: Family = training.source("tasks", reference, make).target
-    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None} for one in (trained_on, family))
+    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None, "ragged": None} for one in (trained_on, family))
     wrong = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(f"--on {reference}: its tasks are of another form than those of training: {'; '.join(wrong)}")

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tyro.conf import Positional
 
 from metarl import plugins, runs
 from metarl.cli import DONE, Execute
 from metarl.commands import groups
 from metarl.commands.parsing import parse
+from metarl.evaluation import ranges
 from metarl.files import check_folder
-from metarl.pictures import plotting
+from metarl.pictures import parameters, plotting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,9 @@ class PlotOptions:
     its seeds, with a band from the lowest to the highest."""
     over: Literal["iterations", "steps"] = "iterations"
     """Horizontal axis of learning curves: iterations, or environment steps."""
+    parameter: str | None = None
+    """Also draw the score of each evaluated task over this task parameter, such as velocity, into parameter-NAME.png;
+    the range that was trained on is shaded. Of a parameter of several numbers, name one: goal_0, goal_1, ..."""
     out: Path | None = None
     """Folder for the plots. Default: the first run folder."""
 
@@ -41,6 +46,7 @@ def prepare(arguments: list[str]) -> Execute:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: expected a folder for the pictures")
     check_folder(out)
+    values = {} if chosen.parameter is None else _parameter(chosen.parameter, evaluated)
 
     def execute() -> int:
         out.mkdir(parents=True, exist_ok=True)
@@ -50,9 +56,27 @@ def prepare(arguments: list[str]) -> Execute:
             print(f"wrote {plotting.learning_curve(progress, out / 'learning.png', column)}")
         if evaluated:
             print(f"wrote {plotting.adaptation_curve(evaluated, out / 'adaptation.png')}")
+        if chosen.parameter is not None:
+            shown = {label: evaluated[label] for label in values}
+            path = out / f"parameter-{chosen.parameter}.png"
+            print(f"wrote {parameters.score_over_parameter(shown, values, chosen.parameter, path)}")
         return DONE
 
     return execute
+
+
+def _parameter(name: str, evaluated: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the values of a task parameter in each evaluation that has it. Raises RunError where none has."""
+    columns = {
+        label: ranges.columns({key: torch.tensor(values) for key, values in one.get("parameters", {}).items()})
+        for label, one in evaluated.items()
+    }
+    found = {label: values[name] for label, values in columns.items() if name in values}
+    if not found:
+        known = sorted({key for values in columns.values() for key in values})
+        told = f"there are {', '.join(known)}" if known else "there is no evaluation with parameters: metarl evaluate"
+        raise runs.RunError(f"no evaluation has the task parameter {name!r}: {told}")
+    return found
 
 
 def _read(

@@ -55,6 +55,14 @@ class Sampled(Protocol):
 
 
 @runtime_checkable
+class TellsNumbers(Protocol):
+    """Lanes that add up the numbers in their environments' infos. Of other lanes, arrays in infos are added up."""
+
+    def info_numbers(self) -> Mapping[str, tuple[Any, Any]]:
+        """Return sums and counts, arrays ``[lane]``, of each number since the last reset of each lane, by name."""
+
+
+@runtime_checkable
 class Single(Protocol):
     """A family that can make one Gymnasium environment of one task, which ``metarl render`` films."""
 

@@ -1,5 +1,6 @@
-"""Success, which some environments report in their infos, collected along with a rollout."""
+"""What environments tell in their infos, collected along with a rollout: success, and any numbers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,13 +9,16 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Generator, Tensor
 
-from metarl.control.protocols import Snapshots
+from metarl.control.protocols import Snapshots, TellsNumbers
 from metarl.environments import SUCCESS, flags
 from metarl.types import Rollout
 
+MOST_TOLD = 64
+"""Names of numbers in infos that are counted; more are passed over."""
+
 
 class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
-    """Passes everything on, and remembers which lanes reported success at any step.
+    """Passes everything on, and remembers which lanes reported success at any step, and the numbers in infos.
 
     A lane that has finished idles and so reports nothing new.
     """
@@ -23,15 +27,36 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         super().__init__(env)
         self.succeeded: Tensor | None = None
         """``[lane]``; None until some lane reports success or failure."""
+        self.told: dict[str, tuple[Any, Any]] = {}
+        """Sums and counts ``[lane]`` of the numbers in infos, where the lanes do not add them up themselves."""
+        # A snapshot does not hold them: steps that are compiled tell none.
+        self._counts = not isinstance(env.unwrapped, TellsNumbers | Snapshots)
+        self._running = np.ones(env.num_envs, dtype=bool) if self._counts else np.ones(0, dtype=bool)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment."""
         outcome = self.env.step(actions)
-        name = next((name for name in SUCCESS if name in outcome[4]), None)
+        info = outcome[4]
+        name = next((name for name in SUCCESS if name in info), None)
         if name is not None:
-            now = _succeeded(name, outcome[4])
+            now = _succeeded(name, info)
             self.succeeded = now if self.succeeded is None else self.succeeded | now
+        if self._counts:
+            self._add(info, self._running)
+            ends = [_array(flags) for flags in outcome[2:4] if isinstance(flags, np.ndarray | Tensor)]
+            self._running = self._running & ~np.logical_or.reduce(ends) if ends else self._running
         return outcome
+
+    def _add(self, info: Mapping[str, Any], running: Any) -> None:
+        for name, values in info.items():
+            if not isinstance(name, str) or name.startswith("_") or name in SUCCESS:
+                continue
+            numbers = _numbers(values, self.num_envs)
+            if numbers is None or (name not in self.told and len(self.told) >= MOST_TOLD):
+                continue
+            known = running & np.asarray(_array(info.get(f"_{name}", True)), dtype=bool)
+            sums, counts = self.told.get(name, (0.0, 0.0))
+            self.told[name] = sums + np.where(known, numbers, 0.0), counts + known
 
     @property
     def generator(self) -> Generator:
@@ -52,10 +77,31 @@ class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4
         self.succeeded = snapshot[1]
 
     def scored(self, rollout: Rollout) -> Rollout:
-        """Return a rollout that was collected from this environment, with the success of each episode if reported."""
-        if self.succeeded is None:
-            return rollout
-        return replace(rollout, success=self.succeeded.to(rollout.rewards).reshape(rollout.rewards.shape[:2]))
+        """Return a rollout that was collected from this environment, with what each episode has told."""
+        lead = rollout.rewards.shape[:2]
+        if self.succeeded is not None:
+            rollout = replace(rollout, success=self.succeeded.to(rollout.rewards).reshape(lead))
+        inner: Any = self.env.unwrapped
+        told: Mapping[str, tuple[Any, Any]] = inner.info_numbers() if isinstance(inner, TellsNumbers) else self.told
+        means = {
+            " ".join(name.split()): torch.from_numpy(sums / counts).to(rollout.rewards).reshape(lead)
+            for name, (sums, counts) in told.items()
+            if counts.min() > 0
+        }
+        finite = {name: values for name, values in means.items() if values.isfinite().all()}
+        return replace(rollout, measures=finite) if finite else rollout
+
+
+def _array(values: Any) -> Any:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def _numbers(values: Any, lanes: int) -> Any:
+    """Return numbers ``[lane]`` as an array of floats; None for anything else."""
+    array = _array(values)
+    if not isinstance(array, np.ndarray) or array.shape != (lanes,) or array.dtype.kind not in "biuf":
+        return None
+    return array.astype(np.float64)
 
 
 def _succeeded(name: str, info: dict[str, Any]) -> Tensor:

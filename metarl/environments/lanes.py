@@ -14,7 +14,17 @@ from gymnasium.vector import VectorEnv
 from metarl.environments.bookkeeping import describe, opened, plain_seed
 from metarl.environments.making import Apply, Env, Maker, apply_parameters, make_env
 from metarl.environments.observations import Array, Eye, Layout, layout, named
-from metarl.environments.outcomes import RESET, STEP, close_environment, flag, is_fault, reward_of, success_of
+from metarl.environments.outcomes import (
+    RESET,
+    STEP,
+    Tally,
+    Told,
+    close_environment,
+    flag,
+    is_fault,
+    reward_of,
+    success_of,
+)
 from metarl.environments.spaces import bounds, checked_actions, checked_options, middle, plain, policy_spaces, spec_of
 from metarl.spec import Spec
 
@@ -132,6 +142,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
         self._actions: dict[int, tuple[tuple[int, ...], Any]] = {}  # each environment's shape and dtype of actions
         self._observations = np.zeros((num_envs, *spec.input_shape), dtype=self.single_observation_space.dtype)
         self._largest = float(np.finfo(self._observations.dtype).max)
+        self._tally = Tally(num_envs)
         self._book = opened(np.zeros(num_envs, dtype=np.int64))  # updated lane by lane, because any lane may raise
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -161,6 +172,10 @@ class Lanes(VectorEnv[Any, Any, Any]):
         info = infos(reported, np.array(successes, dtype=bool))
         return self._observations.copy(), rewards, self._book.terminated.copy(), self._book.truncated.copy(), info
 
+    def info_numbers(self) -> Told:
+        """Return the numbers that environments have told in their infos since the last reset of their lanes."""
+        return self._tally.told
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close every lane's environment."""
         for env in self._envs.values():
@@ -188,6 +203,7 @@ class Lanes(VectorEnv[Any, Any, Any]):
                 raise
             raise self._blamed(lane, 0, error) from error
         self.calling[lane] = 0
+        self._tally.restart(lane)
         for book in self._book:
             book[lane] = 0
 
@@ -286,7 +302,10 @@ class Lanes(VectorEnv[Any, Any, Any]):
         number = reward_of(reward, self._largest)
         if not (type(terminated) is bool and type(truncated) is bool):
             terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
-        return number, terminated, truncated, success_of(info) if info else None
+        if not info:
+            return number, terminated, truncated, None
+        self._tally.add(lane, info)
+        return number, terminated, truncated, success_of(info)
 
     def _blamed(self, lane: int, step: int, error: BaseException) -> LaneError:
         where = f"{self._name}, task {short(self._values(lane))}"

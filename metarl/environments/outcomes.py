@@ -5,12 +5,16 @@ Nothing here imports torch, to keep worker processes small.
 
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 NUMBERS = (float, int, np.floating, np.integer)
+COUNTED = (*NUMBERS, bool, np.bool_)
+"""What counts as a number in an info."""
+MOST_TOLD = 64
+"""Names of numbers in infos that are counted; more are passed over."""
 SUCCESS = ("success", "is_success")
 """Where environments' infos say whether an episode has succeeded; the first that is there counts."""
 
@@ -87,6 +91,48 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
         if value is not None:
             return flag(f"info[{name!r}]", value)
     return None
+
+
+Told = dict[str, tuple[Any, Any]]
+"""Numbers that environments told since their last reset, by name: sums and counts, arrays ``[lane]``."""
+
+
+class Tally:
+    """The numbers in infos, summed for each lane since its reset."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.told: Told = {}
+
+    def add(self, lane: int, info: Mapping[str, Any]) -> None:
+        """Count the numbers of a step's info; what is none, and success, which has its own score, is passed over."""
+        for name, value in info.items():
+            plain = value if isinstance(value, COUNTED) else _plain(value)
+            if not isinstance(plain, COUNTED) or name in SUCCESS or not isinstance(name, str):
+                continue
+            if name not in self.told:
+                if len(self.told) >= MOST_TOLD:
+                    continue
+                self.told[name] = np.zeros(self.num_envs), np.zeros(self.num_envs)
+            sums, counts = self.told[name]
+            sums[lane] += float(plain)
+            counts[lane] += 1
+
+    def restart(self, lane: int) -> None:
+        """Forget what a lane has told."""
+        for sums, counts in self.told.values():
+            sums[lane] = counts[lane] = 0
+
+
+def joined_tallies(tallies: Sequence[Told], sizes: Sequence[int]) -> Told:
+    """Return what some lanes after others have told; those of a name that a part has not told count as none."""
+    names = dict.fromkeys(name for told in tallies for name in told)
+    nothing = [(np.zeros(size), np.zeros(size)) for size in sizes]
+    joined = {}
+    for name in names:
+        parts = [told.get(name, none) for told, none in zip(tallies, nothing, strict=True)]
+        joined[name] = np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts])
+    return joined
 
 
 def _plain(value: Any) -> Any:

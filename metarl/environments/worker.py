@@ -20,6 +20,8 @@ import numpy as np
 from metarl.environments.lanes import LaneOptions, Lanes
 from metarl.environments.spaces import Array, policy_spaces
 
+TOLD = "told"
+"""The command that asks for the numbers in infos."""
 GRACE = 5.0
 """Seconds that a worker has to close its environments before it is killed."""
 ALIGNED = 64
@@ -93,7 +95,7 @@ def _work(link: Connection, memory: int) -> None:
     try:
         while True:
             command = link.recv()
-            link.send(_failure(lanes, arrays, command))
+            link.send(lanes.info_numbers() if command == TOLD else _failure(lanes, arrays, command))
     finally:
         lanes.close()
 

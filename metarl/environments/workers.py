@@ -30,9 +30,9 @@ from metarl.environments.bookkeeping import describe
 from metarl.environments.lanes import NOT_RESET, LaneError, LaneOptions, Lanes, infos, lanes_seeds, short
 from metarl.environments.making import Maker
 from metarl.environments.observations import named
-from metarl.environments.outcomes import RESET, STEP
+from metarl.environments.outcomes import RESET, STEP, Told, joined_tallies
 from metarl.environments.spaces import Array, checked_actions, checked_options, policy_spaces
-from metarl.environments.worker import GRACE, WorkerError, shared_arrays
+from metarl.environments.worker import GRACE, TOLD, WorkerError, shared_arrays
 from metarl.safety import step_timeout
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -129,15 +129,26 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
         observations, rewards, terminated, truncated, reported, successes = (array.copy() for array in self._arrays[:6])
         return observations, rewards, terminated, truncated, infos(reported, successes)
 
+    def info_numbers(self) -> Told:
+        """Return the numbers that environments have told in their infos since the last reset of their lanes."""
+        found = self._answers(lambda worker: TOLD)
+        return joined_tallies(found, [worker.lanes.stop - worker.lanes.start for worker in self._workers])
+
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers. One that does not close its environments within five seconds is killed."""
         self._stop()
 
     def _ask(self, command: Callable[[Worker], Any]) -> None:
         """Send every worker its command, and wait for all of them. Raises the error of the first that failed."""
+        if failures := [answer for answer in self._answers(command) if answer is not None]:
+            failure, worker_traceback = failures[0]
+            raise failure from WorkerError(f"in a worker process:\n{worker_traceback}")
+
+    def _answers(self, command: Callable[[Worker], Any]) -> list[Any]:
+        """Send every worker its command, and return their answers."""
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError("the workers were closed; make new lanes")
-        failures: list[tuple[Exception, str]] = []
+        answers: list[Any] = []
         try:
             for worker in self._workers:
                 worker.connection.send(command(worker))
@@ -145,15 +156,13 @@ class WorkerLanes(VectorEnv[Any, Any, Any]):
             deadline = None if limit is None else time.monotonic() + limit
             for worker in self._workers:
                 self._await(worker, deadline)
-                failures += filter(None, [worker.connection.recv()])
+                answers.append(worker.connection.recv())
         except (EOFError, ConnectionError) as error:
             raise self._death(worker) from error
         except BaseException:
             self.close()  # replies still on their way would be taken for replies to the next command
             raise
-        if failures:
-            failure, worker_traceback = failures[0]
-            raise failure from WorkerError(f"in a worker process:\n{worker_traceback}")
+        return answers
 
     def _await(self, worker: Worker, deadline: float | None) -> None:
         """Wait for a worker's answer. Raises LaneError, which names the task, after the deadline."""

@@ -3,7 +3,8 @@
 Functions take a learner, its parameters and a family, not a training run. Start reading in ``scores``. ``comparison``
 computes how much of the gap between a pre-trained network and an oracle a learner closes, and scores at equal numbers
 of environment steps. ``references`` has what doing nothing earns. ``bootstrap`` has intervals over training seeds and
-tasks, ``reliable`` the measures of rliable, ``predictions`` what classifiers predict of the first tasks.
+tasks, ``reliable`` the measures of rliable, ``predictions`` what classifiers predict of the first tasks. ``ranges``
+tells which tasks lie outside of what was trained on.
 """
 
 from metarl.evaluation.bootstrap import over_seeds, strata
@@ -20,6 +21,7 @@ __all__ = [
     "evaluate",
     "over_seeds",
     "predictions",
+    "ranges",
     "references",
     "reliable",
     "sample_tasks",

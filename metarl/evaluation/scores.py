@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from metarl import objectives
 from metarl.advantages import learned
 from metarl.evaluation.noiseless import acting_by_the_mean
+from metarl.evaluation.ranges import of_parameter
 from metarl.seeding import stream
 from metarl.selection import drawn_in_whole, select_tasks
 from metarl.speed import float32, ranks, send, usual_modes
@@ -30,6 +31,7 @@ from metarl.types import (
     Split,
     State,
     Tasks,
+    check_masked,
     each_tensor,
     environments_of,
     labelled_tasks,
@@ -79,7 +81,7 @@ class Evaluation:
 
         Raises ValueError where two columns would have the same name.
         """
-        parameters = [column for name, values in self.tasks.parameters.items() for column in _columns(name, values)]
+        parameters = [column for name, values in self.tasks.parameters.items() for column in of_parameter(name, values)]
         names = ["task", "step", *(name for name, _ in parameters), *self.scores]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
@@ -103,15 +105,6 @@ class Evaluation:
         import pandas  # optional, and slow to import
 
         return pandas.DataFrame(self.records())
-
-
-def _columns(name: str, values: Tensor) -> list[tuple[str, list[Any]]]:
-    """Return columns ``[task]`` of a task parameter ``[task, ...]``, one for each of its numbers, with their names."""
-    if values[0].numel() == 1:
-        return [(name, values.flatten().tolist())]
-    places = list(np.ndindex(*values.shape[1:]))
-    rows = values.reshape(len(values), -1).T.tolist()
-    return [("_".join([name, *map(str, place)]), row) for place, row in zip(places, rows, strict=True)]
 
 
 def sample_tasks(family: Family, number: int, split: Split = "test", seed: int = 0) -> Tasks:
@@ -153,6 +146,7 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     _check_spec(learner.spec, family.spec)
+    check_masked(learner, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     if mean and not learner.spec.control:
@@ -192,7 +186,9 @@ def _by_ranks(learner: Learner, params: Params, sampled: Tasks, asked: _Asked) -
         return {name: scores.T for name, scores in found.scores.items()}, found.instances, found.environment_steps
 
     told = ranks.agreed("evaluating", work)
-    scores = ranks.task_values(told[0][0], [one for one, _, _ in told])
+    of_ranks = [one for one, _, _ in told]
+    by_all = [{name: one[name] for name in one if _told_in_all(name, of_ranks)} for one in of_ranks]
+    scores = ranks.task_values(by_all[0], by_all)
     instances, counts = (
         None if values[0] is None else torch.cat([value for value in values if value is not None], dim=1)
         for values in ([one for _, one, _ in told], [one for _, _, one in told])
@@ -208,7 +204,8 @@ def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
 
 
 def _check_spec(built: Spec, asked: Spec) -> None:
-    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), "policy": None} for spec in (built, asked))
+    same = {"policy": None, "ragged": None}  # of algorithms; of families that a learner that honours masks serves, too
+    ours, theirs = ({**asdict(spec), "input_shape": tuple(spec.input_shape), **same} for spec in (built, asked))
     wrong = [f"{name} {ours[name]}, and the family has {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if wrong:
         raise ValueError(
@@ -312,9 +309,15 @@ def _control(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> S
     practice = [one.rollout for one in adapted]
     rollouts = list(_without_noise(learner, tasks, adapted, asked)) if asked.mean else practice
     scores = [objectives.scores(learner.spec.kind, rollout) for rollout in rollouts]
+    scores = [{name: values for name, values in step.items() if _told_in_all(name, scores)} for step in scores]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
     return scores, tuple(rollouts), None, _learnt_from(learner, practice)
+
+
+def _told_in_all(name: str, scores: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Return whether a score is that of every step, or no number of infos, which some may not tell."""
+    return not name.startswith(objectives.MEASURES) or all(name in step for step in scores)
 
 
 def _without_noise(learner: Learner, tasks: Tasks, adapted: Sequence[Adapted], asked: _Asked) -> Iterator[Rollout]:
@@ -398,7 +401,7 @@ def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
         for name, values in vars(batch).items():
             # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
-            if values.device.type == "cpu" and not values.isfinite().all():
+            if values is not None and values.device.type == "cpu" and not values.isfinite().all():
                 raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
 
 
@@ -414,7 +417,7 @@ def _scores(
     learner: Learner, state: State, support: Examples, query: Examples, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
     scores, instances = [], None
-    if learner.memory is not None and learner.spec.kind == "classification":
+    if learner.memory is not None and learner.spec.kind == "classification" and support.mask is None:
         instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):
@@ -440,10 +443,14 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
-    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it."""
-    width = max(20, *map(len, metrics))
+    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it.
+
+    Numbers of infos are left out: there may be many.
+    """
+    shown = {name: values for name, values in metrics.items() if not name.startswith(objectives.MEASURES)}
+    width = max(20, *map(len, shown))
     lines = [f"{'metric':<{width}} {'mean':>10}   95 % interval"]
-    for name, values in metrics.items():
+    for name, values in shown.items():
         lines.append(f"{name:<{width}} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
     if batch_norm is not None:
         lines.append(f"batch norm: {batch_norm}")

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -19,7 +19,33 @@ FRACTIONS = (0.64, 0.16, 0.2)
 
 Classes = Mapping[Split, Sequence[int]]
 """The labels of each split."""
-Sizes = Mapping[Split, tuple[int, int]]
+Count = int | tuple[int, int]
+"""A number, or the lowest and the highest of numbers that tasks differ in."""
+
+
+class Bounds(NamedTuple):
+    """The lowest and the highest number of support and of query items of a class in an episode."""
+
+    support: tuple[int, int]
+    query: tuple[int, int]
+
+    @property
+    def least(self) -> int:
+        """Items that a class must have."""
+        return self.support[0] + self.query[0]
+
+    @property
+    def most(self) -> int:
+        """Items that an episode may take of it."""
+        return self.support[1] + self.query[1]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether episodes differ in their number of items."""
+        return self.least < self.most
+
+
+Sizes = Mapping[Split, Bounds]
 """Support and query items of each class in the episodes of each split."""
 
 
@@ -35,6 +61,32 @@ class Groups:
     names: Sequence[str]  # for error messages: the name of label 0, 1, ...
     words: tuple[str, str]  # for error messages: what a group and several groups are called
 
+    def choose_unequal(
+        self, pool: Tensor, ways: int, bounds: Bounds, numbers: Tensor, shares: Tensor
+    ) -> tuple[Tensor, "Parted", "Parted"]:
+        """Choose groups; of each, as many support items as ``shares`` ``[task, way]`` in [0, 1) tell, and query items.
+
+        The number of support items is uniform between its bounds, or as many as leave the fewest query items; then all
+        that are left are query items, up to the most. ``numbers`` are those of ``choose`` for the most items. Returns
+        the groups ``[task, way]``, and positions of support and query items.
+        """
+        of_groups, of_items = numbers[:, : 2 * ways], numbers[:, 2 * ways :]
+        groups = pool[subsets(torch.full((len(numbers),), len(pool)), of_groups)]
+        counts = self.counts[groups]
+        low, high = bounds.support
+        spread = (counts - bounds.query[0]).clamp_max(high) - low + 1
+        support = low + (shares * spread).long()
+        query = (counts - support).clamp_max(bounds.query[1])
+        most = bounds.most
+        offsets = subsets(counts, of_items.reshape(len(numbers), ways, 2 * most), support + query)
+        items = self.order[self.starts[groups].unsqueeze(-1) + offsets]
+        places = (support.unsqueeze(-1) + torch.arange(bounds.query[1])).clamp_max(most - 1)
+        return (
+            groups,
+            Parted(items[..., :high], torch.arange(high) < support.unsqueeze(-1)),
+            Parted(items.gather(-1, places), torch.arange(bounds.query[1]) < query.unsqueeze(-1)),
+        )
+
     def choose(self, pool: Tensor, ways: int, size: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Choose groups of a pool and items of each for every task, in random order; no task has one of them twice.
 
@@ -45,6 +97,12 @@ class Groups:
         groups = pool[subsets(torch.full((len(numbers),), len(pool)), of_groups)]
         offsets = subsets(self.counts[groups], of_items.reshape(len(numbers), ways, 2 * size))
         return groups, self.order[self.starts[groups].unsqueeze(-1) + offsets]
+
+    def rows(self, split: Split) -> Tensor:
+        """Return the positions of a split's items, ``[item]``, in ascending order."""
+        of_split = torch.zeros(len(self.labels), dtype=torch.bool)
+        of_split[self.pools[split]] = True
+        return self.order[of_split.repeat_interleave(self.counts)].sort().values
 
     def pool(self, split: Split, size: int, items: int, drop_small: bool) -> Tensor:
         """Return the groups of a split, ``[group]``. With ``drop_small``, leave out groups with too few items.
@@ -71,11 +129,51 @@ class Groups:
 
     def warn_of_small(self, sizes: Sizes) -> None:
         """Warn of groups with fewer items than the support and query of their split take, and count them."""
-        small = {split: int((self.counts[pool] < sum(sizes[split])).sum()) for split, pool in self.pools.items()}
+        small = {split: int((self.counts[pool] < sizes[split].least).sum()) for split, pool in self.pools.items()}
         shares = ", ".join(f"{count} of {len(self.pools[split])} in {split}" for split, count in small.items() if count)
         if shares:
             text = f"{self.words[1]} with fewer items than an episode takes are left out: {shares}"
             warnings.warn(text, stacklevel=4)
+
+
+class Keys(NamedTuple):
+    """Keys of groups as numbers."""
+
+    numbers: Tensor
+    """``[item]``: the number of each item's group."""
+    keys: tuple[Any, ...]
+    """The groups 0, 1, ..., sorted; empty where the numbers were given."""
+
+    def number(self, key: Any) -> int:
+        """Return the number of a group. Raises ValueError where there is none of this key."""
+        if key not in self.keys:
+            raise ValueError(f"the splits list the group {key!r}, which no item has")
+        return self.keys.index(key)
+
+
+def numbered(groups: Any) -> Keys:
+    """Return groups ``[item]`` as numbers: a tensor as it is, keys of another kind in their order.
+
+    Raises ValueError for keys that are missing, or that cannot be sorted.
+    """
+    if isinstance(groups, Tensor):
+        return Keys(groups, ())
+    keys = list(groups.tolist() if hasattr(groups, "tolist") else groups)
+    if absent := [row for row, key in enumerate(keys) if key is None or key != key]:
+        raise ValueError(f"the group of {len(absent)} rows is missing, first of row {absent[0]}: leave these rows out")
+    try:
+        found = tuple(sorted(set(keys)))
+    except TypeError as error:
+        raise ValueError(f"the groups cannot be sorted ({error}): give keys of one kind, such as texts") from None
+    places = {key: place for place, key in enumerate(found)}
+    return Keys(torch.tensor([places[key] for key in keys]), found)
+
+
+class Parted(NamedTuple):
+    """The items of one role, and which of them are none: classes differ in their number."""
+
+    items: Tensor  # [task, way, item]
+    known: Tensor  # [task, way, item] bool; the items of a class come before its padding
 
 
 def group(
@@ -138,14 +236,22 @@ def row_size(ways: int, size: int) -> int:
     return 2 * ways * (1 + size)
 
 
-def subsets(counts: Tensor, numbers: Tensor) -> Tensor:
+def bounds_of(count: Count) -> tuple[int, int]:
+    """Return the lowest and the highest of a number, which may be a range."""
+    return (count, count) if isinstance(count, int) else (count[0], count[1])
+
+
+def subsets(counts: Tensor, numbers: Tensor, sizes: Tensor | None = None) -> Tensor:
     """Return n different numbers below each of ``counts`` ``[...]``, in random order: ``[..., n]``.
 
-    Each count must be at least n. The result follows from random numbers in [0, 1), ``[..., 2 n]``. Floyd's algorithm
+    Each count must be at least n, or at least its own of ``sizes`` ``[...]``, up to n: only so many come first, and
+    zeros follow. The result follows from random numbers in [0, 1), ``[..., 2 n]``. Floyd's algorithm
     (Bentley and Floyd, 1987, "A sample of brilliance"): its time does not depend on the counts.
     """
     drawn, order = numbers.chunk(2, dim=-1)
     size = drawn.shape[-1]
+    if sizes is not None:
+        return _subsets_of(counts, drawn, order, sizes)
     chosen = torch.empty(drawn.shape, dtype=torch.long)
     for index in range(size):
         # Draw from one more number in each round; if the draw is taken already, the new number is free.
@@ -154,3 +260,16 @@ def subsets(counts: Tensor, numbers: Tensor) -> Tensor:
         taken = (chosen[..., :index] == place.unsqueeze(-1)).any(-1)
         chosen[..., index] = torch.where(taken, last, place)
     return chosen.gather(-1, order.argsort(-1))
+
+
+def _subsets_of(counts: Tensor, drawn: Tensor, order: Tensor, sizes: Tensor) -> Tensor:
+    places = torch.arange(drawn.shape[-1])
+    known = places < sizes.unsqueeze(-1)
+    chosen = torch.full(drawn.shape, -1)
+    for index in places.tolist():
+        last = counts - sizes + index
+        place = (drawn[..., index] * (last + 1)).long()
+        taken = (chosen[..., :index] == place.unsqueeze(-1)).any(-1)
+        chosen[..., index] = torch.where(known[..., index], torch.where(taken, last, place), -1)
+    shuffled = chosen.gather(-1, torch.where(known, order, 2).argsort(-1))
+    return shuffled.clamp_min(0)

@@ -16,9 +16,10 @@ from metarl.networks.layers import Residual
 from metarl.types import Spec
 
 Downsample = Literal["stride", "pool"]
+Norm = Literal["batch", "layer"]
 
 
-def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> nn.Sequential:
+def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride", norm: Norm = "batch") -> nn.Sequential:
     """Four blocks of a 3x3 convolution, batch norm (policies: layer norm) and ReLU, each of which halves the image.
 
     ``stride`` uses strided convolutions (sides rounded up) and averages over the remaining positions: the MAML paper's
@@ -26,12 +27,13 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride") -> n
     positions: the MAML paper's network for mini-ImageNet, and that of matching networks (arXiv 1606.04080).
 
     Initialisation follows the MAML paper's code: convolutions are Xavier-uniform, biases zero, the head standard normal
-    (stride) or Xavier-uniform (pool). Batch norm's epsilon is 0.001, as there.
+    (stride) or Xavier-uniform (pool). Batch norm's epsilon is 0.001, as there. ``norm`` layer is for examples what
+    policies always have.
 
     Raises:
         ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.
     """
-    return _blocks("conv4", spec, [filters] * 4, (3,), nn.ReLU, downsample)
+    return _blocks("conv4", spec, [filters] * 4, (3,), nn.ReLU, downsample, norm)
 
 
 def convnet(
@@ -40,6 +42,7 @@ def convnet(
     kernels: Sequence[int] = (3,),
     activation: Callable[[], nn.Module] = nn.ReLU,
     downsample: Downsample = "stride",
+    norm: Norm = "batch",
 ) -> nn.Sequential:
     """Like ``conv4``, with as many blocks as there are widths, which are their filters.
 
@@ -51,7 +54,7 @@ def convnet(
     """
     if not widths or len(kernels) > len(widths):
         raise ValueError(f"convnet has {len(widths)} blocks and {len(kernels)} kernels: expected a kernel for a block")
-    return _blocks("convnet", spec, widths, kernels, activation, downsample)
+    return _blocks("convnet", spec, widths, kernels, activation, downsample, norm)
 
 
 def _blocks(
@@ -61,6 +64,7 @@ def _blocks(
     kernels: Sequence[int],
     activation: Callable[[], nn.Module],
     downsample: Downsample,
+    norm: Norm,
 ) -> nn.Sequential:
     pooled = downsample == "pool"
     height, width = _sides(name, spec, least=2 ** len(widths) if pooled else 1)
@@ -71,7 +75,7 @@ def _blocks(
         nn.init.xavier_uniform_(convolution.weight)
         convolution.bias = nn.Parameter(torch.zeros(features))
         layers[f"conv_{block}"] = convolution
-        layers[f"norm_{block}"] = _norm(spec, features, eps=1e-3)
+        layers[f"norm_{block}"] = _norm(spec, features, norm, eps=1e-3)
         layers[f"activation_{block}"] = activation()
         if pooled:
             layers[f"pool_{block}"] = nn.MaxPool2d(2)
@@ -83,7 +87,7 @@ def _blocks(
     return nn.Sequential(layers)
 
 
-def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequential:
+def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512), norm: Norm = "batch") -> nn.Sequential:
     """Residual blocks of three 3x3 convolutions, each of which halves the image, then the mean over all positions.
 
     The default widths are those of TADAM (arXiv 1805.10123). The rest follows MetaOptNet (arXiv 1904.03758, whose
@@ -100,10 +104,10 @@ def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Sequ
         body: OrderedDict[str, nn.Module] = OrderedDict()
         for layer, inputs in enumerate((channels, features, features)):
             body[f"conv_{layer}"] = _unbiased(inputs, features, 3)
-            body[f"norm_{layer}"] = _norm(spec, features)
+            body[f"norm_{layer}"] = _norm(spec, features, norm)
             if layer < 2:
                 body[f"activation_{layer}"] = nn.LeakyReLU(0.1)
-        shortcut = nn.Sequential(OrderedDict(conv=_unbiased(channels, features, 1), norm=_norm(spec, features)))
+        shortcut = nn.Sequential(OrderedDict(conv=_unbiased(channels, features, 1), norm=_norm(spec, features, norm)))
         layers[f"block_{block}"] = Residual(nn.Sequential(body), shortcut)
         layers[f"activation_{block}"] = nn.LeakyReLU(0.1)
         layers[f"pool_{block}"] = nn.MaxPool2d(2)
@@ -120,8 +124,8 @@ def _sides(name: str, spec: Spec, least: int) -> tuple[int, int]:
     return height, width
 
 
-def _norm(spec: Spec, features: int, eps: float = 1e-5) -> nn.Module:
-    if spec.control:  # with one group, this is layer norm over channels and positions
+def _norm(spec: Spec, features: int, norm: Norm, eps: float = 1e-5) -> nn.Module:
+    if spec.control or norm == "layer":  # with one group, this is layer norm over channels and positions
         return nn.GroupNorm(1, features, eps)
     return nn.BatchNorm2d(features, eps, track_running_stats=False)
 

@@ -153,7 +153,8 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
         ValueError: the module changes its buffers (running statistics would leak between tasks; buffers that stay as
             they are made for seed 0, such as fixed frequencies, are shared by all), cannot run on spec's inputs for
             many tasks at once (random layers such as dropout cannot), or returns outputs of another shape. Also for
-            batch norm that cannot be inductive when it should be, and for any batch norm in control.
+            batch norm that cannot be inductive when it should be, and for any batch norm in control. For a ragged
+            spec, also for a network whose output for an item depends on other items.
     """
     module = _seeded(make, spec, 0)
     owners = _owners(module)
@@ -179,7 +180,22 @@ def build(make: Callable[[Spec], nn.Module], spec: Spec, batch_norm: BatchNorm =
         outputs = _apply(skeleton, "", shared, rows, rows_seen)
         return outputs.reshape(*inputs.shape[:lead], outputs.shape[-1])
 
+    if spec.ragged and not normalises:
+        _check_items_apart(init, apply, spec)
     return Model(init, apply, batch_norm if normalises else None, layout)
+
+
+def _check_items_apart(init: Callable[[Generator], Params], apply: Apply, spec: Spec) -> None:
+    """Raise ValueError where an item's output depends on other items: they may be padding."""
+    params = stack(init(Generator().manual_seed(0)), 1)
+    items = torch.rand(1, 3, *spec.input_shape, generator=Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (apply(params, items[:, pair])[:, 0] for pair in ([0, 1], [0, 2]))
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            "the tasks differ in their number of examples, and are padded, but this network's output for an item "
+            "depends on the others: use a network that reads each item by itself"
+        )
 
 
 def _constants(module: nn.Module, spec: Spec) -> Held:

@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from metarl import plugins
 from metarl.networks import convolutional, models, policies
-from metarl.networks.convolutional import Downsample
+from metarl.networks.convolutional import Downsample, Norm
 from metarl.networks.layers import LogStd
 from metarl.networks.models import BatchNorm, Model
 from metarl.types import Spec
@@ -24,9 +24,9 @@ NETWORKS = ("mlp", "conv4", "convnet", "resnet12")
 """Names of the built-in networks."""
 READ = {
     "mlp": ("hidden", "activation", "normalise", "std", "output_scale"),
-    "conv4": ("filters", "downsample", "std", "output_scale"),
-    "convnet": ("hidden", "kernels", "activation", "downsample", "std", "output_scale"),
-    "resnet12": ("filters", "std", "output_scale"),
+    "conv4": ("filters", "downsample", "norm", "std", "output_scale"),
+    "convnet": ("hidden", "kernels", "activation", "downsample", "norm", "std", "output_scale"),
+    "resnet12": ("filters", "norm", "std", "output_scale"),
 }
 """Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
 Activation = Literal["tanh", "relu", "elu", "gelu", "leaky_relu", "silu", "softplus"]
@@ -60,6 +60,10 @@ class Network:
     downsample: Downsample = "stride"
     """How conv4 and convnet halve images: stride, as in the MAML paper on Omniglot, or pool, as on mini-ImageNet
     there."""
+    norm: Norm = "batch"
+    """What normalises the features of conv4, convnet and resnet12: batch norm (batch), or layer norm, of each item by
+    itself (layer). Tasks of unequal size need the latter, as batch norm would count their padding. Control always has
+    it."""
     batch_norm: BatchNorm = "transductive"
     """Which statistics batch norm uses. transductive: those of all query items together, as in the MAML paper.
     inductive: those of the support items, so that the prediction for a query item does not depend on other query items.
@@ -76,7 +80,12 @@ class Network:
     """Sides of the kernels of convnet's blocks, odd numbers; the last one is used for all later blocks."""
 
     def __post_init__(self) -> None:
-        for name, known in {"activation": Activation, "downsample": Downsample, "batch_norm": BatchNorm}.items():
+        for name, known in {
+            "activation": Activation,
+            "downsample": Downsample,
+            "norm": Norm,
+            "batch_norm": BatchNorm,
+        }.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(known))}")
         if isinstance(self.architecture, str) and ":" not in self.architecture and self.architecture not in NETWORKS:
@@ -129,7 +138,7 @@ class Network:
         """
         if self.output_scale != 1.0:
             raise ValueError(f"output_scale={self.output_scale}: there is no last layer here, which it would scale")
-        headless = Spec(spec.input_shape, 1, "regression")
+        headless = Spec(spec.input_shape, 1, "regression", ragged=spec.ragged)
         with torch.device("meta"):  # shapes only: nothing is computed
             try:
                 width = self._make_features(headless)(torch.empty(2, *spec.input_shape)).shape[-1]
@@ -155,13 +164,13 @@ class Network:
         if self.architecture == "mlp":
             return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
         if self.architecture == "conv4":
-            return _with_policy(convolutional.conv4(spec, self.filters, self.downsample), spec, self.std)
+            return _with_policy(convolutional.conv4(spec, self.filters, self.downsample, self.norm), spec, self.std)
         if self.architecture == "convnet":
-            options = self.hidden, self.kernels, ACTIVATIONS[self.activation], self.downsample
+            options = self.hidden, self.kernels, ACTIVATIONS[self.activation], self.downsample, self.norm
             return _with_policy(convolutional.convnet(spec, *options), spec, self.std)
         if self.architecture == "resnet12":
             widths = [self.filters * 2**block for block in range(4)]
-            return _with_policy(convolutional.resnet12(spec, widths), spec, self.std)
+            return _with_policy(convolutional.resnet12(spec, widths, self.norm), spec, self.std)
         chosen = self.architecture
         make = plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen
         module = make(spec) if callable(make) else make

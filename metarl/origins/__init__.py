@@ -4,7 +4,30 @@
 code of the files that define it, and their git revisions.
 """
 
-from metarl.origins.data import check_data, recorded_data
+from metarl.origins.data import (
+    UNITS,
+    check_data,
+    check_units,
+    in_recorded_units,
+    plain_units,
+    recorded_data,
+    recorded_units,
+    units_of,
+)
 from metarl.origins.definitions import DEFINITIONS, PAST, check_definitions, defined, difference
 
-__all__ = ["DEFINITIONS", "PAST", "check_data", "check_definitions", "defined", "difference", "recorded_data"]
+__all__ = [
+    "DEFINITIONS",
+    "PAST",
+    "UNITS",
+    "check_data",
+    "check_definitions",
+    "check_units",
+    "defined",
+    "difference",
+    "in_recorded_units",
+    "plain_units",
+    "recorded_data",
+    "recorded_units",
+    "units_of",
+]

@@ -9,6 +9,7 @@ __all__ = [
     "canvas",
     "comparing",
     "frames",
+    "parameters",
     "plotting",
     "predictions",
     "video",

@@ -153,8 +153,8 @@ def episodes(
     """Show the images of few-shot tasks, one panel per task: a row per class, support left of query.
 
     Arguments are arrays or CPU tensors: images ``[task, item, channel, height, width]`` in [0, 1] with one channel
-    (ink, drawn black) or three, and classes ``[task, item]``. The first ``shown`` tasks are drawn, with at most
-    ``columns`` images per class and role. Return the path written.
+    (ink, drawn black) or three, and classes ``[task, item]``, below 0 for padding. The first ``shown`` tasks are drawn,
+    with at most ``columns`` images per class and role. Return the path written.
 
     Raises:
         ValueError: images of another shape.
@@ -176,8 +176,10 @@ def _mosaic(images: np.ndarray, classes: np.ndarray, columns: int) -> np.ndarray
     """Return one image ``[height, width, 3]`` of images ``[item, channel, height, width]``, a row per class."""
     pixels = np.broadcast_to(images if images.shape[1] == 3 else 1 - images, (len(images), 3, *images.shape[2:]))
     framed = np.pad(pixels, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.85).transpose(0, 2, 3, 1)
-    rows = [np.concatenate(list(framed[classes == label][:columns]), axis=1) for label in np.unique(classes)]
-    return np.concatenate(rows, axis=0)
+    found = [framed[classes == label][:columns] for label in np.unique(classes) if label >= 0]
+    width = max(map(len, found))
+    rows = [np.pad(row, ((0, width - len(row)), *[(0, 0)] * 3), constant_values=0.75) for row in found]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def is_score(key: str) -> bool:

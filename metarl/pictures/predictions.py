@@ -30,7 +30,8 @@ def predictions(  # three pairs of arrays
 
     Left are support pictures, right query pictures in frames: blue if the predicted class is right, orange with the
     predicted class beside it if not. Arguments are arrays or CPU tensors: pictures ``[task, item, channel, height,
-    width]`` in [0, 1] with one channel (ink, drawn black) or three, classes and predicted classes ``[task, item]``.
+    width]`` in [0, 1] with one channel (ink, drawn black) or three, classes and predicted classes ``[task, item]``;
+    classes below 0 are padding.
     ``names`` are those of each task's classes, by default their numbers. At most ``columns`` pictures of a class are
     drawn of each role.
 
@@ -40,8 +41,9 @@ def predictions(  # three pairs of arrays
     parts = [np.asarray(values) for values in (support, support_classes, query, query_classes, predicted)]
     if any(images.ndim != 5 or images.shape[2] not in (1, 3) for images in (parts[0], parts[2])):
         raise ValueError(f"expected images [task, item, 1 or 3, height, width], not shape {parts[0].shape}")
-    ways = len(np.unique(parts[1]))
-    widths = [min(columns, int(np.unique(classes[0], return_counts=True)[1].max())) for classes in parts[1:4:2]]
+    ways = len(np.unique(parts[1][parts[1] >= 0]))
+    firsts = [classes[0][classes[0] >= 0] for classes in parts[1:4:2]]
+    widths = [min(columns, int(np.unique(classes, return_counts=True)[1].max())) for classes in firsts]
     across, down = min(2, len(parts[0])), -(-len(parts[0]) // 2)
     size = (max(2.4, 0.6 * (sum(widths) + 1)) * across + 0.4, (0.6 * ways + 0.4) * down + 0.5)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -49,13 +51,19 @@ def predictions(  # three pairs of arrays
     for axes in panels[len(parts[0]) :]:
         axes.set_axis_off()
     for task, axes in enumerate(panels[: len(parts[0])]):
-        one = [values[task] for values in parts]
+        one = _without_padding([values[task] for values in parts])
         _task(axes, one, [str(number) for number in range(ways)] if names is None else names[task], columns)
         right = int((one[4] == one[3]).sum())
         axes.set_title(f"task {task}: {right} of {len(one[3])} right", fontsize="medium")
     told = "left: support; right: query, blue if right, orange with the predicted class if wrong"
     figure.suptitle(told, fontsize="small")
     return save(figure, path)
+
+
+def _without_padding(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    support, support_classes, query, query_classes, predicted = parts
+    shown, asked = support_classes >= 0, query_classes >= 0
+    return [support[shown], support_classes[shown], query[asked], query_classes[asked], predicted[asked]]
 
 
 def _task(axes: Axes, parts: Sequence[np.ndarray], names: Sequence[str], columns: int) -> None:

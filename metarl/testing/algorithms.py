@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -29,6 +30,7 @@ from metarl.types import (
     moved_buffers,
     rollout_of,
     select,
+    valid,
 )
 
 SCORES: Mapping[str, tuple[str, ...]] = {"regression": ("loss",), "classification": ("loss", "accuracy")}
@@ -201,7 +203,7 @@ def _independence(subject: AlgorithmSubject) -> Found:
 def _last_changed(batch: Batch) -> Batch:
     if isinstance(batch, Examples):
         return dataclasses.replace(batch, inputs=_last_negated(batch.inputs))
-    changed = {name: _last_negated(getattr(batch, name)) for name in ("advantages", "rewards")}
+    changed: dict[str, Any] = {name: _last_negated(getattr(batch, name)) for name in ("advantages", "rewards")}
     return dataclasses.replace(batch, **changed)
 
 
@@ -236,6 +238,57 @@ def _replay(subject: AlgorithmSubject) -> Found:
                 )
                 return
             state = learner.adapt(state, batch)
+
+
+def _padding(subject: AlgorithmSubject) -> Found:
+    learner, experience = _ragged(subject), subject.experience
+    supports = tuple(_with_padding(support) for support in experience.supports)
+    padded = dataclasses.replace(experience, supports=supports, query=_with_padding(experience.query))
+    before, after = (learner.meta_loss(subject.params, one) for one in (experience, padded))
+    told = {"the meta-loss": (before[0], after[0])} | {name: (before[1][name], after[1][name]) for name in after[1]}
+    for name, (one, other) in told.items():
+        if not close(one.detach(), other.detach()):
+            yield Fault(f"padding changes {name}, though the learner is masked: honour the mask", learner.meta_loss)
+    found = [_adapted_outputs(learner, subject, batches) for batches in (experience.supports, supports)]
+    if not close(*found):
+        yield Fault("padding of the support data changes the outputs: honour the mask", learner.adapt)
+
+
+def _ragged(subject: AlgorithmSubject) -> Learner:
+    """Return the learner for tasks of unequal size. Raises NotChecked where it refuses them."""
+    spec = subject.family.spec
+    if spec.control:
+        raise NotChecked("labelled examples alone are padded")
+    if not subject.learner.masked:
+        raise NotChecked("the learner refuses tasks of unequal size")
+    try:
+        learner = subject.algorithm.build(dataclasses.replace(spec, ragged=True))
+    except ValueError as error:
+        raise NotChecked(f"the learner refuses tasks of unequal size: {error}") from error
+    return holding(learner, held_by(subject.learner))
+
+
+def _adapted_outputs(learner: Learner, subject: AlgorithmSubject, supports: Iterable[Batch]) -> Tensor:
+    with torch.no_grad():
+        state = learner.begin(subject.params, subject.experience.descriptors)
+        for support in supports:
+            state = learner.adapt(state, support)
+        return learner.predict(state, first_inputs(subject.experience.query))[0]
+
+
+def _with_padding(batch: Batch) -> Batch:
+    """Return examples with two items of padding more, which must not matter."""
+    if not isinstance(batch, Examples):
+        return batch
+    lead = (len(batch.inputs), 2)
+    more = Examples(
+        inputs=torch.full((*lead, *batch.inputs.shape[2:]), 3.0, device=batch.inputs.device),
+        targets=batch.targets[:, :1].expand(*lead, *batch.targets.shape[2:]),
+        mask=torch.zeros(lead, device=batch.inputs.device),
+    )
+    joined = (torch.cat([getattr(one, name) for one in (batch, more)], dim=1) for name in ("inputs", "targets"))
+    inputs, targets = joined
+    return Examples(inputs=inputs, targets=targets, mask=torch.cat([valid(batch), valid(more)], dim=1))
 
 
 def _buffers(subject: AlgorithmSubject) -> Found:
@@ -289,6 +342,7 @@ CHECKS = (
     Check("order", "the order of the tasks does not matter", _order, ("determinism", "meta-loss")),
     Check("independence", "the data of one task do not affect other tasks", _independence, ("determinism",)),
     Check("replay", "replaying a rollout gives the log-probabilities of acting", _replay, ("determinism",)),
+    Check("padding", "padding of tasks of unequal size changes nothing", _padding, ("determinism", "meta-loss")),
     Check("buffers", "they move as a function of the experience, and keep their form", _buffers, ("outputs",)),
     Check("dtypes", "tensors have torch's default dtype", _dtypes, ("outputs",)),
     Check("device", "learning runs on the device of the data", _device, ("outputs",)),

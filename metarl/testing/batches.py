@@ -27,6 +27,7 @@ def batch_faults(batch: Batch, spec: Spec, tasks: int, blamed: Any = None) -> Fo
 def _example_faults(batch: Examples, spec: Spec, tasks: int, blamed: Any) -> Found:
     lead = (tasks, *batch.inputs.shape[1:2])
     yield from shape_faults("inputs", batch.inputs, (*lead, *spec.input_shape), blamed=blamed)
+    yield from _padding_faults(batch, spec, lead, blamed)
     if spec.kind == "regression":
         yield from shape_faults("targets", batch.targets, (*lead, spec.output_size), blamed=blamed)
         return
@@ -34,6 +35,19 @@ def _example_faults(batch: Examples, spec: Spec, tasks: int, blamed: Any) -> Fou
     found = sorted(set(batch.targets.flatten().tolist()) - set(range(spec.output_size)))
     if found:
         yield Fault(f"there are targets {found}: expected 0 to {spec.output_size - 1}", blamed)
+
+
+def _padding_faults(batch: Examples, spec: Spec, lead: tuple[int, ...], blamed: Any) -> Found:
+    """Yield faults of a mask that is not 1 for items and then 0, or that the spec does not tell of."""
+    if batch.mask is None:
+        return
+    if not spec.ragged:
+        yield Fault("examples have a mask, but spec.ragged is False: learners may not look at it", blamed)
+    yield from shape_faults("mask", batch.mask, lead, blamed=blamed)
+    if not ((batch.mask == 0) | (batch.mask == 1)).all():
+        yield Fault("mask contains numbers other than 0 and 1", blamed)
+    if (batch.mask.diff(dim=1) > 0).any() or (batch.mask[:, 0] == 0).any():
+        yield Fault("mask rises, or begins with 0: expected the items of each task first, then its padding", blamed)
 
 
 def _rollout_faults(batch: Rollout, spec: Spec, tasks: int, blamed: Any) -> Found:
@@ -94,7 +108,7 @@ def shape_faults(
 
 def tensors(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch, without fields that are None."""
-    return [values for values in vars(batch).values() if values is not None]
+    return [values for values in vars(batch).values() if isinstance(values, Tensor)]
 
 
 def global_states() -> tuple[object, ...]:

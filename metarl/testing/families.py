@@ -15,7 +15,7 @@ from metarl.seeding import stream
 from metarl.testing.batches import batch_faults, close, default_dtype, equal, global_states, shape_faults, tensors
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.subject import ROLES, Subject, drawing
-from metarl.types import DrawsGroups, Examples, Kind, SharesTasks, Split, Tasks
+from metarl.types import DrawsGroups, Examples, Kind, SharesTasks, Split, Tasks, valid
 
 
 def _spec(subject: Subject) -> Found:
@@ -164,7 +164,7 @@ def _items(subject: Subject, found: list[Tasks]) -> set[Any]:
     if subject.spec.kind != "classification":
         return set()
     batches = [subject.draw(tasks, role) for tasks in found for role in ROLES]
-    inputs = [batch.inputs.flatten(0, 1) for batch in batches if isinstance(batch, Examples)]
+    inputs = [batch.inputs[valid(batch) > 0] for batch in batches if isinstance(batch, Examples)]
     return {item.numpy().tobytes() for items in inputs for item in items}
 
 
@@ -265,7 +265,7 @@ def _device(subject: Subject) -> Found:
         batch = subject.draw(tasks, role, device=subject.device)
         yield from batch_faults(batch, subject.spec, subject.count, drawing(tasks))
         for name, values in vars(batch).items():
-            if values is not None and values.device.type != subject.device.type:
+            if isinstance(values, Tensor) and values.device.type != subject.device.type:
                 message = f"{name} are on {values.device}, but the generator is on {subject.device}"
                 yield Fault(message, drawing(tasks))
 

@@ -10,6 +10,7 @@ import torch
 from metarl import control
 from metarl.control import ControlTasks
 from metarl.evaluation import Adapted, adapt, sample_tasks
+from metarl.fewshot import own_units
 from metarl.trained.deploy import policy
 from metarl.trained.deploy.card import Card
 from metarl.trained.deploy.fewshot import FewShotModel
@@ -24,6 +25,7 @@ from metarl.types import (
     Outer,
     Params,
     Rollout,
+    ScalesInputs,
     Split,
     State,
     Tasks,
@@ -211,7 +213,8 @@ class Trained:
     def predictor(self, task: Tasks | Examples, steps: int = 1, seed: int = 0) -> TaskPredictor:
         """Return what the run has learned of one task after ``steps`` adaptation steps, as a function of inputs.
 
-        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` of one's own. The function takes one
+        ``task`` is one task of the family, or labelled examples ``[1, item, ...]`` as its tasks draw them. Inputs and
+        values are in the units of the family's data, not in standard units. The function takes one
         input ``[*input_shape]`` or a batch ``[..., *input_shape]``, as a tensor or an array, and returns the predicted
         targets ``[..., output_size]``, or the probability of each class ``[..., class]``, on the inputs' device. With
         transductive batch norm, the inputs of a batch influence each other.
@@ -222,7 +225,9 @@ class Trained:
         """
         if self.learner.spec.control:
             raise ValueError(f"this run trains policies, for {self.learner.spec.kind} actions: use policy")
-        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device)
+        scale = self.family.input_scale if isinstance(self.family, ScalesInputs) else None
+        units = own_units(self.family)
+        return TaskPredictor(self.learner, self.state(task, steps, seed), self.device, units, scale)
 
     def policy(self, task: Tasks, steps: int = 1, seed: int = 0) -> TaskPolicy:
         """Return the policy after ``steps`` adaptation steps to one task, as a function of observations.

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from metarl.environments import composite, flat
 from metarl.speed import float32, usual_modes
-from metarl.types import Learner, Params, Spec, State, outputs_at
+from metarl.types import AS_GIVEN, InputScale, Learner, Params, Spec, State, Units, outputs_at
 
 
 def check_policies(learner: Learner) -> None:
@@ -79,17 +79,31 @@ class TaskPredictor:
     learner: Learner
     state: State
     device: torch.device
+    units: Units = AS_GIVEN
+    """The standard units of what the learner was trained on. Inputs and outputs are in the user's own."""
+    scale: InputScale | None = None
+    """What inputs are divided by before they are brought into standard units, if they are."""
 
     @usual_modes()
     def __call__(self, inputs: Any) -> Tensor:
         """Predict for inputs ``[..., *input_shape]``. Raises ValueError for another shape."""
         given = _given("inputs", inputs, self.learner.spec)
-        outputs = _outputs(self, given, given.to(torch.get_default_dtype()) if given.is_floating_point() else given)
-        return outputs.softmax(-1) if self.learner.spec.kind == "classification" else outputs
+        outputs = _outputs(self, given, self._read(given))
+        if self.learner.spec.kind == "classification":
+            return outputs.softmax(-1)
+        return outputs if self.units.targets is None else self.units.targets.undo(outputs)
+
+    def _read(self, given: Tensor) -> Tensor:
+        if self.units.inputs is None:
+            return given.to(torch.get_default_dtype()) if given.is_floating_point() else given
+        scale = self.scale
+        scaled = scale is not None and (scale.floats or not given.is_floating_point())
+        return self.units.inputs.apply(given.double() / scale.divisor if scale is not None and scaled else given)
 
     def __reduce__(self) -> tuple[Any, tuple[type, bytes]]:
         """Pickle by value: a learner's functions are closures."""
-        return _again, (type(self), cloudpickle.dumps((self.learner, self.state, self.device)))
+        parts = self.learner, self.state, self.device, self.units, self.scale
+        return _again, (type(self), cloudpickle.dumps(parts))
 
 
 def _given(what: str, values: Any, spec: Spec) -> Tensor:

@@ -155,6 +155,7 @@ class Experiment:
             **parts,
             "settings": self.settings.record(),
             **origins.recorded_data(self.tasks),
+            **origins.recorded_units(self.tasks),
             **self.definitions(parts),
             **(
                 {}

@@ -96,7 +96,7 @@ def iterate(  # noqa: PLR0913
     update = outer.update(learner, params, state, experience)
     moved = _moved(learner, buffers, experience) if buffers and update.finite else buffers
     told = signs(learner, params, experience, ends, whole) if learner.spec.control else {}
-    scores = _means(ranks.task_values(of_ranks[0][0], [scores for scores, _ in of_ranks]))
+    scores = _means(ranks.task_values(of_ranks[0][0], _told_by_all([scores for scores, _ in of_ranks])))
     steps = [steps for _, steps in of_ranks if steps is not None]
     return Outcome(update, scores, seconds, sum_of(steps) if steps else None, moved, told, experience)
 
@@ -156,6 +156,18 @@ def _told(values: Any) -> Any:
     return on_leaves(lambda value: value.cpu() if isinstance(value, Tensor) else value, values)
 
 
+def _told_by_all(of_ranks: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Leave out the numbers of infos that some ranks were not told."""
+    return [
+        {
+            name: values
+            for name, values in scores.items()
+            if not name.startswith(objectives.MEASURES) or all(name in other for other in of_ranks)
+        }
+        for scores in of_ranks
+    ]
+
+
 def _means(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: values.mean() for name, values in scores.items()}
 
@@ -211,4 +223,10 @@ def _rollouts(
     scores: dict[str, Tensor] = {}
     for step, rollout in enumerate([*experience.supports, experience.query]):
         scores |= objectives.step_scores(learner.spec.kind, rollout, None, step)
-    return experience, scores
+    # Names of measures may differ from iteration to iteration, and between ranks: what learns never sees them.
+    supports = tuple(_without_measures(support) for support in experience.supports)
+    return replace(experience, supports=supports, query=_without_measures(experience.query)), scores
+
+
+def _without_measures(batch: Batch) -> Batch:
+    return replace(batch, measures=None) if isinstance(batch, Rollout) and batch.measures is not None else batch

@@ -47,6 +47,7 @@ from metarl.types import (
     Params,
     Role,
     Selective,
+    check_masked,
     holding,
     labelled_tasks,
 )
@@ -78,6 +79,7 @@ class Run:
         self.device = resolve_device(settings.device)
         self.ranks: Ranks | None = None
         built = algorithm.build(family.spec)
+        check_masked(built, family.spec)
         self.learner = singly(built) if settings.exact_sums else built
         bounds = check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         self.ends = bounds and Ends(*(bound.to(torch.get_default_dtype()) for bound in bounds))
@@ -249,7 +251,7 @@ class Run:
             tasks = labelled_tasks(self.family.sample(self.settings.meta_batch_size, "train", next(streams)))
             for role in get_args(Role):
                 for name, values in vars(tasks.draw(role, next(streams))).items():
-                    if not values.isfinite().all():
+                    if values is not None and not values.isfinite().all():
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
         return "try a smaller step size"
 

@@ -20,7 +20,7 @@ from metarl.training.experiment import Experiment, Source, check_logs
 from metarl.training.loop import Run, read_numbers
 from metarl.training.progress import Callback, Progress, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Family, Outer, Params, Split, holding
+from metarl.types import Algorithm, Family, Outer, Params, Split, check_masked, holding
 
 
 @usual_modes()
@@ -184,6 +184,7 @@ def open_run(
     given, folder = str(folder), expanded(plugins.run_folder(folder))
     experiment = recorded(folder, None, allow_changes, allow_code)
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    origins.check_units(runs.read_config(folder), experiment.tasks)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration), origin=given)
 
@@ -198,6 +199,7 @@ def opened(experiment: Experiment, path: Path, split: Split = "train", device: D
     """
     algorithm, family, settings = experiment.algorithm, experiment.tasks, experiment.settings
     where, learner = resolve_device(device or settings.device), algorithm.build(family.spec)
+    check_masked(learner, family.spec)
     check_tasks(family, split)
     saved = runs.load_progress(path, where)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
@@ -248,6 +250,7 @@ def recorded(
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"{folder / runs.CONFIG} holds settings that cannot be used: {error}") from error
     settings = settings if device is None else replace(settings, device=device)
+    parts["tasks"] = origins.in_recorded_units(config, parts["tasks"])
     algorithm, tasks, outer = (config[name]["reference"] for name in runs.GROUPS)
     return Experiment(**parts, settings=settings, recipe=config.get("recipe"), references=(algorithm, tasks, outer))
 
@@ -259,6 +262,7 @@ def load(folder: Path, device: Device | None = None, allow_changes: bool = False
 
 def _run(experiment: Experiment, folder: Path) -> Run:
     origins.check_data(runs.read_config(folder), experiment.tasks, folder)
+    origins.check_units(runs.read_config(folder), experiment.tasks)
     run = Run(experiment.algorithm, experiment.tasks, experiment.outer, experiment.settings, folder)
     run.experiment = experiment
     return run

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -16,17 +16,19 @@ from torch import Generator, Tensor
 from metarl.fewshot import (
     EPISODE,
     FRACTIONS,
+    Count,
     EpisodeTasks,
     NWayKShot,
     Rotations,
     check_episode,
+    is_ragged,
     most_ways,
     numbers,
     picture,
     split_classes,
 )
 from metarl.files import check_regular, expanded
-from metarl.types import Batch, InputScale, Spec, Split
+from metarl.types import Batch, InputScale, Spec, Split, Units
 from metarl_plugins import caching, decoding
 from metarl_plugins.decoding import Reading
 from metarl_plugins.listing import LAYOUT, Listing, listed
@@ -64,22 +66,24 @@ class Images:
     """Colour behind what is transparent, such as white, black or #808080."""
     copies: Copies = "warn"
     """What to do about a picture that appears more than once: warn, refuse or allow."""
-    ways: int = 5
-    """Classes of a task."""
-    shots: int = 1
-    """Support images of each class."""
-    queries: int | None = 15
+    ways: Count = 5
+    """Classes of a task, or a range, such as 5 20, from which each task draws."""
+    shots: Count = 1
+    """Support images of each class, or a range, such as 1 10, from which each class of each task draws."""
+    queries: Count | None = 15
     """Query images of each class in meta-training (15: the MAML paper's); None: as many as shots."""
-    train_shots: int | None = None
+    train_shots: Count | None = None
     """Support images of each class in meta-training (Reptile's paper: 15); by default as many as shots."""
-    test_queries: int | None = None
+    test_queries: Count | None = None
     """Query images of each class at validation and test; by default as many as shots, as in the MAML paper's code."""
-    train_ways: int | None = None
+    train_ways: Count | None = None
     """Classes of a task in meta-training (prototypical networks: 20 to 30); by default as many as ways."""
     rotations: Rotations = "none"
     """In which splits images turned by 90, 180 and 270 degrees count as new classes: none, train or all."""
     drop_small: bool = False
     """Leave out classes with fewer images than support and query take; a warning says how many."""
+    normalise: bool = False
+    """Subtract the mean of each channel over the training classes' images, and divide by its standard deviation."""
     fractions: tuple[float, float, float] = FRACTIONS
     """Shares of the classes in train, validation and test, where the folder does not tell."""
     split_seed: int = 0
@@ -100,7 +104,8 @@ class Images:
     def spec(self) -> Spec:
         """An image in, one of the ways out."""
         ways = most_ways(self.ways, self.train_ways)
-        return Spec((decoding.CHANNELS[self._mode], self.size, self.size), ways, "classification")
+        ragged = is_ragged(**{name: getattr(self, name) for name in EPISODE})
+        return Spec((decoding.CHANNELS[self._mode], self.size, self.size), ways, "classification", ragged=ragged)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
         """Sample tasks.
@@ -122,6 +127,18 @@ class Images:
         """
         pixels = read_images(files, self.size, self._mode, self.depth, self.ground, max_pixels=self.max_pixels)
         return numbers(pixels, decoding.WHITE)
+
+    def units(self) -> Units:
+        """Return the units of inputs: mean and standard deviation of each channel, if they are used."""
+        return self._family.units() if self.normalise else Units()
+
+    def with_units(self, units: Units) -> "Images":
+        """Return the family in the units of another one, such as that of training."""
+        if units == Units() and not self.normalise:
+            return self
+        copy = replace(self, normalise=units.inputs is not None)
+        vars(copy)["_family"] = self._family.with_units(units)
+        return copy
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
@@ -157,7 +174,7 @@ class Images:
     def _family(self) -> NWayKShot:
         listing, pixels = load(self._folder, *self._reading, self.copies, self.max_pixels)
         classes = listing.classes or split_classes(len(listing.names), self.fractions, self.split_seed)
-        options = {name: getattr(self, name) for name in (*EPISODE, "drop_small")}
+        options = {name: getattr(self, name) for name in (*EPISODE, "drop_small", "normalise")}
         labels = torch.tensor(listing.labels)
         return NWayKShot(pixels, labels, classes=classes, names=listing.names, scale=decoding.WHITE, **options)
 

@@ -18,10 +18,12 @@ from torch import Generator, Tensor
 
 from metarl.fewshot import (
     EPISODE,
+    Count,
     EpisodeTasks,
     NWayKShot,
     Rotations,
     check_episode,
+    is_ragged,
     most_ways,
     numbers,
     picture,
@@ -78,18 +80,18 @@ class Omniglot:
     root: Path | None = None
     """Folder of the data set, with images_background and images_evaluation, as .zip or extracted; by default the folder
     omniglot in the one that the environment variable METARL_DATA names."""
-    ways: int = 5
+    ways: Count = 5
     """Characters of a task."""
-    shots: int = 1
+    shots: Count = 1
     """Support drawings of each character."""
-    queries: int | None = None
+    queries: Count | None = None
     """Query drawings of each character in meta-training; by default as many as shots, as in the MAML paper's code."""
-    train_shots: int | None = None
+    train_shots: Count | None = None
     """Support drawings of each character in meta-training (Reptile's paper: 10); by default as many as shots."""
-    test_queries: int | None = None
+    test_queries: Count | None = None
     """Query drawings of each character at validation and test; by default as many as shots, as in the MAML paper's
     code."""
-    train_ways: int | None = None
+    train_ways: Count | None = None
     """Characters of a task in meta-training (prototypical networks: 60); by default as many as ways."""
     rotations: Rotations = "train"
     """In which splits characters turned by 90, 180 and 270 degrees count as new ones: none, train (Reptile's code) or
@@ -130,7 +132,8 @@ class Omniglot:
     @property
     def spec(self) -> Spec:
         """A drawing in, one of the ways out."""
-        return Spec((1, SIZE, SIZE), most_ways(self.ways, self.train_ways), "classification")
+        ragged = is_ragged(**{name: getattr(self, name) for name in EPISODE})
+        return Spec((1, SIZE, SIZE), most_ways(self.ways, self.train_ways), "classification", ragged=ragged)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> EpisodeTasks:
         """Sample tasks.

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import POINTS, FunctionTasks, Regression
+from metarl.fewshot import POINTS, Count, FunctionTasks, Regression
 from metarl.types import Spec, Split
 
 Range = tuple[float, float]
@@ -40,11 +40,11 @@ class Sinusoid:
     """Range of the phase, in radians."""
     inputs: Range = (-5.0, 5.0)
     """Range of the inputs."""
-    shots: int = 10
-    """Support points."""
+    shots: Count = 10
+    """Support points, or a range, such as 5 20, from which each task draws."""
     queries: int | None = None
     """Query points in meta-training; by default as many as shots."""
-    train_shots: int | None = None
+    train_shots: Count | None = None
     """Support points in meta-training; by default as many as shots."""
     test_queries: int = 100
     """Query points in validation and test. More points measure the error over all inputs more precisely."""
@@ -86,11 +86,11 @@ class Harmonic:
     """Range of the lower frequency, in radians per unit of input."""
     inputs: Range = (-5.0, 5.0)
     """Range of the inputs."""
-    shots: int = 20
-    """Support points."""
+    shots: Count = 20
+    """Support points, or a range, such as 5 20, from which each task draws."""
     queries: int | None = None
     """Query points in meta-training; by default as many as shots."""
-    train_shots: int | None = None
+    train_shots: Count | None = None
     """Support points in meta-training; by default as many as shots."""
     test_queries: int = 100
     """Query points in validation and test. More points measure the error over all inputs more precisely."""

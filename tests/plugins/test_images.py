@@ -53,7 +53,8 @@ def check_episodes(family: Images, names: dict[Any, tuple[str, ...]]) -> None:
         tasks = family.sample(40, split, generator())
         classes = tasks.parameters["classes"]
         assert {NAMES[label] for label in classes.flatten().tolist()} == set(expected)
-        inputs, targets = vars(tasks.draw("support", generator())).values()
+        drawn = tasks.draw("support", generator())
+        inputs, targets = drawn.inputs, drawn.targets
         assert inputs.shape[2:] == (3, 84, 84)
         wanted = torch.tensor([red(name) for name in NAMES])[classes.gather(1, targets)]
         torch.testing.assert_close(inputs[:, :, 0, 40, 40] * 255, wanted.float())

@@ -27,7 +27,8 @@ def test_the_papers_distribution() -> None:
     torch.testing.assert_close(tasks.descriptors.amin(0), torch.tensor([0.1, 0.0]), atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.amax(0), torch.tensor([5.0, math.pi]), atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.mean(0), torch.tensor([2.55, math.pi / 2]), atol=0.1, rtol=0)
-    inputs, targets = vars(tasks.draw("support", generator())).values()
+    drawn = tasks.draw("support", generator())
+    inputs, targets = drawn.inputs, drawn.targets
     assert inputs.shape == (3000, 10, 1)
     torch.testing.assert_close(inputs.amin(), torch.tensor(-5.0), atol=0.01, rtol=0)
     torch.testing.assert_close(inputs.amax(), torch.tensor(5.0), atol=0.01, rtol=0)
@@ -50,7 +51,8 @@ def test_harmonics_are_described_by_both_waves() -> None:
     low, high = torch.tensor([0.1, 0, 0.1, 0, 0.5]), torch.tensor([2, 2 * math.pi, 2, 2 * math.pi, 1])
     torch.testing.assert_close(tasks.descriptors.amin(0), low, atol=0.01, rtol=0)
     torch.testing.assert_close(tasks.descriptors.amax(0), high, atol=0.01, rtol=0)
-    inputs, targets = vars(tasks.draw("query", generator())).values()
+    drawn = tasks.draw("query", generator())
+    inputs, targets = drawn.inputs, drawn.targets
     assert inputs.shape == targets.shape == (2000, 100, 1)
     assert targets.abs().max() <= 4
     assert Harmonic().spec == Spec((1,), 1, "regression", 5)

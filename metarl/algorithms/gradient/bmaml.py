@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
-from metarl.algorithms.gradient.stein import svgd
+from metarl.algorithms.gradient.stein import beside, svgd
 from metarl.algorithms.gradient.svpg import PolicyLoop, draw_particles
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
@@ -81,8 +81,8 @@ class BMAML:
         model = self.network.build(spec)
         loop = PolicyLoop(self, spec, model) if spec.control else _Loop(self, spec, model)
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        estimate = self.advantages.of_episodes
-        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm))
+        estimate, norm = self.advantages.of_episodes, model.batch_norm
+        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=norm, masked=norm is None))
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,21 @@ class _Loop:
             second_order=True,
         )
         decay = self.temperature(examples) * self.options.prior
-        return {name: gradients[name].reshape(value.shape) + decay * value for name, value in particles.items()}
+        return {
+            name: gradients[name].reshape(value.shape) + beside(decay, value) * value
+            for name, value in particles.items()
+        }
 
-    def temperature(self, examples: Examples) -> float:
-        """Return what the posterior's logarithm is divided by to be the negative mean loss, but for a constant."""
+    def temperature(self, examples: Examples) -> float | Tensor:
+        """Return what the posterior's logarithm is divided by to be the negative mean loss, but for a constant.
+
+        ``[task]`` where tasks differ in their number of items.
+        """
+        counts = examples.targets.shape[1] if examples.mask is None else examples.mask.sum(1)
         if self.spec.kind == "classification":
-            return 1 / examples.targets.shape[1]
+            return 1 / counts
         # Of normal noise: the sum of squared errors over twice the variance.
-        return 2 * self.options.noise**2 / math.prod(examples.targets.shape[1:])
+        return 2 * self.options.noise**2 / (counts * math.prod(examples.targets.shape[2:]))
 
     def predict(self, state: Particles, inputs: Tensor) -> tuple[Tensor, Particles]:
         """Return the particles' mean prediction: of targets, or of the classes' probabilities, as logarithms."""

@@ -83,7 +83,16 @@ class CAVIA:
         loop = _Loop(self, spec, network)
         functions = network.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         batch_norm = network.model.batch_norm
-        return fed(Learner(spec, self.steps, *functions, estimate=self.advantages.of_episodes, batch_norm=batch_norm))
+        return fed(
+            Learner(
+                spec,
+                self.steps,
+                *functions,
+                estimate=self.advantages.of_episodes,
+                batch_norm=batch_norm,
+                masked=batch_norm is None,
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ class Leap:
             )
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.model.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return fed(Learner(spec, self.steps, *functions, batch_norm=loop.model.batch_norm, differentiable=False))
+        norm = loop.model.batch_norm
+        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None, differentiable=False))
 
 
 @dataclass(frozen=True)

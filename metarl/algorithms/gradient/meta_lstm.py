@@ -89,7 +89,8 @@ class MetaLSTM:
             )
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        return fed(Learner(spec, self.steps, *functions, batch_norm=loop.model.batch_norm))
+        norm = loop.model.batch_norm
+        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None))
 
 
 def preprocessed(values: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from torch import Tensor
 from metarl.types import Params
 
 
-def svgd(particles: Params, slopes: Params, temperature: float, step_size: float) -> Params:
+def svgd(particles: Params, slopes: Params, temperature: float | Tensor, step_size: float) -> Params:
     """Take one step of SVGD on particles ``[task, particle, *shape]``, given the gradients of their energies.
 
-    The energies are negative logarithms of the posterior, times the temperature. The kernel is ``exp(-d^2 / 2 h^2)``
-    for particles at a distance d, with ``h^2 = median d^2 / (2 log(particles + 1))`` over the pairs of particles.
+    The energies are negative logarithms of the posterior, times the temperature: one for all tasks, or ``[task]``. The
+    kernel is ``exp(-d^2 / 2 h^2)`` for particles at a distance d, with ``h^2 = median d^2 / (2 log(particles + 1))``
+    over the pairs of particles.
     """
     count = next(iter(particles.values())).shape[1]
     rows = torch.cat([value.flatten(2) for value in particles.values()], dim=2)
@@ -25,9 +26,14 @@ def svgd(particles: Params, slopes: Params, temperature: float, step_size: float
         own, shape = value.flatten(2), value.shape
         near = own - own.mean(1, keepdim=True)
         push = (near * total.unsqueeze(2) - weights @ near) / variance.reshape(-1, 1, 1)
-        way = temperature * push - weights @ slopes[name].flatten(2)
+        way = beside(temperature, push) * push - weights @ slopes[name].flatten(2)
         moved[name] = value + (step_size / count) * way.reshape(shape)
     return moved
+
+
+def beside(values: float | Tensor, like: Tensor) -> float | Tensor:
+    """Reshape ``[task]`` to broadcast with ``[task, ...]``; leave a number as it is."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
 
 
 def kernel(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,23 @@
 Training does not pass through here: a learner's meta-loss calls its own functions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from metarl.fewshot import image_scale, numbers
-from metarl.types import Batch, Examples, Learner, Spec, State
+from metarl.types import Batch, Examples, Learner, Spec, State, check_masked
 
 
 def fed(learner: Learner) -> Learner:
-    """Return a learner of examples whose ``adapt``, ``predict`` and ``unroll`` look at what they are given."""
+    """Return a learner of examples whose ``adapt``, ``predict`` and ``unroll`` look at what they are given.
+
+    Raises ValueError for tasks with padding, which the learner does not honour.
+    """
     if learner.spec.control:
         return learner
+    check_masked(learner, learner.spec)
     by_hand = _Fed(learner)
     memory = None if learner.memory is None else learner.memory._replace(unroll=by_hand.unroll)
     return learner._replace(adapt=by_hand.adapt, predict=by_hand.predict, memory=memory)
@@ -26,25 +30,38 @@ class _Fed:
     learner: Learner
 
     def adapt(self, state: State, batch: Batch) -> State:
-        return self.learner.adapt(state, _examples(self.learner.spec, batch))
+        return self.learner.adapt(state, _examples(self.learner, batch))
 
     def predict(self, state: State, inputs: Tensor) -> tuple[Tensor, State]:
         return self.learner.predict(state, _inputs(self.learner.spec, inputs))
 
     def unroll(self, state: State, batch: Batch) -> tuple[Tensor, State]:
         assert self.learner.memory is not None
-        return self.learner.memory.unroll(state, _examples(self.learner.spec, batch))
+        return self.learner.memory.unroll(state, _examples(self.learner, batch))
 
 
-def _examples(spec: Spec, batch: Batch) -> Batch:
+def _examples(learner: Learner, batch: Batch) -> Batch:
     """Return examples as a family would draw them, or any other batch as it is. Raises ValueError for wrong ones."""
     if not isinstance(batch, Examples):
         return batch
+    spec = learner.spec
     inputs, targets = _inputs(spec, batch.inputs), _tensor("targets", batch.targets)
     if inputs.ndim != 2 + len(spec.input_shape):
         raise ValueError(_shapes(spec, inputs))
     targets = (_classes if spec.kind == "classification" else _values)(spec, targets, tuple(inputs.shape[:2]))
-    return batch if inputs is batch.inputs and targets is batch.targets else Examples(inputs=inputs, targets=targets)
+    if batch.mask is not None:
+        check_masked(learner, replace(spec, ragged=True))
+        _check_mask(batch.mask, tuple(inputs.shape[:2]))
+    return (
+        batch if inputs is batch.inputs and targets is batch.targets else replace(batch, inputs=inputs, targets=targets)
+    )
+
+
+def _check_mask(mask: Tensor, items: tuple[int, ...]) -> None:
+    if mask.shape != items:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}: expected 1 for items and 0 for padding, {items}")
+    if mask.device.type == "cpu" and ((mask.diff(dim=1) > 0).any() or (mask[:, 0] == 0).any()):
+        raise ValueError("the mask rises, or begins with 0: expected the items of each task first, then its padding")
 
 
 def _inputs(spec: Spec, inputs: Tensor) -> Tensor:

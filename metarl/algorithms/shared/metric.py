@@ -12,7 +12,7 @@ from torch.nn import functional
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
 from metarl.networks import Model, Network, stack
-from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled
+from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled, valid
 
 
 class Seen(NamedTuple):
@@ -26,8 +26,13 @@ class Embedded(NamedTuple):
     """Embedded support and query items of each task."""
 
     support: Tensor  # [task, item, width]
-    classes: Tensor  # [task, item, way] one-hot
+    classes: Tensor  # [task, item, way] one-hot; zeros for padding
     query: Tensor  # [task, item, width]
+
+    @property
+    def padding(self) -> Tensor:
+        """Which support items there are none, ``[task, item]`` bool."""
+        return self.classes.sum(-1) == 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Metric:
     def learner(self, init: Callable[[Generator], Params]) -> Learner:
         """Return a learner with one adaptation. Adapting to the same support set again changes nothing."""
         functions = init, self.begin, self.adapt, self.predict, self.meta_loss
-        return fed(Learner(self.spec, 1, *functions, batch_norm=self.model.batch_norm))
+        norm = self.model.batch_norm
+        return fed(Learner(self.spec, 1, *functions, batch_norm=norm, masked=norm is None))
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
         """Return the state without any support items."""
@@ -75,6 +81,8 @@ class Metric:
         """Embed the support items together with ``inputs`` ``[task, item, *input_shape]``."""
         support = pooled(state.supports)
         classes = functional.one_hot(support.targets, self.spec.output_size).to(inputs.dtype)
+        if support.mask is not None:
+            classes = classes * support.mask.to(inputs.dtype).unsqueeze(-1)
         known = support.targets.shape[1]
         embedded = embeddings(self.model, state.params, torch.cat([support.inputs, inputs], dim=1), known)
         return Embedded(embedded[:, :known], classes, embedded[:, known:])
@@ -115,7 +123,8 @@ def build(
         raise ValueError(f"{served}; for that, use {nearest}")
     if embedding is None:
         return Metric(spec, *network.build_features(spec), classify)
-    return Metric(spec, network.build(Spec(spec.input_shape, embedding, "regression")), embedding, classify)
+    embeds = Spec(spec.input_shape, embedding, "regression", ragged=spec.ragged)
+    return Metric(spec, network.build(embeds), embedding, classify)
 
 
 def check_width(embedding: int | None) -> None:
@@ -152,4 +161,7 @@ def _checked(batch: Batch) -> Examples:
 
 
 def _same(one: Examples, other: Examples) -> bool:
-    return one is other or (torch.equal(one.targets, other.targets) and torch.equal(one.inputs, other.inputs))
+    return one is other or all(
+        torch.equal(ours, theirs)
+        for ours, theirs in ((one.targets, other.targets), (one.inputs, other.inputs), (valid(one), valid(other)))
+    )

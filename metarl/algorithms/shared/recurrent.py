@@ -4,7 +4,7 @@ Each input holds an item and the label of the item before. So the network must a
 can predict each item before it sees the label (Santoro et al., 2016, arXiv 1605.06065, sec. 2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.algorithms.shared.feeding import fed
-from metarl.types import Batch, Examples, Experience, Learner, Memory, Params, Shared, Spec, pooled
+from metarl.types import Batch, Examples, Experience, Learner, Memory, Params, Shared, Spec, pooled, valid
 
 LossOn = Literal["sequence", "query"]
 
@@ -28,6 +28,8 @@ class Core(NamedTuple):
     """``(params, rows) -> hidden``: the initial hidden state."""
     run: Callable[[Params, Any, Tensor], tuple[Tensor, Any]]
     """``(params, hidden, inputs [row, time, input_size]) -> (outputs [row, time, output_size], hidden)``."""
+    run_to: Callable[[Params, Any, Tensor, Tensor], tuple[Tensor, Any]] | None = None
+    """The same, with the hidden state after the items ``last`` ``[row]``; None where there is only that at the end."""
 
 
 class Shown(NamedTuple):
@@ -83,7 +85,7 @@ def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
     """Return a learner that shows the support items to a recurrent network, then predicts each query item by itself."""
     fold = _Fold(spec, core, loss_on)
     functions = core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
-    return fed(Learner(spec, 1, *functions, memory=Memory(fold.unroll)))
+    return fed(Learner(spec, 1, *functions, memory=Memory(fold.unroll), masked=core.run_to is not None))
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,14 @@ class _Fold:
         own = labels(self.spec, examples.targets, state.last.dtype)
         late = torch.cat([state.last.unsqueeze(1), own[:, :-1]], dim=1)  # the label of the item before
         items = examples.inputs.reshape(*own.shape[:2], -1)
-        outputs, hidden = self.core.run(state.params, state.hidden, torch.cat([items, late], dim=2))
-        return outputs, Shown(state.params, hidden, own[:, -1])
+        told = torch.cat([items, late], dim=2)
+        if examples.mask is None:
+            outputs, hidden = self.core.run(state.params, state.hidden, told)
+            return outputs, Shown(state.params, hidden, own[:, -1])
+        assert self.core.run_to is not None
+        last = examples.counts - 1
+        outputs, hidden = self.core.run_to(state.params, state.hidden, told, last)
+        return outputs, Shown(state.params, hidden, own[torch.arange(len(own), device=own.device), last])
 
     def adapt(self, state: Shown, batch: Batch) -> Shown:
         return self.unroll(state, batch)[1]
@@ -130,14 +138,22 @@ class _Fold:
             support_outputs.append(outputs)
         query_outputs, _ = self.predict(state, query.inputs)
         metrics = objectives.step_scores(self.spec.kind, query, query_outputs, step=len(supports))
-        if self.spec.kind == "classification":
+        if self.spec.kind == "classification" and supports[0].mask is None:
             accuracies = objectives.instance_accuracies(support_outputs[0].detach(), supports[0])
             metrics |= {f"accuracy/instance_{number}": value for number, value in enumerate(accuracies, start=1)}
         if self.loss_on == "query":
             return objectives.loss(self.spec.kind, query_outputs, query), metrics
         # loss_on == "sequence": all support items as they were shown, then the queries.
-        outputs, sequence = torch.cat([*support_outputs, query_outputs], dim=1), pooled([*supports, query])
-        return objectives.loss(self.spec.kind, outputs, sequence), metrics
+        outputs = torch.cat([*support_outputs, query_outputs], dim=1)
+        return objectives.loss(self.spec.kind, outputs, _sequence([*supports, query])), metrics
+
+
+def _sequence(batches: Sequence[Examples]) -> Examples:
+    """Return the items of all batches one after another, with their padding where it is."""
+    if all(batch.mask is None for batch in batches):
+        return pooled(batches)
+    inputs, targets = (torch.cat([getattr(batch, name) for batch in batches], dim=1) for name in ("inputs", "targets"))
+    return Examples(inputs=inputs, targets=targets, mask=torch.cat([valid(batch) for batch in batches], dim=1))
 
 
 def checked(batch: Batch) -> Examples:

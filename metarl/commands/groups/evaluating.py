@@ -32,6 +32,7 @@ OF_ALL = (
     "family",
     "strata",
     "parameters",
+    "training_ranges",
     "differs",
 )
 """What the evaluations of a group have in common."""

@@ -15,7 +15,7 @@ from metarl.files import check_place, expanded, write_bytes
 from metarl.speed import on_leaves
 from metarl.trained.deploy import card
 from metarl.trained.deploy.native import Native
-from metarl.types import Learner, State, outputs_at
+from metarl.types import AS_GIVEN, Learner, State, Units, outputs_at
 
 TOLERANCE = 1e-4
 """Allowed difference between a program and the model, relative to the largest output."""
@@ -25,17 +25,22 @@ ENDINGS = (".pt2", ".onnx")
 class Predictor(nn.Module):
     """A few-shot model: inputs ``[item, *input_shape]`` to probabilities or values."""
 
-    def __init__(self, learner: Learner, state: State, divisor: float, classes: int) -> None:
+    def __init__(self, learner: Learner, state: State, divisor: float, classes: int, units: Units = AS_GIVEN) -> None:
         super().__init__()
         self.learner, self.state, self.divisor, self.classes = learner, _on_cpu(state), divisor, classes
+        self.units = units
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Predict."""
         rows = inputs.to(torch.get_default_dtype())
         if self.divisor != 1:
             rows = rows / self.divisor
+        if self.units.inputs is not None:
+            rows = self.units.inputs.apply(rows)
         outputs = outputs_at(self.learner, self.state, rows)
-        return outputs[:, : self.classes].softmax(-1) if self.classes else outputs
+        if self.classes:
+            return outputs[:, : self.classes].softmax(-1)
+        return outputs if self.units.targets is None else self.units.targets.undo(outputs)
 
 
 class Actor(nn.Module):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl import origins
 from metarl.evaluation import adapt
 from metarl.files import expanded
 from metarl.seeding import stream
@@ -76,6 +77,9 @@ class FewShotModel:
             inputs, targets = examples_at(expanded(inputs), self.learner.spec)
         rows = self.preparing.tensor(inputs)
         classes, numbered = self._targets(targets, len(rows))
+        standard = self.preparing.units.targets
+        if not self.classifies and standard is not None:
+            numbered = standard.apply(numbered)
         order = torch.randperm(len(rows), generator=stream(self.seed, "fit"))
         self.restore(Examples(inputs=rows[order][None], targets=numbered[order][None]), classes)
         return self
@@ -142,7 +146,7 @@ class FewShotModel:
         outputs = self.outputs(self._prepared(inputs))
         if self.classifies:
             return labels.as_array(self._classes(outputs))
-        values = outputs.numpy()
+        values = self._in_own_units(outputs).numpy()
         return values[:, 0] if values.shape[1] == 1 else values
 
     def predict_proba(self, inputs: Any) -> Any:
@@ -167,8 +171,13 @@ class FewShotModel:
         spread = (values - values.mean(0)).square().sum(0)
         if not (spread > 0).all():
             raise ValueError("all targets are the same: R^2 needs some that differ")
-        missed = (values - self.outputs(rows)).square().sum(0)
+        missed = (values - self._in_own_units(self.outputs(rows))).square().sum(0)
         return float((1 - missed / spread).mean())
+
+    def _in_own_units(self, outputs: Tensor) -> Tensor:
+        """Return values ``[item, output_size]`` in the units of the targets that were given."""
+        standard = self.preparing.units.targets
+        return outputs if standard is None else standard.undo(outputs)
 
     def _classes(self, outputs: Tensor) -> list[Any]:
         return [self.classes[place] for place in outputs.argmax(-1).tolist()]
@@ -203,6 +212,7 @@ class FewShotModel:
             "classes": [labels.written(one) for one in self.classes],
             "scale": None if scale is None else [scale.divisor, scale.floats],
             "reader": saved.reader(self.preparing.family),
+            origins.UNITS: origins.plain_units(self.preparing.units),
         }
         told = saved.Told(self.algorithm, self.learner.spec, self._scored_card(), contents)
         tensors = {"inputs": self.support.inputs, "targets": self.support.targets}
@@ -229,8 +239,9 @@ class FewShotModel:
         divisor = 1.0 if scale is None else scale.divisor
         rows = self.support.inputs[0]
         assert self.fitted is not None
-        program = exporting.Predictor(self.fitted, self.state, divisor, len(self.classes))
-        given = rows * divisor
+        units = self.preparing.units
+        program = exporting.Predictor(self.fitted, self.state, divisor, len(self.classes), units)
+        given = (rows if units.inputs is None else units.inputs.undo(rows)) * divisor
         if scale is not None and divisor != 1 and not scale.floats:
             given = given.round().clamp(0, 255).to(torch.uint8)
         told = {"output": "probabilities" if self.classifies else "values", "classes": list(map(str, self.classes))}
@@ -244,7 +255,8 @@ class FewShotModel:
         if self.classifies:
             name, score = "accuracy/support", (outputs.argmax(-1) == targets).double().mean()
         else:
-            name, score = "mean squared error/support", (outputs - targets).square().mean().double()
+            missed = self._in_own_units(outputs) - self._in_own_units(targets)
+            name, score = "mean squared error/support", missed.square().mean().double()
         return replace(self.card, scores={"examples": len(inputs), name: float(score)})
 
     def _prepared(self, inputs: Any) -> Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.fewshot import image_scale, numbers
+from metarl.fewshot import image_scale, numbers, own_units
 from metarl.files import check_regular, expanded
-from metarl.types import Family, InputScale, ReadsFiles, ScalesInputs, Spec
+from metarl.types import AS_GIVEN, Family, InputScale, ReadsFiles, ScalesInputs, Spec, Units
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What files of images are called; others in a folder of classes are left out."""
@@ -29,6 +29,8 @@ class Preparing(NamedTuple):
     """What the family's own inputs are divided by; None where it does not say."""
     family: Family | None
     """Reads files, if it can."""
+    units: Units = AS_GIVEN
+    """The standard units of what the learner was trained on."""
 
     def tensor(self, inputs: Any) -> Tensor:
         """Return inputs ``[item, *input_shape]``, ready for the learner, from files or from numbers.
@@ -37,9 +39,8 @@ class Preparing(NamedTuple):
         family's own images have.
         """
         files = as_files(inputs)
-        if files is not None:
-            return self._checked(self.read(files))
-        return self._checked(self._scaled(_tensor(inputs)))
+        given = self._scaled(_tensor(inputs)) if files is None else self.read(files)
+        return self._checked(given if self.units.inputs is None else self.units.inputs.apply(given))
 
     def read(self, files: Sequence[Path]) -> Tensor:
         """Return inputs from files. Raises ValueError where the run's family does not read any."""
@@ -51,7 +52,8 @@ class Preparing(NamedTuple):
     def _scaled(self, inputs: Tensor) -> Tensor:
         self._check_shape(inputs)
         if self.scale is None:
-            return numbers(inputs, image_scale(inputs, warn=False))
+            # In float64 at first, where they get other units: large numbers would lose their differences.
+            return inputs if self.units.inputs is not None else numbers(inputs, image_scale(inputs, warn=False))
         if not inputs.is_floating_point():
             return numbers(inputs, self.scale.divisor)
         if self.scale.floats:
@@ -86,7 +88,7 @@ class Preparing(NamedTuple):
 def preparing(family: Family, spec: Spec) -> Preparing:
     """Return how inputs for a family's learner are prepared."""
     scale = family.input_scale if isinstance(family, ScalesInputs) else None
-    return Preparing(tuple(spec.input_shape), scale, family)
+    return Preparing(tuple(spec.input_shape), scale, family, own_units(family))
 
 
 def _tensor(inputs: Any) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from metarl import plugins, runs
+from metarl import origins, plugins, runs
 from metarl.files import expanded
 from metarl.speed import Device, resolve_device
 from metarl.trained.deploy import labels, saved
@@ -47,7 +47,7 @@ def _few_shot(path: Path, found: saved.Read, device: torch.device) -> FewShotMod
     if record["reader"] is not None:
         with contextlib.suppress(plugins.PluginError):  # without it, the model predicts from arrays alone, and says so
             family = runs.rebuild(record["reader"], "tasks")
-    preparing = Preparing(tuple(spec.input_shape), scale, family)
+    preparing = Preparing(tuple(spec.input_shape), scale, family, origins.units_of(record))
     algorithm, card = found.told.algorithm, found.told.card
     options = record["steps"], record["seed"]
     model = FewShotModel(algorithm, found.learner, found.params, device, preparing, card, *options)

@@ -175,7 +175,7 @@ def beside(rollouts: Sequence[Rollout]) -> Rollout:
     """Return one rollout with the episodes of all. Success is told where all tell it."""
     fields: dict[str, Any] = {}
     for name in vars(rollouts[0]):
-        values = [value for rollout in rollouts if (value := getattr(rollout, name)) is not None]
+        values = [value for rollout in rollouts if isinstance(value := getattr(rollout, name), Tensor)]
         fields[name] = torch.cat(values, dim=1) if len(values) == len(rollouts) else None
     return Rollout(**fields)
 
@@ -218,7 +218,7 @@ def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Nat
     ends = torch.zeros(2, len(read_ones), longest, dtype=torch.bool)
     for episode, one in enumerate(read_ones):
         ends[0 if one.terminated else 1, episode, len(one.rewards) - 1] = True
-    tensors = {name: value[None].to(device) for name, value in fields.items()}
+    tensors: dict[str, Any] = {name: value[None].to(device) for name, value in fields.items()}
     outputs, _ = learner.predict(state, tensors["observations"])
     log_probs = learner.spec.distribution.log_prob(outputs, tensors["actions"]) * tensors["mask"]
     for episode, one in enumerate(read_ones):

@@ -106,7 +106,7 @@ class AdaptedPolicy:
             f"{step}.{name}": value
             for step, rollout in enumerate(self.learnt_from)
             for name, value in vars(rollout).items()
-            if value is not None
+            if isinstance(value, Tensor)
         }
         return saved.save(path, told, self.params, held_by(self.learner), tensors, self._outputs(self._probes()))
 
@@ -215,7 +215,7 @@ def _own_rollout(rollout: Rollout, learner: Learner, device: torch.device) -> Ro
     if shape[0] != 1 or shape[3:] != wanted:
         raise ValueError(f"the rollout's observations have shape {shape}: expected [1, episode, time, *{wanted}]")
     for name, values in vars(rollout).items():
-        if values is not None and not values.isfinite().all():
+        if isinstance(values, Tensor) and not values.isfinite().all():
             raise ValueError(f"the rollout's {name} contain numbers that are not finite")
     return each_tensor(lambda values: values.to(device), rollout)
 

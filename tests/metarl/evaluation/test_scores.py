@@ -376,7 +376,8 @@ def test_data_that_are_not_finite_are_told() -> None:
 
     class Broken(LineTasks):
         def draw(self, role: str, generator: Generator) -> Examples:
-            inputs, targets = vars(super().draw(role, generator)).values()
+            drawn = super().draw(role, generator)
+            inputs, targets = drawn.inputs, drawn.targets
             return Examples(inputs=inputs, targets=targets.log() if role == "query" else targets)
 
     class Family(Lines):

@@ -178,7 +178,8 @@ def test_turned_images_are_new_classes(rotations: Any, turned: bool) -> None:
         tasks = family.sample(40, split, generator())
         turns = tasks.parameters.get("quarter_turns", torch.zeros(40, 2, dtype=torch.long))
         assert turns.unique().tolist() == ([0, 1, 2, 3] if turns_expected else [0])
-        inputs, targets = vars(tasks.draw("query", generator())).values()
+        drawn = tasks.draw("query", generator())
+        inputs, targets = drawn.inputs, drawn.targets
         for task, item in [(task, item) for task in range(40) for item in range(4)]:
             source, by = by_pixels[tuple(inputs[task, item].flatten().tolist())]
             assert LABELS[source] == tasks.parameters["classes"][task, targets[task, item]]

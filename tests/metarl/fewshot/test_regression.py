@@ -26,7 +26,8 @@ def test_targets_are_the_functions() -> None:
     slope, offset = tasks.parameters["slope"], tasks.parameters["offset"]
     assert torch.equal(tasks.descriptors, torch.stack([slope, offset], dim=1))
     for role in ("support", "query"):
-        inputs, targets = vars(tasks.draw(role, generator())).values()
+        drawn = tasks.draw(role, generator())
+        inputs, targets = drawn.inputs, drawn.targets
         assert inputs.shape == targets.shape == (30, 7, 1)
         torch.testing.assert_close(targets, slope[:, None, None] * inputs + offset[:, None, None])
         assert inputs.min() >= 4
@@ -85,7 +86,8 @@ def test_several_inputs_and_outputs(float64: None) -> None:
         output_size=2,
     )
     assert family.spec == Spec((3,), 2, "regression", 1)
-    inputs, targets = vars(family.sample(4, "train", generator()).draw("support", generator())).values()
+    drawn = family.sample(4, "train", generator()).draw("support", generator())
+    inputs, targets = drawn.inputs, drawn.targets
     assert (inputs.shape, targets.shape, inputs.dtype) == ((4, 10, 3), (4, 10, 2), torch.float64)
     torch.testing.assert_close(targets[..., 0], 2 * inputs.sum(-1))
 
@@ -165,7 +167,7 @@ def table(**options: Any) -> TableRegression:
     rows = torch.arange(20)
     given: dict[str, Any] = {
         "inputs": torch.stack([rows, -rows], dim=1), "targets": 10 * rows, "groups": GROUPS, "shots": 2,
-        "splits": {"train": [4, 9], "test": [1]},
+        "splits": {"train": [4, 9], "test": [1]}, "normalise": False,
     } | options  # fmt: skip
     return TableRegression(**given)
 

@@ -78,7 +78,7 @@ def test_numbers_are_not_scaled() -> None:
 def test_what_a_family_draws_is_handed_on_as_it_is() -> None:
     family = NWayKShot(torch.randn(60, 1, 6, 6, generator=generator()), torch.arange(60) % 12, ways=3, shots=2)
     batch = family.sample(2, "train", generator()).draw("support", generator())
-    assert feeding._examples(family.spec, batch) is batch
+    assert feeding._examples(ProtoNet().build(family.spec), batch) is batch
 
 
 CLASSES = torch.zeros(2, 4, dtype=torch.long)

@@ -1,0 +1,1 @@
+"""Families of regression beyond waves: a table in a file, and samples of Gaussian processes."""
