@@ -153,7 +153,7 @@ def _prepare(arguments: list[str]) -> Execute:
     if name not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(
             f"metarl {name} runs in one process, and WORLD_SIZE={os.environ['WORLD_SIZE']}: start it without torchrun; "
-            f"{' and '.join(TOGETHER)} run in several"
+            f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]} run in several"
         )
     # OpenMP's waiting threads spin for milliseconds, which slows a shared machine down. torch reads this at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

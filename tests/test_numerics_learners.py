@@ -116,6 +116,7 @@ CASES = [
     Case(IMAML(steps=5, network=STRIDED), IMAGES, seed=2),
     *(Case(BMAML(particles=3, network=TANH), spec) for spec in EXAMPLES),
     Case(BMAML(particles=2, network=STRIDED), IMAGES),
+    *(Case(BMAML(particles=2, steps=2, network=TANH), spec) for spec in CONTROL),
     *(Case(Leap(steps=5, network=TANH), spec) for spec in EXAMPLES),
     Case(Leap(steps=5, network=STRIDED), IMAGES),
     *(Case(MAML(network=network), LARGE) for network in (WIDE, WIDE_POOLED)),

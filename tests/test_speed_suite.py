@@ -23,6 +23,7 @@ from metarl.training.iteration import gather
 from metarl_envs.navigation import PointNavigation
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+LONG = pytest.mark.benchmark  # more of what the other parts run
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,9 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["ceilings", "sampling", "iteration", "few-shot", "growth"])
+@pytest.mark.parametrize(
+    "part", ["ceilings", "iteration", "few-shot", *(pytest.param(each, marks=LONG) for each in ("sampling", "growth"))]
+)
 def test_every_part_runs_at_a_small_size(part: str, tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     command = [sys.executable, str(BENCHMARKS / "suite.py"), "--small", "--only", part, "--json", str(path)]

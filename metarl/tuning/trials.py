@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,17 +116,18 @@ def run_trial(
             raise
         return given_up(store, trial, " ".join(str(error).split()))
     except Exception:
-        store.study.tell(trial.number, state=states.FAIL)
+        store.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
         raise
     value = objective.value(runs.read_curve(folder))
     if trained is not None and trained.interrupted and not pruned:
         return Outcome(trial.number, "stopped", value, signal=trained.signal)
     if pruned:
-        store.study.tell(trial.number, state=states.PRUNED)
+        store.study.tell(trial.number, state=states.PRUNED, skip_if_finished=True)
         return Outcome(trial.number, "pruned", value, f"at iteration {trained.iteration if trained else 0}")
     if math.isnan(value):
         return given_up(store, trial, "no validation score is finite")
-    store.study.tell(trial.number, value)
+    # A process that finds the finished run before its trainer has told of it tells the same.
+    store.study.tell(trial.number, value, skip_if_finished=True)
     return Outcome(trial.number, "complete", value)
 
 
@@ -151,8 +153,10 @@ def _trained(
 
 def given_up(store: Store, trial: Any, reason: str) -> Outcome:
     """Tell the study that a trial could not be trained: it counts as worse than all others."""
-    trial.set_user_attr(REASON, reason)
-    store.study.tell(trial.number, state=import_optuna().trial.TrialState.PRUNED)
+    optuna = import_optuna()
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process has told
+        trial.set_user_attr(REASON, reason)
+    store.study.tell(trial.number, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
     return Outcome(trial.number, "failed", math.nan, reason)
 
 

@@ -14,7 +14,8 @@ ADVICE = (
 try:
     import mujoco  # noqa: F401
 except Exception as error:  # whatever PyOpenGL raises where a library is missing
-    if "MUJOCO_GL" not in os.environ:
+    absent = isinstance(error, ModuleNotFoundError) and error.name == "mujoco"
+    if absent or "MUJOCO_GL" not in os.environ:
         raise
     raise ImportError(
         f"MuJoCo cannot be imported with MUJOCO_GL={os.environ['MUJOCO_GL']} ({type(error).__name__}: {error}): unset "

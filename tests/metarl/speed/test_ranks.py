@@ -44,8 +44,8 @@ def test_commands_of_one_process_are_refused_in_several(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["evaluate", "runs/one"]) == 2
     assert capsys.readouterr().err == (
-        "metarl: metarl evaluate runs in one process, and WORLD_SIZE=2: start it without torchrun; train and resume "
-        "run in several\n"
+        "metarl: metarl evaluate runs in one process, and WORLD_SIZE=2: start it without torchrun; train, tune and "
+        "resume run in several\n"
     )
 
 

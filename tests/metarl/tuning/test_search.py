@@ -405,7 +405,7 @@ def test_several_processes_share_a_study_as_torchrun_starts_them(tmp_path: Path)
         for rank in range(2)
     ]  # fmt: skip
     told = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [DONE, DONE], told
+    assert [process.returncode for process in processes] == [DONE, DONE], "\n".join(told)
     study = optuna.load_study(
         study_name="maml-sinusoid",
         storage=optuna.storages.JournalStorage(
