@@ -121,11 +121,17 @@ def growth(iterate: Callable[[], object]) -> Memory:
     return Memory(*(late - early for late, early in zip(memory(), before, strict=True)))
 
 
+def small(found: Memory) -> bool:
+    return all(more <= allowed for more, allowed in zip(found, ALLOWED, strict=True))
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("work", [training, evaluation])
 def test_nothing_grows(work, kind):
     found = growth(work(kind))
-    assert all(more <= allowed for more, allowed in zip(found, ALLOWED, strict=True)), found
+    if not small(found):  # a buffer that some library makes once comes once; a leak comes again
+        found = growth(work(kind))
+    assert small(found), found
 
 
 def test_a_leak_of_one_small_tensor_is_noticed():
