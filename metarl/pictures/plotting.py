@@ -274,7 +274,8 @@ def _intervals(
     mean, low, high = (
         np.array([metrics[f"{name}/step_{step}"][key] for step in steps]) for key in ("mean", "low", "high")
     )
-    where, errors = np.array(steps) + shift, np.array([mean - low, high - mean])
+    # A bootstrap's interval over seeds may end short of the mean.
+    where, errors = np.array(steps) + shift, np.maximum(np.array([mean - low, high - mean]), 0.0)
     axes.errorbar(where, mean, errors, capsize=3, **style)
 
 

@@ -174,9 +174,12 @@ def _are_numbers(values: object) -> bool:
 def _is_summary(values: Any) -> bool:
     if not isinstance(values, dict):
         return False
-    return _are_numbers([values.get(name) for name in ("mean", "low", "high")]) and (
-        "per_task" not in values or _are_numbers(values["per_task"])
-    )
+    ends: list[Any] = [values.get(name) for name in ("low", "mean", "high")]
+    low, mean, high = ends
+    if not _are_numbers(ends) or not _are_numbers(values.get("per_task", [])):
+        return False
+    # Where the mean is not finite, an end is nan. An interval over seeds is a bootstrap's, and need not hold the mean.
+    return not (low > high or ("seeds" not in values and (low > mean or mean > high)))
 
 
 def _are_summaries(values: object) -> bool:

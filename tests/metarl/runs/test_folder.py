@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import errno
 import json
+import math
 import os
 import typing
 from importlib import metadata
@@ -361,6 +362,23 @@ def test_an_evaluation_with_a_field_of_another_kind_is_refused(
     (tmp_path / "evaluation.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match=r"evaluation\.json is damaged: .* is not what an evaluation writes"):
         runs.read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("ends", [{"low": 2.0}, {"high": 0.8}, {"low": 2.0, "high": 1.8, "seeds": 2}], ids=str)
+def test_an_interval_that_cannot_be_is_refused(tmp_path: Path, ends: dict[str, float]) -> None:
+    record = SCORED | {"metrics": {"return/step_0": SCORE | ends}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="return/step_0 is not what an evaluation writes"):
+        runs.read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ends", [{"mean": math.inf, "low": math.nan, "high": math.nan}, {"low": 1.2, "seeds": 2}], ids=str
+)
+def test_an_interval_that_can_be_is_read(tmp_path: Path, ends: dict[str, float]) -> None:
+    record = SCORED | {"metrics": {"return/step_0": SCORE | ends}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    assert runs.read_evaluation(tmp_path)["metrics"]["return/step_0"].keys() == (SCORE | ends).keys()
 
 
 CONTENTS = {"params": {"w": torch.arange(300.0)}, "iteration": 3, "outer": {"count": 2, "none": None}, "best": -1.5}
