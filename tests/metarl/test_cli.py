@@ -539,7 +539,7 @@ def raise_scores(folder: Path, by: float) -> None:
     del record["sha256"]
     for values in record["metrics"].values():
         values["per_task"] = [score + by for score in values["per_task"]]
-        values["mean"] += by
+        values |= {name: values[name] + by for name in ("mean", "low", "high")}
     (folder / "evaluation.json").write_text(json.dumps(record))
 
 

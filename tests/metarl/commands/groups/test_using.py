@@ -72,7 +72,7 @@ def raised(group: Path, by: float) -> None:
         record = runs.read_evaluation(folder)
         for values in record["metrics"].values():
             values["per_task"] = [score + times * by for score in values["per_task"]]
-            values["mean"] += times * by
+            values |= {name: values[name] + times * by for name in ("mean", "low", "high")}
         runs.write_record(folder / "evaluation.json", record)
 
 
