@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import contextlib
+import csv
 import errno
 import functools
 import hashlib
@@ -129,3 +130,24 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def read_table(path: Path, row: str) -> tuple[list[str], list[list[str]]]:
+    """Return the names of a CSV file's columns, and the cells of each line after the first.
+
+    ``row`` is what a line is called in errors. Raises ValueError for a file that cannot be read, or without rows, or
+    with a line of another length.
+    """
+    try:
+        check_regular(path)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in cells] for cells in csv.reader(file) if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    if len(lines) < 2:
+        raise ValueError(f"{path} holds no {row}s: expected a line of names, then a line for each {row}")
+    names, *rows = lines
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) != len(names):
+            raise ValueError(f"{path}, line {number}: {len(cells)} cells where {len(names)} were expected")
+    return names, rows

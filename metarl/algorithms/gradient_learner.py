@@ -45,8 +45,8 @@ def gradient_learner(
     spec = network.chosen(spec)
     rule = _Rule(spec, network.build(spec), step, second_order)
     functions = rule.model.init, rule.begin, rule.adapt, rule.predict, rule.meta_loss
-    norm = rule.model.batch_norm
-    return fed(Learner(spec, steps, *functions, advantages.of_episodes, batch_norm=norm, masked=norm is None))
+    learner = Learner(spec, steps, *functions, advantages.of_episodes, batch_norm=rule.model.batch_norm)
+    return fed(learner, honours_masks=True)
 
 
 @dataclass(frozen=True)

@@ -115,16 +115,8 @@ class MAML:
         loop = _Loop(self, spec, model, _adapted_names(self.adapt_only, model))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         estimate = self.advantages.of_episodes
-        learner = fed(
-            Learner(
-                spec,
-                self.steps,
-                *functions,
-                estimate=estimate,
-                batch_norm=model.batch_norm,
-                masked=model.batch_norm is None,
-            )
-        )
+        learner = Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm)
+        learner = fed(learner, honours_masks=True)
         return normalise_observations(learner) if self.normalise_observations else learner
 
 

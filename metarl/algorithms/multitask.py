@@ -109,18 +109,10 @@ class MultiTask:
         network = functions.network
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
-        learner = fed(
-            Learner(
-                spec,
-                0,
-                functions.init,
-                *named,
-                estimate=estimate,
-                batch_norm=batch_norm,
-                differentiable=False,
-                masked=batch_norm is None,
-            )
+        learner = Learner(
+            spec, 0, functions.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False
         )
+        learner = fed(learner, honours_masks=True)
         return normalise_observations(learner) if self.normalise_observations else learner
 
     def _check_weighting(self, spec: Spec) -> None:

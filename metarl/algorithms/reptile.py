@@ -89,12 +89,10 @@ class Reptile:
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         norm, carries = loop.model.batch_norm, loop.carries
         estimate = self.advantages.of_episodes
-        learner = fed(
-            Learner(
-                spec, adaptations, *functions, estimate=estimate, batch_norm=norm, averages=carries,
-                differentiable=False, masked=norm is None,
-            )
-        )  # fmt: skip
+        learner = Learner(
+            spec, adaptations, *functions, estimate=estimate, batch_norm=norm, averages=carries, differentiable=False
+        )
+        learner = fed(learner, honours_masks=True)
         return normalise_observations(learner) if self.normalise_observations else learner
 
 

@@ -52,7 +52,7 @@ def _verification_loss(fold: Metric, params: Params, experience: Experience) -> 
     embedded, query = fold.embed_experience(params, experience)
     logits = _similarities(params, embedded)
     same = functional.one_hot(query.targets, fold.spec.output_size).to(logits.dtype) @ embedded.classes.mT
-    pairs = valid(query).to(logits.dtype).unsqueeze(-1) * (~embedded.padding).to(logits.dtype).unsqueeze(1)
+    pairs = valid(query).to(logits.dtype).unsqueeze(-1) * embedded.classes.sum(-1).unsqueeze(1)
     same = same * pairs
     weights = (_shares(same) + _shares(pairs - same)) / 2
     losses = functional.binary_cross_entropy_with_logits(logits, same, weights, reduction="none").sum((1, 2))
@@ -77,7 +77,8 @@ def _classify(params: Params, embedded: Embedded) -> Tensor:
 
 def _nearest(similarities: Tensor, embedded: Embedded) -> Tensor:
     """Return log-probabilities of classes: a softmax over each class's most similar support item."""
-    similarities = similarities.masked_fill(embedded.padding.unsqueeze(1), -torch.inf)
+    if embedded.padding is not None:
+        similarities = similarities.masked_fill(embedded.padding.unsqueeze(1), -torch.inf)
     positions = embedded.classes.argmax(-1).unsqueeze(1).expand_as(similarities)
     lowest = similarities.new_full((*similarities.shape[:2], embedded.classes.shape[-1]), -torch.inf)
     return metric.log_probabilities(lowest.scatter_reduce(2, positions, similarities, "amax"), embedded.classes)

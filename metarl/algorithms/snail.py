@@ -65,8 +65,7 @@ class SNAIL:
         embeds = Spec(spec.input_shape, self.embedding, "regression", ragged=spec.ragged)
         fold = _Fold(self, spec, self.network.build(embeds))
         functions = fold.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
-        norm = fold.embedder.batch_norm
-        return fed(Learner(spec, 1, *functions, batch_norm=norm, masked=norm is None))
+        return fed(Learner(spec, 1, *functions, batch_norm=fold.embedder.batch_norm), honours_masks=True)
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,10 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     config = runs.read_config(folder)
     if chosen.tasks >= 1:  # asked before anything is run: a family may have fewer tasks
         evaluation.sample_tasks(run.family, chosen.tasks, chosen.split, chosen.seed)
-    asked = _asked(chosen, run, config)
+    trained_on = runs.rebuild(config["tasks"], "tasks")
+    asked = _asked(chosen, run, config, trained_on)
     compared = _compared(chosen, asked)
-    trained_in = _training_ranges(config)
+    trained_in = _training_ranges(trained_on)
 
     def execute() -> int:
         with time_limit(chosen.step_timeout):
@@ -153,9 +154,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         print(evaluation.table({**metrics, **record.get("references", {})}, run.learner.batch_norm))
         _tell_differences(found.tasks, record)
         if compared:
-            gap = comparison.gap_closed(metrics, compared[0], compared[1], record["strata"])
-            record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
-            print(comparison.table(gap))
+            record |= groups.gap_record(chosen, metrics, compared, record["strata"])
+            print(comparison.table(record["gap_closed"]))
         if chosen.out is not None or not plugins.is_pretrained(chosen.run):
             _write(chosen, run, found, record)
         return DONE
@@ -163,7 +163,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
     return execute
 
 
-def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any], trained_on: Family) -> dict[str, Any]:
     """Return what an evaluation was asked for: scores of two runs are compared only where these agree.
 
     Raises ValueError for --mean where nothing acts.
@@ -174,7 +174,6 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any]) -> 
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked |= {"algorithm": runs.describe(run.algorithm, algorithm), "family": runs.describe(run.family, tasks)}
-    trained_on = runs.rebuild(config["tasks"], "tasks")
     if (differs := _differing(run.family, trained_on, (tasks, config["tasks"]["reference"]))) is not None:
         asked["differs"] = differs
     definition = origins.defined(run.family, tasks, revisions=False)
@@ -190,9 +189,8 @@ def _tell_differences(tasks: Tasks, record: Mapping[str, Any]) -> None:
         print(beyond)
 
 
-def _training_ranges(config: Mapping[str, Any]) -> dict[str, Any]:
+def _training_ranges(family: Family) -> dict[str, Any]:
     """Return the ranges of the parameters of training tasks, where the data to sample these are still there."""
-    family = runs.rebuild(config["tasks"], "tasks")
     try:
         return {"training_ranges": {name: list(ends) for name, ends in ranges.training_ranges(family).items()}}
     except (ValueError, OSError):  # of other data that --tasks.root names, scores are asked for, and these may be gone
@@ -319,13 +317,14 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
         algorithm, family = (
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
+    config = runs.read_config(folder)
     if chosen.on is None and not _has_other_folder(family, trained_on):
-        origins.check_data(runs.read_config(folder), family, folder)
+        origins.check_data(config, family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
     # Changed, or another one, it would have units of its own.
-    family = origins.in_recorded_units(runs.read_config(folder), family)
-    origins.check_units(runs.read_config(folder), family)
+    family = origins.in_recorded_units(config, family)
+    origins.check_units(config, family)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
 

@@ -95,7 +95,7 @@ def _read(
             notes.append(f"left out: {error}")
     if not read:
         raise problems[0]
-    progress = {label: rows for label, (rows, _) in read.items() if _scored(rows)}
+    progress = {label: rows for label, (rows, _) in read.items() if plotting.has_scores(rows)}
     evaluations = {
         label: evaluation
         for label, (_, evaluation) in read.items()
@@ -111,10 +111,6 @@ def _read(
     }
     notes += [f"{reason}: {', '.join(labels)}" for reason, labels in left_out.items() if labels]
     return progress, evaluated, notes
-
-
-def _scored(rows: groups.Rows) -> bool:
-    return any(value for row in rows for name, value in row.items() if plotting.is_score(name))
 
 
 def _dated(label: str, evaluation: Mapping[str, Any], rows: groups.Rows) -> str:

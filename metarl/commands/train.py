@@ -53,14 +53,7 @@ tasks and the outer update."""
 
 def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: meta-train into a run folder."""
-    if arguments in (["-h"], ["--help"]):
-        control = training.default_settings(Spec((1,), 1, "continuous"))
-        parse(joined(common(of_train(), control)), ["--help"], "train ALGORITHM TASKS", TRAIN_HELP)
-    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        raise ValueError(
-            "train needs an algorithm and tasks, e.g. 'metarl train maml point-navigation'; 'metarl list' shows them"
-        )
-    algorithm_name, tasks_name, options = arguments[0], arguments[1], arguments[2:]
+    algorithm_name, tasks_name, options = named(arguments, "train", "point-navigation", of_train, TRAIN_HELP)
     asked, chosen = requested(algorithm_name, tasks_name, options, f"train {algorithm_name} {tasks_name}", of_train)
     if chosen.seeds is not None:
         return _group(asked, chosen, options)
@@ -70,6 +63,24 @@ def prepare(arguments: list[str]) -> Execute:
     return _prepared(asked, chosen, chosen.out or Path("runs") / name)
 
 
+def named(
+    arguments: list[str], command: str, example: str, own: Callable[[], Fields], told: str
+) -> tuple[str, str, list[str]]:
+    """Return the algorithm, the tasks and the options of a command line. For --help, print the options of every run.
+
+    ``example`` are tasks for the error message, ``own`` the options of the command itself, ``told`` its help. Raises
+    ValueError where a name is missing.
+    """
+    if arguments in (["-h"], ["--help"]):
+        control = training.default_settings(Spec((1,), 1, "continuous"))
+        parse(joined(common(own(), control)), ["--help"], f"{command} ALGORITHM TASKS", told)
+    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        raise ValueError(
+            f"{command} needs an algorithm and tasks, e.g. 'metarl {command} maml {example}'; 'metarl list' shows them"
+        )
+    return arguments[0], arguments[1], arguments[2:]
+
+
 def requested(
     algorithm_name: str, tasks_name: str, options: list[str], command: str, own: Callable[[], Fields]
 ) -> tuple[Experiment, Any]:
@@ -77,12 +88,12 @@ def requested(
 
     Raises ValueError and PluginError.
     """
-    named = {name: _read_ahead(options, name) for name in ("recipe", "outer", "algorithm.architecture")}
+    given = {name: _read_ahead(options, name) for name in ("recipe", "outer", "algorithm.architecture")}
     make = {group: made_with(prefix, options, command) for group, prefix in REQUIRED.items()}
-    experiment = training.recipe(algorithm_name, tasks_name, named["recipe"], named["outer"], make)
+    experiment = training.recipe(algorithm_name, tasks_name, given["recipe"], given["outer"], make)
     if experiment.recipe is not None:
-        experiment = training.with_architecture(experiment, named["algorithm.architecture"])
-    if named["outer"] is None and experiment.recipe is None:
+        experiment = training.with_architecture(experiment, given["algorithm.architecture"])
+    if given["outer"] is None and experiment.recipe is None:
         experiment = _with_preferred_outer(experiment, options)
     chosen = _chosen(experiment, options, command, own)
     asked = dataclasses.replace(

@@ -10,11 +10,8 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Generator, Tensor
 
 from metarl.control.protocols import Snapshots, TellsNumbers
-from metarl.environments import SUCCESS, flags
+from metarl.environments import MOST_TOLD, SUCCESS, flags
 from metarl.types import Rollout
-
-MOST_TOLD = 64
-"""Names of numbers in infos that are counted; more are passed over."""
 
 
 class SuccessWatch(VectorWrapper):  # no generic class before Gymnasium 1.4

@@ -21,13 +21,14 @@ from metarl.environments.making import (
     told,
 )
 from metarl.environments.observations import Eye, layout, made_equal, named
-from metarl.environments.outcomes import SUCCESS, Tally, Told, close_environment, flag, flags, is_fault
+from metarl.environments.outcomes import MOST_TOLD, SUCCESS, Tally, Told, close_environment, flag, flags, is_fault
 from metarl.environments.parts import as_array, composite, flat, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
 from metarl.environments.spaces import Array, acted_in, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerDied, WorkerLanes, on_workers, usable_cpus
 
 __all__ = [
+    "MOST_TOLD",
     "SUCCESS",
     "Apply",
     "Array",

@@ -1,6 +1,5 @@
 """Data as they come: tables of pandas and the like, and labelled data sets of torch and Hugging Face, as families."""
 
-import csv
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from metarl.fewshot.classification import NWayKShot
 from metarl.fewshot.regression import TableRegression
-from metarl.files import expanded
+from metarl.files import expanded, read_table
 
 MISSING = ("", "na", "nan", "null", "none", "?")
 """What cells of a file say where a number is missing, in any case; ``?`` is OpenML's."""
@@ -99,17 +98,7 @@ def _columns(table: Any) -> Columns:
 
 def _of_file(path: Path) -> Columns:
     """Return the columns of a CSV file: numbers where all cells are such, or missing, else texts."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    if len(lines) < 2:
-        raise ValueError(f"{path} holds no rows: expected a line of names, then a line for each row")
-    names, *rows = lines
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
-            raise ValueError(f"{path}, line {number}: {len(row)} cells where {len(names)} were expected")
+    names, rows = read_table(path, "row")
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
     return {name: _cells([row[place] for row in rows]) for place, name in enumerate(names)}

@@ -182,10 +182,7 @@ class NWayKShot:
         """Mean and standard deviation of the items of the training classes, if they are used."""
         if not self.normalise:
             return Units()
-        rows = self._groups.rows("train")
-        if not len(rows):
-            raise ValueError("normalise needs items in the train split, and it has none: set normalise=False")
-        return Units(image_standard(self.inputs, rows, self._scale))
+        return Units(image_standard(self.inputs, self._groups.training_rows("items"), self._scale))
 
     @cached_property
     def _sizes(self) -> Sizes:

@@ -39,11 +39,6 @@ class Bounds(NamedTuple):
         """Items that an episode may take of it."""
         return self.support[1] + self.query[1]
 
-    @property
-    def ragged(self) -> bool:
-        """Whether episodes differ in their number of items."""
-        return self.least < self.most
-
 
 Sizes = Mapping[Split, Bounds]
 """Support and query items of each class in the episodes of each split."""
@@ -103,6 +98,13 @@ class Groups:
         of_split = torch.zeros(len(self.labels), dtype=torch.bool)
         of_split[self.pools[split]] = True
         return self.order[of_split.repeat_interleave(self.counts)].sort().values
+
+    def training_rows(self, what: str) -> Tensor:
+        """Return the positions of the items whose standard units are used. Raises ValueError where there are none."""
+        rows = self.rows("train")
+        if not len(rows):
+            raise ValueError(f"normalise needs {what} in the train split, and it has none: set normalise=False")
+        return rows
 
     def pool(self, split: Split, size: int, items: int, drop_small: bool) -> Tensor:
         """Return the groups of a split, ``[group]``. With ``drop_small``, leave out groups with too few items.
@@ -250,26 +252,15 @@ def subsets(counts: Tensor, numbers: Tensor, sizes: Tensor | None = None) -> Ten
     """
     drawn, order = numbers.chunk(2, dim=-1)
     size = drawn.shape[-1]
-    if sizes is not None:
-        return _subsets_of(counts, drawn, order, sizes)
-    chosen = torch.empty(drawn.shape, dtype=torch.long)
+    chosen = torch.full(drawn.shape, -1)
     for index in range(size):
         # Draw from one more number in each round; if the draw is taken already, the new number is free.
-        last = counts - size + index
+        last = counts - (size if sizes is None else sizes) + index
         place = (drawn[..., index] * (last + 1)).long()
         taken = (chosen[..., :index] == place.unsqueeze(-1)).any(-1)
-        chosen[..., index] = torch.where(taken, last, place)
-    return chosen.gather(-1, order.argsort(-1))
-
-
-def _subsets_of(counts: Tensor, drawn: Tensor, order: Tensor, sizes: Tensor) -> Tensor:
-    places = torch.arange(drawn.shape[-1])
-    known = places < sizes.unsqueeze(-1)
-    chosen = torch.full(drawn.shape, -1)
-    for index in places.tolist():
-        last = counts - sizes + index
-        place = (drawn[..., index] * (last + 1)).long()
-        taken = (chosen[..., :index] == place.unsqueeze(-1)).any(-1)
-        chosen[..., index] = torch.where(known[..., index], torch.where(taken, last, place), -1)
-    shuffled = chosen.gather(-1, torch.where(known, order, 2).argsort(-1))
-    return shuffled.clamp_min(0)
+        found = torch.where(taken, last, place)
+        chosen[..., index] = found if sizes is None else torch.where(index < sizes, found, -1)
+    if sizes is None:
+        return chosen.gather(-1, order.argsort(-1))
+    padding_last = torch.where(torch.arange(size) < sizes.unsqueeze(-1), order, 2)
+    return chosen.gather(-1, padding_last.argsort(-1)).clamp_min(0)

@@ -13,6 +13,7 @@ from metarl.fewshot.classification import (
     check_rows,
     episode_sizes,
     gather,
+    is_ragged,
     masked,
     refuse_draw_alone,
     some_of,
@@ -105,7 +106,7 @@ class Regression:
     @property
     def spec(self) -> Spec:
         """Input: a point. Output: the function's value there. Descriptor: the function's parameters."""
-        ragged = any(bounds.support[0] < bounds.support[1] for bounds in self._sizes.values())
+        ragged = is_ragged(shots=self.shots, train_shots=self.train_shots)
         return Spec((self.input_size,), self.output_size, "regression", len(self.parameters), ragged=ragged)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> "FunctionTasks":
@@ -259,7 +260,9 @@ class TableRegression:
     @property
     def spec(self) -> Spec:
         """Input: a row. Output: its targets."""
-        ragged = any(bounds.ragged for bounds in self._sizes.values())
+        ragged = is_ragged(
+            **{name: getattr(self, name) for name in ("shots", "queries", "train_shots", "test_queries")}
+        )
         return Spec(tuple(self.inputs.shape[1:]), self._targets.shape[1], "regression", ragged=ragged)
 
     @property
@@ -313,9 +316,7 @@ class TableRegression:
         """Mean and standard deviation of the rows of the training groups, as far as they are used."""
         if not self.normalise:
             return Units()
-        training = self._groups.rows("train")
-        if not len(training):
-            raise ValueError("normalise needs rows in the train split, and it has none: set normalise=False")
+        training = self._groups.training_rows("rows")
         inputs = standard_of(self.inputs[training], fills=self.missing == "mean")
         return Units(inputs, standard_of(self._targets[training]))
 

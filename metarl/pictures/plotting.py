@@ -187,6 +187,11 @@ def is_score(key: str) -> bool:
     return re.fullmatch(rf"({'|'.join(LABELS)})/step_[0-9]+", key) is not None
 
 
+def has_scores(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether rows of training hold a score that plots show; cells may be empty."""
+    return any(value and is_score(name) for row in rows for name, value in row.items())
+
+
 def scores_among(keys: Iterable[str]) -> list[str]:
     """Return the scores among the logged names. Raises ValueError if there are none."""
     logged = {key.partition("/step_")[0] for key in keys if is_score(key)}

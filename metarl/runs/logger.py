@@ -19,7 +19,7 @@ from metarl.runs import layout as files
 from metarl.runs.folder import read_config
 from metarl.runs.rows import read_progress as read_progress
 from metarl.runs.rows import read_rows as read_rows
-from metarl.safety import without_working_folder
+from metarl.safety import optional, without_working_folder
 
 TABLE_EVERY = 10
 """Iterations between tables on standard output."""
@@ -27,22 +27,12 @@ TABLE_EVERY = 10
 
 def import_wandb() -> Any:
     """Return the package wandb. Raises ValueError if it is not installed."""
-    try:
-        with without_working_folder():
-            import wandb
-    except ImportError as error:
-        raise ValueError('--wandb needs Weights & Biases: pip install "metarl-toolkit[wandb]"') from error
-    return wandb
+    return optional("wandb", "--wandb needs Weights & Biases", "wandb")
 
 
 def import_mlflow() -> Any:
     """Return the package mlflow. Raises ValueError if it is not installed."""
-    try:
-        with without_working_folder():
-            import mlflow
-    except ImportError as error:
-        raise ValueError('--mlflow needs MLflow: pip install "metarl-toolkit[mlflow]"') from error
-    return mlflow
+    return optional("mlflow", "--mlflow needs MLflow", "mlflow")
 
 
 def import_writers() -> Any:

@@ -6,7 +6,7 @@ folder out of imports, and ``patience`` limits how long a call may take.
 """
 
 from metarl.safety.code import UnknownCode, check_code
-from metarl.safety.paths import without_working_folder
+from metarl.safety.paths import optional, without_working_folder
 from metarl.safety.patience import TimeLimitError, limited, step_timeout, time_limit
 from metarl.safety.signing import SIGNATURE, is_signed, signed
 from metarl.safety.text import harmless, harmless_streams
@@ -20,6 +20,7 @@ __all__ = [
     "harmless_streams",
     "is_signed",
     "limited",
+    "optional",
     "signed",
     "step_timeout",
     "time_limit",

@@ -183,8 +183,7 @@ def open_run(
     """
     given, folder = str(folder), expanded(plugins.run_folder(folder))
     experiment = recorded(folder, None, allow_changes, allow_code)
-    origins.check_data(runs.read_config(folder), experiment.tasks, folder)
-    origins.check_units(runs.read_config(folder), experiment.tasks)
+    _check_origins(folder, experiment.tasks)
     found = opened(experiment, runs.checkpoint(folder, checkpoint), device=device)
     return replace(found, rows=logger.read_rows(folder / runs.PROGRESS, found.iteration), origin=given)
 
@@ -260,9 +259,15 @@ def load(folder: Path, device: Device | None = None, allow_changes: bool = False
     return _run(recorded(folder, device, allow_changes, allow_code), folder)
 
 
+def _check_origins(folder: Path, tasks: Family) -> None:
+    """Raise RunError where the tasks are of other data, or in other units, than those that the run was trained on."""
+    config = runs.read_config(folder)
+    origins.check_data(config, tasks, folder)
+    origins.check_units(config, tasks)
+
+
 def _run(experiment: Experiment, folder: Path) -> Run:
-    origins.check_data(runs.read_config(folder), experiment.tasks, folder)
-    origins.check_units(runs.read_config(folder), experiment.tasks)
+    _check_origins(folder, experiment.tasks)
     run = Run(experiment.algorithm, experiment.tasks, experiment.outer, experiment.settings, folder)
     run.experiment = experiment
     return run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.runs import logger
-from metarl.safety import without_working_folder
+from metarl.safety import optional
 from metarl.training import Experiment
 from metarl.tuning.space import Space
 
@@ -45,12 +45,7 @@ class Store(NamedTuple):
 
 def import_optuna() -> Any:
     """Return the package optuna. Raises ValueError if it is not installed."""
-    try:
-        with without_working_folder():
-            import optuna
-    except ImportError as error:
-        raise ValueError('tuning needs Optuna: pip install "metarl-toolkit[tune]"') from error
-    return optuna
+    return optional("optuna", "tuning needs Optuna", "tune")
 
 
 def check_installed() -> None:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def run_trial(
     """
     states = import_optuna().trial.TrialState
     try:
-        trained, pruned = _trained(store, trial, start, folder, objective, report)
+        trained, pruned = _trained(start, partial(Watching, store, trial, objective, folder, report))
     except (ValueError, PluginError, TrainingError) as error:
         if runs.holder(folder) is not None:
             raise
@@ -131,20 +132,13 @@ def run_trial(
     return Outcome(trial.number, "complete", value)
 
 
-def _trained(
-    store: Store,
-    trial: Any,
-    start: Start,
-    folder: Path,
-    objective: Objective,
-    report: Report,
-) -> tuple[Trained | None, bool]:
+def _trained(start: Start, watch: Callable[[], Watching]) -> tuple[Trained | None, bool]:
     """Train. Return None for what was trained before, by a process that ended before it could tell."""
     try:
         run, progress = start()
     except runs.FinishedError:
         return None, False
-    watching = Watching(store, trial, objective, folder, report)
+    watching = watch()  # once nobody else trains it
     with warnings.catch_warnings():
         # Some choices do not learn: that is what a search finds out. The trial's score tells it.
         warnings.filterwarnings("ignore", DIVERGING, UserWarning)

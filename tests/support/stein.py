@@ -2,9 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from support import synthetic
 from torch import Tensor
+
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.networks.options import Network
+from metarl.types import Learner, Params, Spec
+
+SMALL = Network(hidden=(5,), activation="tanh")
 
 
 def slow_step(
@@ -27,3 +35,9 @@ def slow_step(
             way += weight.detach() * slope + push
         moved.append(row + step_size * temperature * way / count)
     return torch.stack(moved)
+
+
+def built(spec: Spec, **options: Any) -> tuple[Learner, Params]:
+    """A small learner with particles, and parameters off their start."""
+    learner = BMAML(**{"network": SMALL, "particles": 3, "step_size": 0.3, **options}).build(spec)
+    return learner, synthetic.initial(learner)

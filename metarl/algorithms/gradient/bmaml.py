@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
-from metarl.algorithms.gradient.stein import beside, svgd
-from metarl.algorithms.gradient.svpg import PolicyLoop, draw_particles
+from metarl.algorithms.gradient.stein import draw_particles, energy_slopes, svgd
+from metarl.algorithms.gradient.svpg import PolicyLoop
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.recurrent import checked
-from metarl.networks import Model, Network, NetworkOptions, loss_gradient, models, stack
+from metarl.networks import Model, Network, NetworkOptions, models, stack
 from metarl.numerics import sum_of
 from metarl.types import Batch, Examples, Experience, Learner, Params, Spec, each_tensor, pooled
 
@@ -81,8 +81,9 @@ class BMAML:
         model = self.network.build(spec)
         loop = PolicyLoop(self, spec, model) if spec.control else _Loop(self, spec, model)
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        estimate, norm = self.advantages.of_episodes, model.batch_norm
-        return fed(Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=norm, masked=norm is None))
+        estimate = self.advantages.of_episodes
+        learner = Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm)
+        return fed(learner, honours_masks=True)
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,14 @@ class _Loop:
         """Return the gradient of each particle's energy: of the mean loss, and of the prior at the temperature."""
         count = self.options.particles
         repeated = each_tensor(lambda values: values.repeat_interleave(count, dim=0), examples)
-        gradients = loss_gradient(
+        decay = self.temperature(examples) * self.options.prior
+        return energy_slopes(
             self.model,
-            {name: value.flatten(0, 1) for name, value in particles.items()},
-            list(particles),
+            particles,
             repeated.inputs,
             lambda outputs: objectives.loss(self.spec.kind, outputs, repeated),
-            second_order=True,
+            decay,
         )
-        decay = self.temperature(examples) * self.options.prior
-        return {
-            name: gradients[name].reshape(value.shape) + beside(decay, value) * value
-            for name, value in particles.items()
-        }
 
     def temperature(self, examples: Examples) -> float | Tensor:
         """Return what the posterior's logarithm is divided by to be the negative mean loss, but for a constant.

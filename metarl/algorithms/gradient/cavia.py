@@ -83,16 +83,9 @@ class CAVIA:
         loop = _Loop(self, spec, network)
         functions = network.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         batch_norm = network.model.batch_norm
-        return fed(
-            Learner(
-                spec,
-                self.steps,
-                *functions,
-                estimate=self.advantages.of_episodes,
-                batch_norm=batch_norm,
-                masked=batch_norm is None,
-            )
-        )
+        estimate = self.advantages.of_episodes
+        learner = Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=batch_norm)
+        return fed(learner, honours_masks=True)
 
 
 @dataclass(frozen=True)

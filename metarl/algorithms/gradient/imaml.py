@@ -93,11 +93,8 @@ class IMAML:
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.model.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         batch_norm = loop.model.batch_norm
-        return fed(
-            Learner(
-                spec, self.steps, *functions, batch_norm=batch_norm, masked=batch_norm is None, differentiable=False
-            )
-        )
+        learner = Learner(spec, self.steps, *functions, batch_norm=batch_norm, differentiable=False)
+        return fed(learner, honours_masks=True)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Leap:
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.model.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         norm = loop.model.batch_norm
-        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None, differentiable=False))
+        learner = Learner(spec, self.steps, *functions, batch_norm=norm, differentiable=False)
+        return fed(learner, honours_masks=True)
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ class MetaLSTM:
             )
         loop = _Loop(self, spec, self.network.build(spec))
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
-        norm = loop.model.batch_norm
-        return fed(Learner(spec, self.steps, *functions, batch_norm=norm, masked=norm is None))
+        learner = Learner(spec, self.steps, *functions, batch_norm=loop.model.batch_norm)
+        return fed(learner, honours_masks=True)
 
 
 def preprocessed(values: Tensor) -> Tensor:

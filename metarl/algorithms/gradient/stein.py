@@ -1,10 +1,12 @@
 """Stein variational gradient descent (SVGD; Liu and Wang, 2016, arXiv 1608.04471) on each task's particles."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from metarl.networks import Model, loss_gradient
 from metarl.types import Params
 
 
@@ -29,6 +31,31 @@ def svgd(particles: Params, slopes: Params, temperature: float | Tensor, step_si
         way = beside(temperature, push) * push - weights @ slopes[name].flatten(2)
         moved[name] = value + (step_size / count) * way.reshape(shape)
     return moved
+
+
+def draw_particles(model: Model, count: int, generator: Generator) -> Params:
+    """Return the parameters of ``count`` networks, ``[particle, *shape]``, each drawn by itself."""
+    drawn = [model.init(generator) for _ in range(count)]
+    return {name: torch.stack([params[name] for params in drawn]) for name in drawn[0]}
+
+
+def energy_slopes(
+    model: Model, particles: Params, inputs: Tensor, loss: Callable[[Tensor], Tensor], decay: float | Tensor
+) -> Params:
+    """Return the gradients of each particle's energy: of its loss, and of the prior, ``decay`` times the particle.
+
+    Args:
+        model: The network of each particle.
+        particles: ``[task, particle, *shape]``.
+        inputs: ``[task x particle, ..., *input_shape]``, each particle's own.
+        loss: ``outputs [task x particle, ..., model_outputs] -> [task x particle]``.
+        decay: The prior's precision, times the temperature: one for all tasks, or ``[task]``.
+    """
+    flat = {name: value.flatten(0, 1) for name, value in particles.items()}
+    gradients = loss_gradient(model, flat, list(particles), inputs, loss, second_order=True)
+    return {
+        name: gradients[name].reshape(value.shape) + beside(decay, value) * value for name, value in particles.items()
+    }
 
 
 def beside(values: float | Tensor, like: Tensor) -> float | Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from metarl import objectives
-from metarl.algorithms.gradient.stein import svgd
+from metarl.algorithms.gradient.stein import draw_particles, energy_slopes, svgd
 from metarl.algorithms.shared import inner
-from metarl.networks import Model, loss_gradient, models, stack
+from metarl.networks import Model, models, stack
 from metarl.types import Batch, Experience, Params, Rollout, Spec, each_tensor, rollout_of
 
 
@@ -54,16 +54,14 @@ class PolicyLoop:
     def slopes(self, particles: Params, rollout: Rollout) -> Params:
         """Return the gradient of each particle's energy: its policy gradient, and the prior at the temperature."""
         own = by_particle(rollout, self.options.particles)
-        gradients = loss_gradient(
+        decay = self.options.temperature * self.options.prior
+        return energy_slopes(
             self.model,
-            {name: value.flatten(0, 1) for name, value in particles.items()},
-            list(particles),
+            particles,
             own.observations,
             lambda outputs: objectives.task_loss(self.spec, outputs, own),
-            second_order=True,
+            decay,
         )
-        decay = self.options.temperature * self.options.prior
-        return {name: gradients[name].reshape(value.shape) + decay * value for name, value in particles.items()}
 
     def predict(self, state: Policies, inputs: Tensor) -> tuple[Tensor, Policies]:
         """Return the outputs ``[task, episode, ..., model_outputs]``, of each episode's own particle."""
@@ -76,12 +74,6 @@ class PolicyLoop:
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the surrogate of the adapted policies on the query episodes, as MAML's."""
         return inner.losses_after(self, params, experience)
-
-
-def draw_particles(model: Model, count: int, generator: Generator) -> Params:
-    """Return the parameters of ``count`` networks, ``[particle, *shape]``, each drawn by itself."""
-    drawn = [model.init(generator) for _ in range(count)]
-    return {name: torch.stack([params[name] for params in drawn]) for name in drawn[0]}
 
 
 def by_particle(rollout: Rollout, count: int) -> Rollout:

@@ -12,11 +12,13 @@ from metarl.fewshot import image_scale, numbers
 from metarl.types import Batch, Examples, Learner, Spec, State, check_masked
 
 
-def fed(learner: Learner) -> Learner:
+def fed(learner: Learner, honours_masks: bool = False) -> Learner:
     """Return a learner of examples whose ``adapt``, ``predict`` and ``unroll`` look at what they are given.
 
-    Raises ValueError for tasks with padding, which the learner does not honour.
+    One that ``honours_masks`` does so without batch norm, which would count the padding. Raises ValueError for tasks
+    with padding, which the learner does not honour.
     """
+    learner = learner._replace(masked=honours_masks and learner.batch_norm is None)
     if learner.spec.control:
         return learner
     check_masked(learner, learner.spec)

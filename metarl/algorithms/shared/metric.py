@@ -28,11 +28,7 @@ class Embedded(NamedTuple):
     support: Tensor  # [task, item, width]
     classes: Tensor  # [task, item, way] one-hot; zeros for padding
     query: Tensor  # [task, item, width]
-
-    @property
-    def padding(self) -> Tensor:
-        """Which support items there are none, ``[task, item]`` bool."""
-        return self.classes.sum(-1) == 0
+    padding: Tensor | None = None  # [task, item] bool: which support items are none; None: all are some
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,7 @@ class Metric:
     def learner(self, init: Callable[[Generator], Params]) -> Learner:
         """Return a learner with one adaptation. Adapting to the same support set again changes nothing."""
         functions = init, self.begin, self.adapt, self.predict, self.meta_loss
-        norm = self.model.batch_norm
-        return fed(Learner(self.spec, 1, *functions, batch_norm=norm, masked=norm is None))
+        return fed(Learner(self.spec, 1, *functions, batch_norm=self.model.batch_norm), honours_masks=True)
 
     def begin(self, params: Params, descriptors: Tensor) -> Seen:
         """Return the state without any support items."""
@@ -81,11 +76,12 @@ class Metric:
         """Embed the support items together with ``inputs`` ``[task, item, *input_shape]``."""
         support = pooled(state.supports)
         classes = functional.one_hot(support.targets, self.spec.output_size).to(inputs.dtype)
+        padding = None
         if support.mask is not None:
-            classes = classes * support.mask.to(inputs.dtype).unsqueeze(-1)
+            classes, padding = classes * support.mask.to(inputs.dtype).unsqueeze(-1), support.mask == 0
         known = support.targets.shape[1]
         embedded = embeddings(self.model, state.params, torch.cat([support.inputs, inputs], dim=1), known)
-        return Embedded(embedded[:, :known], classes, embedded[:, known:])
+        return Embedded(embedded[:, :known], classes, embedded[:, known:], padding)
 
     def meta_loss(self, params: Params, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropies of the query items, in nats, and metrics."""

@@ -85,7 +85,7 @@ def few_shot(spec: Spec, core: Core, loss_on: LossOn) -> Learner:
     """Return a learner that shows the support items to a recurrent network, then predicts each query item by itself."""
     fold = _Fold(spec, core, loss_on)
     functions = core.init, fold.begin, fold.adapt, fold.predict, fold.meta_loss
-    return fed(Learner(spec, 1, *functions, memory=Memory(fold.unroll), masked=core.run_to is not None))
+    return fed(Learner(spec, 1, *functions, memory=Memory(fold.unroll)), honours_masks=core.run_to is not None)
 
 
 @dataclass(frozen=True)

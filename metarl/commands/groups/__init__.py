@@ -6,7 +6,7 @@ rows, and ``reading`` reads both; ``same`` tells whether a run is what was asked
 
 from metarl.commands.groups.curves import pooled, with_environment_steps
 from metarl.commands.groups.each import each, one_or_each
-from metarl.commands.groups.evaluating import OTHER_TASKS, evaluated, joined, recorded
+from metarl.commands.groups.evaluating import OTHER_TASKS, evaluated, gap_record, joined, recorded
 from metarl.commands.groups.folder import Group, go_on, is_group, labelled, member, read_group
 from metarl.commands.groups.reading import Evaluation, Rows, Scores, read_scores
 from metarl.commands.groups.same import difference, standing
@@ -23,6 +23,7 @@ __all__ = [
     "difference",
     "each",
     "evaluated",
+    "gap_record",
     "go_on",
     "is_group",
     "joined",

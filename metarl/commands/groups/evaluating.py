@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from metarl.pictures import plotting
 
 OfOne = Callable[[Any], Execute]
 """Prepare the evaluation of one run, given the options of ``metarl evaluate``."""
-Compare = Callable[[Mapping[str, Any]], list[Mapping[str, Mapping[str, Any]]]]
+Metrics = Mapping[str, Mapping[str, Any]]
+Compare = Callable[[Mapping[str, Any]], list[Metrics]]
 """Return the scores of the oracle and of the pre-trained run, where they are asked for, given an evaluation."""
 Records = Mapping[int, Mapping[str, Any]]
 """What ``metarl evaluate`` writes, by seed."""
@@ -60,12 +61,17 @@ def evaluated(chosen: Any, prepare: OfOne, compare: Compare) -> Execute:
         record = joined(group.folder, records)
         if compared := compare(next(iter(records.values()))):
             own = comparison.of_seeds([one["metrics"] for one in records.values()])
-            gap = comparison.gap_closed(own, compared[0], compared[1], record.get("strata"))
-            record |= {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
+            record |= gap_record(chosen, own, compared, record.get("strata"))
         _write(group.folder, out, record)
         return DONE
 
     return execute
+
+
+def gap_record(chosen: Any, own: Metrics, compared: Sequence[Metrics], among: Sequence[int] | None) -> dict[str, Any]:
+    """Return what an evaluation records of the gap between the oracle and the pre-trained run that ``own`` closes."""
+    gap = comparison.gap_closed(own, compared[0], compared[1], among)
+    return {"gap_closed": gap, "oracle": str(chosen.oracle), "pretrained": str(chosen.pretrained)}
 
 
 def _place(run: Path, out: Path | None, seed: int) -> Path:

@@ -53,14 +53,10 @@ def _drawn(draw: Callable[[Path], object], told: str) -> Markup:
 
 def _learning(found: Read) -> Iterator[Markup]:
     yield page.heading(2, "Training")
-    rows = {label: one.rows for label, one in found.items() if _scored(one.rows)}
+    rows = {label: one.rows for label, one in found.items() if plotting.has_scores(one.rows)}
     if rows:
         yield _drawn(lambda path: plotting.learning_curve(rows, path), f"learning curves of {', '.join(rows)}")
     yield from _without("no score in training so far", found, rows)
-
-
-def _scored(rows: groups.Rows) -> bool:
-    return any(value and plotting.is_score(name) for row in rows for name, value in row.items())
 
 
 def _adaptation(found: Read) -> Iterator[Markup]:
@@ -141,8 +137,9 @@ def _options(folder: Path) -> Iterator[Markup]:
 
 
 def _pictures(folder: Path) -> Iterator[Markup]:
+    place = _one(folder)
     for name, told in SHOWN.items():
-        path = _one(folder) / name
+        path = place / name
         if not path.is_file():
             continue
         if path.stat().st_size > LARGEST:

@@ -6,13 +6,11 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from metarl import training, tuning
+from metarl import tuning
 from metarl.cli import Execute
-from metarl.commands.parsing import parse
-from metarl.commands.train import Fields, common, joined, requested
+from metarl.commands.train import Fields, named, requested
 from metarl.commands.tune.telling import finish
 from metarl.speed import ranks
-from metarl.types import Spec
 
 TUNE_HELP = """Search for the options of an algorithm that validate best on held-out tasks, with Optuna. Every trial is
 a run folder in the folder --out. The same command goes on with a study that is there.
@@ -28,14 +26,7 @@ OWN = ("space", "out", "quiet", "budget", "pruner", "storage", "max-parameters")
 
 def prepare(arguments: list[str]) -> Execute:
     """``ALGORITHM TASKS [options]``: search for the options that validate best."""
-    if arguments in (["-h"], ["--help"]):
-        control = training.default_settings(Spec((1,), 1, "continuous"))
-        parse(joined(common(of_tune(), control)), ["--help"], "tune ALGORITHM TASKS", TUNE_HELP)
-    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        raise ValueError(
-            "tune needs an algorithm and tasks, e.g. 'metarl tune maml sinusoid'; 'metarl list' shows them"
-        )
-    algorithm, tasks, options = arguments[0], arguments[1], arguments[2:]
+    algorithm, tasks, options = named(arguments, "tune", "sinusoid", of_tune, TUNE_HELP)
     _work_alone()
     tuning.check_installed()
     experiment, chosen = requested(algorithm, tasks, options, f"tune {algorithm} {tasks}", of_tune)

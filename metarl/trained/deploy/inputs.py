@@ -1,6 +1,5 @@
 """One's own examples: arrays, image files, a folder of class folders, or a table."""
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.fewshot import image_scale, numbers, own_units
-from metarl.files import check_regular, expanded
+from metarl.files import expanded, read_table
 from metarl.types import AS_GIVEN, Family, InputScale, ReadsFiles, ScalesInputs, Spec, Units
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -141,7 +140,7 @@ def examples_at(path: Path, spec: Spec) -> Given:
         return _in_folders(path, spec)
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: expected a folder with a folder for each class, or a table of type .csv")
-    names, rows = _rows(path)
+    names, rows = read_table(path, "example")
     if set(COLUMNS) <= set(names):
         return _listed(path, names, rows)
     inputs, targets = _numbers(path, names, rows, spec)
@@ -150,7 +149,7 @@ def examples_at(path: Path, spec: Spec) -> Given:
 
 def inputs_at(path: Path, spec: Spec) -> Tensor:
     """Read a table of inputs alone; columns after those of the inputs are left out. Raises ValueError."""
-    names, rows = _rows(path)
+    names, rows = read_table(path, "example")
     size = int(np.prod(spec.input_shape))
     if len(names) < size:
         raise ValueError(f"{path} has {len(names)} columns: expected {size} at least, one for each input number")
@@ -171,22 +170,6 @@ def _in_folders(root: Path, spec: Spec) -> Given:
     if not files:
         raise ValueError(f"{root} holds no examples: expected a folder for each class, with images in it")
     return Given(files, targets)
-
-
-def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        check_regular(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    if len(lines) < 2:
-        raise ValueError(f"{path} holds no examples: expected a line of names, then a line for each example")
-    names, *rows = lines
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
-            raise ValueError(f"{path}, line {number}: {len(row)} cells where {len(names)} were expected")
-    return names, rows
 
 
 def _listed(path: Path, names: list[str], rows: list[list[str]]) -> Given:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from metarl.fewshot import Bounds, Count, TableTasks, check_counts, episode_sizes
+from metarl.fewshot import Bounds, Count, TableTasks, check_counts, episode_sizes, is_ragged
 from metarl.seeding import normal, uniform
 from metarl.types import Spec, Split
 
@@ -70,8 +70,7 @@ class GaussianProcess:
     @property
     def spec(self) -> Spec:
         """Input: a number. Output: a number. Descriptor: length and amplitude."""
-        splits: tuple[Split, Split] = ("train", "test")
-        ragged = any(low < high for low, high in (self._bounds(split).support for split in splits))
+        ragged = is_ragged(shots=self.shots, train_shots=self.train_shots)
         return Spec((1,), 1, "regression", 2, ragged=ragged)
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> TableTasks:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import synthetic
 from support.meta_gradients import assert_finite_differences, gradient_of, meta_gradient
-from support.stein import slow_step
+from support.stein import SMALL, built, slow_step
 from torch.nn import functional
 
 from metarl.algorithms.gradient.bmaml import BMAML, particle_outputs
@@ -21,12 +21,6 @@ from metarl_plugins.sinusoid import Sinusoid
 float64 = pytest.mark.usefixtures("float64")
 REGRESSION, CLASSIFICATION = Spec((3,), 2, "regression"), Spec((3,), 4, "classification")
 SPECS = pytest.mark.parametrize("spec", [REGRESSION, CLASSIFICATION], ids=lambda spec: spec.kind)
-SMALL = Network(hidden=(5,), activation="tanh")
-
-
-def built(spec, **options):
-    learner = BMAML(**{"network": SMALL, "particles": 3, "step_size": 0.3, **options}).build(spec)
-    return learner, synthetic.initial(learner)
 
 
 def adapted(learner, params, experience):

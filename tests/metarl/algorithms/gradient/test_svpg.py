@@ -8,14 +8,13 @@ import pytest
 import torch
 from support import synthetic
 from support.meta_gradients import assert_finite_differences, meta_gradient
-from support.stein import slow_step
+from support.stein import SMALL, built, slow_step
 from support.synthetic import CONTINUOUS, DISCRETE
 
 from metarl import objectives
 from metarl.algorithms.gradient.bmaml import BMAML
 from metarl.algorithms.maml import MAML
 from metarl.control.sampling import Sampling
-from metarl.networks.options import Network
 from metarl.numerics import flatten
 from metarl.training.settings import Settings
 from metarl.training.start import train
@@ -24,12 +23,6 @@ from metarl_envs.navigation import PointNavigation
 
 float64 = pytest.mark.usefixtures("float64")
 SPECS = pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=lambda spec: spec.kind)
-SMALL = Network(hidden=(5,), activation="tanh")
-
-
-def built(spec, **options):
-    learner = BMAML(**{"network": SMALL, "particles": 2, "step_size": 0.3, **options}).build(spec)
-    return learner, synthetic.initial(learner)
 
 
 def alone(rollout, task, episodes):
