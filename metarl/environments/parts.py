@@ -5,7 +5,7 @@ Nothing here imports torch, to keep worker processes small.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,8 @@ from metarl.spec import Part
 Array = np.ndarray[Any, Any]
 PIXEL = 255
 """The largest value of a pixel."""
+ROUNDING = 1e-5
+"""How far floats may leave a picture's range, as a share of it: filters that resize pictures do so."""
 KNOWN = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
 
 
@@ -54,7 +56,8 @@ def _part(path: tuple[str | int, ...], space: spaces.Space[Any], offset: int) ->
         return Part(path, shape, np.dtype(space.dtype).name, offset, sum(choices), choices, first)
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         scale = float(PIXEL) if is_image(space) else 1.0
-        return Part(path, shape, np.dtype(space.dtype).name, offset, math.prod(shape), scale=scale)
+        dtype, size = np.dtype(space.dtype).name, math.prod(shape)
+        return Part(path, shape, dtype, offset, size, scale=scale, channels=channels_of(space))
     part = f"the part {told(path)} of the observations, {space}," if path else f"observations of {space}"
     raise ValueError(f"{part} cannot be read: expected {KNOWN}; wrap the environment")
 
@@ -64,6 +67,38 @@ def is_image(space: spaces.Space[Any]) -> bool:
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3, 4):
         return False
     return bool((space.low == 0).all() and (space.high == PIXEL).all())
+
+
+def channels_of(space: spaces.Space[Any]) -> Literal["", "first", "last"]:
+    """Return where a picture has its channels; empty for what is no picture.
+
+    Pictures are Boxes of pixels (``is_image``), and Boxes of floats from 0 to 1 with three axes, or four if they are
+    several frames. Channels are last where that axis is shorter than both before it.
+    """
+    if not is_image(space):
+        floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        if not floats or len(space.shape) not in (3, 4) or (space.low != 0).any() or (space.high != 1).any():
+            return ""
+    return "last" if has_channels_last(space.shape) else "first"
+
+
+def has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last of three axes, or of four with frames first, is the shortest of a frame's."""
+    return len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
+
+
+def check_pixels(what: str, array: Array, dtype: Any, most: float) -> None:
+    """Raise ValueError for a picture, not as its space says: floats for whole numbers, or values not in 0 to ``most``.
+
+    It would be a dark or a glaring picture, and nobody would see it.
+    """
+    if array.dtype == np.uint8 and most == PIXEL:
+        return
+    if array.dtype.kind == "f" and np.dtype(dtype).kind != "f":
+        raise ValueError(f"{what} is {array.dtype} where its space has {np.dtype(dtype)}: return whole numbers")
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < -ROUNDING * most or high > (1 + ROUNDING) * most:  # not of nan, which others tell
+        raise ValueError(f"{what} is a picture of {low:g} to {high:g} where its space has 0 to {most:g}")
 
 
 def composite(observation: Any) -> bool:
@@ -109,6 +144,8 @@ def flat(parts: tuple[Part, ...], observation: Any) -> Array:
         if part.choices:
             columns += _one_hot(part, array.reshape(*lead, -1))
         else:
+            if part.channels:
+                check_pixels(_called(part), array, part.dtype, part.scale)
             columns.append(array.reshape(*lead, -1) / part.scale)
     return np.concatenate(columns, axis=-1, dtype=np.float64)
 
