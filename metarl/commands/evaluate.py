@@ -22,7 +22,7 @@ from metarl.pictures import predictions as drawn
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
-from metarl.trained import Trained
+from metarl.trained import Trained, check_recording, save_rollouts
 from metarl.types import Family, Learner, Pictured, Split, Tasks, Units, valid
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -75,6 +75,9 @@ class EvaluateOptions:
     """Device for networks and data; auto uses cuda if it is available."""
     step_timeout: float | None = 600.0
     """Seconds that one step or reset of an environment may take; None: no limit."""
+    save_rollouts: str | None = None
+    """Save the episodes of policies, of all tasks and steps: a file that ends in .npz, for NumPy and metarl adapt
+    --data; or minari:NAME-v0, a data set of Minari (pip install 'metarl-toolkit[minari]')."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
@@ -89,6 +92,8 @@ class EvaluateOptions:
             if os.path.lexists(self.out):
                 raise ValueError(f"--out {self.out} exists: nothing is overwritten; choose another file")
             check_place(self.out)
+        if self.save_rollouts is not None:
+            check_recording(self.save_rollouts)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
         if self.step_timeout is not None and not self.step_timeout > 0:
@@ -110,6 +115,8 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
     words = arguments if changes else None
     if groups.is_group(chosen.run):
+        if chosen.save_rollouts is not None:
+            raise ValueError(f"--save-rollouts is for one run, and {chosen.run} is a group: name one of its runs")
         return groups.evaluated(chosen, lambda one: _of_run(one, words), lambda record: _compared(chosen, record))
     return _of_run(chosen, words)
 
@@ -158,6 +165,8 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
             print(comparison.table(record["gap_closed"]))
         if chosen.out is not None or not plugins.is_pretrained(chosen.run):
             _write(chosen, run, found, record)
+        if chosen.save_rollouts is not None:
+            print(f"saved the episodes: {save_rollouts(chosen.save_rollouts, found, run.family)}")
         return DONE
 
     return execute
@@ -170,6 +179,8 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any], tra
     """
     if chosen.mean and not run.learner.spec.control:
         raise ValueError(f"--mean is for policies, which act: {chosen.run} learns {run.learner.spec.kind}")
+    if chosen.save_rollouts is not None and not run.learner.spec.control:
+        raise ValueError(f"--save-rollouts is for episodes of policies: {chosen.run} learns {run.learner.spec.kind}")
     algorithm, tasks = config["algorithm"]["reference"], chosen.on or config["tasks"]["reference"]
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from metarl.environments.parts import (
     PIXEL,
+    as_dtype,
     channels_of,
     check_pixels,
     flat,
@@ -45,6 +46,39 @@ class Layout(NamedTuple):
     def recorded(self) -> tuple[Part, ...]:
         """The parts of a Dict or a Tuple, which a Spec records; empty for all others."""
         return self.parts if isinstance(self.space, spaces.Dict | spaces.Tuple) else ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the space holds whole numbers."""
+        return np.dtype(self.space.dtype).kind in "bui"
+
+    def pixels(self, images: Any) -> Any:
+        """Return images ``[..., *given]``, an array or a tensor, as the policy sees them: ``[..., *shape]`` in [0, 1]."""
+        lead = images.shape[: images.ndim - len(self.given)]
+        ordered = images if self.axes is None else images.swapaxes(-1, -2).swapaxes(-2, -3)
+        return ordered.reshape(*lead, *self.shape) / PIXEL
+
+    def unread(self, rows: Array) -> Array:
+        """Return what a policy has seen of a Box or of Discrete, ``[..., *shape]``, as observations ``[..., *given]``.
+
+        It is exact for choices and whole pixels; other numbers come back as the policy's dtype holds them.
+        """
+        lead = rows.shape[: rows.ndim - len(self.shape)]
+        if isinstance(self.space, spaces.Discrete):
+            return np.asarray(rows.argmax(-1) + self.space.start)
+        kept = rows * PIXEL if self.image else rows
+        if self.axes is not None:
+            kept = kept.reshape(*lead, *(self.given[axis] for axis in self.axes))
+            kept = kept.transpose(*range(len(lead)), *(len(lead) + int(axis) for axis in np.argsort(self.axes)))
+        return as_dtype(kept.reshape(*lead, *self.given), self.space.dtype)
+
+
+def pixels_of(lane: spaces.Space[Any]) -> Layout | None:
+    """Return how a policy sees the images of lanes that have such a space each; None for lanes of other observations.
+
+    Lanes of a ``GymnasiumFamily`` have read their images already, and have other spaces.
+    """
+    return layout(lane) if is_image(lane) else None
 
 
 def layout(space: spaces.Space[Any]) -> Layout:

@@ -150,6 +150,39 @@ def flat(parts: tuple[Part, ...], observation: Any) -> Array:
     return np.concatenate(columns, axis=-1, dtype=np.float64)
 
 
+def parted(space: spaces.Space[Any], vectors: Array) -> Any:
+    """Return vectors ``[..., sum of sizes]`` as observations of a space, parts ``[..., *shape]``: the inverse of flat.
+
+    It is exact for choices and whole numbers that the vectors' dtype holds.
+    """
+    return _nested(space, (), {part.path: _taken_out(part, vectors) for part in parts_of(space)})
+
+
+def _nested(space: spaces.Space[Any], path: tuple[str | int, ...], arrays: Mapping[Any, Array]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _nested(one, (*path, name), arrays) for name, one in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_nested(one, (*path, number), arrays) for number, one in enumerate(space.spaces))
+    return arrays[path]
+
+
+def _taken_out(part: Part, vectors: Array) -> Array:
+    lead, values = vectors.shape[:-1], vectors[..., part.offset : part.offset + part.size]
+    if part.choices:
+        hot = np.split(values, np.cumsum(part.choices)[:-1], axis=-1)
+        chosen = [one.argmax(-1) + first for one, first in zip(hot, part.first, strict=True)]
+        values = np.stack(chosen, axis=-1)
+    elif part.scale != 1:
+        values = values * part.scale
+    return as_dtype(values.reshape(*lead, *part.shape), part.dtype)
+
+
+def as_dtype(values: Array, dtype: Any) -> Array:
+    """Return numbers in a dtype, rounded where it holds whole numbers."""
+    whole = np.dtype(dtype).kind in "biu" and values.dtype.kind == "f"
+    return np.asarray((np.rint(values) if whole else values).astype(dtype))
+
+
 def _one_hot(part: Part, array: Array) -> Iterator[Array]:
     for values, number, first in zip(np.moveaxis(array, -1, 0), part.choices, part.first, strict=True):
         hot = values[..., None] == np.arange(first, first + number)

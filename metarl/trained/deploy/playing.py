@@ -193,10 +193,17 @@ class Episode(NamedTuple):
     """Whether it ended in a state without future, as one flag or ``[time]``; otherwise it was cut."""
     log_probs: Any = None
     """``[time]`` log-densities of the actions under the policy that acted; None: they are computed anew"""
+    policy_actions: Any = None
+    """``[time, ...]`` what the policy drew, in its own units, before it was scaled and clipped; None: it is computed
+    from the actions"""
 
 
-def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Native, device: torch.device) -> Rollout:
-    """Return recorded episodes as a rollout ``[1, episode, time, ...]``.
+def rollout_of(
+    episodes: Sequence[Any], learner: Learner, state: State, own: Native, device: torch.device, horizon: int = 1
+) -> Rollout:
+    """Return recorded episodes as a rollout ``[1, episode, time, ...]``, of ``horizon`` steps or as long as the longest.
+
+    An episode that was cut before the horizon would have gone on, which advantages take into account.
 
     Log-probabilities that were not recorded are those of the learner's policy in ``state``, which is taken to have
     acted. Actions at a bound count as such: an environment that clips hides by how much.
@@ -207,13 +214,13 @@ def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Nat
     if not len(episodes):
         raise ValueError("there are no episodes to adapt to")
     read_ones = [_Read.of(place, one, learner.spec, own) for place, one in enumerate(episodes)]
-    longest = max(len(one.rewards) for one in read_ones)
+    longest = max(horizon, *(len(one.rewards) for one in read_ones))
     fields = {
-        "observations": torch.stack([_padded(one.observations, longest) for one in read_ones]),
+        "observations": torch.stack([_padded(one.observations, longest, by=one.last) for one in read_ones]),
         "last_observations": torch.stack([one.last for one in read_ones]),
         "actions": torch.stack([_padded(one.actions, longest) for one in read_ones]),
-        "rewards": torch.stack([_padded(one.rewards, longest, zero=True) for one in read_ones]),
-        "mask": torch.stack([_padded(torch.ones_like(one.rewards), longest, zero=True) for one in read_ones]),
+        "rewards": torch.stack([_padded(one.rewards, longest, by=ZERO) for one in read_ones]),
+        "mask": torch.stack([_padded(torch.ones_like(one.rewards), longest, by=ZERO) for one in read_ones]),
     }
     ends = torch.zeros(2, len(read_ones), longest, dtype=torch.bool)
     for episode, one in enumerate(read_ones):
@@ -259,6 +266,11 @@ class _Read(NamedTuple):
         if tuple(native_actions.shape) != (steps, *own.acted):
             raise ValueError(f"actions have shape {tuple(native_actions.shape)}: expected {(steps, *own.acted)}")
         actions = own.chosen(native_actions)
+        if given.policy_actions is not None:
+            drawn = torch.as_tensor(np.asarray(given.policy_actions)).to(actions.dtype)
+            if drawn.shape != actions.shape:
+                raise ValueError(f"policy_actions have shape {tuple(drawn.shape)}: expected {tuple(actions.shape)}")
+            actions = drawn
         _check_choices(actions, spec)
         log_probs = None
         if given.log_probs is not None:
@@ -287,7 +299,10 @@ def _check_choices(actions: Tensor, spec: Spec) -> None:
             raise ValueError(f"some actions are outside of the environment's, which has {sizes.tolist()} of them")
 
 
-def _padded(values: Tensor, length: int, zero: bool = False) -> Tensor:
-    """Repeat the last of ``[time, ...]``, or zeros, up to a length."""
-    last = torch.zeros_like(values[-1:]) if zero else values[-1:]
+ZERO = torch.zeros(())
+
+
+def _padded(values: Tensor, length: int, by: Tensor | None = None) -> Tensor:
+    """Append the last of ``[time, ...]``, or another one, up to a length."""
+    last = values[-1] if by is None else by.to(values.dtype)
     return torch.cat([values, last.expand(length - len(values), *values.shape[1:])])
