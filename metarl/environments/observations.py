@@ -68,9 +68,9 @@ class Layout(NamedTuple):
             return np.asarray(rows.argmax(-1) + self.space.start)
         kept = rows * PIXEL if self.image else rows
         if self.axes is not None:
-            kept = kept.reshape(*lead, *(self.given[axis] for axis in self.axes))
+            kept = kept.reshape((*lead, *(self.given[axis] for axis in self.axes)))
             kept = kept.transpose(*range(len(lead)), *(len(lead) + int(axis) for axis in np.argsort(self.axes)))
-        return as_dtype(kept.reshape(*lead, *self.given), self.space.dtype)
+        return as_dtype(kept.reshape((*lead, *self.given)), self.space.dtype)
 
 
 def pixels_of(lane: spaces.Space[Any]) -> Layout | None:

@@ -88,14 +88,17 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def check_pixels(what: str, array: Array, dtype: Any, most: float) -> None:
-    """Raise ValueError for a picture, not as its space says: floats for whole numbers, or values not in 0 to ``most``.
+    """Raise ValueError for a picture that is not as its space says: fractions of whole numbers, or beyond 0 to ``most``.
 
     It would be a dark or a glaring picture, and nobody would see it.
     """
     if array.dtype == np.uint8 and most == PIXEL:
         return
-    if array.dtype.kind == "f" and np.dtype(dtype).kind != "f":
-        raise ValueError(f"{what} is {array.dtype} where its space has {np.dtype(dtype)}: return whole numbers")
+    if array.dtype.kind == "f" and np.dtype(dtype).kind != "f" and (fractions := array != np.rint(array)).any():
+        one = array[fractions].flat[0]
+        raise ValueError(
+            f"{what} holds {one:g} where its space has {np.dtype(dtype)}: return whole numbers up to {most:g}"
+        )
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if low < -ROUNDING * most or high > (1 + ROUNDING) * most:  # not of nan, which others tell
         raise ValueError(f"{what} is a picture of {low:g} to {high:g} where its space has 0 to {most:g}")
@@ -174,7 +177,7 @@ def _taken_out(part: Part, vectors: Array) -> Array:
         values = np.stack(chosen, axis=-1)
     elif part.scale != 1:
         values = values * part.scale
-    return as_dtype(values.reshape(*lead, *part.shape), part.dtype)
+    return as_dtype(values.reshape((*lead, *part.shape)), part.dtype)
 
 
 def as_dtype(values: Array, dtype: Any) -> Array:

@@ -100,7 +100,9 @@ def _to_episodes(chosen: AdaptOptions, opened: Trained) -> Execute:
     most = max(len(batches) - 1, 1)
     steps = most if chosen.steps is None else chosen.steps
     if not 1 <= steps <= len(batches):
-        raise ValueError(f"--steps {steps}: expected 1 to {len(batches)}, as many steps as {chosen.data} has episodes of")
+        raise ValueError(
+            f"--steps {steps}: expected 1 to {len(batches)}, as many steps as {chosen.data} has episodes of"
+        )
     adapted = opened.adapt_to(batches[:steps])
 
     def execute() -> int:

@@ -107,9 +107,7 @@ def _episodes(arrays: Mapping[str, Array], about: Mapping[str, Any], chosen: Arr
         steps = {name: arrays[name][first:last] for name in BY_STEP}
         seen = _nested([(one, arrays[_name(one)][first + place : last + place + 1]) for one in about["observations"]])
         known = steps["log_probs"] if np.isfinite(steps["log_probs"]).all() else None
-        yield Episode(
-            seen, steps["actions"], steps["rewards"], steps["terminations"], known, steps["policy_actions"]
-        )
+        yield Episode(seen, steps["actions"], steps["rewards"], steps["terminations"], known, steps["policy_actions"])
 
 
 def _paths(space: Any) -> list[tuple[str | int, ...]]:

@@ -91,7 +91,9 @@ def read(name: str, task: int | None, deterministic: bool) -> list[list[Episode]
         (step, one) for of, step, one in told if of == chosen and _first(one, "deterministic") == int(deterministic)
     ]
     if not wanted:
-        raise ValueError(f"minari:{name} holds no such episodes of task {chosen}: its tasks are {tasks[0]} to {tasks[-1]}")
+        raise ValueError(
+            f"minari:{name} holds no such episodes of task {chosen}: its tasks are {tasks[0]} to {tasks[-1]}"
+        )
     steps = sorted({step for step, _ in wanted})
     return [[_episode(one) for of, one in wanted if of == step] for step in steps]
 
