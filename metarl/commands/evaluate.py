@@ -163,10 +163,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         if compared:
             record |= groups.gap_record(chosen, metrics, compared, record["strata"])
             print(comparison.table(record["gap_closed"]))
-        if chosen.out is not None or not plugins.is_pretrained(chosen.run):
-            _write(chosen, run, found, record)
-        if chosen.save_rollouts is not None:
-            print(f"saved the episodes: {save_rollouts(chosen.save_rollouts, found, run.family)}")
+        _keep(chosen, run, found, record)
         return DONE
 
     return execute
@@ -264,6 +261,14 @@ def _parameters(tasks: Tasks) -> dict[str, Any]:
         for name, values in tasks.parameters.items()
         if values[0].numel() <= MOST_NUMBERS and bool(values.isfinite().all())
     }
+
+
+def _keep(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
+    """Write an evaluation, where it is one of a run's own, and the episodes, where they are asked for."""
+    if chosen.out is not None or not plugins.is_pretrained(chosen.run):
+        _write(chosen, run, found, record)
+    if chosen.save_rollouts is not None:
+        print(f"saved the episodes: {save_rollouts(chosen.save_rollouts, found, run.family)}")
 
 
 def _write(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:

@@ -191,7 +191,7 @@ def can_be_compiled(env: VectorEnv) -> bool:
     return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
-def _compiled_steps(  # noqa: PLR0913  # all of them are needed, once
+def _compiled_steps(  # all of them are needed, once
     env: Any, policy: Policy, now: _Now, noise: Tensor, done: int, last: bool, reads: "_Reads"
 ) -> tuple[_Now, _Steps]:
     # The snapshot makes the environment's state an input and an output, so that the steps are a pure function.

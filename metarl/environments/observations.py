@@ -53,7 +53,7 @@ class Layout(NamedTuple):
         return np.dtype(self.space.dtype).kind in "bui"
 
     def pixels(self, images: Any) -> Any:
-        """Return images ``[..., *given]``, an array or a tensor, as the policy sees them: ``[..., *shape]`` in [0, 1]."""
+        """Return images ``[..., *given]``, arrays or tensors, as the policy sees them: ``[..., *shape]`` in [0, 1]."""
         lead = images.shape[: images.ndim - len(self.given)]
         ordered = images if self.axes is None else images.swapaxes(-1, -2).swapaxes(-2, -3)
         return ordered.reshape(*lead, *self.shape) / PIXEL

@@ -88,7 +88,7 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def check_pixels(what: str, array: Array, dtype: Any, most: float) -> None:
-    """Raise ValueError for a picture that is not as its space says: fractions of whole numbers, or beyond 0 to ``most``.
+    """Raise ValueError for a picture that is not as its space says: fractions, or numbers beyond 0 to ``most``.
 
     It would be a dark or a glaring picture, and nobody would see it.
     """

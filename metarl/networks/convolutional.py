@@ -28,8 +28,8 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride", norm
     uses strided convolutions and flattens: cheap, and it keeps where things are, which the average forgets.
 
     Initialisation follows the MAML paper's code: convolutions are Xavier-uniform, biases zero, the head standard normal
-    (stride) or Xavier-uniform (pool, flat). Batch norm's epsilon is 0.001, as there. ``norm`` layer is for examples what
-    policies always have.
+    (stride) or Xavier-uniform (pool, flat). Batch norm's epsilon is 0.001, as there. ``norm`` layer is for examples
+    what policies always have.
 
     Raises:
         ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.

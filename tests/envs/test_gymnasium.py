@@ -26,6 +26,7 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "HalfCheetahDirection": {"direction": -1.0},
     "HalfCheetahVelocity": {"velocity": 0.7, "control_cost": 0.1},
     "PointNavigation": {"goal": (0.4, -0.3)},
+    "PointNavigationPicture": {"goal": (0.4, -0.3)},
     "TabularMDP": {"reward_means": np.arange(50.0).reshape(10, 5)},
 }
 IDS = sorted(name for name in gymnasium.registry if name.startswith("metarl/"))

@@ -192,7 +192,8 @@ class Episode(NamedTuple):
     terminated: Any = False
     """Whether it ended in a state without future, as one flag or ``[time]``; otherwise it was cut."""
     log_probs: Any = None
-    """``[time]`` log-densities of the actions under the policy that acted; None: they are computed anew"""
+    """``[time]`` log-densities of the actions, or of the ``policy_actions`` if they are given, under the policy that
+    acted; None: they are computed anew"""
     policy_actions: Any = None
     """``[time, ...]`` what the policy drew, in its own units, before it was scaled and clipped; None: it is computed
     from the actions"""
@@ -201,7 +202,7 @@ class Episode(NamedTuple):
 def rollout_of(
     episodes: Sequence[Any], learner: Learner, state: State, own: Native, device: torch.device, horizon: int = 1
 ) -> Rollout:
-    """Return recorded episodes as a rollout ``[1, episode, time, ...]``, of ``horizon`` steps or as long as the longest.
+    """Return recorded episodes as a rollout ``[1, episode, time, ...]``, ``horizon`` steps long, or as the longest is.
 
     An episode that was cut before the horizon would have gone on, which advantages take into account.
 
@@ -262,23 +263,8 @@ class _Read(NamedTuple):
         steps = len(rewards)
         if seen.ndim != 1 + len(spec.input_shape) or len(seen) not in (steps, steps + 1):
             raise ValueError(f"there are {len(seen)} observations for {steps} rewards: expected {steps} or {steps + 1}")
-        native_actions = torch.as_tensor(np.asarray(given.actions))
-        if tuple(native_actions.shape) != (steps, *own.acted):
-            raise ValueError(f"actions have shape {tuple(native_actions.shape)}: expected {(steps, *own.acted)}")
-        actions = own.chosen(native_actions)
-        if given.policy_actions is not None:
-            drawn = torch.as_tensor(np.asarray(given.policy_actions)).to(actions.dtype)
-            if drawn.shape != actions.shape:
-                raise ValueError(f"policy_actions have shape {tuple(drawn.shape)}: expected {tuple(actions.shape)}")
-            actions = drawn
+        actions, log_probs = _actions(given, steps, own), _log_probs(given, steps, own)
         _check_choices(actions, spec)
-        log_probs = None
-        if given.log_probs is not None:
-            log_probs = torch.as_tensor(np.asarray(given.log_probs, float))
-            if tuple(log_probs.shape) != (steps,):
-                raise ValueError(f"log_probs have shape {tuple(log_probs.shape)}: expected {(steps,)}")
-            if own.high:
-                log_probs = log_probs + own.half.log().sum()
         for name, values in {
             "observations": seen,
             "rewards": rewards,
@@ -289,6 +275,31 @@ class _Read(NamedTuple):
                 raise ValueError(f"{name} contain numbers that are not finite")
         ended = bool(np.asarray(given.terminated).reshape(-1)[-1])
         return cls(seen[:steps], seen[-1], actions, rewards, ended, log_probs)
+
+
+def _actions(given: Episode, steps: int, own: Native) -> Tensor:
+    """Return what the policy drew. Raises ValueError for another shape."""
+    native_actions = torch.as_tensor(np.asarray(given.actions))
+    if tuple(native_actions.shape) != (steps, *own.acted):
+        raise ValueError(f"actions have shape {tuple(native_actions.shape)}: expected {(steps, *own.acted)}")
+    actions = own.chosen(native_actions)
+    if given.policy_actions is None:
+        return actions
+    drawn = torch.as_tensor(np.asarray(given.policy_actions)).to(actions.dtype)
+    if drawn.shape != actions.shape:
+        raise ValueError(f"policy_actions have shape {tuple(drawn.shape)}: expected {tuple(actions.shape)}")
+    return drawn
+
+
+def _log_probs(given: Episode, steps: int, own: Native) -> Tensor | None:
+    """Return log-densities of the policy's own actions, where they are known. Raises ValueError for another shape."""
+    if given.log_probs is None:
+        return None
+    log_probs = torch.as_tensor(np.asarray(given.log_probs, float))
+    if tuple(log_probs.shape) != (steps,):
+        raise ValueError(f"log_probs have shape {tuple(log_probs.shape)}: expected {(steps,)}")
+    of_actions = given.policy_actions is None and own.high
+    return log_probs + own.half.double().log().sum() if of_actions else log_probs
 
 
 def _check_choices(actions: Tensor, spec: Spec) -> None:

@@ -124,7 +124,7 @@ class AdaptedPolicy:
         Raises:
             ValueError: another type of file, ONNX is not installed, or the policy cannot be exported.
         """
-        given = torch.rand(4, *self.native.given, generator=torch.Generator().manual_seed(0))
+        given = torch.rand(4, *self.native.given, generator=torch.Generator().manual_seed(0)) * self.native.divisor
         if self.native.observed == "discrete":
             given = torch.arange(self.native.first, self.native.first + 2).repeat(2)
         details = {"output": "action", "action_shape": list(self.native.acted)}

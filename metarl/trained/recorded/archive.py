@@ -1,8 +1,8 @@
 """Episodes as one ``.npz`` file of plain arrays, which NumPy alone can read.
 
-Steps of all episodes stand one after another, episode after episode: ``lengths`` tells them apart. Observations have one
-row more for each episode, the one after its last step. ``about`` is a JSON text: the format, the family, the spaces, and
-where the parts of Dict and Tuple observations are. Nothing is pickled.
+Steps of all episodes stand one after another, episode after episode: ``length`` tells them apart. Observations have one
+row more for each episode, the one after its last step. ``about`` is a JSON text: the format, the family, the spaces,
+and where the parts of Dict and Tuple observations are. Nothing is pickled.
 """
 
 import io
@@ -72,7 +72,7 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise ValueError(f"{path} does not exist: expected a file of saved episodes (.npz)")
     check_regular(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as saved episodes (.npz): {error or type(error).__name__}") from error

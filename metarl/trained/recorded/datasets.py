@@ -30,8 +30,10 @@ def check(name: str) -> None:
 
     try:
         parse_dataset_id(name)
-    except ValueError as error:
-        raise ValueError(f"minari:{name}: {error}") from error
+    except (TypeError, ValueError) as error:  # TypeError: without a version
+        raise ValueError(
+            f"minari:{name} is no name of a data set: expected minari:NAME-v0, or NAMESPACE/NAME-v0"
+        ) from error
     if os.path.lexists(_place(name)):
         raise ValueError(
             f"minari:{name} exists: no data set is overwritten; choose another name, or a higher version, or delete it "

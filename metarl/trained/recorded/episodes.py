@@ -111,7 +111,10 @@ class _Reading(NamedTuple):
                 actions=self.own.act(steps["actions"].cpu()).numpy().astype(self.acts.dtype),
                 rewards=steps["rewards"].numpy(force=True),
                 terminated=terminated,
-                log_probs=self._log_probs(steps["log_probs"], deterministic),
+                # Nobody knows those of the most likely actions.
+                log_probs=np.full(length, np.nan, np.float32)
+                if deterministic
+                else steps["log_probs"].numpy(force=True),
                 policy_actions=steps["actions"].numpy(force=True),
             )
             success = None if rollout.success is None else float(rollout.success[0, number])
@@ -120,13 +123,6 @@ class _Reading(NamedTuple):
     def _native(self, seen: np.ndarray[Any, Any]) -> Any:
         """Return observations ``[time, *input_shape]`` of policies as the environment's own."""
         return parted(self.sees, seen) if self.own.observed == "flat" else layout(self.sees).unread(seen)
-
-    def _log_probs(self, values: torch.Tensor, deterministic: bool) -> np.ndarray[Any, Any]:
-        """Return log-densities of the environment's own actions; not known of the most likely ones."""
-        if deterministic:
-            return np.full(len(values), np.nan, dtype=np.float32)
-        shift = self.own.half.double().log().sum() if self.own.high else 0.0
-        return (values.double().cpu() - shift).numpy()
 
 
 _STEPS = ("observations", "actions", "rewards", "terminated", "truncated", "log_probs")

@@ -54,8 +54,8 @@ def load_episodes(place: Path | str, task: int | None = None, deterministic: boo
     """Return the saved episodes of one task: a list for each adaptation step, 0, 1, ..., as ``Trained.adapt_to`` takes.
 
     The last list shows what came out of the adaptation to the others: ``adapt_to(load_episodes(place)[:-1])`` leads to
-    the policy that played it. ``task`` is the task's number, and may be left out if there is one only. ``deterministic``
-    asks for the episodes in which the policy took its most likely actions.
+    the policy that played it. ``task`` is the task's number, and may be left out if there is one only.
+    ``deterministic`` asks for the episodes in which the policy took its most likely actions.
 
     Raises:
         ValueError: it does not exist, is damaged, is of another form, or has no such episodes.
@@ -70,7 +70,8 @@ def load_episodes(place: Path | str, task: int | None = None, deterministic: boo
 def _check_installed(place: Path | str) -> None:
     if any(importlib.util.find_spec(package) is None for package in ("minari", "h5py")):
         raise ValueError(
-            f"{place}: Minari is not installed: pip install 'metarl-toolkit[minari]', or use a file that ends in {SUFFIX}"
+            f"{place}: Minari is not installed: pip install 'metarl-toolkit[minari]', or use a file that ends in "
+            f"{SUFFIX}"
         )
 
 
