@@ -75,9 +75,11 @@ def channels_of(space: spaces.Space[Any]) -> Literal["", "first", "last"]:
     Pictures are Boxes of pixels (``is_image``), and Boxes of floats from 0 to 1 with three axes, or four if they are
     several frames. Channels are last where that axis is shorter than both before it.
     """
+    if not isinstance(space, spaces.Box):
+        return ""
     if not is_image(space):
-        floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not floats or len(space.shape) not in (3, 4) or (space.low != 0).any() or (space.high != 1).any():
+        floats = np.issubdtype(space.dtype, np.floating) and len(space.shape) in (3, 4)
+        if not floats or (space.low != 0).any() or (space.high != 1).any():
             return ""
     return "last" if has_channels_last(space.shape) else "first"
 

@@ -38,7 +38,7 @@ class Routed(nn.Module):
         lead = inputs.ndim - 1
         pictures = []
         for part in self.pictures:
-            values = inputs[..., part.offset : part.offset + part.size].unflatten(-1, part.shape)
+            values = inputs[..., part.offset : part.offset + part.size].reshape(*inputs.shape[:-1], *part.shape)
             ordered = values.permute(*range(lead), *(lead + axis for axis in part.axes))
             pictures.append(ordered.reshape(*inputs.shape[:-1], *part.picture))
         return pictures, [inputs[..., first:last] for first, last in self.others]
@@ -79,9 +79,10 @@ def routed(make: Callable[[Spec], nn.Sequential], spec: Spec) -> tuple[nn.Sequen
 
 def headless(network: nn.Sequential) -> tuple[nn.Sequential, int]:
     """Take the last layer, ``head``, off a network; return the network and the width of its features."""
-    features = int(network.head.in_features)  # type: ignore[arg-type]
+    head = network.get_submodule("head")
+    assert isinstance(head, nn.Linear)
     del network.head
-    return network, features
+    return network, head.in_features
 
 
 def joint(

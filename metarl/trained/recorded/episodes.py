@@ -84,7 +84,7 @@ def _spaces(family: ControlFamily, parameters: dict[str, Any]) -> tuple[Space, S
     return spaces_of(family, parameters)
 
 
-def _hull(acts: Sequence[Any]) -> Space:
+def _hull(acts: Sequence[Any]) -> Any:
     """Return a space that holds the actions of all tasks, whose bounds may differ."""
     if not isinstance(acts[0], spaces.Box):
         return acts[0]
