@@ -12,7 +12,7 @@ from metarl.trained.deploy.playing import Episode
 from metarl.trained.deploy.policy import AdaptedPolicy
 from metarl.trained.outcome import Trained, Trains
 from metarl.trained.policies import TaskPolicy, TaskPredictor, check_policies
-from metarl.trained.recorded.places import check_recording, load_episodes, save_rollouts
+from metarl.trained.recorded.places import are_saved, check_recording, load_episodes, save_rollouts
 
 __all__ = [
     "AdaptedPolicy",
@@ -22,6 +22,7 @@ __all__ = [
     "TaskPredictor",
     "Trained",
     "Trains",
+    "are_saved",
     "check_policies",
     "check_recording",
     "films",

@@ -75,6 +75,11 @@ def _check_installed(place: Path | str) -> None:
         )
 
 
+def are_saved(place: Path | str) -> bool:
+    """Return whether a name is one of saved episodes: of a file, or of a data set of Minari."""
+    return _dataset(place) is not None or Path(place).suffix == SUFFIX
+
+
 def _dataset(place: Path | str) -> str | None:
     """Return the name of a data set of Minari; None for a file."""
     text = str(place)
