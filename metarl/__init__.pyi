@@ -25,7 +25,9 @@ from metarl.trained import AdaptedPolicy as AdaptedPolicy
 from metarl.trained import Episode as Episode
 from metarl.trained import FewShotModel as FewShotModel
 from metarl.trained import Trained as Trained
+from metarl.trained import load_episodes as load_episodes
 from metarl.trained import load_model as load_model
+from metarl.trained import save_rollouts as save_rollouts
 from metarl.training import Experiment as Experiment
 from metarl.training import Settings as Settings
 from metarl.training import open_run as open_run

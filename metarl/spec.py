@@ -1,5 +1,6 @@
 """The shapes and kind of data that a model must handle. Imports no torch, to keep worker processes small."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,6 +28,20 @@ class Part(NamedTuple):
     """For Discrete and MultiDiscrete: the first value of each."""
     scale: float = 1.0
     """What it is divided by: 255 for pixels."""
+    channels: Literal["", "first", "last"] = ""
+    """Of a picture: where the channels of each of its frames are. Empty: it is no picture."""
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The order in which a picture's axes are frames, channels, height and width, as far as it has them."""
+        count = len(self.shape)
+        return (*range(count - 3), count - 1, count - 3, count - 2) if self.channels == "last" else (*range(count),)
+
+    @property
+    def picture(self) -> tuple[int, int, int]:
+        """The shape ``[channel, height, width]`` of a picture, the channels of its frames one after another."""
+        *planes, height, width = (self.shape[axis] for axis in self.axes)
+        return math.prod(planes), height, width
 
 
 @dataclass(frozen=True)

@@ -492,6 +492,16 @@ def _in_order(values: Tensor, order: Tensor) -> Tensor:
     return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand_as(values))
 
 
+def learner_for(algorithm: Algorithm, spec: Spec) -> Learner:
+    """Return the learner of an algorithm for the tasks of a spec, which may be padded.
+
+    Raises ValueError where the algorithm does not support the spec, or would take padding for examples.
+    """
+    learner = algorithm.build(spec)
+    check_masked(learner, spec)
+    return learner
+
+
 def check_masked(learner: Learner, spec: Spec) -> None:
     """Raise ValueError where tasks may have padding, and the learner would take it for examples."""
     if spec.ragged and not learner.masked:

@@ -4,9 +4,9 @@
 ``gymnasium.make_vec("metarl/PointNavigation-v0", num_envs=8)`` makes a batch; its lanes receive their tasks through
 ``reset(options={"goal": ...})``, one row per lane.
 
-A family is a file: ``navigation``, ``bandit``, ``tabular``; or a robot of ``robots`` times a task over any robot,
-``goal_velocity``, ``goal_direction`` or ``goal_position``, simulated by ``mujoco``. Start reading in ``navigation``, or
-in ``robots.half_cheetah``. Nothing heavy is imported here: Gymnasium imports what it makes.
+A family is a file: ``navigation``, ``navigation_picture``, ``bandit``, ``tabular``; or a robot of ``robots`` times a
+task over any robot, ``goal_velocity``, ``goal_direction`` or ``goal_position``, simulated by ``mujoco``. Start reading
+in ``navigation``, or in ``robots.half_cheetah``. Nothing heavy is imported here: Gymnasium imports what it makes.
 """
 
 from gymnasium.envs.registration import register
@@ -15,6 +15,12 @@ register(
     "metarl/PointNavigation-v0",
     "metarl_envs.navigation:make_env",
     vector_entry_point="metarl_envs.navigation:make_vector_env",
+    max_episode_steps=100,
+)
+register(
+    "metarl/PointNavigationPicture-v0",
+    "metarl_envs.navigation_picture:make_env",
+    vector_entry_point="metarl_envs.navigation_picture:make_vector_env",
     max_episode_steps=100,
 )
 register(

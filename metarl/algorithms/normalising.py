@@ -37,6 +37,7 @@ class Normalised(NamedTuple):
 def normalise_observations(learner: Learner) -> Learner:
     """Return a learner for control that reads normalised observations, whatever its networks are.
 
+    Pictures in Dict and Tuple observations stay as they are, in [0, 1]: a pixel that is hardly ever lit would glare.
     Means and variances are those of all steps in training so far, of support and query episodes, without those after
     an episode's end. In the first iteration there are none: observations are read as they are. The learner's own
     functions get normalised observations, also to estimate advantages.
@@ -98,6 +99,10 @@ class _Reader:
             )
         rest = {name: value for name, value in params.items() if name not in STATISTICS}
         mean, scale = mean_and_scale(params)
+        for part in self.learner.spec.observations:
+            if part.channels:
+                place = slice(part.offset, part.offset + part.size)
+                mean, scale = (_filled(value, place, number) for value, number in ((mean, 0.0), (scale, 1.0)))
         tasks, dtype = len(descriptors), torch.get_default_dtype()
         each = (value.to(descriptors.device, dtype).expand(tasks, *value.shape) for value in (mean, scale))
         return rest, Normalised(None, *each)
@@ -138,6 +143,13 @@ def mean_and_scale(buffers: Params) -> tuple[Tensor, Tensor]:
     """Return the mean of observations and what they are divided by, ``[*input_shape]`` in float64."""
     deviation = (buffers[SQUARES] / buffers[COUNT].clamp_min(1)).sqrt()
     return buffers[MEAN], torch.where(deviation > SMALLEST, deviation, 1.0)
+
+
+def _filled(values: Tensor, place: slice, number: float) -> Tensor:
+    """Return values with a number in some places; buffers stay as they are."""
+    filled = values.clone()
+    filled[place] = number
+    return filled
 
 
 def _steps(experience: Experience) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from metarl import evaluation, origins, plugins, runs, training
 from metarl.cli import DONE, Execute
-from metarl.commands import groups
+from metarl.commands import elsewhere, groups
 from metarl.commands.groups import OTHER_TASKS
-from metarl.commands.parsing import made_with, parse
+from metarl.commands.parsing import parse
 from metarl.control import resampled
 from metarl.evaluation import comparison, predictions, ranges
 from metarl.fewshot import own_units
@@ -22,7 +22,7 @@ from metarl.pictures import predictions as drawn
 from metarl.runs import logger
 from metarl.safety import time_limit
 from metarl.speed import Device
-from metarl.trained import Trained
+from metarl.trained import Trained, check_recording, save_rollouts
 from metarl.types import Family, Learner, Pictured, Split, Tasks, Units, valid
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -60,7 +60,8 @@ class EvaluateOptions:
     noise, as in training."""
     on: str | None = None
     """Evaluate on another family instead: an installed name, or module:attribute, such as the same family with wider
-    ranges. It needs the same observations and actions, or inputs and outputs."""
+    ranges; or NAME:PATH, an installed one with another folder or file, such as images:/data/birds. It needs the same
+    observations and actions, or inputs and outputs."""
     oracle: Path | None = None
     """Evaluated run, or group of seeds, of an algorithm that observes the task parameters. With --pretrained, it gives
     the gap closed:
@@ -75,6 +76,9 @@ class EvaluateOptions:
     """Device for networks and data; auto uses cuda if it is available."""
     step_timeout: float | None = 600.0
     """Seconds that one step or reset of an environment may take; None: no limit."""
+    save_rollouts: str | None = None
+    """Save the episodes of policies, of all tasks and steps: a file that ends in .npz, for NumPy and metarl adapt
+    --data; or minari:NAME-v0, a data set of Minari (pip install 'metarl-toolkit[minari]')."""
     out: Path | None = None
     """File to write, ending in .json; pictures are written beside it, and nothing into the run folder. By default
     evaluation.json in the run folder; the previous one is kept as evaluation-1.json, evaluation-2.json, ... Of
@@ -89,6 +93,8 @@ class EvaluateOptions:
             if os.path.lexists(self.out):
                 raise ValueError(f"--out {self.out} exists: nothing is overwritten; choose another file")
             check_place(self.out)
+        if self.save_rollouts is not None:
+            check_recording(self.save_rollouts)
         if (self.oracle is None) != (self.pretrained is None):
             raise ValueError("--oracle and --pretrained must be given together: the gap is measured between them")
         if self.step_timeout is not None and not self.step_timeout > 0:
@@ -110,6 +116,8 @@ def prepare(arguments: list[str]) -> Execute:
     chosen = parse(EvaluateOptions, arguments, "evaluate", EVALUATE_HELP, partial=changes)
     words = arguments if changes else None
     if groups.is_group(chosen.run):
+        if chosen.save_rollouts is not None:
+            raise ValueError(f"--save-rollouts is for one run, and {chosen.run} is a group: name one of its runs")
         return groups.evaluated(chosen, lambda one: _of_run(one, words), lambda record: _compared(chosen, record))
     return _of_run(chosen, words)
 
@@ -156,8 +164,7 @@ def _prepared(chosen: EvaluateOptions, changes: list[str] | None) -> Execute:
         if compared:
             record |= groups.gap_record(chosen, metrics, compared, record["strata"])
             print(comparison.table(record["gap_closed"]))
-        if chosen.out is not None or not plugins.is_pretrained(chosen.run):
-            _write(chosen, run, found, record)
+        _keep(chosen, run, found, record)
         return DONE
 
     return execute
@@ -170,11 +177,15 @@ def _asked(chosen: EvaluateOptions, run: Trained, config: Mapping[str, Any], tra
     """
     if chosen.mean and not run.learner.spec.control:
         raise ValueError(f"--mean is for policies, which act: {chosen.run} learns {run.learner.spec.kind}")
-    algorithm, tasks = config["algorithm"]["reference"], chosen.on or config["tasks"]["reference"]
+    if chosen.save_rollouts is not None and not run.learner.spec.control:
+        raise ValueError(f"--save-rollouts is for episodes of policies: {chosen.run} learns {run.learner.spec.kind}")
+    algorithm, tasks = config["algorithm"]["reference"], config["tasks"]["reference"]
+    if chosen.on is not None:
+        tasks, _ = elsewhere.name_and_place(chosen.on)
     asked = {name: getattr(chosen, name) for name in EVALUATED}
     asked["steps"] = _steps(run.learner) if chosen.steps is None else chosen.steps
     asked |= {"algorithm": runs.describe(run.algorithm, algorithm), "family": runs.describe(run.family, tasks)}
-    if (differs := _differing(run.family, trained_on, (tasks, config["tasks"]["reference"]))) is not None:
+    if (differs := elsewhere.differing(run.family, trained_on, (tasks, config["tasks"]["reference"]))) is not None:
         asked["differs"] = differs
     definition = origins.defined(run.family, tasks, revisions=False)
     return asked if definition is None else asked | {"definition": definition}
@@ -255,6 +266,14 @@ def _parameters(tasks: Tasks) -> dict[str, Any]:
     }
 
 
+def _keep(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
+    """Write an evaluation, where it is one of a run's own, and the episodes, where they are asked for."""
+    if chosen.out is not None or not plugins.is_pretrained(chosen.run):
+        _write(chosen, run, found, record)
+    if chosen.save_rollouts is not None:
+        print(f"saved the episodes: {save_rollouts(chosen.save_rollouts, found, run.family)}")
+
+
 def _write(chosen: EvaluateOptions, run: Trained, found: evaluation.Evaluation, record: dict[str, Any]) -> None:
     """Write an evaluation and its pictures, into the run folder or beside the file ``--out``."""
     if chosen.out is None:
@@ -306,7 +325,7 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
     """Rebuild the run with the options of the evaluation."""
     recorded = training.recorded(folder, chosen.device, chosen.allow_changes, chosen.allow_code)
     algorithm, trained_on = recorded.algorithm, recorded.tasks
-    family = trained_on if chosen.on is None else _other_family(chosen.on, trained_on, changes or [])
+    family = trained_on if chosen.on is None else elsewhere.other_family(chosen.on, trained_on, changes or [])
     if changes is not None:
         fields: list[Any] = [
             ("request", OmitArgPrefixes[EvaluateOptions]),
@@ -318,7 +337,7 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
             plugins.absolute_paths(plugins.checked_options(part)) for part in (both.algorithm, both.family)
         )
     config = runs.read_config(folder)
-    if chosen.on is None and not _has_other_folder(family, trained_on):
+    if chosen.on is None and not elsewhere.has_other_folder(family, trained_on):
         origins.check_data(config, family, folder)
     algorithm = _with_option(algorithm, "schedule", chosen.schedule)
     family = family if chosen.episodes is None else resampled(family, episodes=chosen.episodes)
@@ -327,52 +346,6 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
     origins.check_units(config, family)
     asked = dataclasses.replace(recorded, algorithm=algorithm, tasks=family)
     return training.opened(asked, runs.checkpoint(folder, chosen.checkpoint), chosen.split)
-
-
-def _other_family(reference: str, trained_on: Family, words: list[str]) -> Family:
-    """Return the family of --on. Raises ValueError unless its tasks are of the form that the run was trained for."""
-    make = made_with("tasks", words, "evaluate")
-    family: Family = training.source("tasks", reference, make).target
-    ours, theirs = (dataclasses.asdict(one.spec) | {"policy": None, "ragged": None} for one in (trained_on, family))
-    wrong = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]
-    if wrong:
-        raise ValueError(f"--on {reference}: its tasks are of another form than those of training: {'; '.join(wrong)}")
-    return family
-
-
-def _differing(family: Family, trained_on: Family, references: tuple[str, str]) -> str | None:
-    """Tell in what the evaluated family differs from that of training; None if in nothing."""
-    options, before = _options("", family), _options("", trained_on)
-    names = [name for name in options if name in before and _other(options[name], before[name])]
-    told = [
-        f"{name} is {plugins.shortened(options[name])}, and was {plugins.shortened(before[name])}" for name in names
-    ]
-    if type(family) is not type(trained_on) or (references[0] != references[1] and not told):
-        told.insert(0, f"{references[0]} instead of {references[1]}")
-    return "; ".join(told) or None
-
-
-def _options(prefix: str, target: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(target) if dataclasses.is_dataclass(target) else ():
-        value = getattr(target, item.name)
-        name = f"{prefix}{item.name}"
-        found |= _options(f"{name}.", value) if dataclasses.is_dataclass(value) else {name: value}
-    return found
-
-
-def _other(one: Any, other: Any) -> bool:
-    try:
-        return bool(one != other)
-    except (RuntimeError, ValueError):  # arrays and tensors
-        return one is not other
-
-
-def _has_other_folder(family: Any, trained_on: Any) -> bool:
-    """Return whether the user has named a folder of other data."""
-    fields = [field.name for field in dataclasses.fields(family)] if dataclasses.is_dataclass(family) else []
-    pairs = [(getattr(family, name), getattr(trained_on, name)) for name in fields]
-    return any(one != other for one, other in pairs if isinstance(one, Path))
 
 
 def _steps(learner: Learner) -> int:

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from metarl.control.protocols import SelfChecking, Snapshots, TorchLanes
 from metarl.distributions import Distribution
-from metarl.environments import LaneError, composite, flags, flat, is_fault, made_equal
+from metarl.environments import LaneError, Layout, composite, flags, flat, is_fault, made_equal, pixels_of
 from metarl.safety import limited
 from metarl.seeding import Places, spawn
 from metarl.speed import float32, on_leaves, run_compiled, run_is_compiled, send
@@ -53,12 +53,12 @@ def collect(
     policy acts on its device. The actions of task k do not depend on the number of tasks. No gradients are recorded.
     ``within`` says which tasks of a larger batch these are: actions are drawn as they are there.
     """
-    seed = _environment_seed(generator)
+    seed, reads = _environment_seed(generator), _Reads(spec.observations, pixels_of(env.single_observation_space))
     with torch.no_grad(), _threads(env), float32(generator.device):
-        observation = _reset(env, seed, parameters, spec, tasks, generator.device)
+        observation = _reset(env, seed, parameters, (tasks, *spec.input_shape), generator.device, reads)
         running = torch.ones(observation.shape[:2], dtype=observation.dtype, device=generator.device)
         noise = _noise(policy.distribution, (tasks, horizon, observation.shape[1]), generator, within)
-        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise, spec.observations)
+        now, steps = _episodes(env, policy, _Now(policy.state, observation, running), noise, reads)
         log_probs = policy.distribution.drawn_log_prob(steps.outputs, steps.actions)
         happened = steps._asdict()
         del happened["outputs"]
@@ -140,7 +140,7 @@ def _noise(
     return noise
 
 
-def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor, parts: tuple[Part, ...]) -> tuple[_Now, _Steps]:
+def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor, reads: "_Reads") -> tuple[_Now, _Steps]:
     """Run all steps: in compiled blocks where the run is compiled and the environment allows it, else one by one."""
     act, horizon = _policies(policy), noise.shape[1]
     done = 0
@@ -152,12 +152,12 @@ def _episodes(env: VectorEnv, policy: Policy, now: _Now, noise: Tensor, parts: t
             size = min(COMPILED_STEPS, horizon)
             for done in range(size, horizon + 1, size):
                 last = done == horizon and policy.observe is not None
-                now, steps = _compiled_steps(env, policy, now, noise[:, done - size : done], done - size, last)
+                now, steps = _compiled_steps(env, policy, now, noise[:, done - size : done], done - size, last, reads)
                 blocks.append(steps)
         elif _on_gpu(noise):  # on a CPU, the simulator takes nearly all of the time: compiling gains nothing
             act = _compiled(act)
     if done < horizon:
-        now, steps = _steps(env, policy, act, now, noise[:, done:], done, True, parts)
+        now, steps = _steps(env, policy, act, now, noise[:, done:], done, True, reads)
         blocks.append(steps)
     if len(blocks) == 1:
         return now, blocks[0]
@@ -191,11 +191,13 @@ def can_be_compiled(env: VectorEnv) -> bool:
     return on_torch(env) and isinstance(env, Snapshots) and env.snapshot() is not None
 
 
-def _compiled_steps(env: Any, policy: Policy, now: _Now, noise: Tensor, done: int, last: bool) -> tuple[_Now, _Steps]:
+def _compiled_steps(  # all of them are needed, once
+    env: Any, policy: Policy, now: _Now, noise: Tensor, done: int, last: bool, reads: "_Reads"
+) -> tuple[_Now, _Steps]:
     # The snapshot makes the environment's state an input and an output, so that the steps are a pure function.
     def take(snapshot: Any, now: _Now, noise: Tensor, last: bool) -> tuple[Any, _Now, _Steps]:
         env.restore(snapshot)
-        now, steps = _steps(env, policy, _policies(policy), now, noise, done, last)
+        now, steps = _steps(env, policy, _policies(policy), now, noise, done, last, reads)
         return env.snapshot(), now, steps
 
     given = env.snapshot(), now, noise.contiguous(), last
@@ -212,7 +214,7 @@ def _steps(
     noise: Tensor,
     done: int,
     last: bool,
-    parts: tuple[Part, ...] = (),
+    reads: "_Reads",
 ) -> tuple[_Now, _Steps]:
     """Take a step for each of ``noise`` ``[task, time, ...]``, after ``done``; ``last`` if the episodes end then."""
     state, observation, running = now
@@ -220,7 +222,7 @@ def _steps(
     count, tensors = noise.shape[1], on_torch(env)
     for step, noise_now in enumerate(noise.unbind(1), start=done):
         outputs, action, state = act(state, observation, noise_now)
-        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1, tensors, parts)
+        following, reward, ended, cut = _step(env, action, tuple(observation.shape), step + 1, tensors, reads)
         if policy.observe is not None:
             ends = last and step + 1 == done + count
             state = policy.observe(state, action, reward, ended | cut | ends)
@@ -252,17 +254,30 @@ def _threads(env: VectorEnv) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Reads(NamedTuple):
+    """How observations are read, besides numbers of the right shape."""
+
+    parts: tuple[Part, ...]
+    pixels: Layout | None
+
+
 def _reset(
-    env: VectorEnv, seed: int, parameters: Mapping[str, Tensor] | None, spec: Spec, tasks: int, device: torch.device
+    env: VectorEnv,
+    seed: int,
+    parameters: Mapping[str, Tensor] | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    reads: _Reads,
 ) -> Tensor:
-    episodes = env.num_envs // tasks
+    """Reset all lanes; ``shape`` is ``[task, *input_shape]``."""
+    episodes = env.num_envs // shape[0]
     with _blamed(0, episodes), limited("a reset"):
         observation, _ = env.reset(seed=seed, options=dict(parameters or {}))
-    return _observed(observation, device, 0, (tasks, episodes, *spec.input_shape), spec.observations, env)
+    return _observed(observation, device, 0, (shape[0], episodes, *shape[1:]), reads, env)
 
 
 def _step(
-    env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int, tensors: bool, parts: tuple[Part, ...]
+    env: VectorEnv, action: Tensor, shape: tuple[int, ...], step: int, tensors: bool, reads: _Reads
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step all lanes, which take tensors or arrays; ``shape`` is ``[task, episode, *input_shape]``, of observations."""
     device, lanes, lead = action.device, action.flatten(0, 1), shape[:2]
@@ -271,7 +286,7 @@ def _step(
     rewards = _received(reward, device, f"rewards at step {step}", lead)
     terminations = _flags(ended, device, f"terminations at step {step}", lead)
     truncations = _flags(cut, device, f"truncations at step {step}", lead)
-    following = _observed(observation, device, step, shape, parts, env)
+    following = _observed(observation, device, step, shape, reads, env)
     return following, _cast(rewards, f"rewards at step {step}"), terminations, truncations
 
 
@@ -305,12 +320,18 @@ def on_torch(env: VectorEnv) -> bool:
 
 
 def _observed(
-    observation: Any, device: torch.device, step: int, shape: tuple[int, ...], parts: tuple[Part, ...], env: VectorEnv
+    observation: Any, device: torch.device, step: int, shape: tuple[int, ...], reads: _Reads, env: VectorEnv
 ) -> Tensor:
-    if parts and composite(observation):
+    if reads.parts and composite(observation):
         with _blamed(step, shape[1]):
-            observation = flat(parts, observation)
+            observation = flat(reads.parts, observation)
     what = f"observations at step {step}"
+    if reads.pixels is not None:
+        images = _received(observation, device, what, (*shape[:2], *reads.pixels.given))
+        if images.is_floating_point() and reads.pixels.whole:
+            raise RolloutError(f"{what} are {images.dtype} where {reads.pixels.space} was expected: whole numbers")
+        pixels: Tensor = reads.pixels.pixels(images)
+        return _cast(pixels, what)
     # A copy: the environment may write its next observation into the array that it returned.
     received = _received(observation, device, what, shape)
     cast = _cast(received, what)

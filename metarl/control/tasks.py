@@ -27,7 +27,16 @@ from metarl.control.repeating import warn_of_other_generators
 from metarl.control.rollouts import RolloutError, can_be_compiled, collect
 from metarl.control.sampling import Sampling
 from metarl.control.success import SuccessWatch
-from metarl.environments import WorkerDied, acted_in, as_array, composite, elements, parts_of, refuse_statistics
+from metarl.environments import (
+    WorkerDied,
+    acted_in,
+    as_array,
+    composite,
+    elements,
+    parts_of,
+    pixels_of,
+    refuse_statistics,
+)
 from metarl.seeding import Places, stream
 from metarl.selection import drawn_in_whole, overrides, rollout_in_whole, rows_of
 from metarl.types import Family, Policy, Rollout, Spec, Split, Tasks, Which, places
@@ -182,7 +191,8 @@ def check_environment(env: VectorEnv, lanes: int, spec: Spec) -> None:
             "each task, and AutoresetMode.DISABLED in its metadata"
         )
     observations, actions = env.single_observation_space, env.single_action_space
-    told = parts_of(observations) if composite(observations) else observations.shape
+    pixels = pixels_of(observations)
+    told = parts_of(observations) if composite(observations) else (pixels or observations).shape
     expected = spec.observations if composite(observations) else spec.input_shape
     if (told, *acted_in(actions)) != (expected, spec.kind, spec.output_size, spec.choices):
         raise ValueError(

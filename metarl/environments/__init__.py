@@ -20,9 +20,9 @@ from metarl.environments.making import (
     refuse_statistics,
     told,
 )
-from metarl.environments.observations import Eye, layout, made_equal, named
+from metarl.environments.observations import Eye, Layout, layout, made_equal, named, pixels_of
 from metarl.environments.outcomes import MOST_TOLD, SUCCESS, Tally, Told, close_environment, flag, flags, is_fault
-from metarl.environments.parts import as_array, composite, flat, parts_of
+from metarl.environments.parts import as_array, composite, flat, parted, parts_of
 from metarl.environments.single import OwnEnv, SingleEnv
 from metarl.environments.spaces import Array, acted_in, elements, is_bounded_box, middle, plain, spec_of
 from metarl.environments.workers import WorkerDied, WorkerLanes, on_workers, usable_cpus
@@ -39,6 +39,7 @@ __all__ = [
     "LaneError",
     "LaneOptions",
     "Lanes",
+    "Layout",
     "Maker",
     "OwnEnv",
     "SingleEnv",
@@ -67,7 +68,9 @@ __all__ = [
     "named",
     "on_workers",
     "opened",
+    "parted",
     "parts_of",
+    "pixels_of",
     "plain",
     "plain_seed",
     "quiet_mujoco",

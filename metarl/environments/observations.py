@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.environments.parts import PIXEL, flat, is_image, parts_of
+from metarl.environments.parts import (
+    PIXEL,
+    as_dtype,
+    channels_of,
+    check_pixels,
+    flat,
+    has_channels_last,
+    is_image,
+    parts_of,
+)
 from metarl.spec import Part
 
 Array = np.ndarray[Any, Any]
@@ -30,20 +39,55 @@ class Layout(NamedTuple):
     """The order of the axes, channels first; None: as they are."""
     parts: tuple[Part, ...] = ()
     """Of a Dict, a Tuple, MultiDiscrete or MultiBinary: what the policy's vector is made of."""
+    most: float | None = None
+    """Of a picture: the largest value that its space has, 255 or 1."""
 
     @property
     def recorded(self) -> tuple[Part, ...]:
         """The parts of a Dict or a Tuple, which a Spec records; empty for all others."""
         return self.parts if isinstance(self.space, spaces.Dict | spaces.Tuple) else ()
 
+    @property
+    def whole(self) -> bool:
+        """Whether the space holds whole numbers."""
+        return np.dtype(self.space.dtype).kind in "bui"
+
+    def pixels(self, images: Any) -> Any:
+        """Return images ``[..., *given]``, arrays or tensors, as the policy sees them: ``[..., *shape]`` in [0, 1]."""
+        lead = images.shape[: images.ndim - len(self.given)]
+        ordered = images if self.axes is None else images.swapaxes(-1, -2).swapaxes(-2, -3)
+        return ordered.reshape(*lead, *self.shape) / PIXEL
+
+    def unread(self, rows: Array) -> Array:
+        """Return what a policy has seen of a Box or of Discrete, ``[..., *shape]``, as observations ``[..., *given]``.
+
+        It is exact for choices and whole pixels; other numbers come back as the policy's dtype holds them.
+        """
+        lead = rows.shape[: rows.ndim - len(self.shape)]
+        if isinstance(self.space, spaces.Discrete):
+            return np.asarray(rows.argmax(-1) + self.space.start)
+        kept = rows * PIXEL if self.image else rows
+        if self.axes is not None:
+            kept = kept.reshape((*lead, *(self.given[axis] for axis in self.axes)))
+            kept = kept.transpose(*range(len(lead)), *(len(lead) + int(axis) for axis in np.argsort(self.axes)))
+        return as_dtype(kept.reshape((*lead, *self.given)), self.space.dtype)
+
+
+def pixels_of(lane: spaces.Space[Any]) -> Layout | None:
+    """Return how a policy sees the images of lanes that have such a space each; None for lanes of other observations.
+
+    Lanes of a ``GymnasiumFamily`` have read their images already, and have other spaces.
+    """
+    return layout(lane) if is_image(lane) else None
+
 
 def layout(space: spaces.Space[Any]) -> Layout:
     """Return how a policy sees a space.
 
-    Discrete observations are one-hot. Images, whose values are bounded by 0 and 255, become ``[channel, height,
-    width]`` in [0, 1]; those of several frames have the frames' channels one after another. Boxes of three axes whose
-    last one is the shortest are laid out as images too. All other Boxes stay as they are. Dicts and Tuples become one
-    vector, part after part: choices one-hot, pixels divided by 255, all flattened.
+    Discrete observations are one-hot. Pictures, whose values are bounded by 0 and 255, or floats by 0 and 1, become
+    ``[channel, height, width]`` in [0, 1]; those of several frames have the frames' channels one after another. Boxes
+    of three axes whose last one is the shortest are laid out as pictures too. All other Boxes stay as they are. Dicts
+    and Tuples become one vector, part after part: choices one-hot, pixels divided by 255, all flattened.
 
     Raises:
         ValueError: spaces, or parts of them, that cannot be read.
@@ -54,14 +98,15 @@ def layout(space: spaces.Space[Any]) -> Layout:
         parts = parts_of(space)
         return Layout(space, space.shape or (), (sum(part.size for part in parts),), parts=parts)
     shape = space.shape
-    image = is_image(space)
-    last = len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
+    image, picture = is_image(space), channels_of(space) != ""
+    most = (float(PIXEL) if image else 1.0) if picture else None
+    last = has_channels_last(shape)
     axes = (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2) if last else None
     ordered = shape if axes is None else tuple(shape[axis] for axis in axes)
     if len(shape) == 3:
-        return Layout(space, shape, ordered, image, axes)
-    if image:  # grey, or several frames
-        return Layout(space, shape, (math.prod(ordered[:-2]), *ordered[-2:]), image, axes)
+        return Layout(space, shape, ordered, image, axes, most=most)
+    if picture:  # grey, or several frames
+        return Layout(space, shape, (math.prod(ordered[:-2]), *ordered[-2:]), image, axes, most=most)
     return Layout(space, shape, shape)
 
 
@@ -92,7 +137,7 @@ class Eye:
 
         Warns once where observations that differ become equal in the policy's dtype.
         """
-        space, given, shape, image, axes, parts = seen
+        space, given, shape, image, axes, parts, most = seen
         if parts:
             return self._read_parts(seen, observation)
         array = np.asarray(observation)
@@ -102,6 +147,8 @@ class Eye:
             if observation not in space:
                 raise ValueError(f"the observation {observation!r} is not in {space}")
             return np.asarray(np.arange(space.start, space.start + space.n) == array)
+        if most is not None:
+            check_pixels("an observation", array, space.dtype, most)
         self._check_numbers(array, observation)
         if axes is not None:
             array = array.transpose(axes)

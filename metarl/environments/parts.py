@@ -5,7 +5,7 @@ Nothing here imports torch, to keep worker processes small.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,8 @@ from metarl.spec import Part
 Array = np.ndarray[Any, Any]
 PIXEL = 255
 """The largest value of a pixel."""
+ROUNDING = 1e-5
+"""How far floats may leave a picture's range, as a share of it: filters that resize pictures do so."""
 KNOWN = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
 
 
@@ -54,7 +56,8 @@ def _part(path: tuple[str | int, ...], space: spaces.Space[Any], offset: int) ->
         return Part(path, shape, np.dtype(space.dtype).name, offset, sum(choices), choices, first)
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         scale = float(PIXEL) if is_image(space) else 1.0
-        return Part(path, shape, np.dtype(space.dtype).name, offset, math.prod(shape), scale=scale)
+        dtype, size = np.dtype(space.dtype).name, math.prod(shape)
+        return Part(path, shape, dtype, offset, size, scale=scale, channels=channels_of(space))
     part = f"the part {told(path)} of the observations, {space}," if path else f"observations of {space}"
     raise ValueError(f"{part} cannot be read: expected {KNOWN}; wrap the environment")
 
@@ -64,6 +67,43 @@ def is_image(space: spaces.Space[Any]) -> bool:
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3, 4):
         return False
     return bool((space.low == 0).all() and (space.high == PIXEL).all())
+
+
+def channels_of(space: spaces.Space[Any]) -> Literal["", "first", "last"]:
+    """Return where a picture has its channels; empty for what is no picture.
+
+    Pictures are Boxes of pixels (``is_image``), and Boxes of floats from 0 to 1 with three axes, or four if they are
+    several frames. Channels are last where that axis is shorter than both before it.
+    """
+    if not isinstance(space, spaces.Box):
+        return ""
+    if not is_image(space):
+        floats = np.issubdtype(space.dtype, np.floating) and len(space.shape) in (3, 4)
+        if not floats or (space.low != 0).any() or (space.high != 1).any():
+            return ""
+    return "last" if has_channels_last(space.shape) else "first"
+
+
+def has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last of three axes, or of four with frames first, is the shortest of a frame's."""
+    return len(shape) in (3, 4) and shape[-1] < min(shape[-3:-1])
+
+
+def check_pixels(what: str, array: Array, dtype: Any, most: float) -> None:
+    """Raise ValueError for a picture that is not as its space says: fractions, or numbers beyond 0 to ``most``.
+
+    It would be a dark or a glaring picture, and nobody would see it.
+    """
+    if array.dtype == np.uint8 and most == PIXEL:
+        return
+    if array.dtype.kind == "f" and np.dtype(dtype).kind != "f" and (fractions := array != np.rint(array)).any():
+        one = array[fractions].flat[0]
+        raise ValueError(
+            f"{what} holds {one:g} where its space has {np.dtype(dtype)}: return whole numbers up to {most:g}"
+        )
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < -ROUNDING * most or high > (1 + ROUNDING) * most:  # not of nan, which others tell
+        raise ValueError(f"{what} is a picture of {low:g} to {high:g} where its space has 0 to {most:g}")
 
 
 def composite(observation: Any) -> bool:
@@ -109,8 +149,43 @@ def flat(parts: tuple[Part, ...], observation: Any) -> Array:
         if part.choices:
             columns += _one_hot(part, array.reshape(*lead, -1))
         else:
+            if part.channels:
+                check_pixels(_called(part), array, part.dtype, part.scale)
             columns.append(array.reshape(*lead, -1) / part.scale)
     return np.concatenate(columns, axis=-1, dtype=np.float64)
+
+
+def parted(space: spaces.Space[Any], vectors: Array) -> Any:
+    """Return vectors ``[..., sum of sizes]`` as observations of a space, parts ``[..., *shape]``: the inverse of flat.
+
+    It is exact for choices and whole numbers that the vectors' dtype holds.
+    """
+    return _nested(space, (), {part.path: _taken_out(part, vectors) for part in parts_of(space)})
+
+
+def _nested(space: spaces.Space[Any], path: tuple[str | int, ...], arrays: Mapping[Any, Array]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _nested(one, (*path, name), arrays) for name, one in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_nested(one, (*path, number), arrays) for number, one in enumerate(space.spaces))
+    return arrays[path]
+
+
+def _taken_out(part: Part, vectors: Array) -> Array:
+    lead, values = vectors.shape[:-1], vectors[..., part.offset : part.offset + part.size]
+    if part.choices:
+        hot = np.split(values, np.cumsum(part.choices)[:-1], axis=-1)
+        chosen = [one.argmax(-1) + first for one, first in zip(hot, part.first, strict=True)]
+        values = np.stack(chosen, axis=-1)
+    elif part.scale != 1:
+        values = values * part.scale
+    return as_dtype(values.reshape((*lead, *part.shape)), part.dtype)
+
+
+def as_dtype(values: Array, dtype: Any) -> Array:
+    """Return numbers in a dtype, rounded where it holds whole numbers."""
+    whole = np.dtype(dtype).kind in "biu" and values.dtype.kind == "f"
+    return np.asarray((np.rint(values) if whole else values).astype(dtype))
 
 
 def _one_hot(part: Part, array: Array) -> Iterator[Array]:

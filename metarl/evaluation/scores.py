@@ -61,6 +61,8 @@ class Evaluation:
     environment_steps: Tensor | None = None
     """``[step, task]``, for control: environment steps of a task that a policy had learnt from. With a memory, those of
     its own lane, on average; otherwise those of all the task's episodes."""
+    practice: Sequence[Rollout] = ()
+    """For control: the episodes that each step's policies adapt to. With ``mean``, they are not what is scored."""
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -161,9 +163,9 @@ def _evaluated(learner: Learner, params: Params, sampled: Tasks, asked: "_Asked"
     device = asked.device
     with torch.no_grad(), float32(device):
         run = _control if learner.spec.control else _examples
-        scores, queries, instances, counts = run(learner, params, sampled, asked)
+        scores, queries, instances, counts, practice = run(learner, params, sampled, asked)
     named = {name: torch.stack([step[name] for step in scores]).cpu() for name in scores[0]}
-    return Evaluation(named, sampled, queries, instances, counts)
+    return Evaluation(named, sampled, queries, instances, counts, practice)
 
 
 class _Asked(NamedTuple):
@@ -176,13 +178,13 @@ class _Asked(NamedTuple):
 
 def _by_ranks(learner: Learner, params: Params, sampled: Tasks, asked: _Asked) -> Evaluation:
     """Evaluate this rank's share of the tasks, and put the scores of all together; the queries are this rank's."""
-    queries = list[Sequence[Batch]]()
+    mine = list[Evaluation]()
 
     def work() -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-        mine = ranks.share(len(sampled.descriptors))
-        some = drawn_in_whole(sampled, mine) if ranks.is_exact() else select_tasks(sampled, mine)
+        own = ranks.share(len(sampled.descriptors))
+        some = drawn_in_whole(sampled, own) if ranks.is_exact() else select_tasks(sampled, own)
         found = _evaluated(learner, params, some, asked)
-        queries.append(found.queries)
+        mine.append(found)
         return {name: scores.T for name, scores in found.scores.items()}, found.instances, found.environment_steps
 
     told = ranks.agreed("evaluating", work)
@@ -193,7 +195,8 @@ def _by_ranks(learner: Learner, params: Params, sampled: Tasks, asked: _Asked) -
         None if values[0] is None else torch.cat([value for value in values if value is not None], dim=1)
         for values in ([one for _, one, _ in told], [one for _, _, one in told])
     )
-    return Evaluation({name: values.T for name, values in scores.items()}, sampled, queries[0], instances, counts)
+    named = {name: values.T for name, values in scores.items()}
+    return Evaluation(named, sampled, mine[0].queries, instances, counts, mine[0].practice)
 
 
 def _learnt_from(learner: Learner, rollouts: Sequence[Batch]) -> Tensor:
@@ -216,8 +219,8 @@ def _check_spec(built: Spec, asked: Spec) -> None:
 
 Group = tuple[Tensor, Examples, Examples]
 """Descriptors, support and query of some of the tasks."""
-Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None, Tensor | None]
-"""Scores of each step, what they were measured on, accuracies by instance, and environment steps."""
+Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None, Tensor | None, Sequence[Rollout]]
+"""Scores of each step, what they were measured on, accuracies by instance, environment steps, and practice."""
 
 
 class Adapted(NamedTuple):
@@ -312,7 +315,7 @@ def _control(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> S
     scores = [{name: values for name, values in step.items() if _told_in_all(name, scores)} for step in scores]
     if any("success" in step for step in scores):  # some environments report success only when there is some
         scores = [{"success": torch.zeros_like(step["return"])} | step for step in scores]
-    return scores, tuple(rollouts), None, _learnt_from(learner, practice)
+    return scores, tuple(rollouts), None, _learnt_from(learner, practice), tuple(practice)
 
 
 def _told_in_all(name: str, scores: Sequence[Mapping[str, Tensor]]) -> bool:
@@ -344,7 +347,7 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> 
         for step in range(asked.steps + 1)
     ]
     instances = [group_instances for _, group_instances in results if group_instances is not None]
-    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None, None
+    return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None, None, ()
 
 
 def _drawn_at_once(

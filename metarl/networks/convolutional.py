@@ -15,7 +15,7 @@ from torch import nn
 from metarl.networks.layers import Residual
 from metarl.types import Spec
 
-Downsample = Literal["stride", "pool"]
+Downsample = Literal["stride", "pool", "flat"]
 Norm = Literal["batch", "layer"]
 
 
@@ -24,11 +24,12 @@ def conv4(spec: Spec, filters: int = 64, downsample: Downsample = "stride", norm
 
     ``stride`` uses strided convolutions (sides rounded up) and averages over the remaining positions: the MAML paper's
     network for Omniglot (arXiv 1703.03400). ``pool`` uses max-pooling (sides rounded down) and flattens the remaining
-    positions: the MAML paper's network for mini-ImageNet, and that of matching networks (arXiv 1606.04080).
+    positions: the MAML paper's network for mini-ImageNet, and that of matching networks (arXiv 1606.04080). ``flat``
+    uses strided convolutions and flattens: cheap, and it keeps where things are, which the average forgets.
 
     Initialisation follows the MAML paper's code: convolutions are Xavier-uniform, biases zero, the head standard normal
-    (stride) or Xavier-uniform (pool). Batch norm's epsilon is 0.001, as there. ``norm`` layer is for examples what
-    policies always have.
+    (stride) or Xavier-uniform (pool, flat). Batch norm's epsilon is 0.001, as there. ``norm`` layer is for examples
+    what policies always have.
 
     Raises:
         ValueError: inputs are not images ``[channel, height, width]``, or are too small for the pooling.
@@ -79,12 +80,19 @@ def _blocks(
         layers[f"activation_{block}"] = activation()
         if pooled:
             layers[f"pool_{block}"] = nn.MaxPool2d(2)
-    if not pooled:
+    if downsample == "stride":
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    positions = (height >> len(widths)) * (width >> len(widths)) if pooled else 1
-    layers["head"] = _head(widths[-1] * positions, spec.head_size, standard_normal=not pooled)
+    positions = _positions(downsample, height, len(widths)) * _positions(downsample, width, len(widths))
+    layers["head"] = head(widths[-1] * positions, spec.head_size, standard_normal=downsample == "stride")
     return nn.Sequential(layers)
+
+
+def _positions(downsample: Downsample, side: int, blocks: int) -> int:
+    """Return what blocks leave of a side: halves rounded down by pooling, up by strides."""
+    if downsample == "stride":
+        return 1
+    return side >> blocks if downsample == "pool" else -(-side >> blocks)
 
 
 def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512), norm: Norm = "batch") -> nn.Sequential:
@@ -111,7 +119,7 @@ def resnet12(spec: Spec, widths: Sequence[int] = (64, 128, 256, 512), norm: Norm
         layers[f"block_{block}"] = Residual(nn.Sequential(body), shortcut)
         layers[f"activation_{block}"] = nn.LeakyReLU(0.1)
         layers[f"pool_{block}"] = nn.MaxPool2d(2)
-    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": _head(widths[-1], spec.head_size)}
+    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head(widths[-1], spec.head_size)}
     return nn.Sequential(layers)
 
 
@@ -136,7 +144,8 @@ def _unbiased(channels: int, features: int, size: int) -> nn.Conv2d:
     return convolution
 
 
-def _head(features: int, outputs: int, standard_normal: bool = False) -> nn.Linear:
+def head(features: int, outputs: int, standard_normal: bool = False) -> nn.Linear:
+    """A last layer without bias at first, its weights Xavier-uniform or standard normal."""
     layer = nn.Linear(features, outputs)
     if standard_normal:
         nn.init.normal_(layer.weight)

@@ -18,6 +18,7 @@ from metarl.networks import layers
 from metarl.networks.derivatives import perceptron
 from metarl.networks.derivatives.perceptron import Activation
 from metarl.networks.layers import LogStd, Residual
+from metarl.networks.routing import Routed
 from metarl.speed import refuse_autocast, send
 from metarl.types import Params, Spec
 
@@ -275,7 +276,7 @@ def _normalises(module: nn.Module, spec: Spec, batch_norm: BatchNorm) -> bool:
 
 def _reached(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules that ``_apply`` runs one by one, not as part of another module."""
-    if type(module) in (nn.Sequential, Residual):
+    if type(module) in (nn.Sequential, Residual, Routed):
         for layer in module.children():
             yield from _reached(layer)
     else:
@@ -311,6 +312,11 @@ def _apply(module: nn.Module, prefix: str, params: Params, inputs: Tensor, refer
             _apply(layer, f"{prefix}{name}.", params, inputs, reference) for name, layer in module.named_children()
         )
         return body + shortcut
+    if type(module) is Routed:
+        pictures, others = module.cut(inputs)
+        named = zip(module.named_children(), pictures, strict=True)
+        read = [_apply(one, f"{prefix}{name}.", params, picture, reference) for (name, one), picture in named]
+        return torch.cat([*read, *others], dim=-1)
     run = layers.find(module)
     if run is not None:
         own = {name: params[prefix + name] for name, value in module._parameters.items() if value is not None}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tyro.conf import arg
 
 from metarl import plugins
-from metarl.networks import convolutional, models, policies
+from metarl.networks import convolutional, models, policies, routing
 from metarl.networks.convolutional import Downsample, Norm
 from metarl.networks.layers import LogStd
 from metarl.networks.models import BatchNorm, Model
@@ -24,9 +24,9 @@ NETWORKS = ("mlp", "conv4", "convnet", "resnet12")
 """Names of the built-in networks."""
 READ = {
     "mlp": ("hidden", "activation", "normalise", "std", "output_scale"),
-    "conv4": ("filters", "downsample", "norm", "std", "output_scale"),
-    "convnet": ("hidden", "kernels", "activation", "downsample", "norm", "std", "output_scale"),
-    "resnet12": ("filters", "norm", "std", "output_scale"),
+    "conv4": ("filters", "downsample", "joint", "norm", "std", "output_scale"),
+    "convnet": ("hidden", "kernels", "activation", "downsample", "joint", "norm", "std", "output_scale"),
+    "resnet12": ("filters", "joint", "norm", "std", "output_scale"),
 }
 """Options that each architecture reads, besides batch_norm, which tells what batch norm does where there is any."""
 Activation = Literal["tanh", "relu", "elu", "gelu", "leaky_relu", "silu", "softplus"]
@@ -59,7 +59,10 @@ class Network:
     """Filters of each layer of conv4, or of the first block of resnet12, whose filters double with every block."""
     downsample: Downsample = "stride"
     """How conv4 and convnet halve images: stride, as in the MAML paper on Omniglot, or pool, as on mini-ImageNet
-    there."""
+    there. stride averages over what is left of the image, and so forgets where things are; flat keeps all of it."""
+    joint: tuple[int, ...] = ()
+    """Widths of fully connected layers between the convolutions of conv4, convnet or resnet12 and the last layer. Of
+    Dict and Tuple observations, each picture has its own convolutions, and all other numbers join behind them."""
     norm: Norm = "batch"
     """What normalises the features of conv4, convnet and resnet12: batch norm (batch), or layer norm, of each item by
     itself (layer). Tasks of unequal size need the latter, as batch norm would count their padding. Control always has
@@ -93,8 +96,9 @@ class Network:
         for name in ("std", "output_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if any(width < 1 for width in (*self.hidden, self.filters)):
-            raise ValueError(f"hidden={self.hidden} and filters={self.filters}: widths are at least 1")
+        if any(width < 1 for width in (*self.hidden, *self.joint, self.filters)):
+            told = f"hidden={self.hidden}, joint={self.joint} and filters={self.filters}"
+            raise ValueError(f"{told}: widths are at least 1")
         if not self.kernels or any(side < 1 or side % 2 == 0 for side in self.kernels):
             raise ValueError(f"kernels={self.kernels}: expected odd sides, such as 3 or 5")
         self._refuse_unread()
@@ -164,13 +168,15 @@ class Network:
         if self.architecture == "mlp":
             return mlp(spec, self.hidden, self.activation, self.std, self.normalise)
         if self.architecture == "conv4":
-            return _with_policy(convolutional.conv4(spec, self.filters, self.downsample, self.norm), spec, self.std)
+            return self._reading_pictures(
+                lambda one: convolutional.conv4(one, self.filters, self.downsample, self.norm), spec
+            )
         if self.architecture == "convnet":
             options = self.hidden, self.kernels, ACTIVATIONS[self.activation], self.downsample, self.norm
-            return _with_policy(convolutional.convnet(spec, *options), spec, self.std)
+            return self._reading_pictures(lambda one: convolutional.convnet(one, *options), spec)
         if self.architecture == "resnet12":
             widths = [self.filters * 2**block for block in range(4)]
-            return _with_policy(convolutional.resnet12(spec, widths, self.norm), spec, self.std)
+            return self._reading_pictures(lambda one: convolutional.resnet12(one, widths, self.norm), spec)
         chosen = self.architecture
         make = plugins.import_attribute(chosen) if isinstance(chosen, str) else chosen
         module = make(spec) if callable(make) else make
@@ -178,6 +184,19 @@ class Network:
             problem = f"returns {type(module).__name__}" if callable(make) else f"is {make!r}"
             raise ValueError(f"architecture={chosen!r} {problem}: expected a function from a Spec to an nn.Module")
         return module
+
+    def _reading_pictures(self, make: Callable[[Spec], nn.Sequential], spec: Spec) -> nn.Sequential:
+        """Return a network of pictures: of those in a Dict or a Tuple, or of one that is all there is to see."""
+        if not spec.observations and not self.joint:
+            return _with_policy(make(spec), spec, self.std)
+        if spec.observations:
+            network, features = routing.routed(make, spec)
+        else:
+            network, features = routing.headless(make(spec))
+        activation = ACTIVATIONS[self.activation if self.architecture == "convnet" else "relu"]
+        for name, layer in routing.joint(features, self.joint, activation, spec.head_size).items():
+            network.add_module(name, layer)
+        return _with_policy(network, spec, self.std)
 
 
 NetworkOptions = Annotated[Network, arg(name="")]

@@ -229,8 +229,8 @@ def _names(depth: int) -> list[str]:
 def _check(model: PPO, trained: Trained, state: State, own: Native | None) -> None:
     """Raise ValueError unless both policies give the same log-probabilities for random observations."""
     spec, generator = trained.learner.spec, Generator().manual_seed(0)
-    given, observations = _observations(spec, own, generator, state)
     assert isinstance(model.policy, ActorCriticPolicy)
+    given, observations = _observations(spec, own, generator, state, model.observation_space)
     with torch.no_grad():
         outputs = outputs_at(trained.learner, state, observations.to(trained.device)).cpu()
         actions = spec.distribution.sample(outputs, generator)
@@ -257,8 +257,13 @@ def _on(observations: Any, model: PPO) -> Any:
     return observations.to(model.device)
 
 
-def _observations(spec: Spec, own: Native | None, generator: Generator, state: State) -> tuple[Any, Tensor]:
+def _observations(
+    spec: Spec, own: Native | None, generator: Generator, state: State, sees: spaces.Space[Any]
+) -> tuple[Any, Tensor]:
     """Return random observations as Stable-Baselines3 gets them, and as metarl's policy does."""
+    if own is None and is_image_space(sees):  # with channels first: SB3 wraps its environments
+        given = torch.randint(256, (64, *spec.input_shape), generator=generator)
+        return given, given / 255
     if isinstance(state, Normalised) and own is None:  # such as there are: far from them, rounding is magnified
         noise = torch.randn(64, *spec.input_shape, generator=generator)
         given = state.mean.cpu() + state.scale.cpu() * noise

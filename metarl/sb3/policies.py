@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.environments import composite, flat
+from metarl.environments import Layout, composite, flat, pixels_of
 from metarl.sb3.native import Native, native
 from metarl.seeding import stream
 from metarl.speed import float32
@@ -31,6 +31,7 @@ class MetaPolicy:
         device: Device of the state.
         seed: Seed of sampled actions.
         own: The environment's own spaces, to read and act in those.
+        pixels: How lanes show images, if they do.
 
     Raises:
         ValueError: the learner has no policies, or its policies need rewards as inputs.
@@ -44,9 +45,10 @@ class MetaPolicy:
         device: torch.device | str = "cpu",
         seed: int = 0,
         own: Native | None = None,
+        pixels: Layout | None = None,
     ):
         check_policies(learner)
-        self.own = own
+        self.own, self.pixels = own, pixels
         self.learner, self.state, self.action_space, self.device = learner, state, action_space, torch.device(device)
         self._generator = stream(seed, "actions", device=self.device)
 
@@ -88,6 +90,7 @@ class MetaPolicy:
         else:
             array = np.asarray(observation)
             shape = spec.input_shape if self.own is None or spec.observations else self.own.observations.shape
+            shape = shape if self.pixels is None else self.pixels.given
         if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
             raise ValueError(
                 f"observations have shape {array.shape} where {shape} or (n, {str(shape)[1:]} was expected"
@@ -95,6 +98,7 @@ class MetaPolicy:
         batch = array.reshape(-1, *shape)
         raw = self.own is not None and not spec.observations
         read = np.stack([self.own.seen(row) for row in batch]) if self.own is not None and raw else batch
+        read = read if self.pixels is None else self.pixels.pixels(read)
         return torch.as_tensor(read, dtype=torch.get_default_dtype()), array.ndim == len(shape)
 
     def _within(self, chosen: Tensor) -> Array:
@@ -132,4 +136,5 @@ def policy(
         return MetaPolicy(trained.learner, state, own.actions, trained.device, seed, own)
     lanes = family.environment(1, torch.device("cpu"))
     lanes.close()
-    return MetaPolicy(trained.learner, state, lanes.single_action_space, trained.device, seed)
+    pixels = pixels_of(lanes.single_observation_space)
+    return MetaPolicy(trained.learner, state, lanes.single_action_space, trained.device, seed, pixels=pixels)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl import control
 from metarl.control import ControlTasks, Noted, Single, resampled
+from metarl.environments import pixels_of
 from metarl.testing.batches import close, equal, mask_faults, shape_faults
 from metarl.testing.findings import Check, Fault, Found, NotChecked, Note
 from metarl.testing.playing import Lanes, Played, random_actions, seen
@@ -72,7 +73,9 @@ def _environment(subject: ControlSubject) -> Found:
     except ValueError as error:
         yield Fault(str(error), blamed)
         return
-    observation, shape = lanes.reset(), (lanes.count, *subject.spec.input_shape)
+    pixels = pixels_of(lanes.env.single_observation_space)
+    observation = lanes.reset()
+    shape = (lanes.count, *(subject.spec.input_shape if pixels is None else pixels.given))
     yield from shape_faults("observations after a reset", observation, shape, observation.dtype, blamed)
     following, rewards, *flags = lanes.step(subject.actions[0])
     yield from shape_faults("observations after a step", following, shape, observation.dtype, blamed)

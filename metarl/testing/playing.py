@@ -70,7 +70,7 @@ class Lanes:
 
 
 def seen(spec: Spec, observation: Any) -> Tensor:
-    """Return a copy of an environment's observations as the policy gets them."""
+    """Return a copy of an environment's observations as tensors: of a Dict or a Tuple, what the policy gets."""
     if composite(observation):
         observation = flat(spec.observations, observation).astype(torch.empty(0).numpy().dtype)
     return as_tensor(observation)

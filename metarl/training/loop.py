@@ -47,9 +47,9 @@ from metarl.types import (
     Params,
     Role,
     Selective,
-    check_masked,
     holding,
     labelled_tasks,
+    learner_for,
 )
 
 MAX_REFUSED = 5
@@ -78,8 +78,7 @@ class Run:
         self.claim: runs.Claim | None = None
         self.device = resolve_device(settings.device)
         self.ranks: Ranks | None = None
-        built = algorithm.build(family.spec)
-        check_masked(built, family.spec)
+        built = learner_for(algorithm, family.spec)
         self.learner = singly(built) if settings.exact_sums else built
         bounds = check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         self.ends = bounds and Ends(*(bound.to(torch.get_default_dtype()) for bound in bounds))

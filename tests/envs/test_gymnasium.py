@@ -26,8 +26,13 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "HalfCheetahDirection": {"direction": -1.0},
     "HalfCheetahVelocity": {"velocity": 0.7, "control_cost": 0.1},
     "PointNavigation": {"goal": (0.4, -0.3)},
+    "PointNavigationPicture": {"goal": (0.4, -0.3)},
     "TabularMDP": {"reward_means": np.arange(50.0).reshape(10, 5)},
 }
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The minimal resolution for an image is 36x36 for the default `CnnPolicy`"
+)
+"""Stable-Baselines3's own network of pictures is for larger ones."""
 IDS = sorted(name for name in gymnasium.registry if name.startswith("metarl/"))
 ROBOTS = [name for name in IDS if "Ant" in name or "Cheetah" in name]
 DRAWN = [name for name in IDS if name not in ROBOTS]

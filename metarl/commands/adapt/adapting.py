@@ -17,7 +17,7 @@ from metarl.environments import quiet_mujoco
 from metarl.files import check_place
 from metarl.runs import logger
 from metarl.speed import Device
-from metarl.trained import AdaptedPolicy, FewShotModel, Trained
+from metarl.trained import AdaptedPolicy, FewShotModel, Trained, are_saved, load_episodes
 
 ATTRIBUTE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 """``module:attribute``; an id of Gymnasium, such as ``module:Name-v0``, is none."""
@@ -32,9 +32,12 @@ class AdaptOptions:
     """Run folder, or pretrained:NAME."""
     out: Path
     """Model file to write, for metarl predict and metarl.load_model. Its card is written beside it."""
-    data: Path | None = None
+    data: str | None = None
     """Examples: a folder with a folder of images for each class, or a table (.csv) with a line of names. Its columns
-    are filename and label, of images beside it; or the input numbers, then the targets or the class."""
+    are filename and label, of images beside it; or the input numbers, then the targets or the class. For policies:
+    episodes that metarl evaluate --save-rollouts wrote, a file (.npz) or minari:NAME-v0."""
+    task: int | None = None
+    """With --data of several tasks' episodes: the number of the task."""
     env: str | None = None
     """Environment to adapt to by playing: an id of Gymnasium, or module:attribute of an environment or of a function
     that makes one. Its spaces must be those of the run's."""
@@ -45,7 +48,8 @@ class AdaptOptions:
     horizon: int | None = None
     """With --env: most actions in an episode. Default: that of the run's tasks."""
     steps: int | None = None
-    """Number of adaptation steps. Default: 1 with --env; with --data, as many as in meta-training."""
+    """Number of adaptation steps. Default: 1 with --env; with --data, as many as in meta-training; with saved episodes,
+    all but the last of theirs, which shows what came out."""
     seed: int = 0
     """Seed of actions and of environments; with --data, of the order of the examples."""
     export: tuple[Path, ...] = ()
@@ -83,18 +87,44 @@ def prepare(arguments: list[str]) -> Execute:
     opened = training.open_run(chosen.run, chosen.checkpoint, chosen.device, chosen.allow_changes, chosen.allow_code)
     spec = opened.learner.spec
     if chosen.data is not None and spec.control:
-        raise ValueError(f"--data: {chosen.run} trains policies, for {spec.kind} actions: give an environment by --env")
+        if not are_saved(chosen.data):
+            raise ValueError(
+                f"--data: {chosen.run} trains policies, for {spec.kind} actions: give an environment by --env, or "
+                "episodes that metarl evaluate --save-rollouts wrote"
+            )
+        return _to_episodes(chosen, opened)
+    if chosen.task is not None:
+        raise ValueError(f"--task {chosen.task} is for --data of saved episodes, and for runs of policies")
     if chosen.env is not None and not spec.control:
         raise ValueError(f"--env: {chosen.run} learns from labelled examples, for {spec.kind}: give them by --data")
     if chosen.data is not None:
-        return _to_data(chosen, opened)
+        return _to_data(chosen, Path(chosen.data), opened)
     return _to_env(chosen, opened)
 
 
-def _to_data(chosen: AdaptOptions, opened: Trained) -> Execute:
-    if not chosen.data or not chosen.data.exists():
-        raise ValueError(f"--data {chosen.data} does not exist: expected a folder or a table (.csv)")
-    model = opened.fit(chosen.data, steps=chosen.steps, seed=chosen.seed)
+def _to_episodes(chosen: AdaptOptions, opened: Trained) -> Execute:
+    assert chosen.data is not None
+    batches = load_episodes(chosen.data, chosen.task)
+    most = max(len(batches) - 1, 1)
+    steps = most if chosen.steps is None else chosen.steps
+    if not 1 <= steps <= len(batches):
+        raise ValueError(
+            f"--steps {steps}: expected 1 to {len(batches)}, as many steps as {chosen.data} has episodes of"
+        )
+    adapted = opened.adapt_to(batches[:steps])
+
+    def execute() -> int:
+        print(f"adapted to {len(batches[0])} saved episodes in each of {steps} steps")
+        print(adapted.summary())
+        return _written(chosen, adapted)
+
+    return execute
+
+
+def _to_data(chosen: AdaptOptions, data: Path, opened: Trained) -> Execute:
+    if not chosen.data or not data.exists():
+        raise ValueError(f"--data {data} does not exist: expected a folder or a table (.csv)")
+    model = opened.fit(data, steps=chosen.steps, seed=chosen.seed)
 
     def execute() -> int:
         assert model.support is not None

@@ -1,6 +1,7 @@
 """Between the spaces that policies see and act in and those of an environment: data, and functions of tensors."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,15 +141,24 @@ def scale_of(family: ControlFamily) -> float | None:
 
 def of_family(family: ControlFamily, spec: Spec) -> Native:
     """Return the spaces of a family's own environments, in the middle of its tasks."""
+    return native(*spaces_of(family), spec, scale_of(family))
+
+
+def spaces_of(
+    family: ControlFamily, parameters: Mapping[str, Any] | None = None
+) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Return the observations and the actions of a family's own environments, by default in the middle of its tasks."""
     if isinstance(family, OwnSpaces) and isinstance(family, Parametrised):
-        env: Any = family.own({name: middle(space) for name, space in family.parameter_space.spaces.items()})
+        if parameters is None:
+            parameters = {name: middle(space) for name, space in family.parameter_space.spaces.items()}
+        env: Any = family.own(parameters)
         try:
-            return native(env.observation_space, env.action_space, spec, scale_of(family))
+            return env.observation_space, env.action_space
         finally:
             close_environment(env, "the environment")
     lanes = family.environment(1, torch.device("cpu"))
     try:
-        return native(lanes.single_observation_space, lanes.single_action_space, spec, None)
+        return lanes.single_observation_space, lanes.single_action_space
     finally:
         lanes.close()
 

@@ -206,11 +206,19 @@ class Episode(NamedTuple):
     terminated: Any = False
     """Whether it ended in a state without future, as one flag or ``[time]``; otherwise it was cut."""
     log_probs: Any = None
-    """``[time]`` log-densities of the actions under the policy that acted; None: they are computed anew"""
+    """``[time]`` log-densities of the actions, or of the ``policy_actions`` if they are given, under the policy that
+    acted; None: they are computed anew"""
+    policy_actions: Any = None
+    """``[time, ...]`` what the policy drew, in its own units, before it was scaled and clipped; None: it is computed
+    from the actions"""
 
 
-def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Native, device: torch.device) -> Rollout:
-    """Return recorded episodes as a rollout ``[1, episode, time, ...]``.
+def rollout_of(
+    episodes: Sequence[Any], learner: Learner, state: State, own: Native, device: torch.device, horizon: int = 1
+) -> Rollout:
+    """Return recorded episodes as a rollout ``[1, episode, time, ...]``, ``horizon`` steps long, or as the longest is.
+
+    An episode that was cut before the horizon would have gone on, which advantages take into account.
 
     Log-probabilities that were not recorded are those of the learner's policy in ``state``, which is taken to have
     acted. Actions at a bound count as such: an environment that clips hides by how much.
@@ -221,13 +229,13 @@ def rollout_of(episodes: Sequence[Any], learner: Learner, state: State, own: Nat
     if not len(episodes):
         raise ValueError("there are no episodes to adapt to")
     read_ones = [_Read.of(place, one, learner.spec, own) for place, one in enumerate(episodes)]
-    longest = max(len(one.rewards) for one in read_ones)
+    longest = max(horizon, *(len(one.rewards) for one in read_ones))
     fields = {
-        "observations": torch.stack([_padded(one.observations, longest) for one in read_ones]),
+        "observations": torch.stack([_padded(one.observations, longest, by=one.last) for one in read_ones]),
         "last_observations": torch.stack([one.last for one in read_ones]),
         "actions": torch.stack([_padded(one.actions, longest) for one in read_ones]),
-        "rewards": torch.stack([_padded(one.rewards, longest, zero=True) for one in read_ones]),
-        "mask": torch.stack([_padded(torch.ones_like(one.rewards), longest, zero=True) for one in read_ones]),
+        "rewards": torch.stack([_padded(one.rewards, longest, by=ZERO) for one in read_ones]),
+        "mask": torch.stack([_padded(torch.ones_like(one.rewards), longest, by=ZERO) for one in read_ones]),
     }
     ends = torch.zeros(2, len(read_ones), longest, dtype=torch.bool)
     for episode, one in enumerate(read_ones):
@@ -269,18 +277,8 @@ class _Read(NamedTuple):
         steps = len(rewards)
         if seen.ndim != 1 + len(spec.input_shape) or len(seen) not in (steps, steps + 1):
             raise ValueError(f"there are {len(seen)} observations for {steps} rewards: expected {steps} or {steps + 1}")
-        native_actions = torch.as_tensor(np.asarray(given.actions))
-        if tuple(native_actions.shape) != (steps, *own.acted):
-            raise ValueError(f"actions have shape {tuple(native_actions.shape)}: expected {(steps, *own.acted)}")
-        actions = own.chosen(native_actions)
+        actions, log_probs = _actions(given, steps, own), _log_probs(given, steps, own)
         _check_choices(actions, spec)
-        log_probs = None
-        if given.log_probs is not None:
-            log_probs = torch.as_tensor(np.asarray(given.log_probs, float))
-            if tuple(log_probs.shape) != (steps,):
-                raise ValueError(f"log_probs have shape {tuple(log_probs.shape)}: expected {(steps,)}")
-            if own.high:
-                log_probs = log_probs + own.half.log().sum()
         for name, values in {
             "observations": seen,
             "rewards": rewards,
@@ -293,6 +291,31 @@ class _Read(NamedTuple):
         return cls(seen[:steps], seen[-1], actions, rewards, ended, log_probs)
 
 
+def _actions(given: Episode, steps: int, own: Native) -> Tensor:
+    """Return what the policy drew. Raises ValueError for another shape."""
+    native_actions = torch.as_tensor(np.asarray(given.actions))
+    if tuple(native_actions.shape) != (steps, *own.acted):
+        raise ValueError(f"actions have shape {tuple(native_actions.shape)}: expected {(steps, *own.acted)}")
+    actions = own.chosen(native_actions)
+    if given.policy_actions is None:
+        return actions
+    drawn = torch.as_tensor(np.asarray(given.policy_actions)).to(actions.dtype)
+    if drawn.shape != actions.shape:
+        raise ValueError(f"policy_actions have shape {tuple(drawn.shape)}: expected {tuple(actions.shape)}")
+    return drawn
+
+
+def _log_probs(given: Episode, steps: int, own: Native) -> Tensor | None:
+    """Return log-densities of the policy's own actions, where they are known. Raises ValueError for another shape."""
+    if given.log_probs is None:
+        return None
+    log_probs = torch.as_tensor(np.asarray(given.log_probs, float))
+    if tuple(log_probs.shape) != (steps,):
+        raise ValueError(f"log_probs have shape {tuple(log_probs.shape)}: expected {(steps,)}")
+    of_actions = given.policy_actions is None and own.high
+    return log_probs + own.half.double().log().sum() if of_actions else log_probs
+
+
 def _check_choices(actions: Tensor, spec: Spec) -> None:
     """Raise ValueError for choices that there are not."""
     if spec.kind == "discrete":
@@ -301,7 +324,10 @@ def _check_choices(actions: Tensor, spec: Spec) -> None:
             raise ValueError(f"some actions are outside of the environment's, which has {sizes.tolist()} of them")
 
 
-def _padded(values: Tensor, length: int, zero: bool = False) -> Tensor:
-    """Repeat the last of ``[time, ...]``, or zeros, up to a length."""
-    last = torch.zeros_like(values[-1:]) if zero else values[-1:]
+ZERO = torch.zeros(())
+
+
+def _padded(values: Tensor, length: int, by: Tensor | None = None) -> Tensor:
+    """Append the last of ``[time, ...]``, or another one, up to a length."""
+    last = values[-1] if by is None else by.to(values.dtype)
     return torch.cat([values, last.expand(length - len(values), *values.shape[1:])])

@@ -124,7 +124,7 @@ class AdaptedPolicy:
         Raises:
             ValueError: another type of file, ONNX is not installed, or the policy cannot be exported.
         """
-        given = torch.rand(4, *self.native.given, generator=torch.Generator().manual_seed(0))
+        given = torch.rand(4, *self.native.given, generator=torch.Generator().manual_seed(0)) * self.native.divisor
         if self.native.observed == "discrete":
             given = torch.arange(self.native.first, self.native.first + 2).repeat(2)
         details = {"output": "action", "action_shape": list(self.native.acted)}
@@ -193,14 +193,14 @@ def _share(progress: Callable[[float], object], step: int, parts: int, done: flo
 def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any] | Rollout]) -> AdaptedPolicy:
     """Adapt to recorded episodes, a step for each batch of them; see ``metarl.Trained.adapt_to``."""
     learner, state = source.learner, _before(source)
-    own = of_family(source.family, learner.spec)
+    own, horizon = of_family(source.family, learner.spec), _horizon(source.family)
     rollouts: list[Rollout] = []
     with torch.no_grad(), float32(source.device):
         for episodes in batches:
             if isinstance(episodes, Rollout):
                 rollouts.append(_own_rollout(episodes, learner, source.device))
             else:
-                rollouts.append(rollout_of(episodes, learner, state, own, source.device))
+                rollouts.append(rollout_of(episodes, learner, state, own, source.device, horizon))
             state = learned(learner, state, rollouts[-1])
     returns = tuple(rollout.rewards.sum(-1)[0].cpu() for rollout in rollouts)
     scores = {f"return/step_{step}": float(found.mean()) for step, found in enumerate(returns)}
@@ -222,14 +222,17 @@ def _own_rollout(rollout: Rollout, learner: Learner, device: torch.device) -> Ro
 
 def _task(source: Source, env: AnyEnv, horizon: int | None) -> OwnTask:
     """Return an environment as a task. Raises ValueError where its spaces do not match."""
-    sampling = source.family.sampling if isinstance(source.family, Sampled) else Sampling()
     if isinstance(env, VectorEnv):
         sees, acts = env.single_observation_space, env.single_action_space
     else:
         sees, acts = env.observation_space, env.action_space
     spec = source.learner.spec
     own = native(sees, acts, spec, scale_of(source.family))
-    return OwnTask(env, spec, own, horizon or sampling.horizon, int(getattr(source.family, "frame_skip", 1)))
+    return OwnTask(env, spec, own, horizon or _horizon(source.family), int(getattr(source.family, "frame_skip", 1)))
+
+
+def _horizon(family: Any) -> int:
+    return (family.sampling if isinstance(family, Sampled) else Sampling()).horizon
 
 
 def _before(source: Source) -> State:

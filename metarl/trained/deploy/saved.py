@@ -153,8 +153,8 @@ def _record(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
 def _spec(path: Path, told: Mapping[str, Any]) -> Spec:
     try:
         parts = tuple(
-            Part(tuple(path_), tuple(shape), dtype, offset, size, tuple(choices), tuple(first), scale)
-            for path_, shape, dtype, offset, size, choices, first, scale in told["observations"]
+            Part(tuple(path_), tuple(shape), dtype, offset, size, tuple(choices), tuple(first), *rest)
+            for path_, shape, dtype, offset, size, choices, first, *rest in told["observations"]
         )
         shapes = {name: tuple(told[name]) for name in ("input_shape", "choices", "bounds")}
         return Spec(**{**told, **shapes, "observations": parts})

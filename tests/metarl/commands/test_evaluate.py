@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import metarl
 from metarl import Sampling, evaluation, runs
@@ -160,3 +162,44 @@ def test_the_share_that_is_done_is_told(navigator: Path, run: Path) -> None:
             and told[-1] == pytest.approx(1)
             and len(told) == (1 if folder == run else 3 + 3 * mean)
         )
+
+
+def drawn(root: Path, classes: int = 8, seed: int = 0) -> Path:
+    """A folder of classes of small pictures of noise."""
+    noise = np.random.default_rng(seed)
+    for number in range(classes):
+        folder = root / f"class{number}"
+        folder.mkdir(parents=True)
+        for image in range(4):
+            Image.fromarray(noise.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(folder / f"{image}.png")
+    return root
+
+
+def test_an_installed_family_is_evaluated_on_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    drawn(Path("mine")), drawn(Path("other"), seed=1), drawn(Path("single"), classes=1)
+    Path("empty").mkdir()
+    options = ["--tasks.root", "mine", "--tasks.size", "8", "--tasks.ways", "2", "--tasks.shots", "1"]
+    options += ["--tasks.queries", "2"]
+    with pytest.warns(UserWarning, match="no validation will be possible"):
+        assert main(["train", "protonet", "images", *options, *QUICK, "--recipe", "none", "--out", "run"]) == 0
+    capsys.readouterr()
+    words = ["evaluate", "run", "--tasks", "2", "--steps", "1"]
+    assert main([*words, "--on", "images:other", "--out", "there.json"]) == 0
+    told = capsys.readouterr().out
+    assert "evaluated on other tasks than those of training: root is" in told and str(tmp_path / "other") in told
+    assert main([*words, "--tasks.root", "other", "--out", "same.json"]) == 0
+    assert read(Path("there.json"))["metrics"] == read(Path("same.json"))["metrics"]
+    capsys.readouterr()
+    for place, why in {
+        "images:empty": "is no folder of classes: it holds no images",
+        "images:absent": "there is no folder",
+        "images:single": "but a task takes 2",
+        "sinusoid:mine": "--on sinusoid:",
+    }.items():
+        assert main([*words, "--on", place, "--out", "no.json"]) == 2
+        line = capsys.readouterr().err
+        assert why in line and line.count("\n") == 1

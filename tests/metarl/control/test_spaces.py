@@ -47,7 +47,7 @@ def test_specs_of_several_choices_and_parts() -> None:
         Part(("arm", "angle"), (2,), "float32", 0, 2),
         Part(("arm", "joint"), (), "int64", 2, 3, (3,), (1,)),
         Part(("flags",), (2,), "int8", 5, 2),
-        Part(("image",), (2, 2), "uint8", 7, 4, scale=255.0),
+        Part(("image",), (2, 2), "uint8", 7, 4, scale=255.0, channels="first"),
         Part(("pair", 0), (2,), "int64", 11, 5, (2, 3), (0, -1)),
         Part(("pair", 1), (), "float64", 16, 1),
     )
