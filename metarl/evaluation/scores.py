@@ -31,7 +31,7 @@ from metarl.types import (
     Split,
     State,
     Tasks,
-    check_masked,
+    check_served,
     each_tensor,
     environments_of,
     labelled_tasks,
@@ -146,7 +146,7 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     _check_spec(learner.spec, family.spec)
-    check_masked(learner, family.spec)
+    check_served(learner, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     if mean and not learner.spec.control:
@@ -335,7 +335,7 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> 
         groups, queries = _drawn_at_once(learner, tasks, asked.seed, asked.device)
     results, done = [], 0
     for descriptors, support, query in groups:
-        results.append(_scores(learner, learner.begin(params, descriptors), support, query, asked.steps))
+        results.append(_scores(learner, params, (descriptors, support, query), asked.steps))
         done += len(descriptors)
         asked.progress(done / len(tasks.descriptors))
     first, _ = results[0]
@@ -414,15 +414,16 @@ def _group_size(numbers: int, device: torch.device) -> int:
 
 
 def _scores(
-    learner: Learner, state: State, support: Examples, query: Examples, steps: int
+    learner: Learner, params: Params, group: Group, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
-    scores, instances = [], None
+    (descriptors, support, query), scores, instances = group, [], None
+    state = learner.begin(params, descriptors)
     if learner.memory is not None and learner.spec.kind == "classification" and support.mask is None:
         instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)
-        scores.append(objectives.scores(learner.spec.kind, query, outputs))
+        scores.append(objectives.targeted_scores(learner.spec, descriptors, query, outputs))
         if step < steps:
             state = learner.adapt(state, support)
     return scores, instances

@@ -47,7 +47,7 @@ from metarl.types import (
     Params,
     Role,
     Selective,
-    check_masked,
+    check_served,
     holding,
     labelled_tasks,
 )
@@ -79,7 +79,7 @@ class Run:
         self.device = resolve_device(settings.device)
         self.ranks: Ranks | None = None
         built = algorithm.build(family.spec)
-        check_masked(built, family.spec)
+        check_served(built, family.spec)
         self.learner = singly(built) if settings.exact_sums else built
         bounds = check_tasks(family, "train", settings.compile and self.device.type == "cpu")
         self.ends = bounds and Ends(*(bound.to(torch.get_default_dtype()) for bound in bounds))

@@ -14,7 +14,7 @@ from metarl.speed import Graphs, singly
 from metarl.training.compiling import Compiling
 from metarl.training.progress import Learnt, Progress
 from metarl.training.settings import SCHEDULED, scheduled, with_scheduled
-from metarl.types import Learner, check_masked
+from metarl.types import Learner, check_served
 
 MOST_COMPILED = 4
 """Different values of schedules in a compiled run: each is compiled anew, which takes up to a minute."""
@@ -87,7 +87,7 @@ class Stages:
             stage.ends = None  # they may differ from stage to stage, and making an environment to ask takes long
         if stage.algorithm is not run.algorithm:
             built = stage.algorithm.build(run.family.spec)
-            check_masked(built, run.family.spec)
+            check_served(built, run.family.spec)
             stage.learner = singly(built) if run.settings.exact_sums else built
             if _shapes(stage.learner) != _shapes(run.learner):
                 raise ValueError(f"schedules: with {dict(values)}, the algorithm has parameters of other shapes")

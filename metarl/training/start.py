@@ -20,7 +20,7 @@ from metarl.training.experiment import Experiment, Source, check_logs
 from metarl.training.loop import Run, read_numbers
 from metarl.training.progress import Callback, Progress, training_score
 from metarl.training.settings import Settings
-from metarl.types import Algorithm, Family, Outer, Params, Split, check_masked, holding
+from metarl.types import Algorithm, Family, Outer, Params, Split, check_served, holding
 
 
 @usual_modes()
@@ -198,7 +198,7 @@ def opened(experiment: Experiment, path: Path, split: Split = "train", device: D
     """
     algorithm, family, settings = experiment.algorithm, experiment.tasks, experiment.settings
     where, learner = resolve_device(device or settings.device), algorithm.build(family.spec)
-    check_masked(learner, family.spec)
+    check_served(learner, family.spec)
     check_tasks(family, split)
     saved = runs.load_progress(path, where)
     runs.check_architecture(learner.init(stream(settings.seed, "initialisation")), saved["params"], path)
