@@ -1,6 +1,7 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -117,6 +118,10 @@ def sample_tasks(family: Family, number: int, split: Split = "test", seed: int =
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
+class DivergenceWarning(UserWarning):
+    """Scores are not finite: adaptation to some of the tasks diverges."""
+
+
 @usual_modes()
 def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by name
     learner: Learner,
@@ -139,6 +144,8 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     With ``mean``, policies are scored in more episodes, in which they take their most likely actions, as a robot would;
     they still adapt to episodes with noise. ``progress`` is called with the share that is done, from 0 to 1.
 
+    Where adaptation diverges, scores are infinite or nan, and a ``DivergenceWarning`` says so.
+
     Raises:
         ValueError: fewer than one task, a negative number of steps, a family whose spec is not the learner's, or
             ``mean`` where there are no actions.
@@ -152,9 +159,24 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if mean and not learner.spec.control:
         raise ValueError(f"mean=True is for policies, which act: this learner is for {learner.spec.kind}")
     asked = _Asked(steps, seed, device, mean, progress or (lambda share: None))
-    if ranks.number_of_ranks() in range(2, tasks + 1):
-        return _by_ranks(learner, params, sampled, asked)
-    return _evaluated(learner, params, sampled, asked)
+    by_ranks = ranks.number_of_ranks() in range(2, tasks + 1)
+    found = (_by_ranks if by_ranks else _evaluated)(learner, params, sampled, asked)
+    if (told := _divergence(found.scores)) is not None:
+        warnings.warn(told, DivergenceWarning, stacklevel=3)
+    return found
+
+
+def _divergence(scores: Mapping[str, Tensor]) -> str | None:
+    """Return what to say of scores ``[step, task]`` that are not finite, at the first step that has some."""
+    for name, values in scores.items():
+        wrong = (~values.isfinite()).sum(1).tolist()
+        for step, number in enumerate(wrong):
+            if number:
+                return (
+                    f"the {name} of {number} of {values.shape[1]} tasks is not finite after {step} steps: adaptation "
+                    "diverges; take fewer steps, or smaller ones (a smaller step_size, or a schedule such as 1 0.5)"
+                )
+    return None
 
 
 def _evaluated(learner: Learner, params: Params, sampled: Tasks, asked: "_Asked") -> Evaluation:

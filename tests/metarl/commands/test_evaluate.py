@@ -160,3 +160,20 @@ def test_the_share_that_is_done_is_told(navigator: Path, run: Path) -> None:
             and told[-1] == pytest.approx(1)
             and len(told) == (1 if folder == run else 3 + 3 * mean)
         )
+
+
+def test_adaptation_that_diverges_is_an_error_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in run.iterdir())
+    words = ["--tasks", "6", "--steps", "40", "--algorithm.step-size", "30"]
+    assert main(["evaluate", str(run), *words]) == 1
+    told = capsys.readouterr().err
+    assert "of 6 tasks is not finite after" in told and "take fewer steps, or smaller ones" in told
+    assert "Traceback" not in told and "nothing is written" in told
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_learners_of_many_steps_are_scored_after_as_many_as_in_training(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "imaml", "sinusoid", *QUICK, "--algorithm.steps", "5", "--out", str(folder)]) == 0
+    assert main(["evaluate", str(folder), "--tasks", "2"]) == 0
+    assert read(folder / "evaluation.json")["steps"] == 5
