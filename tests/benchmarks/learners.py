@@ -31,7 +31,7 @@ ASKED = {
 """The tasks on which all are scored."""
 SCORE = {"sinusoid": "loss", "omniglot": "accuracy"}
 STEPS = (0, 1, 5, 10)
-HELD_OUT = {"sinusoid": 600, "omniglot": 300}
+HELD_OUT = {"sinusoid": 600, "omniglot": 150}
 MIB = 1 << 20
 
 
@@ -134,8 +134,9 @@ def write_page(page: Path, found: dict[str, dict[str, Any]]) -> None:
     """Set the tables between their marks on the page."""
     text = page.read_text(encoding="utf-8")
     for tasks, rows in found.items():
-        inside = re.compile(rf"(<!-- learners: {tasks} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = inside.sub(lambda marks, rows=rows, tasks=tasks: marks[1] + markdown(tasks, rows) + marks[2], text)
+        inside = re.compile(rf"(<!-- learners: {tasks} -->\n).*?(<!-- end -->)", re.DOTALL)
+        shown = f"\n{markdown(tasks, rows)}\n\n"
+        text = inside.sub(lambda marks, shown=shown: marks[1] + shown + marks[2], text)
     page.write_text(text, encoding="utf-8")
 
 

@@ -1,0 +1,46 @@
+"""The page on learners shows what tests/benchmarks/learners.json holds, and that holds every learner."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metarl.plugins.recipes import recipes
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "learners.md"
+FOUND = ROOT / "tests" / "benchmarks" / "learners.json"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOUND.parent)
+
+
+def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
+    import learners
+
+    copy = tmp_path / "learners.md"
+    shutil.copy(PAGE, copy)
+    learners.write_page(copy, learners.read())
+    told = "run `python tests/benchmarks/learners.py --page`: docs/learners.md is not what learners.json gives"
+    assert copy.read_text("utf-8") == PAGE.read_text("utf-8"), told
+    for tasks in learners.ASKED:
+        inside = copy.read_text("utf-8").split(f"<!-- learners: {tasks} -->")[1].split("<!-- end -->")[0]
+        assert inside.count("\n| `") == len(learners.read()[tasks])
+
+
+@pytest.mark.parametrize("tasks", ["sinusoid", "omniglot"])
+def test_every_learner_with_a_recipe_was_measured_alike_and_none_diverged(tasks: str) -> None:
+    rows = json.loads(FOUND.read_text("utf-8"))[tasks]
+    known = {
+        algorithm
+        for algorithm, family, variant in (one.name.split("/") for one in recipes())
+        if (family, variant) == (tasks, "default")
+    }
+    assert set(rows) == known
+    assert len({row["seconds"] for row in rows.values()}) == 1
+    assert all(math.isfinite(one["mean"]) for row in rows.values() for one in row["scores"].values())
+    assert all(str(row["steps"]) in row["scores"] for row in rows.values())
