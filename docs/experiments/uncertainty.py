@@ -55,7 +55,7 @@ class Options:
     """Meta-iterations of a run, of ten tasks each."""
     particles: int = 5
     """Networks of a task."""
-    noises: tuple[float, ...] = (0.1, 0.3, 1.0)
+    noises: tuple[float, ...] = (0.1, 0.5)
     """Standard deviations of the likelihood that are compared; the first is used for active learning."""
     tasks: int = 200
     """Test tasks."""

@@ -31,7 +31,7 @@ ASKED = {
 """The tasks on which all are scored."""
 SCORE = {"sinusoid": "loss", "omniglot": "accuracy"}
 STEPS = (0, 1, 5, 10)
-HELD_OUT = {"sinusoid": 600, "omniglot": 150}
+HELD_OUT = {"sinusoid": 600, "omniglot": 300}
 MIB = 1 << 20
 
 
@@ -113,6 +113,7 @@ def measured(algorithm: str, tasks: str, seconds: float) -> dict[str, Any]:
     scored = time.process_time() - scoring
     return {
         "seconds": seconds,
+        "held_out": HELD_OUT[tasks],
         "spent": spent,
         "iterations": run.iteration,
         "tasks": run.iteration * settings.meta_batch_size,
@@ -146,7 +147,9 @@ def markdown(tasks: str, rows: dict[str, Any]) -> str:
     best = {name: min(better * one["mean"] for one in row["scores"].values()) for name, row in rows.items()}
     head = ["", *(f"{step} step{'' if step == 1 else 's'}" for step in STEPS)]
     head += ["as trained", "tasks seen", "ms a task", "parameters", "memory, MiB"]
-    return table(head, ([f"`{name}`", *cells(tasks, rows[name])] for name in sorted(rows, key=best.__getitem__)))
+    first = next(iter(rows.values()))
+    told = f"{first['seconds']:.0f} seconds of one core for each learner, {first['held_out']} held-out tasks."
+    return told + "\n\n" + table(head, ([f"`{name}`", *cells(tasks, rows[name])] for name in sorted(rows, key=best.__getitem__)))
 
 
 def cells(tasks: str, row: dict[str, Any]) -> list[str]:
