@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from metarl import objectives
 from metarl.algorithms.maml import MAML
+from metarl.control.tasks import ControlTasks
 from metarl.networks.options import Network, mlp
 from metarl.numerics import conjugate_gradient, flatten, unflatten
 from metarl.outer import adapted
@@ -119,9 +120,10 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        watched = ("adapted_outputs", "linearise", "kl_hessian_product", "surrogate_and_kl")
+        update = ("adapted_outputs", "linearise", "kl_hessian_product", "surrogate_and_kl")
+        watched = [(iteration, "_drawn"), (ControlTasks, "rollout"), *((adapted, name) for name in update)]
         with ExitStack() as stack:
-            for module, name in ((iteration, "_drawn"), *((adapted, name) for name in watched)):
+            for module, name in watched:
                 timed = self._timed(name, getattr(module, name))
                 stack.enter_context(mock.patch.object(module, name, timed))
             yield
@@ -151,7 +153,10 @@ class Watch:
             "conjugate gradient": self._sum("kl_hessian_product"),
             "line search": self._sum("surrogate_and_kl"),
         }
-        return found | {"rest": total - sum(found.values()), "tries": float(len(self.calls["surrogate_and_kl"]))}
+        # Advantages and inner steps between the episodes: all that could run while other tasks' episodes are simulated.
+        between = self._sum("_drawn") - self._sum("rollout")
+        rest = total - sum(found.values())
+        return found | {"rest": rest, "between episodes": between, "tries": float(len(self.calls["surrogate_and_kl"]))}
 
     def _sum(self, name: str) -> float:
         return sum(end - start for start, end in self.calls[name])
