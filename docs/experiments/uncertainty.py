@@ -110,15 +110,19 @@ def family(options: Options) -> Sinusoid:
 def finished(name: str, algorithm: Any, options: Options) -> Trained:
     """Return a run, trained to its end if it was not."""
     folder = options.runs / f"uncertainty-{name}-{options.seed}"
+    path = folder / runs.CHECKPOINT
     if not (folder / runs.CONFIG).exists():
         settings = Settings(options.iterations, 10, options.seed, checkpoint_every=500, log_every=50)
         source = training.Source(algorithm, name.partition("-")[0])
         run = training.start(source, training.Source(family(options), "sinusoid"), Adam(), settings, folder)
         run.train(run.first(), quiet=False)
-    run, path = training.load(folder), folder / runs.CHECKPOINT
-    if not path.exists() or run.restore(path).iteration < run.settings.iterations:
+    elif not path.exists() or training.load(folder).restore(path).iteration < options.iterations:
         training.resume(folder, quiet=False)
-    return Trained(run.learner, run.restore(path).params)
+    run = training.load(folder)
+    reached = run.restore(path)
+    if reached.iteration < options.iterations:
+        raise SystemExit(f"stopped at iteration {reached.iteration} of {folder}: the same command goes on")
+    return Trained(run.learner, reached.params)
 
 
 def asked(trained: Trained, by: By, options: Options) -> list[dict[str, float]]:
@@ -215,10 +219,11 @@ def draw_active(active: Mapping[str, list[dict[str, float]]], path: Path) -> Non
     for index, (label, errors) in enumerate(active.items()):
         known = np.arange(FIRST, FIRST + len(errors))
         mean, low, high = (np.array([one[name] for one in errors]) for name in ("mean", "low", "high"))
+        low = np.maximum(low, 0.2 * mean)  # an interval that a few tasks widen may end below 0
         axes.fill_between(known, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
         axes.plot(known, mean, color=COLOURS[index], marker=MARKERS[index], markersize=4, label=label)
-    axes.set(xlabel="known points", ylabel="mean squared error", ylim=(0, None))
-    axes.grid(color="0.9", linewidth=0.8)
+    axes.set(xlabel="known points", ylabel="mean squared error", yscale="log")
+    axes.grid(color="0.9", linewidth=0.8, which="both")
     axes.legend(frameon=False)
     figure.savefig(path)
 
