@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from metarl import plugins, runs, training
 from metarl.cli import DONE, Execute
 from metarl.commands.parsing import parse
+from metarl.control import RolloutError
 from metarl.environments import quiet_mujoco
 from metarl.files import check_place
 from metarl.runs import logger
@@ -64,10 +65,9 @@ class AdaptOptions:
     def __post_init__(self) -> None:
         if (self.data is None) == (self.env is None):
             raise ValueError("expected either --data (a folder or a table) or --env (an environment to play in)")
-        if self.episodes < 1 or (self.steps is not None and self.steps < 0):
-            raise ValueError(f"--episodes {self.episodes} --steps {self.steps}: expected at least 1 and 0")
-        if (self.after is not None and self.after < 0) or (self.horizon is not None and self.horizon < 1):
-            raise ValueError(f"--after {self.after} --horizon {self.horizon}: expected at least 0 and 1")
+        for name, least in (("episodes", 1), ("steps", 0), ("after", 0), ("horizon", 1)):
+            if (given := getattr(self, name)) is not None and given < least:
+                raise ValueError(f"--{name} {given}: expected at least {least}")
         for path in self.export:
             if path.suffix not in PROGRAMS:
                 raise ValueError(f"--export {path}: expected a file that ends in {' or '.join(PROGRAMS)}")
@@ -81,6 +81,11 @@ def prepare(arguments: list[str]) -> Execute:
     """``RUN --data FOLDER_OR_CSV | --env ID_OR_MODULE:ATTR --out FILE``: adapt a run, and save what comes out."""
     chosen = parse(AdaptOptions, arguments, "adapt", "Adapt a run to your own examples, or to your own environment.")
     opened = training.open_run(chosen.run, chosen.checkpoint, chosen.device, chosen.allow_changes, chosen.allow_code)
+    spec = opened.learner.spec
+    if chosen.data is not None and spec.control:
+        raise ValueError(f"--data: {chosen.run} trains policies, for {spec.kind} actions: give an environment by --env")
+    if chosen.env is not None and not spec.control:
+        raise ValueError(f"--env: {chosen.run} learns from labelled examples, for {spec.kind}: give them by --data")
     if chosen.data is not None:
         return _to_data(chosen, opened)
     return _to_env(chosen, opened)
@@ -115,6 +120,12 @@ def _to_env(chosen: AdaptOptions, opened: Trained) -> Execute:
         try:
             with logger.open_bar(f"adapting to {chosen.env}") as progress:
                 adapted = opened.adapt_to(env, *asked, progress)
+        except RolloutError as error:
+            cause = error.__cause__
+            if cause is not None and getattr(cause, "is_told", False):
+                cause.add_note(f"--env {chosen.env}")
+                raise cause from None
+            raise
         finally:
             env.close()
         print(adapted.summary())

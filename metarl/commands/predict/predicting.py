@@ -49,6 +49,8 @@ def _rows(model: FewShotModel, files: tuple[Path, ...]) -> list[list[object]]:
     tables = [path for path in files if path.suffix.lower() == ".csv"]
     if tables and len(tables) < len(files):
         raise ValueError(f"{tables[0]} is a table, and other files are not: give them to two commands")
+    if folders := [path for path in files if path.is_dir()]:
+        raise ValueError(f"{folders[0]} is a folder: expected the files in it, such as {folders[0]}/*.png")
     if absent := [path for path in files if not path.is_file()]:
         raise ValueError(f"there is no file {absent[0]}")
     names: list[str] = []

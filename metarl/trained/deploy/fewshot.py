@@ -214,7 +214,8 @@ class FewShotModel:
             "reader": saved.reader(self.preparing.family),
             origins.UNITS: origins.plain_units(self.preparing.units),
         }
-        told = saved.Told(self.algorithm, self.learner.spec, self._scored_card(), contents)
+        shown = {"classes": list(map(str, self.classes))} if self.classifies else {}
+        told = saved.Told(self.algorithm, self.learner.spec, self._scored_card(), contents, shown)
         tensors = {"inputs": self.support.inputs, "targets": self.support.targets}
         outputs = self.outputs(self.support.inputs[0])
         return saved.save(path, told, {**self.params}, held_by(self.learner), tensors, outputs)

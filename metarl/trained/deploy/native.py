@@ -108,7 +108,8 @@ def native(observations: spaces.Space[Any], actions: spaces.Space[Any], spec: Sp
         wanted = f"{spec.kind} actions of size {spec.output_size}" + (f" {spec.choices}" if spec.choices else "")
         raise ValueError(
             f"the environment observes {_line(observations)} and acts in {_line(actions)}, which gives policies "
-            f"inputs {seen.shape} and {told}: this run's have inputs {tuple(spec.input_shape)} and {wanted}"
+            f"inputs {seen.shape} and {told}: this run's have inputs {tuple(spec.input_shape)} and {wanted}; "
+            "wrap it (gymnasium.wrappers) so that they match, or train on tasks with its spaces"
         )
     if seen.parts:
         observed: dict[str, Any] = {"observed": "flat", "given": seen.shape, "shape": seen.shape}

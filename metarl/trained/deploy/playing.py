@@ -22,6 +22,18 @@ from metarl.types import Learner, Policy, Rollout, Spec, State
 AnyEnv = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
+MEND = "mend or wrap it, so that reset and step return finite observations of its observation_space"
+
+
+class ObservationError(LaneError):
+    """One's own environment returned what is no observation of its space; the message names the lane and the step.
+
+    Commands tell it in a line: a traceback would show metarl's code only, as no line of the environment failed.
+    """
+
+    is_told = True
+
+
 class OwnLanes(VectorEnv[Any, Any, Any]):
     """One's own environment, single or a vector of any autoreset mode, as lanes that idle after their episode.
 
@@ -51,7 +63,7 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
         self._done[:] = False
         for book in self._book:
             book[:] = 0
-        self._read(observations, np.arange(self.num_envs))
+        self._read(observations, np.arange(self.num_envs), "reset")
         return self._seen.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -82,7 +94,7 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
             observations, reward, end, cut_off, told = env.step(action)
             rewards, ended, cut = (np.array([float(reward)]), np.array([bool(end)]), np.array([bool(cut_off)]))
             info = {name: np.array([bool(told[name])]) for name in SUCCESS if name in told}
-        self._read(observations, running)
+        self._read(observations, running, f"step {self._book.elapsed[running[0]] + 1}")
         self._book.terminated[running] = np.asarray(ended, bool)[running]
         self._book.truncated[running] = np.asarray(cut, bool)[running]
         self._book.elapsed[running] += 1
@@ -98,7 +110,7 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
                 rows[lane] = info["final_obs"][lane]
         return rows
 
-    def _read(self, observations: Any, lanes: Any) -> None:
+    def _read(self, observations: Any, lanes: Any, moment: str) -> None:
         if isinstance(self._env, VectorEnv) and not isinstance(observations, list):
             rows = list(iterate(self._env.observation_space, observations))
         else:
@@ -109,7 +121,9 @@ class OwnLanes(VectorEnv[Any, Any, Any]):
             except Exception as error:
                 if not is_fault(error):
                     raise
-                raise LaneError(f"lane {lane}: {type(error).__name__}: {error}", [lane]) from error
+                where = f"{moment}, lane {lane}" if isinstance(self._env, VectorEnv) else moment
+                told = f"the environment's {where}: {error}; {MEND}"
+                raise ObservationError(told, [lane]) from error
 
 
 def _joined(before: dict[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the state, of whatever form. Its outputs at some inputs are in the file, too, an
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,8 @@ class Told(NamedTuple):
     spec: Spec
     card: card.Card
     contents: Mapping[str, Any]
+    shown: Mapping[str, Any] = MappingProxyType({})
+    """What the card shows besides."""
 
 
 def reader(family: Family | None) -> dict[str, Any] | None:
@@ -63,7 +66,8 @@ def save(
     held = {name: {key: _plain(one) for key, one in values.items()} for name, values in groups.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.save_checkpoint(path, {"model": text, "outputs": _plain(outputs), **held})
-    card.write(told.card, path, {"kind": told.contents["kind"], "input_shape": list(told.spec.input_shape)})
+    details = {"kind": told.contents["kind"], "input_shape": list(told.spec.input_shape), **told.shown}
+    card.write(told.card, path, details)
     return path
 
 

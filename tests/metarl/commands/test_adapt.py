@@ -34,6 +34,15 @@ class Point(gymnasium.Env):
         self.place, self.steps = self.place + action, self.steps + 1
         return self.place.astype(np.float32), -float(np.abs(self.place - 0.3).sum()), False, self.steps == 5, {}
 
+class Broken(Point):
+    def step(self, action):
+        observation, *others = super().step(action)
+        return (observation * np.nan if self.steps == 3 else observation), *others
+
+class Raising(Point):
+    def step(self, action):
+        raise OSError("the cable is loose")
+
 class Other(Point):
     action_space = spaces.Discrete(2)
 
@@ -86,7 +95,7 @@ def test_pictures_become_a_model_that_predicts(
         "does not exist": ("adapt", pictures, "--data", tmp_path / "none", "--out", tmp_path / "new"),
         "either --data": ("adapt", pictures, "--out", tmp_path / "new"),
         "only the class 'red'": ("adapt", pictures, "--data", single(tmp_path / "one"), "--out", tmp_path / "new"),
-        "labelled examples, for classification: use fit": (
+        "labelled examples, for classification: give them by --data": (
             "adapt",
             pictures,
             "--env",
@@ -95,6 +104,7 @@ def test_pictures_become_a_model_that_predicts(
             tmp_path / "new",
         ),
         "ends in .pt2 or .onnx": ("adapt", pictures, "--data", own, "--out", "new", "--export", "model.pth"),
+        "red is a folder: expected the files in it": ("predict", out, own / "red"),
         "there is no file": ("predict", out, tmp_path / "none.png"),
         "does not exist: expected a model": ("predict", tmp_path / "none", files[0]),
         "a checkpoint of a run": ("predict", pictures / "checkpoint.pt", files[0]),
@@ -111,19 +121,22 @@ def single(folder: Path) -> Path:
     return folder
 
 
-def test_an_environment_becomes_a_policy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_points.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     algorithm = MAML(network=Network(hidden=(8,)))
     metarl.train(algorithm, PointNavigation(), settings=SETTINGS, out=tmp_path / "run")
-    words = ["adapt", tmp_path / "run", "--episodes", "2", "--out", tmp_path / "policy", "--env"]
+    return tmp_path / "run"
+
+
+def test_an_environment_becomes_a_policy(points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["adapt", points, "--episodes", "2", "--out", tmp_path / "policy", "--env"]
     assert cli.main([*map(str, words), "own_points:Point", "--steps", "2", "--after", "1"]) == cli.DONE
     printed = capsys.readouterr().out
     assert printed.count("return/step_") == 3 and "1 episodes" in printed
     opened = metarl.load_model(tmp_path / "policy")
-    assert opened.card.run == str(tmp_path / "run")
+    assert opened.card.run == str(points)
     assert opened.act(torch.zeros(2)).shape == (2,)
     again = [*words[:5], tmp_path / "new", "--env"]
     assert "discrete actions of size 2" in refused(capsys, *again, "own_points:Other")
@@ -131,3 +144,28 @@ def test_an_environment_becomes_a_policy(
     assert "no attribute 'Pont'" in refused(capsys, *again, "own_points:Pont")
     assert "NoSuchThing" in refused(capsys, *again, "NoSuchThing-v0")
     assert "is a policy" in refused(capsys, "predict", tmp_path / "policy", "a.png")
+
+
+def test_wrong_numbers_and_broken_environments_are_told_in_a_line(
+    points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["adapt", points, "--episodes", "2", "--out", tmp_path / "new", "--env"]
+    assert "give an environment by --env" in refused(capsys, *words[:-1], "--data", tmp_path)
+    for option, least in (("--episodes", 1), ("--steps", 0), ("--after", 0), ("--horizon", 1)):
+        line = refused(capsys, *words, "own_points:Point", option, least - 1)
+        assert f"metarl: {option} {least - 1}: expected at least {least};" in line
+    assert "wrap it (gymnasium.wrappers)" in refused(capsys, *words, "own_points:Other")
+    assert cli.main([*map(str, words), "own_points:Broken"]) == cli.FAILED
+    told = capsys.readouterr().err
+    assert told.startswith("metarl: the environment's step 3: an observation holds numbers that are not finite: ")
+    assert told.endswith("of its observation_space; --env own_points:Broken\n") and told.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_an_environment_raises_keeps_its_traceback(
+    points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["adapt", str(points), "--episodes", "2", "--out", str(tmp_path / "new"), "--env", "own_points:Raising"]
+    assert cli.main(words) == cli.FAILED
+    told = capsys.readouterr().err
+    assert "the cable is loose" in told and "own_points.py" in told

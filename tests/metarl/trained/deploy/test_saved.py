@@ -50,6 +50,7 @@ def test_the_card_tells_where_a_model_comes_from(file: Path) -> None:
     )
     assert told["scores"] == {"examples": 12, "accuracy/support": metarl.load_model(file).score(*SUPPORT)}
     assert told["versions"]["torch"] == torch.__version__
+    assert told["classes"] == ["a", "b"]
     assert "| run | runs/dots |" in file.with_name("model.card.md").read_text()
     assert metarl.load_model(file).card.record() == {name: told[name] for name in metarl.load_model(file).card.record()}
 
