@@ -149,7 +149,8 @@ def markdown(tasks: str, rows: dict[str, Any]) -> str:
     head += ["as trained", "tasks seen", "ms a task", "parameters", "memory, MiB"]
     first = next(iter(rows.values()))
     told = f"{first['seconds']:.0f} seconds of one core for each learner, {first['held_out']} held-out tasks."
-    return told + "\n\n" + table(head, ([f"`{name}`", *cells(tasks, rows[name])] for name in sorted(rows, key=best.__getitem__)))
+    shown = table(head, ([f"`{name}`", *cells(tasks, rows[name])] for name in sorted(rows, key=best.__getitem__)))
+    return f"{told}\n\n{shown}"
 
 
 def cells(tasks: str, row: dict[str, Any]) -> list[str]:
