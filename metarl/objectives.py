@@ -3,6 +3,7 @@
 What a policy's outputs mean is ``Spec.distribution``. Every function is pure.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarl.distributions import Distribution
-from metarl.types import Batch, Examples, Kind, Rollout, Spec, advantages_of
+from metarl.spec import TargetKind
+from metarl.types import Batch, Examples, Kind, Rollout, Spec, advantages_of, valid
 
 MEASURES = "info/"
 """Prefix of the scores that are numbers of environments' infos."""
+CLOSE = 1e-4
+"""How far the probabilities of classes may sum from 1."""
 Surrogate = Literal["log_likelihood", "likelihood_ratio", "dice"]
 
 
@@ -79,6 +83,49 @@ def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
     return item_mean((outputs - examples.targets).square(), examples)
 
 
+def targeted_loss(spec: Spec, descriptors: Tensor, outputs: Tensor, examples: Examples) -> Tensor:
+    """Return the mean loss of each task ``[task]`` by what its targets are, of ``Spec.targets``.
+
+    It is nan, and so is its gradient, for a task whose descriptor is not finite, whose classes or labels are not from 0
+    to 1, or whose classes do not sum to 1 in each item.
+    """
+    sizes = [one.size for one in spec.targets]
+    parts = zip(spec.targets, torch.split(outputs, sizes, -1), torch.split(examples.targets, sizes, -1), strict=True)
+    found = [_part_loss(kind, own, replace(examples, targets=wanted)) for (kind, _), own, wanted in parts]
+    which = descriptors.argmax(-1, keepdim=True)
+    # [task, part]: what a task's targets hold in the parts of others does not count.
+    losses, right = (torch.stack(values, dim=1).gather(1, which).squeeze(1) for values in zip(*found, strict=True))
+    return _where(right & descriptors.isfinite().all(-1), losses)
+
+
+def label_loss(outputs: Tensor, examples: Examples) -> Tensor:
+    """Return the mean binary cross-entropy of each task, ``[task]``, given logits ``[task, item, label]``.
+
+    It is nan, and so is its gradient, for a task whose labels are not from 0 to 1.
+    """
+    losses, right = _part_loss("labels", outputs, examples)
+    return _where(right, losses)
+
+
+def _part_loss(kind: TargetKind, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of each task, and whether its targets are of this kind, both ``[task]``."""
+    targets = examples.targets
+    if kind == "numbers":
+        losses, right = (outputs - targets).square(), torch.ones_like(targets[:, :, 0], dtype=torch.bool)
+    elif kind == "labels":
+        losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        right = ((targets >= 0) & (targets <= 1)).all(-1)
+    else:
+        losses = -(targets * outputs.log_softmax(-1)).sum(-1)
+        right = (targets >= 0).all(-1) & ((targets.sum(-1) - 1).abs() < CLOSE)
+    return item_mean(losses, examples), (right | (valid(examples) == 0)).all(1)
+
+
+def _where(right: Tensor, losses: Tensor) -> Tensor:
+    """Return the losses where they are right; elsewhere nan, and so is their gradient, which no update takes."""
+    return losses * torch.where(right, 1.0, torch.nan)
+
+
 def item_mean(values: Tensor, examples: Examples) -> Tensor:
     """Return the mean of ``[task, item, ...]`` over the items of each task, ``[task]``; padding does not count."""
     if examples.mask is None:
@@ -117,6 +164,13 @@ def scores(kind: Kind, batch: Batch, outputs: Tensor | None = None) -> dict[str,
     if kind == "classification":
         named["accuracy"] = item_mean((outputs.argmax(-1) == batch.targets).to(outputs.dtype), batch)
     return named
+
+
+def targeted_scores(spec: Spec, descriptors: Tensor, examples: Examples, outputs: Tensor) -> dict[str, Tensor]:
+    """Return the scores of examples, ``[task]`` by name: by what each task's targets are, if ``Spec.targets`` says."""
+    if spec.targets:
+        return {"loss": targeted_loss(spec, descriptors, outputs, examples)}
+    return scores(spec.kind, examples, outputs)
 
 
 def step_scores(kind: Kind, batch: Batch, outputs: Tensor | None, step: int) -> dict[str, Tensor]:

@@ -2,11 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from metarl.distributions import Distribution
 
 Kind = Literal["regression", "classification", "discrete", "continuous"]
+TargetKind = Literal["numbers", "classes", "labels"]
+
+
+class Targets(NamedTuple):
+    """What the targets of some tasks are, in a family whose tasks differ in that."""
+
+    kind: TargetKind
+    """numbers: the loss is the squared error. classes, one of which holds: 1 for it and 0 for the others, and the loss
+    is the cross-entropy of a softmax. labels, any number of which hold at once: 0 or 1 each, and the loss is the binary
+    cross-entropy of a sigmoid, the mean over labels."""
+    size: int
+    """How many outputs they take."""
 
 
 class Part(NamedTuple):
@@ -49,7 +61,8 @@ class Spec:
     """The shapes and kind of data that a model must handle.
 
     Raises:
-        ValueError: choices that do not sum to the number of outputs, or bounds that are no range.
+        ValueError: choices or targets that do not sum to the number of outputs, targets of another number than the
+            descriptor's, or bounds that are no range.
     """
 
     input_shape: tuple[int, ...]
@@ -68,6 +81,11 @@ class Spec:
     """How Dict and Tuple observations are laid out in the vector that policies read; empty for all others."""
     ragged: bool = False
     """Whether tasks may differ in their number of examples: then batches have a mask, which the learner must honour."""
+    targets: tuple[Targets, ...] = ()
+    """Where tasks differ in what their targets are, and so in their loss, in a spec of regression: one for each number
+    of the descriptor, the place of whose largest number tells which a task has. Each has outputs of its own, one after
+    another, which sum to ``output_size``; targets ``[task, item, output_size]`` are 0 in those of others. Empty: they
+    are as ``kind`` says."""
     policy: str | None = None
     """The name of the policies' distribution. Families leave it None, algorithms may choose another one."""
 
@@ -77,8 +95,29 @@ class Spec:
                 f"choices={self.choices}: expected discrete actions and a sum of output_size={self.output_size}, "
                 f"not of {self.kind} kind and {sum(self.choices)}"
             )
+        if self.targets:
+            self._check_targets()
         if not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"bounds={self.bounds}: expected the lower end first, then the upper")
+
+    def _check_targets(self) -> None:
+        told = ", ".join(f"{one.kind} {one.size}" for one in self.targets)
+        for kind, size in self.targets:
+            least = 2 if kind == "classes" else 1
+            if kind not in get_args(TargetKind) or size < least:
+                raise ValueError(
+                    f"targets=({told}): expected {', '.join(get_args(TargetKind))}, of 1 output at least, and 2 classes"
+                )
+        if self.kind != "regression" or sum(one.size for one in self.targets) != self.output_size:
+            raise ValueError(
+                f"targets=({told}): expected a spec of regression and a sum of output_size={self.output_size}, not of "
+                f"{self.kind} and {sum(one.size for one in self.targets)}"
+            )
+        if len(self.targets) != self.descriptor_size:
+            raise ValueError(
+                f"targets=({told}) are {len(self.targets)}: expected one for each of descriptor_size="
+                f"{self.descriptor_size} numbers, the largest of which tells a task's"
+            )
 
     @property
     def control(self) -> bool:

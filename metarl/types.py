@@ -16,6 +16,7 @@ from metarl.distributions import Distribution
 from metarl.spec import Kind as Kind
 from metarl.spec import Part as Part
 from metarl.spec import Spec as Spec
+from metarl.spec import Targets as Targets
 
 Params = dict[str, Tensor]
 """Meta-parameters by name, without a task axis; stacked parameters hold ``[task, *shape]`` under the same names."""
@@ -203,6 +204,8 @@ class Learner(NamedTuple):
     masked: bool = False
     """Whether it honours ``Examples.mask``: the padding of tasks with fewer examples than others changes nothing. A
     learner that does not is refused for a ``Spec`` that is ``ragged``."""
+    mixes_targets: bool = False
+    """Whether it takes each task's own loss, of ``Spec.targets``. A learner that does not is refused for them."""
     buffers: Buffers | None = None
     """What is kept beside the meta-parameters. ``begin`` and ``meta_loss`` find it among the parameters, by name."""
 
@@ -493,17 +496,22 @@ def _in_order(values: Tensor, order: Tensor) -> Tensor:
 
 
 def learner_for(algorithm: Algorithm, spec: Spec) -> Learner:
-    """Return the learner of an algorithm for the tasks of a spec, which may be padded.
+    """Return the learner of an algorithm for the tasks of a spec, which may be padded or differ in their losses.
 
     Raises ValueError where the algorithm does not support the spec, or would take padding for examples.
     """
     learner = algorithm.build(spec)
-    check_masked(learner, spec)
+    check_served(learner, spec)
     return learner
 
 
-def check_masked(learner: Learner, spec: Spec) -> None:
-    """Raise ValueError where tasks may have padding, and the learner would take it for examples."""
+def check_served(learner: Learner, spec: Spec) -> None:
+    """Raise ValueError where tasks may have padding or losses of their own, and the learner does not honour that."""
+    if spec.targets and not learner.mixes_targets:
+        raise ValueError(
+            "the tasks differ in what their targets are, and so in their loss: this learner takes one loss for all; "
+            "use multitask"
+        )
     if spec.ragged and not learner.masked:
         why = (
             "batch norm would count the padding; use another norm (conv4 and resnet12: norm layer)"

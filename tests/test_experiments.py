@@ -125,3 +125,28 @@ def test_sinusoid_draws(tmp_path: Path) -> None:
     assert len(record["results"]["5 points, all inputs"]["maml"]["0"]["mean"]) == 11
     assert (tmp_path / "out" / "sinusoid-error.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "sinusoid-curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_uncertainty_asks_for_points_and_draws(tmp_path: Path) -> None:
+    uncertainty = loaded("uncertainty")
+    options = uncertainty.Options(
+        runs=tmp_path, out=tmp_path / "out", iterations=2, particles=2, noises=(0.1,), tasks=3, rounds=2, steps=1
+    )
+    uncertainty.main(options)
+    record = json.loads((options.out / "uncertainty.json").read_text())
+    assert {len(errors) for errors in record["active"].values()} == {3}  # before, and after each of two rounds
+    asking, at_random, _ = record["active"].values()
+    assert asking[0] == at_random[0] and asking[1:] != at_random[1:]  # both know the same two points at first
+    assert len(record["calibration"]["0.1"]["coverage"]) == len(uncertainty.LEVELS)
+    assert (options.out / "uncertainty-active.png").stat().st_size > 10_000
+    assert (options.out / "uncertainty-calibration.png").stat().st_size > 10_000
+
+
+def test_normal_errors_are_calibrated() -> None:
+    uncertainty = loaded("uncertainty")
+    errors = torch.randn(2000, 50, generator=torch.Generator().manual_seed(0))
+    told = uncertainty.coverage(errors, torch.full_like(errors, 0.6), 0.8)  # together a standard deviation of 1
+    assert told == pytest.approx(uncertainty.LEVELS, abs=0.01)
+    scales = [uncertainty.likelihood(errors, torch.zeros_like(errors), scale) for scale in (0.8, 1.0, 1.25)]
+    assert max(scales) == scales[1] == pytest.approx(-1.419, abs=0.01)  # minus the entropy of a normal

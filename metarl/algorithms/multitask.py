@@ -10,7 +10,6 @@ from typing import NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from metarl import objectives
 from metarl.advantages import Advantages
@@ -95,9 +94,12 @@ class MultiTask:
 
         Raises:
             ValueError: the network does not fit spec, or does not support this kind of conditioning; multi_label for
-                another kind than regression; or a weighting that does not fit spec or conditioning.
+                another kind than regression, or for a family that says what its targets are; or a weighting that does
+                not fit spec or conditioning.
         """
         self._check_weighting(spec)
+        if self.multi_label and spec.targets:
+            raise ValueError("multi_label: the family says by its spec which of its targets are labels; leave it out")
         if self.multi_label and spec.kind != "regression":
             raise ValueError(
                 f"multi_label reads targets of 0 and 1, in a spec of regression, not of {spec.kind}; leave it out, or "
@@ -112,7 +114,7 @@ class MultiTask:
         learner = Learner(
             spec, 0, functions.init, *named, estimate=estimate, batch_norm=batch_norm, differentiable=False
         )
-        learner = fed(learner, honours_masks=True)
+        learner = fed(learner, honours_masks=True, mixes_targets=True)
         return normalise_observations(learner) if self.normalise_observations else learner
 
     def _check_weighting(self, spec: Spec) -> None:
@@ -147,15 +149,13 @@ class _Functions:
             params[BALANCE] = torch.zeros(self.spec.descriptor_size)
         return params
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch, descriptors: Tensor) -> Tensor:
         """Return the loss of each task, ``[task]``, given the network's outputs; nan for labels beyond 0 and 1."""
-        if not (self.options.multi_label and isinstance(batch, Examples)):
-            return objectives.task_loss(self.spec, outputs, batch)
-        targets = batch.targets
-        losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-        losses = objectives.item_mean(losses, batch)
-        wrong = ((targets < 0) | (targets > 1)).flatten(1).any(1)
-        return losses.masked_fill(wrong, torch.nan)
+        if isinstance(batch, Examples) and self.spec.targets:
+            return objectives.targeted_loss(self.spec, descriptors, outputs, batch)
+        if isinstance(batch, Examples) and self.options.multi_label:
+            return objectives.label_loss(outputs, batch)
+        return objectives.task_loss(self.spec, outputs, batch)
 
     def begin(self, params: Params, descriptors: Tensor) -> Described:
         params = {name: value for name, value in params.items() if name not in (LOG_VARIANCES, BALANCE)}
@@ -169,7 +169,7 @@ class _Functions:
         inputs = self.network.inputs(inputs_of(batch), state.descriptors)
         tuned = inner.tune(
             self.spec, self.network.model, state.tuned, inputs, batch, step_size,
-            lambda outputs: self.loss(outputs, batch),
+            lambda outputs: self.loss(outputs, batch, state.descriptors),
         )  # fmt: skip
         return state._replace(tuned=tuned._replace(seen=inputs) if isinstance(batch, Examples) else tuned)
 
@@ -185,11 +185,12 @@ class _Functions:
         """Return the losses on the query data, without adaptation, and metrics."""
         state, query = self.begin(params, experience.descriptors), experience.query
         outputs = self.outputs(state, inputs_of(query))
-        losses = self.weighted(self.loss(outputs, query), params, state, query)
+        losses = self.weighted(self.loss(outputs, query, state.descriptors), params, state, query)
         if not isinstance(query, Examples):
             return losses, {}
         told = outputs.sigmoid() if self.options.multi_label else outputs
-        metrics = objectives.step_scores(self.spec.kind, query, told, step=0)
+        scores = objectives.targeted_scores(self.spec, state.descriptors, query, told.detach())
+        metrics = {f"{name}/step_0": value for name, value in scores.items()}
         if self.options.multi_label:
             right = ((outputs.detach() > 0) == (query.targets > 0.5)).to(outputs.dtype)
             metrics["accuracy/step_0"] = objectives.item_mean(right, query)
@@ -201,8 +202,7 @@ class _Functions:
         if how == "fixed":
             return weighting.fixed(losses, state.descriptors, self.options.task_weights)
         if how == "uncertainty":
-            squared = self.spec.kind == "regression" and not self.options.multi_label
-            return weighting.uncertain(losses, state.descriptors, params[LOG_VARIANCES], squared)
+            return weighting.uncertain(losses, state.descriptors, params[LOG_VARIANCES], self.squared)
         if how in ("pcgrad", "gradnorm") and torch.is_grad_enabled():
             if ranks.is_shared() or ranks.is_exact():
                 raise ValueError(
@@ -215,12 +215,19 @@ class _Functions:
             return weighting.following(losses, params, weighting.without_conflicts(own), own)
         return losses
 
+    @property
+    def squared(self) -> tuple[bool, ...]:
+        """Whether the loss is a squared error, for each number of the descriptor."""
+        if self.spec.targets:
+            return tuple(one.kind == "numbers" for one in self.spec.targets)
+        return (self.spec.kind == "regression" and not self.options.multi_label,) * self.spec.descriptor_size
+
     def balanced(self, losses: Tensor, logits: Tensor, state: Described, query: Batch, norms: Tensor) -> Tensor:
         """Return losses with GradNorm's weights, which learn by its loss; that is not added to the value."""
         zeros = torch.zeros_like(query.targets, dtype=norms.dtype) if isinstance(query, Examples) else norms
         if self.spec.kind == "classification":
             zeros = norms.new_zeros(*zeros.shape, self.spec.output_size)
-        rates = losses.detach() / self.loss(zeros, query)
+        rates = losses.detach() / self.loss(zeros, query, state.descriptors)
         weights, learning = weighting.balanced(logits, state.descriptors, norms, rates, self.options.restoring_force)
         return weights * losses + learning - learning.detach()
 
@@ -229,6 +236,10 @@ class _Functions:
         networks = {name: value.detach() for name, value in state.tuned.params.items()}
         inputs = self.network.inputs(inputs_of(query), state.descriptors)
         found = loss_gradient(
-            self.network.model, networks, list(networks), inputs, lambda outputs: self.loss(outputs, query)
+            self.network.model,
+            networks,
+            list(networks),
+            inputs,
+            lambda outputs: self.loss(outputs, query, state.descriptors),
         )
         return torch.cat([value.flatten(1) for value in found.values()], dim=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,8 +43,8 @@ class EvaluateOptions:
     tasks: int = 40
     """Held-out tasks to adapt to."""
     steps: int | None = None
-    """Adaptation steps. Scores are reported after 0, 1, ..., this many steps. By default 3, or 1 for learners with
-    memory on labelled examples."""
+    """Adaptation steps. Scores are reported after 0, 1, ..., this many steps. By default 3, or as many as in training
+    where those are more, or 1 for learners with memory on labelled examples."""
     split: Split = "test"
     """Split of the tasks."""
     seed: int = 0
@@ -210,8 +211,13 @@ def _training_ranges(family: Family) -> dict[str, Any]:
 
 def _scores(chosen: EvaluateOptions, run: Trained, steps: int) -> evaluation.Evaluation:
     asked = chosen.tasks, steps, chosen.split, chosen.seed, run.device, chosen.mean
-    with logger.open_bar(f"evaluating {plugins.run_folder(chosen.run).resolve().name}") as progress:
-        return evaluation.evaluate(run.learner, run.params, run.family, *asked, progress)
+    name = plugins.run_folder(chosen.run).resolve().name
+    with logger.open_bar(f"evaluating {name}") as progress, warnings.catch_warnings():
+        warnings.simplefilter("error", evaluation.DivergenceWarning)
+        try:
+            return evaluation.evaluate(run.learner, run.params, run.family, *asked, progress)
+        except evaluation.DivergenceWarning as told:
+            raise runs.RunError(f"{told}; nothing is written") from None
 
 
 def _references(chosen: EvaluateOptions, run: Trained) -> dict[str, Any]:
@@ -350,7 +356,7 @@ def _evaluated(chosen: EvaluateOptions, folder: Path, changes: list[str] | None)
 
 def _steps(learner: Learner) -> int:
     """Return the default number of steps. A memory is trained to read the support items once."""
-    return 1 if learner.memory is not None and not learner.spec.control else 3
+    return 1 if learner.memory is not None and not learner.spec.control else max(3, learner.adaptations)
 
 
 def _with_option(target: Any, name: str, value: Any) -> Any:

@@ -10,10 +10,20 @@ tells which tasks lie outside of what was trained on.
 from metarl.evaluation.bootstrap import over_seeds, strata
 from metarl.evaluation.noiseless import acting_by_the_mean
 from metarl.evaluation.references import references
-from metarl.evaluation.scores import Adapted, Evaluation, adapt, evaluate, sample_tasks, summary, table
+from metarl.evaluation.scores import (
+    Adapted,
+    DivergenceWarning,
+    Evaluation,
+    adapt,
+    evaluate,
+    sample_tasks,
+    summary,
+    table,
+)
 
 __all__ = [
     "Adapted",
+    "DivergenceWarning",
     "Evaluation",
     "acting_by_the_mean",
     "adapt",

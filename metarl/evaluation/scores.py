@@ -1,6 +1,7 @@
 """How well, and how fast, a meta-learner adapts to held-out tasks: scores after 0, 1, ..., k adaptation steps."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -31,7 +32,7 @@ from metarl.types import (
     Split,
     State,
     Tasks,
-    check_masked,
+    check_served,
     each_tensor,
     environments_of,
     labelled_tasks,
@@ -119,6 +120,10 @@ def sample_tasks(family: Family, number: int, split: Split = "test", seed: int =
     return family.sample(number, split, stream(seed, f"tasks/{split}"))
 
 
+class DivergenceWarning(UserWarning):
+    """Scores are not finite: adaptation to some of the tasks diverges."""
+
+
 @usual_modes()
 def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by name
     learner: Learner,
@@ -141,6 +146,8 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     With ``mean``, policies are scored in more episodes, in which they take their most likely actions, as a robot would;
     they still adapt to episodes with noise. ``progress`` is called with the share that is done, from 0 to 1.
 
+    Where adaptation diverges, scores are infinite or nan, and a ``DivergenceWarning`` says so.
+
     Raises:
         ValueError: fewer than one task, a negative number of steps, a family whose spec is not the learner's, or
             ``mean`` where there are no actions.
@@ -148,15 +155,30 @@ def evaluate(  # noqa: PLR0913  # all but three have defaults, and are given by 
     if tasks < 1 or steps < 0:
         raise ValueError(f"evaluation needs at least 1 task and 0 steps, not {tasks} and {steps}")
     _check_spec(learner.spec, family.spec)
-    check_masked(learner, family.spec)
+    check_served(learner, family.spec)
     sampled = sample_tasks(family, tasks, split, seed)
     device = torch.device(device)
     if mean and not learner.spec.control:
         raise ValueError(f"mean=True is for policies, which act: this learner is for {learner.spec.kind}")
     asked = _Asked(steps, seed, device, mean, progress or (lambda share: None))
-    if ranks.number_of_ranks() in range(2, tasks + 1):
-        return _by_ranks(learner, params, sampled, asked)
-    return _evaluated(learner, params, sampled, asked)
+    by_ranks = ranks.number_of_ranks() in range(2, tasks + 1)
+    found = (_by_ranks if by_ranks else _evaluated)(learner, params, sampled, asked)
+    if (told := _divergence(found.scores)) is not None:
+        warnings.warn(told, DivergenceWarning, stacklevel=3)
+    return found
+
+
+def _divergence(scores: Mapping[str, Tensor]) -> str | None:
+    """Return what to say of scores ``[step, task]`` that are not finite, at the first step that has some."""
+    for name, values in scores.items():
+        wrong = (~values.isfinite()).sum(1).tolist()
+        for step, number in enumerate(wrong):
+            if number:
+                return (
+                    f"the {name} of {number} of {values.shape[1]} tasks is not finite after {step} steps: adaptation "
+                    "diverges; take fewer steps, or smaller ones (a smaller step_size, or a schedule such as 1 0.5)"
+                )
+    return None
 
 
 def _evaluated(learner: Learner, params: Params, sampled: Tasks, asked: "_Asked") -> Evaluation:
@@ -338,7 +360,7 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> 
         groups, queries = _drawn_at_once(learner, tasks, asked.seed, asked.device)
     results, done = [], 0
     for descriptors, support, query in groups:
-        results.append(_scores(learner, learner.begin(params, descriptors), support, query, asked.steps))
+        results.append(_scores(learner, params, (descriptors, support, query), asked.steps))
         done += len(descriptors)
         asked.progress(done / len(tasks.descriptors))
     first, _ = results[0]
@@ -417,15 +439,16 @@ def _group_size(numbers: int, device: torch.device) -> int:
 
 
 def _scores(
-    learner: Learner, state: State, support: Examples, query: Examples, steps: int
+    learner: Learner, params: Params, group: Group, steps: int
 ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
-    scores, instances = [], None
+    (descriptors, support, query), scores, instances = group, [], None
+    state = learner.begin(params, descriptors)
     if learner.memory is not None and learner.spec.kind == "classification" and support.mask is None:
         instances = objectives.instance_accuracies(learner.memory.unroll(state, support)[0], support)
     _check_finite(support, query)
     for step in range(steps + 1):
         outputs, _ = learner.predict(state, query.inputs)
-        scores.append(objectives.scores(learner.spec.kind, query, outputs))
+        scores.append(objectives.targeted_scores(learner.spec, descriptors, query, outputs))
         if step < steps:
             state = learner.adapt(state, support)
     return scores, instances

@@ -67,10 +67,10 @@ class BMAML:
         for name in ("particles", "steps", "leader_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.noise > 0:
-            raise ValueError(f"noise={self.noise} must be positive")
-        if not self.prior >= 0:
-            raise ValueError(f"prior={self.prior}: expected at least 0")
+        if not 0 < self.noise < math.inf:
+            raise ValueError(f"noise={self.noise} must be positive and finite")
+        if not 0 <= self.prior < math.inf:
+            raise ValueError(f"prior={self.prior}: expected at least 0, and finite")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be positive and finite")
         inner.check_steps(self.step_size, self.schedule)

@@ -7,6 +7,7 @@ not grow with its steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -72,12 +73,12 @@ class IMAML:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         for name in ("step_size", "strength"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: expected at least 0 and less than 1")
-        if not self.damping >= 0:
-            raise ValueError(f"damping={self.damping}: expected at least 0")
+        if not 0 <= self.damping < inf:
+            raise ValueError(f"damping={self.damping}: expected at least 0, and finite")
 
     def build(self, spec: Spec) -> Learner:
         """Return the learner for a spec of labelled examples.

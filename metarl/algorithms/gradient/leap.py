@@ -63,8 +63,7 @@ class Leap:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: Leap takes at least one inner step")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size={self.step_size} must be positive")
+        inner.check_steps(self.step_size, None)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: expected at least 1, or None for the whole support set")
         for name, known in {"optimiser": Optimiser, "mini_batches": MiniBatches, "measure": Measure}.items():

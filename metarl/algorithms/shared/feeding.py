@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from metarl.fewshot import image_scale, numbers
-from metarl.types import Batch, Examples, Learner, Spec, State, check_masked
+from metarl.types import Batch, Examples, Learner, Spec, State, check_served
 
 
-def fed(learner: Learner, honours_masks: bool = False) -> Learner:
+def fed(learner: Learner, honours_masks: bool = False, mixes_targets: bool = False) -> Learner:
     """Return a learner of examples whose ``adapt``, ``predict`` and ``unroll`` look at what they are given.
 
     One that ``honours_masks`` does so without batch norm, which would count the padding. Raises ValueError for tasks
-    with padding, which the learner does not honour.
+    with padding, or with losses of their own, which the learner does not honour.
     """
-    learner = learner._replace(masked=honours_masks and learner.batch_norm is None)
+    learner = learner._replace(masked=honours_masks and learner.batch_norm is None, mixes_targets=mixes_targets)
     if learner.spec.control:
         return learner
-    check_masked(learner, learner.spec)
+    check_served(learner, learner.spec)
     by_hand = _Fed(learner)
     memory = None if learner.memory is None else learner.memory._replace(unroll=by_hand.unroll)
     return learner._replace(adapt=by_hand.adapt, predict=by_hand.predict, memory=memory)
@@ -52,7 +52,7 @@ def _examples(learner: Learner, batch: Batch) -> Batch:
         raise ValueError(_shapes(spec, inputs))
     targets = (_classes if spec.kind == "classification" else _values)(spec, targets, tuple(inputs.shape[:2]))
     if batch.mask is not None:
-        check_masked(learner, replace(spec, ragged=True))
+        check_served(learner, replace(spec, ragged=True))
         _check_mask(batch.mask, tuple(inputs.shape[:2]))
     return (
         batch if inputs is batch.inputs and targets is batch.targets else replace(batch, inputs=inputs, targets=targets)

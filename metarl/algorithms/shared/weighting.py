@@ -18,7 +18,7 @@ def fixed(losses: Tensor, descriptors: Tensor, weights: tuple[float, ...]) -> Te
     return losses * losses.new_tensor(weights)[descriptors.argmax(-1)]
 
 
-def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, squared: bool) -> Tensor:
+def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, squared: tuple[bool, ...]) -> Tensor:
     """Return minus the log-likelihoods ``[task]`` of tasks whose noise is learned (Kendall et al., arXiv 1705.07115).
 
     But for a constant, ``loss / (2 variance) + log(variance) / 2`` for squared errors, and for cross-entropies, by
@@ -29,10 +29,11 @@ def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, square
         losses: ``[task]``, means over items.
         descriptors: ``[task, descriptor_size]``.
         log_variances: ``[descriptor_size]``.
-        squared: Whether losses are squared errors.
+        squared: Whether the losses are squared errors, for each number of the descriptor.
     """
-    own = log_variances[descriptors.argmax(-1)]
-    return losses * (-own).exp() * (0.5 if squared else 1.0) + 0.5 * own
+    which = descriptors.argmax(-1)
+    own, shares = log_variances[which], losses.new_tensor([0.5 if one else 1.0 for one in squared])[which]
+    return losses * (-own).exp() * shares + 0.5 * own
 
 
 def balanced(logits: Tensor, descriptors: Tensor, norms: Tensor, rates: Tensor, force: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from metarl import plugins, runs, safety
 from metarl.files import check_place, expanded
 from metarl.seeding import stream
 from metarl.trained.deploy import card
-from metarl.types import Algorithm, Family, Learner, Params, Part, ReadsFiles, Spec, holding
+from metarl.types import Algorithm, Family, Learner, Params, Part, ReadsFiles, Spec, Targets, holding
 
 FORMAT = 1
 FEW_SHOT, POLICY = "few-shot", "policy"
@@ -157,7 +157,8 @@ def _spec(path: Path, told: Mapping[str, Any]) -> Spec:
             for path_, shape, dtype, offset, size, choices, first, *rest in told["observations"]
         )
         shapes = {name: tuple(told[name]) for name in ("input_shape", "choices", "bounds")}
-        return Spec(**{**told, **shapes, "observations": parts})
+        targets = tuple(Targets(*one) for one in told.get("targets", ()))  # none in files of before
+        return Spec(**{**told, **shapes, "observations": parts, "targets": targets})
     except (TypeError, ValueError, KeyError) as error:
         raise runs.RunError(f"{path} is damaged: its spec cannot be read: {error}") from error
 

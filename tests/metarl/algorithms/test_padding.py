@@ -11,7 +11,7 @@ from metarl import plugins
 from metarl.algorithms.shared.mini_batches import mini_batch
 from metarl.networks import Network
 from metarl.testing import ContractError, check_algorithm, small_family
-from metarl.types import Examples, Experience, Learner, Params, Spec, check_masked, pooled
+from metarl.types import Examples, Experience, Learner, Params, Spec, check_served, pooled
 
 SUPPORT, QUERY = torch.tensor([2, 5, 7]), torch.tensor([4, 1, 3])
 """Examples of each of three tasks."""
@@ -130,7 +130,7 @@ def test_a_learner_that_would_take_padding_for_examples_refuses_such_tasks() -> 
         with pytest.raises(ValueError, match=r"are padded: batch norm would count the padding"):
             plugins.load("algorithms", name)(network=normalised).build(spec)
     with pytest.raises(ValueError, match="would take the padding"):
-        check_masked(plugins.load("algorithms", "mann")().build(Spec((2,), 3, "regression")), spec)
+        check_served(plugins.load("algorithms", "mann")().build(Spec((2,), 3, "regression")), spec)
 
 
 def test_convolutional_networks_of_layer_norm_honour_the_mask() -> None:

@@ -203,3 +203,20 @@ def test_an_installed_family_is_evaluated_on_another_folder(
         assert main([*words, "--on", place, "--out", "no.json"]) == 2
         line = capsys.readouterr().err
         assert why in line and line.count("\n") == 1
+
+
+def test_adaptation_that_diverges_is_an_error_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in run.iterdir())
+    words = ["--tasks", "6", "--steps", "40", "--algorithm.step-size", "30"]
+    assert main(["evaluate", str(run), *words]) == 1
+    told = capsys.readouterr().err
+    assert "of 6 tasks is not finite after" in told and "take fewer steps, or smaller ones" in told
+    assert "Traceback" not in told and "nothing is written" in told
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_learners_of_many_steps_are_scored_after_as_many_as_in_training(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "imaml", "sinusoid", *QUICK, "--algorithm.steps", "5", "--out", str(folder)]) == 0
+    assert main(["evaluate", str(folder), "--tasks", "2"]) == 0
+    assert read(folder / "evaluation.json")["steps"] == 5

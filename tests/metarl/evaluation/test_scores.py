@@ -21,6 +21,7 @@ from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
 from metarl.seeding import stream
+from metarl.testing import small_family
 from metarl.testing.batches import tensors
 from metarl.types import DrawsGroups, Examples, Learner, Params, Rollout, Spec, Split
 from metarl_envs.bandit import Bandit
@@ -234,6 +235,15 @@ def test_a_family_that_draws_something_else_is_refused() -> None:
 
     with pytest.raises(ValueError, match="a regression family must draw Examples, not Rollout"):
         evaluate(learner, learner.init(torch.Generator()), Family(), tasks=2, steps=1)
+
+
+def test_adaptation_that_diverges_is_told() -> None:
+    family = small_family("regression")
+    learner = MAML(step_size=1e30, network=Network(hidden=(4,))).build(family.spec)
+    with pytest.warns(evaluation.DivergenceWarning, match="of 3 tasks is not finite after [1-4] steps: adaptation div"):
+        found = evaluate(learner, learner.init(Generator().manual_seed(0)), family, tasks=3, steps=4)
+    assert found.scores["loss"][0].isfinite().all()
+    assert not found.scores["loss"][4].isfinite().all()
 
 
 def test_the_table_has_a_line_for_each_metric() -> None:

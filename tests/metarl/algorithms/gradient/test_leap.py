@@ -148,6 +148,7 @@ def test_policies_are_refused_with_what_serves_them(spec):
     [
         ({"steps": 0}, "at least one inner step"),
         ({"step_size": 0.0}, "step_size=0.0 must be positive"),
+        ({"step_size": float("inf")}, "must be positive and finite"),
         ({"batch_size": 0}, "at least 1, or None"),
         ({"optimiser": "rmsprop"}, "expected sgd or adam"),
         ({"mini_batches": "all"}, "expected cycle or replacement"),

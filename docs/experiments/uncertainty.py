@@ -1,0 +1,254 @@
+"""BMAML's uncertainty on sinusoids: is it calibrated, and do points that it asks for teach more than random ones?
+
+    python docs/experiments/uncertainty.py                        a small version, minutes of one core
+    python docs/experiments/uncertainty.py --iterations 100000 --particles 10    the size of the paper
+
+After the experiments of Yoon et al., 2018 (arXiv 1806.03836, section 5). Active learning: a task begins with two known
+points; each round adds the one of a pool whose prediction differs most between the particles, or a random one. It
+trains the runs RUNS/uncertainty-*, of which it takes those that are finished as they are, and writes uncertainty.json,
+uncertainty-active.png and uncertainty-calibration.png.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metarl import runs, training
+from metarl.algorithms import BMAML, MAML, particle_outputs
+from metarl.evaluation import sample_tasks, summary
+from metarl.files import write_json
+from metarl.networks.options import Network
+from metarl.outer.gradient import Adam
+from metarl.pictures.plotting import COLOURS, MARKERS
+from metarl.seeding import stream
+from metarl.training.settings import Settings
+from metarl.types import Examples, Learner, Params, State, labelled_tasks
+from metarl_plugins.sinusoid import Sinusoid
+
+NETWORK = Network(hidden=(40, 40, 40))
+FIRST = 2
+"""Points that are known before the first is asked for."""
+LEVELS = tuple(round(0.1 * level, 1) for level in range(1, 10))
+"""Probabilities of the intervals whose coverage is measured."""
+SCALES = tuple(float(scale) for scale in np.logspace(-2, 1, 61))
+"""Among which the standard deviation that explains validation targets best is looked for."""
+By = Literal["spread", "random"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of this experiment."""
+
+    runs: Path = Path("runs")
+    """Folder of the runs."""
+    out: Path = Path("runs/uncertainty")
+    """Folder of the results."""
+    iterations: int = 1500
+    """Meta-iterations of a run, of ten tasks each."""
+    particles: int = 5
+    """Networks of a task."""
+    noises: tuple[float, ...] = (0.1, 0.5)
+    """Standard deviations of the likelihood that are compared; the first is used for active learning."""
+    tasks: int = 200
+    """Test tasks."""
+    rounds: int = 8
+    """Points that are asked for, one after another."""
+    steps: int = 5
+    """Inner steps on the points that are known."""
+    seed: int = 0
+    """Seed of the runs."""
+
+
+class Trained(NamedTuple):
+    """A finished run."""
+
+    learner: Learner
+    params: Params
+
+
+def main(options: Options) -> None:
+    """Train what is absent, measure, and draw."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    maml = finished("maml", MAML(step_size=0.01, network=NETWORK), options)
+    trained = {noise: finished(f"bmaml-{noise}", bmaml(noise, options), options) for noise in options.noises}
+    first = trained[options.noises[0]]
+    active = {
+        "BMAML, where particles differ most": asked(first, "spread", options),
+        "BMAML, random points": asked(first, "random", options),
+        "MAML, random points": asked(maml, "random", options),
+    }
+    calibrated = {str(noise): calibration(one, noise, options) for noise, one in trained.items()}
+    record = {"options": asdict(options), "active": active, "calibration": calibrated, "versions": runs.versions()}
+    write_json(options.out / "uncertainty.json", {**record, "options": _plain(asdict(options))})
+    draw_active(active, options.out / "uncertainty-active.png")
+    draw_calibration(calibrated, options.out / "uncertainty-calibration.png")
+    for label, errors in active.items():
+        print(f"{label}: " + " ".join(f"{one['mean']:.2f}" for one in errors))
+    for noise, found in calibrated.items():
+        told = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float))
+        print(f"noise {noise}: {told}; coverage " + " ".join(f"{value:.2f}" for value in found["coverage"]))
+
+
+def bmaml(noise: float, options: Options) -> BMAML:
+    """Return BMAML with a step size for its number of particles."""
+    return BMAML(options.particles, step_size=0.005 * options.particles, noise=noise, network=NETWORK)
+
+
+def family(options: Options) -> Sinusoid:
+    """Return waves of which 2 to 10 points are known."""
+    return Sinusoid(shots=FIRST + options.rounds, train_shots=(FIRST, FIRST + options.rounds), queries=10)
+
+
+def finished(name: str, algorithm: Any, options: Options) -> Trained:
+    """Return a run, trained to its end if it was not."""
+    folder = options.runs / f"uncertainty-{name}-{options.seed}"
+    path = folder / runs.CHECKPOINT
+    if not (folder / runs.CONFIG).exists():
+        settings = Settings(options.iterations, 10, options.seed, checkpoint_every=500, log_every=50)
+        source = training.Source(algorithm, name.partition("-")[0])
+        run = training.start(source, training.Source(family(options), "sinusoid"), Adam(), settings, folder)
+        run.train(run.first(), quiet=False)
+    elif not path.exists() or training.load(folder).restore(path).iteration < options.iterations:
+        training.resume(folder, quiet=False)
+    run = training.load(folder)
+    reached = run.restore(path)
+    if reached.iteration < options.iterations:
+        raise SystemExit(f"stopped at iteration {reached.iteration} of {folder}: the same command goes on")
+    return Trained(run.learner, reached.params)
+
+
+def asked(trained: Trained, by: By, options: Options) -> list[dict[str, float]]:
+    """Return the mean error, with its 95 % interval, after 0, 1, ... points were asked for."""
+    tasks = labelled_tasks(sample_tasks(family(options), options.tasks))
+    pool = tasks.draw("query", stream(0, "pool"))  # [task, 100, 1]
+    query = tasks.draw("query", stream(0, "query"))
+    order = torch.rand(pool.inputs.shape[:2], generator=stream(0, "order")).argsort(dim=1)  # [task, point]
+    known, errors = order[:, :FIRST], []
+    for count in range(FIRST, FIRST + options.rounds + 1):
+        state = adapted(trained, tasks.descriptors, points(pool, known), options)
+        with torch.no_grad():
+            wrong = trained.learner.predict(state, query.inputs)[0] - query.targets
+        errors.append(wrong.square().flatten(1).mean(1).tolist())
+        chosen = order[:, count : count + 1] if by == "random" else most_spread(trained, state, pool, known)
+        known = torch.cat([known, chosen], dim=1)
+    return [{name: summary(one)[name] for name in ("mean", "low", "high")} for one in errors]
+
+
+def points(pool: Examples, known: Tensor) -> Examples:
+    """Return some points of the pool, ``known [task, point]`` by number."""
+    rows = torch.arange(len(known)).unsqueeze(1)
+    return Examples(inputs=pool.inputs[rows, known], targets=pool.targets[rows, known])
+
+
+def adapted(trained: Trained, descriptors: Tensor, support: Examples, options: Options) -> State:
+    """Return the state after all steps on a support set."""
+    with torch.no_grad():
+        state = trained.learner.begin(trained.params, descriptors)
+        for _ in range(options.steps):
+            state = trained.learner.adapt(state, support)
+    return state
+
+
+def most_spread(trained: Trained, state: State, pool: Examples, known: Tensor) -> Tensor:
+    """Return the number ``[task, 1]`` of the unknown point at which the particles' predictions differ most."""
+    with torch.no_grad():
+        spread = particle_outputs(trained.learner, state, pool.inputs).std(1).squeeze(-1)
+    return spread.scatter(1, known, -1.0).argmax(1, keepdim=True)
+
+
+def calibration(trained: Trained, noise: float, options: Options) -> dict[str, Any]:
+    """Return how the spread of the particles fits the errors, with five known points.
+
+    The prediction is normal. Its variance is that of the particles, plus that of an observation's noise: the one that
+    meta-training assumed, or the one that makes the targets of validation tasks most likely.
+    """
+    found = {split: predicted(trained, split, options) for split in ("validation", "test")}
+    errors, spread = found["test"]
+    likelihoods = [likelihood(*found["validation"], scale) for scale in SCALES]
+    best = SCALES[int(np.argmax(likelihoods))]
+    coverages = {name: coverage(errors, spread, scale) for name, scale in (("assumed", noise), ("fitted", best))}
+    return {
+        "error": float(errors.square().mean()),
+        "correlation": float(torch.corrcoef(torch.stack([errors.abs().flatten(), spread.flatten()]))[0, 1]),
+        "log likelihood": likelihood(errors, spread, noise),
+        "fitted noise": best,
+        "log likelihood, fitted": likelihood(errors, spread, best),
+        "miscalibration": float(np.abs(np.array(coverages["assumed"]) - LEVELS).mean()),
+        "miscalibration, fitted": float(np.abs(np.array(coverages["fitted"]) - LEVELS).mean()),
+        "coverage": coverages["assumed"],
+        "coverage, fitted": coverages["fitted"],
+    }
+
+
+def predicted(trained: Trained, split: Any, options: Options) -> tuple[Tensor, Tensor]:
+    """Return errors of the mean prediction, and the particles' standard deviation, ``[task, item]``."""
+    tasks = labelled_tasks(sample_tasks(family(options), options.tasks, split))
+    query = tasks.draw("query", stream(0, "query"))
+    support = tasks.draw("support", stream(0, "support"))
+    few = Examples(inputs=support.inputs[:, :5], targets=support.targets[:, :5])
+    with torch.no_grad():
+        state = adapted(trained, tasks.descriptors, few, options)
+        outputs = particle_outputs(trained.learner, state, query.inputs)
+    return (outputs.mean(1) - query.targets).squeeze(-1), outputs.std(1).squeeze(-1)
+
+
+def likelihood(errors: Tensor, spread: Tensor, scale: float) -> float:
+    """Return the mean logarithm of the likelihood of the targets."""
+    variance = spread.square() + scale**2
+    return float(-0.5 * (errors.square() / variance + (2 * torch.pi * variance).log()).mean())
+
+
+def coverage(errors: Tensor, spread: Tensor, scale: float) -> list[float]:
+    """Return the share of targets within the central interval of each probability."""
+    distance = errors.abs() / (spread.square() + scale**2).sqrt()
+    return [float((distance <= NormalDist().inv_cdf((1 + level) / 2)).float().mean()) for level in LEVELS]
+
+
+def draw_active(active: Mapping[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw the error over the number of known points."""
+    figure = Figure(figsize=(7, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for index, (label, errors) in enumerate(active.items()):
+        known = np.arange(FIRST, FIRST + len(errors))
+        mean, low, high = (np.array([one[name] for one in errors]) for name in ("mean", "low", "high"))
+        low = np.maximum(low, 0.2 * mean)  # an interval that a few tasks widen may end below 0
+        axes.fill_between(known, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+        axes.plot(known, mean, color=COLOURS[index], marker=MARKERS[index], markersize=4, label=label)
+    axes.set(xlabel="known points", ylabel="mean squared error", yscale="log")
+    axes.grid(color="0.9", linewidth=0.8, which="both")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def draw_calibration(calibrated: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the coverage of intervals over their probability, with the assumed noise and with the fitted one."""
+    figure = Figure(figsize=(8.6, 4.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name, title in zip(
+        panels, ("coverage", "coverage, fitted"), ("the noise of meta-training", "noise fitted afterwards"), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
+        for index, (noise, found) in enumerate(calibrated.items()):
+            label = f"trained with noise {noise}"
+            axes.plot(LEVELS, found[name], color=COLOURS[index], marker=MARKERS[index], markersize=4, label=label)
+        axes.set(title=title, xlabel="probability of the interval", xlim=(0, 1), ylim=(0, 1))
+        axes.grid(color="0.9", linewidth=0.8)
+    panels[0].set_ylabel("share of targets inside")
+    panels[0].legend(frameon=False)
+    figure.savefig(path)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
