@@ -117,7 +117,10 @@ class _Reader:
     def estimate(self, state: Normalised, rollouts: Sequence[Rollout]) -> list[Rollout]:
         assert self.learner.estimate is not None
         judged = self.learner.estimate(state.learned, [_read_rollout(state, rollout) for rollout in rollouts])
-        return [replace(rollout, advantages=one.advantages) for rollout, one in zip(rollouts, judged, strict=True)]
+        return [
+            replace(one, observations=rollout.observations, last_observations=rollout.last_observations)
+            for rollout, one in zip(rollouts, judged, strict=True)
+        ]
 
     def unroll(self, state: Normalised, batch: Batch) -> tuple[Tensor, Normalised]:
         assert self.learner.memory is not None

@@ -103,6 +103,23 @@ def test_it_is_the_plain_learner_with_normalised_inputs(algorithm: Any) -> None:
     assert not torch.allclose(found, plain.meta_loss(params, raw)[0], rtol=1e-3)
 
 
+@pytest.mark.parametrize("algorithm", [one for one in ALGORITHMS if not isinstance(one, RL2)], ids=str)
+def test_episodes_are_judged_by_normalised_observations_and_keep_their_own(algorithm: Any) -> None:
+    plain, twin, params, seen = plain_and_normalised(algorithm)
+    mean, deviation = (torch.from_numpy(value).float() for value in (steps_of(seen).mean(0), steps_of(seen).std(0)))
+    raw = data(plain, seed=3)
+    read = changed(raw, lambda observations: (observations - mean) / deviation)
+    assert twin.estimate is not None and plain.estimate is not None
+    given, expected = rollout_of(raw.query), rollout_of(read.query)
+    (found,) = twin.estimate(twin.begin(params, raw.descriptors), [given])
+    (wanted,) = plain.estimate(plain.begin(params, raw.descriptors), [expected])
+    assert found.advantages is not None and wanted.advantages is not None
+    torch.testing.assert_close(found.advantages, wanted.advantages, rtol=1e-3, atol=1e-3)
+    assert found.explained_variance is not None and wanted.explained_variance is not None
+    torch.testing.assert_close(found.explained_variance, wanted.explained_variance, rtol=1e-3, atol=1e-3)
+    assert found.observations is given.observations and found.last_observations is given.last_observations
+
+
 def outputs(learner: Learner, state: Any, batch: Any) -> list[Tensor]:
     acted, following = learner.predict(state, batch.observations[:, :, 0])
     if learner.memory is None:
