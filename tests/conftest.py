@@ -6,6 +6,8 @@ import torch
 
 # Background jobs of a shell inherit SIGINT ignored, and their children too: tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # nohup ignores it, which children inherit, too: tests send it and wait
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
