@@ -60,12 +60,15 @@ def differing(family: Family, trained_on: Family, references: tuple[str, str]) -
     """Tell in what the evaluated family differs from that of training; None if in nothing."""
     options, before = _options("", family), _options("", trained_on)
     names = [name for name in options if name in before and _other(options[name], before[name])]
-    told = [
-        f"{name} is {plugins.shortened(options[name])}, and was {plugins.shortened(before[name])}" for name in names
-    ]
+    told = [f"{name} is {_shown(options[name])}, and was {_shown(before[name])}" for name in names]
     if type(family) is not type(trained_on) or (references[0] != references[1] and not told):
         told.insert(0, f"{references[0]} instead of {references[1]}")
     return "; ".join(told) or None
+
+
+def _shown(value: Any) -> str:
+    """Return a value in few letters; a path whole, as its end tells most."""
+    return str(value) if isinstance(value, Path) else plugins.shortened(value)
 
 
 def _options(prefix: str, target: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import runs
+from metarl.evaluation import DivergenceWarning
 from metarl.plugins import PluginError
 from metarl.spec import Spec
 from metarl.trained import Trained
@@ -142,6 +143,7 @@ def _trained(start: Start, watch: Callable[[], Watching]) -> tuple[Trained | Non
     with warnings.catch_warnings():
         # Some choices do not learn: that is what a search finds out. The trial's score tells it.
         warnings.filterwarnings("ignore", DIVERGING, UserWarning)
+        warnings.simplefilter("ignore", DivergenceWarning)
         return run.train(progress, callbacks=[watching]), watching.pruned
 
 

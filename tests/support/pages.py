@@ -23,7 +23,7 @@ from metarl.commands import train
 LANGUAGES = ("python", "sh")
 CUTS = {
     "train": ("--iterations", "2", "--meta-batch-size", "2"),
-    "tune": ("--iterations", "2", "--meta-batch-size", "2", "--budget", "2"),
+    "tune": ("--iterations", "2", "--meta-batch-size", "2", "--budget", "2", "--validate-every", "1"),
     "resume": ("--iterations", "3"),
     "evaluate": ("--tasks", "2"),
 }

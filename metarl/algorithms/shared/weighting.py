@@ -3,11 +3,13 @@
 Which of several tasks a row is, its descriptor tells: the place of its largest number, as of a one-hot vector.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from metarl.speed import send
 from metarl.types import Params
 
 Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad", "gradnorm"]
@@ -15,7 +17,7 @@ Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad", "gradnorm"]
 
 def fixed(losses: Tensor, descriptors: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Return losses ``[task]`` times the weight of each task."""
-    return losses * losses.new_tensor(weights)[descriptors.argmax(-1)]
+    return losses * _each(weights, losses)[descriptors.argmax(-1)]
 
 
 def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, squared: tuple[bool, ...]) -> Tensor:
@@ -32,7 +34,7 @@ def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, square
         squared: Whether the losses are squared errors, for each number of the descriptor.
     """
     which = descriptors.argmax(-1)
-    own, shares = log_variances[which], losses.new_tensor([0.5 if one else 1.0 for one in squared])[which]
+    own, shares = log_variances[which], _each([0.5 if one else 1.0 for one in squared], losses)[which]
     return losses * (-own).exp() * shares + 0.5 * own
 
 
@@ -82,3 +84,8 @@ def following(losses: Tensor, params: Params, wanted: Tensor, found: Tensor) -> 
     """Return the same losses ``[task]`` with other gradients: ``wanted`` instead of ``found``, ``[task, number]``."""
     numbers = torch.cat([value.reshape(-1) for value in params.values()])
     return losses + (wanted - found) @ (numbers - numbers.detach())
+
+
+def _each(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return constants ``[descriptor_size]`` as a tensor, without waiting for a GPU."""
+    return send(torch.tensor(values, dtype=like.dtype), like.device)

@@ -92,7 +92,7 @@ def other_value(hint: Any, value: Any) -> list[Any]:
     if isinstance(value, tuple) and value and ... not in choices:  # of fixed length, such as a range
         return [tuple(2 * part for part in value), value[::-1]]
     if isinstance(value, tuple):
-        return [(*value, value[-1])] if value else [("head",)]
+        return [(*value, value[-1])] if value else [(4,) if int in choices else ("head",)]
     if value is None:
         some: dict[Any, Any] = {int: 1, float: 0.5, str: "x", Path: Path("/x")}
         some |= {tuple[float, ...]: (1.0, 0.25), tuple[float, float]: (0.25, 1.0), tuple[int, int]: (1, 3)}

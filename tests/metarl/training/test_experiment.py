@@ -44,9 +44,10 @@ def test_a_recipe_is_what_its_file_says() -> None:
         learn_step_sizes=True,
         network=Network(hidden=(128, 128), activation="tanh"),
         advantages=Advantages(gae_lambda=0.95),
+        normalise_observations=True,
     )
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=450, meta_batch_size=20).filled(made.tasks.spec)
+    assert made.settings == Settings(iterations=250, meta_batch_size=20).filled(made.tasks.spec)
     family: Any = made.tasks
     assert (family.sampling.horizon, family.robot.action_scale) == (100, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
