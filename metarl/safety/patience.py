@@ -2,7 +2,8 @@
 
 A thread looks at the clock, and interrupts the main thread by a signal where a call takes too long. That reaches Python
 and what waits in the system, but no native code that never returns: lanes in worker processes, which are killed, have
-no such limit. Elsewhere than in the main thread, and on Windows, only workers are limited.
+no such limit. Elsewhere than in the main thread, and on Windows, only workers are limited. While the process is paused
+(SIGSTOP, Ctrl-Z), the clock stands still.
 """
 
 import signal
@@ -31,6 +32,8 @@ class _Watch:
         self.deadline: float | None = None
         self.what = ""
         self.sent = False
+        self.paused = 0.0
+        """Seconds for which the process did not run. Only the thread that looks writes it."""
 
 
 _watch = _Watch()
@@ -89,17 +92,28 @@ def _watching() -> Iterator[None]:
 
 def _look(ended: threading.Event, watched: int) -> None:
     """Interrupt the watched thread whenever its deadline has passed."""
-    while not ended.wait(min(1.0, (_watch.seconds or 1.0) / 10)):
+    before = time.monotonic(), time.process_time()
+    while not ended.wait(interval := min(1.0, (_watch.seconds or 1.0) / 10)):
+        now = time.monotonic(), time.process_time()
+        passed, used = (after - earlier for earlier, after in zip(before, now, strict=True))
+        before = now
+        if used < 0.1 * passed:  # or native code has kept this thread from looking
+            _watch.paused += max(0.0, passed - interval)
         deadline = _watch.deadline
-        if deadline is not None and not _watch.sent and time.monotonic() > deadline:
+        if deadline is not None and not _watch.sent and _clock() > deadline:
             _watch.sent = True
             signal.pthread_kill(watched, signal.SIGALRM)
+
+
+def _clock() -> float:
+    """Return seconds in which the process ran, from some start on."""
+    return time.monotonic() - _watch.paused
 
 
 def _interrupt() -> None:
     """Raise TimeLimitError, unless the call has returned since the signal was sent."""
     deadline, _watch.sent, _watch.deadline = _watch.deadline, False, None
-    if deadline is not None and time.monotonic() > deadline:
+    if deadline is not None and _clock() > deadline:
         raise TimeLimitError(f"{_watch.what} took longer than {_watch.seconds:g} s, the limit of --step-timeout")
 
 
@@ -117,7 +131,7 @@ class limited:  # a context manager, called as a function: a generator would cos
         if _watch.watched is None or _watch.deadline is not None or threading.get_ident() != _watch.watched:
             return
         self._is_outer, _watch.what = True, self._what
-        _watch.deadline = time.monotonic() + (_watch.seconds or float("inf"))
+        _watch.deadline = _clock() + (_watch.seconds or float("inf"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -63,3 +65,27 @@ def test_other_threads_are_not_interrupted() -> None:
     thread.start()
     thread.join()
     assert found == ["done"]
+
+
+PAUSED = """
+import time
+from metarl.safety import limited, time_limit
+
+with time_limit(4.0), limited("a step"):
+    print("runs", flush=True)
+    for _ in range(20):
+        time.sleep(0.05)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that pause a process")
+def test_a_pause_of_the_process_does_not_count() -> None:
+    script = subprocess.Popen([sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    assert script.stdout.readline() == "runs\n"
+    script.send_signal(signal.SIGSTOP)
+    time.sleep(5.0)
+    script.send_signal(signal.SIGCONT)
+    told, error = script.communicate(timeout=120)
+    assert (told, error, script.returncode) == ("done\n", "", 0)
