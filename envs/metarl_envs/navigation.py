@@ -1,6 +1,6 @@
 """2-D point navigation to a goal that the point cannot see (MAML, https://arxiv.org/abs/1703.03400, sec. 5.3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,26 @@ def navigation(action_unit: float = LARGEST_MOVE, goal_range: float = 0.5) -> MD
     return MDP(observation_space, action_space, parameter_space, torch.zeros(2), step, lambda position: position)
 
 
+def drawn_goals(num_tasks: int, goal_range: float, generator: Generator) -> Tensor:
+    """Return goals ``[task, 2]``, uniform within goal_range metres on each axis. Raises ValueError for no task."""
+    if num_tasks < 1:
+        raise ValueError(f"at least one task is needed, not {num_tasks}")
+    return (2 * uniform(generator, num_tasks, 2) - 1) * goal_range
+
+
+def draw_paths(tasks: Tasks, queries: Sequence[Batch], places: Callable[[Rollout], Tensor], path: Path) -> Path:
+    """Plot paths to the first goals before and after each adaptation step; return the path of the file.
+
+    ``places`` returns the positions ``[task, episode, time, 2]`` of a rollout, in metres.
+    """
+    from metarl.pictures.plotting import navigation_paths
+
+    rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
+    paths = torch.stack([places(rollout)[:, :SHOWN_EPISODES] for rollout in rollouts])
+    mask = torch.stack([rollout.mask[:, :SHOWN_EPISODES] for rollout in rollouts])
+    return navigation_paths(paths.cpu(), mask.cpu(), tasks.parameters["goal"].cpu(), path)
+
+
 @dataclass(frozen=True)
 class PointNavigation:
     """2-D navigation from the origin to a goal uniform in [-0.5, 0.5]^2 m. The reward is minus the distance to it.
@@ -120,9 +140,7 @@ class PointNavigation:
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample goals; the splits share one distribution. Raises ValueError for fewer than one task."""
-        if num_tasks < 1:
-            raise ValueError(f"at least one task is needed, not {num_tasks}")
-        goals = (2 * uniform(generator, num_tasks, 2) - 1) * self.goal_range
+        goals = drawn_goals(num_tasks, self.goal_range, generator)
         return ControlTasks(self.spec, {"goal": goals}, goals, self.environment, self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
@@ -135,12 +153,7 @@ class PointNavigation:
 
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Plot paths to the first goals before and after each adaptation step; return the path of the file."""
-        from metarl.pictures.plotting import navigation_paths
-
-        rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
-        paths = torch.stack([rollout.observations[:, :SHOWN_EPISODES] for rollout in rollouts])
-        mask = torch.stack([rollout.mask[:, :SHOWN_EPISODES] for rollout in rollouts])
-        return navigation_paths(paths.cpu(), mask.cpu(), tasks.parameters["goal"].cpu(), path)
+        return draw_paths(tasks, queries, lambda rollout: rollout.observations, path)
 
 
 def draw(episode: Episode, parameters: Parameters, pixels: int = 400) -> Array:

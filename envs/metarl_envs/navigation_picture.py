@@ -15,14 +15,14 @@ from torch import Generator, Tensor
 
 from metarl.control import ControlTasks, Sampling
 from metarl.environments.mdp import MDP, MDPEnv, MDPVectorEnv
-from metarl.seeding import uniform
-from metarl.types import Batch, Rollout, Spec, Split, Tasks
+from metarl.types import Batch, Spec, Split, Tasks
 from metarl_envs.navigation import (
     DEFAULT_GOAL,
     LARGEST_MOVE,
-    SHOWN_EPISODES,
     VIEW,
     draw,
+    draw_paths,
+    drawn_goals,
     move,
     navigation,
 )
@@ -121,9 +121,7 @@ class PointNavigationPicture:
 
     def sample(self, num_tasks: int, split: Split, generator: Generator) -> ControlTasks:
         """Sample goals; the splits share one distribution. Raises ValueError for fewer than one task."""
-        if num_tasks < 1:
-            raise ValueError(f"at least one task is needed, not {num_tasks}")
-        goals = (2 * uniform(generator, num_tasks, 2) - 1) * self.goal_range
+        goals = drawn_goals(num_tasks, self.goal_range, generator)
         return ControlTasks(self.spec, {"goal": goals}, goals, self.environment, self.sampling)
 
     def environment(self, num_envs: int, device: torch.device) -> MDPVectorEnv:
@@ -136,12 +134,7 @@ class PointNavigationPicture:
 
     def picture(self, tasks: Tasks, queries: Sequence[Batch], path: Path) -> Path:
         """Plot paths to the first goals before and after each adaptation step; return the path of the file."""
-        from metarl.pictures.plotting import navigation_paths
-
-        rollouts = [batch for batch in queries if isinstance(batch, Rollout)]
-        paths = torch.stack([self._positions(rollout.actions[:, :SHOWN_EPISODES]) for rollout in rollouts])
-        mask = torch.stack([rollout.mask[:, :SHOWN_EPISODES] for rollout in rollouts])
-        return navigation_paths(paths.cpu(), mask.cpu(), tasks.parameters["goal"].cpu(), path)
+        return draw_paths(tasks, queries, lambda rollout: self._positions(rollout.actions), path)
 
     def _positions(self, actions: Tensor) -> Tensor:
         """Return where the point was before each of its actions, ``[task, episode, time, 2]``."""

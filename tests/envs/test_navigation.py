@@ -2,6 +2,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from support import points
 
 from metarl.types import Spec
 from metarl_envs.navigation import PointNavigation, make_env, make_vector_env
@@ -54,21 +55,7 @@ def test_an_episode_ends_near_the_goal_on_both_axes(goal: tuple[float, float], t
 
 
 def test_single_and_batch_agree_bit_for_bit() -> None:
-    lanes, rng = 37, np.random.default_rng(0)
-    chosen = rng.uniform(-0.5, 0.5, (lanes, 2)).astype(np.float32)
-    actions = rng.normal(size=(60, lanes, 2)).astype(np.float32)
-    batch = make_vector_env(lanes)
-    batch.reset(options={"goal": chosen})
-    told = [batch.step(action)[:3] for action in actions]
-    for lane in range(lanes):
-        env = make_env(goal=chosen[lane])
-        env.reset()
-        for step, action in enumerate(actions[:, lane]):
-            observation, reward, terminated, _, _ = env.step(action)
-            np.testing.assert_array_equal(observation, told[step][0][lane])
-            assert (reward, terminated) == (told[step][1][lane], told[step][2][lane])
-            if terminated:
-                break
+    points.check_lanes(make_env, make_vector_env, lanes=37, steps=60)
 
 
 def test_goals_fill_their_range_and_depend_on_the_seed_only() -> None:

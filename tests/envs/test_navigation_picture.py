@@ -2,6 +2,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from support import points
 
 from metarl import Sampling, Settings, evaluate, train
 from metarl.algorithms import MAML
@@ -74,21 +75,7 @@ def test_rewards_and_ends_are_navigations() -> None:
 
 
 def test_single_and_batch_agree_bit_for_bit() -> None:
-    lanes, rng = 9, np.random.default_rng(0)
-    chosen = rng.uniform(-0.5, 0.5, (lanes, 2)).astype(np.float32)
-    actions = rng.normal(size=(20, lanes, 2)).astype(np.float32)
-    batch = make_vector_env(lanes)
-    batch.reset(options={"goal": chosen})
-    told = [batch.step(action)[:3] for action in actions]
-    for lane in range(lanes):
-        env = make_env(goal=chosen[lane])
-        env.reset()
-        for step, action in enumerate(actions[:, lane]):
-            observation, reward, terminated, _, _ = env.step(action)
-            np.testing.assert_array_equal(observation, told[step][0][lane])
-            assert (reward, terminated) == (told[step][1][lane], told[step][2][lane])
-            if terminated:
-                break
+    points.check_lanes(make_env, make_vector_env, lanes=9, steps=20)
 
 
 def test_policies_read_pictures_in_zero_to_one_with_channels_first() -> None:
@@ -119,7 +106,7 @@ def test_it_keeps_the_contract_and_is_drawn(tmp_path) -> None:
     assert env.render().shape == (400, 400, 3)
 
 
-def test_steps_are_compiled_or_not_and_the_same() -> None:
+def test_lanes_that_are_restored_step_the_same() -> None:
     lanes = make_vector_env(3, 5, "cpu")
     lanes.reset(seed=0)
     before = lanes.snapshot()
