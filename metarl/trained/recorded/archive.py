@@ -18,7 +18,7 @@ import numpy as np
 from metarl.environments import composite, parts_of
 from metarl.files import check_place, check_regular, expanded, write_bytes
 from metarl.trained.deploy.playing import Episode
-from metarl.trained.recorded.episodes import Played, Recording
+from metarl.trained.recorded.episodes import Played, Recording, places_by_step
 
 FORMAT = 1
 BY_EPISODE = ("task", "step", "number", "length", "deterministic")
@@ -88,21 +88,13 @@ def _read(arrays: Mapping[str, Array], task: int | None, deterministic: bool) ->
         expected = int(lengths.sum()) + (len(lengths) if name.startswith(OBSERVATIONS) else 0)
         if len(arrays[name]) != expected:
             raise ValueError(f"{name} has {len(arrays[name])} rows where the lengths ask for {expected}")
-    tasks = np.unique(arrays["task"])
-    if task is None and len(tasks) > 1:
-        raise ValueError(f"it holds the episodes of {len(tasks)} tasks, {tasks[0]} to {tasks[-1]}: name one")
-    chosen = tasks[0] if task is None else task
-    wanted = (arrays["task"] == chosen) & (arrays["deterministic"] == deterministic)
-    if not wanted.any():
-        kind = "episodes without noise" if deterministic else "episodes"
-        raise ValueError(f"it holds no {kind} of task {chosen}: expected one of {tasks[0]} to {tasks[-1]}")
-    steps = np.unique(arrays["step"][wanted])
-    return [[*_episodes(arrays, about, np.flatnonzero(wanted & (arrays["step"] == step)))] for step in steps]
+    keys = zip(*(arrays[name].tolist() for name in ("task", "step", "deterministic")), strict=True)
+    return [[*_episodes(arrays, about, places)] for places in places_by_step(keys, task, deterministic)]
 
 
-def _episodes(arrays: Mapping[str, Array], about: Mapping[str, Any], chosen: Array) -> Iterator[Episode]:
+def _episodes(arrays: Mapping[str, Array], about: Mapping[str, Any], chosen: Sequence[int]) -> Iterator[Episode]:
     ends = np.cumsum(arrays["length"])
-    for place in chosen.tolist():
+    for place in chosen:
         last = int(ends[place])
         first = last - int(arrays["length"][place])
         steps = {name: arrays[name][first:last] for name in BY_STEP}

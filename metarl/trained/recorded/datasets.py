@@ -18,7 +18,7 @@ import numpy as np
 from metarl.environments import composite, parts_of
 from metarl.files import WriteError
 from metarl.trained.deploy.playing import Episode
-from metarl.trained.recorded.episodes import Played, Recording
+from metarl.trained.recorded.episodes import Played, Recording, places_by_step
 
 FOLDER = "MINARI_DATASETS_PATH"
 """The environment variable that names Minari's folder."""
@@ -81,27 +81,21 @@ def read(name: str, task: int | None, deterministic: bool) -> list[list[Episode]
     import minari
 
     try:
-        found = minari.load_dataset(name)
-        told = [(_first(one, "task"), _first(one, "adaptation_step"), one) for one in found]
+        found = list(minari.load_dataset(name))
+        keys = [_key(one) for one in found]
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"minari:{name} cannot be read as saved episodes: {error}") from error
-    tasks = sorted({of for of, _, _ in told})
-    if task is None and len(tasks) > 1:
-        raise ValueError(f"minari:{name} holds the episodes of {len(tasks)} tasks, {tasks[0]} to {tasks[-1]}: name one")
-    chosen = tasks[0] if task is None else task
-    wanted = [
-        (step, one) for of, step, one in told if of == chosen and _first(one, "deterministic") == int(deterministic)
-    ]
-    if not wanted:
-        raise ValueError(
-            f"minari:{name} holds no such episodes of task {chosen}: its tasks are {tasks[0]} to {tasks[-1]}"
-        )
-    steps = sorted({step for step, _ in wanted})
-    return [[_episode(one) for of, one in wanted if of == step] for step in steps]
+    try:
+        chosen = places_by_step(keys, task, deterministic)
+    except ValueError as error:
+        raise ValueError(f"minari:{name}: {error}") from error
+    return [[_episode(found[place]) for place in places] for places in chosen]
 
 
-def _first(episode: Any, name: str) -> int:
-    return int(episode.infos[name][0])
+def _key(episode: Any) -> tuple[int, int, bool]:
+    """Return the task of an episode, its adaptation step, and whether it is one of most likely actions."""
+    task, step, deterministic = (int(episode.infos[name][0]) for name in ("task", "adaptation_step", "deterministic"))
+    return task, step, bool(deterministic)
 
 
 def _episode(one: Any) -> Episode:

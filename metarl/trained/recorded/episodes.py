@@ -1,6 +1,6 @@
 """The episodes of an evaluation as the environments saw them: native observations and actions, real steps only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from metarl.environments import layout, parted
 from metarl.evaluation import Evaluation
 from metarl.trained.deploy.native import Native, native, scale_of, spaces_of
 from metarl.trained.deploy.playing import Episode
-from metarl.types import Rollout, Spec
+from metarl.types import Rollout
 
 Space = spaces.Space[Any]
 
@@ -68,20 +68,37 @@ def recording(found: Evaluation, family: Any) -> Recording:
             f"this process holds the episodes of {len(scored[0].rewards)} of {tasks} tasks: evaluate in one process"
         )
     parameters = {name: values.numpy(force=True) for name, values in found.tasks.parameters.items()}
-    own = [_spaces(family, {name: rows[task] for name, rows in parameters.items()}) for task in range(tasks)]
+    own = [spaces_of(family, {name: rows[task] for name, rows in parameters.items()}) for task in range(tasks)]
     episodes = list[Played]()
     for task, (sees, acts) in enumerate(own):
+        reading = _Reading(sees, acts, native(sees, acts, family.spec, scale_of(family)))
         for rollouts, deterministic in ((found.practice, False), (scored, True)):
             if deterministic and found.practice and scored[0] is found.practice[0]:
                 continue  # policies were scored in the episodes that they adapt to
             for step, rollout in enumerate(rollouts):
-                reading = _Reading(family.spec, sees, acts, native(sees, acts, family.spec, scale_of(family)))
                 episodes += reading.episodes(rollout.select([task]), task, step, deterministic)
     return Recording(family, parameters, episodes, own[0][0], _hull([acts for _, acts in own]))
 
 
-def _spaces(family: ControlFamily, parameters: dict[str, Any]) -> tuple[Space, Space]:
-    return spaces_of(family, parameters)
+def places_by_step(keys: Iterable[tuple[int, int, bool]], task: int | None, deterministic: bool) -> list[list[int]]:
+    """Return which of the saved episodes are of one task: a list of places for each adaptation step.
+
+    ``keys`` are the task, the step and whether it is ``deterministic`` of each episode; see ``load_episodes``. Raises
+    ValueError where no task is named and there are several, and where there are no such episodes.
+    """
+    found = list(keys)
+    tasks = sorted({one for one, _, _ in found})
+    if task is None and len(tasks) > 1:
+        raise ValueError(f"it holds the episodes of {len(tasks)} tasks, {tasks[0]} to {tasks[-1]}: name one")
+    chosen = tasks[0] if task is None else task
+    groups: dict[int, list[int]] = {}
+    for place, (of, step, kind) in enumerate(found):
+        if (of, kind) == (chosen, deterministic):
+            groups.setdefault(step, []).append(place)
+    if not groups:
+        kind_of = "episodes without noise" if deterministic else "episodes"
+        raise ValueError(f"it holds no {kind_of} of task {chosen}: expected one of {tasks[0]} to {tasks[-1]}")
+    return [groups[step] for step in sorted(groups)]
 
 
 def _hull(acts: Sequence[Any]) -> Any:
@@ -93,7 +110,6 @@ def _hull(acts: Sequence[Any]) -> Any:
 
 
 class _Reading(NamedTuple):
-    spec: Spec
     sees: Space
     acts: Space
     own: Native
