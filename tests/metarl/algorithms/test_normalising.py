@@ -75,6 +75,13 @@ def steps_of(experiences: list[Experience]) -> Any:
     return np.concatenate([batch.observations[batch.mask > 0].double().numpy() for batch in batches])
 
 
+def normalised_by(seen: list[Experience], experience: Experience) -> Experience:
+    """The same experience, with observations normalised by NumPy's statistics of what was seen."""
+    steps = steps_of(seen)
+    mean, deviation = (torch.from_numpy(value).float() for value in (steps.mean(0), steps.std(0)))
+    return changed(experience, lambda observations: (observations - mean) / deviation)
+
+
 @pytest.mark.parametrize("algorithm", [ALGORITHMS[0], RL2(hidden=5, episodes_per_trial=3)])
 def test_the_statistics_are_numpys_over_all_steps_that_were_taken(algorithm: Any) -> None:
     _, learner, _, seen = plain_and_normalised(algorithm)
@@ -89,9 +96,8 @@ def test_the_statistics_are_numpys_over_all_steps_that_were_taken(algorithm: Any
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
 def test_it_is_the_plain_learner_with_normalised_inputs(algorithm: Any) -> None:
     plain, twin, params, seen = plain_and_normalised(algorithm)
-    mean, deviation = (torch.from_numpy(value).float() for value in (steps_of(seen).mean(0), steps_of(seen).std(0)))
     raw = data(plain, seed=3)
-    read = changed(raw, lambda observations: (observations - mean) / deviation)
+    read = normalised_by(seen, raw)
     ours, theirs = twin.begin(params, raw.descriptors), plain.begin(params, raw.descriptors)
     with torch.no_grad():
         for given, expected in zip((*raw.supports, raw.query), (*read.supports, read.query), strict=True):
@@ -106,9 +112,8 @@ def test_it_is_the_plain_learner_with_normalised_inputs(algorithm: Any) -> None:
 @pytest.mark.parametrize("algorithm", [one for one in ALGORITHMS if not isinstance(one, RL2)], ids=str)
 def test_episodes_are_judged_by_normalised_observations_and_keep_their_own(algorithm: Any) -> None:
     plain, twin, params, seen = plain_and_normalised(algorithm)
-    mean, deviation = (torch.from_numpy(value).float() for value in (steps_of(seen).mean(0), steps_of(seen).std(0)))
     raw = data(plain, seed=3)
-    read = changed(raw, lambda observations: (observations - mean) / deviation)
+    read = normalised_by(seen, raw)
     assert twin.estimate is not None and plain.estimate is not None
     given, expected = rollout_of(raw.query), rollout_of(read.query)
     (found,) = twin.estimate(twin.begin(params, raw.descriptors), [given])
