@@ -30,7 +30,7 @@ Arrows = dict[str, set[str]]
 def rooms() -> list[str]:
     """Return the packages of metarl, and the vocabulary."""
     packages = sorted(path.parent.name for path in (ROOT / "metarl").glob("*/__init__.py"))
-    return [VOCABULARY, *packages]
+    return [VOCABULARY, *(name for name in packages if name not in WORDS)]
 
 
 def arrows() -> Arrows:
