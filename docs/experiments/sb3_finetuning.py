@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from metarl import open_run, runs, sb3, training
 from metarl.algorithms.maml import MAML
 from metarl.control.tasks import ControlTasks
-from metarl.evaluation.scores import summary
+from metarl.evaluation import summary
 from metarl.files import write_json
 from metarl.networks.options import Network
 from metarl.outer.trpo import TRPO

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from metarl.evaluation.scores import adapt, stream_of
+from metarl.evaluation.adaptation import adapt, stream_of
 from metarl.selection import select_tasks
 from metarl.speed import float32
 from metarl.types import Examples, Learner, Params, Tasks, labelled_tasks

@@ -9,7 +9,9 @@ from torch import Generator, Tensor
 
 from metarl import objectives
 from metarl.control import ControlTasks, action_bounds, scripted
-from metarl.evaluation.scores import Watch, sample_tasks, summary
+from metarl.evaluation.adaptation import Watch
+from metarl.evaluation.scores import sample_tasks
+from metarl.evaluation.summaries import summary
 from metarl.seeding import stream
 from metarl.speed import usual_modes
 from metarl.types import Environments, Family, Spec, Split, environments_of

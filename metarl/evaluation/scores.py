@@ -2,23 +2,22 @@
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
-from operator import itemgetter
 from typing import Any, NamedTuple, get_args
 
-import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from metarl import objectives
-from metarl.advantages import learned
+from metarl.evaluation.adaptation import Adapted, Watch, adapt
+from metarl.evaluation.drawing import Group, drawn_at_once, drawn_in_groups
 from metarl.evaluation.noiseless import acting_by_the_mean
 from metarl.evaluation.ranges import of_parameter
+from metarl.evaluation.summaries import summary
 from metarl.seeding import stream
 from metarl.selection import drawn_in_whole, select_tasks
-from metarl.speed import float32, ranks, send, usual_modes
+from metarl.speed import float32, ranks, usual_modes
 from metarl.types import (
     Batch,
     DrawsGroups,
@@ -30,20 +29,11 @@ from metarl.types import (
     Rollout,
     Spec,
     Split,
-    State,
     Tasks,
     check_served,
-    each_tensor,
     environments_of,
-    labelled_tasks,
     policy_of,
-    rollout_of,
 )
-
-Watch = Callable[[float], None]
-"""Called with the share of the work that is done."""
-NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
-"""Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -239,91 +229,8 @@ def _check_spec(built: Spec, asked: Spec) -> None:
         )
 
 
-Group = tuple[Tensor, Examples, Examples]
-"""Descriptors, support and query of some of the tasks."""
 Steps = tuple[list[dict[str, Tensor]], Sequence[Batch], Tensor | None, Tensor | None, Sequence[Rollout]]
 """Scores of each step, what they were measured on, accuracies by instance, environment steps, and practice."""
-
-
-class Adapted(NamedTuple):
-    """A learner's state after some adaptation steps, and what shows how good it is."""
-
-    state: State
-    batch: Batch
-    """Episodes of the policies in that state; for labelled examples, the query set."""
-
-    @property
-    def rollout(self) -> Rollout:
-        """The episodes. Raises ValueError for labelled examples."""
-        return rollout_of(self.batch)
-
-    @property
-    def examples(self) -> Examples:
-        """The query set. Raises ValueError for policies."""
-        if not isinstance(self.batch, Examples):
-            raise ValueError("policies have episodes and no query set: read rollout")
-        return self.batch
-
-
-@usual_modes()
-def adapt(
-    learner: Learner,
-    params: Params,
-    tasks: Tasks | Examples,
-    steps: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Watch | None = None,
-) -> list[Adapted]:
-    """Adapt to tasks. Return what the learner is after 0, 1, ..., ``steps`` steps.
-
-    Policies get fresh episodes for every step. With labelled examples, every step adapts to the tasks' support set, and
-    the query set comes along, both drawn as ``evaluate`` does; examples ``[task, item, ...]`` of one's own, instead of
-    tasks, are adapted to as they are, and are their own query set. While policies adapt, ``progress`` is called with
-    the share of the work that is done.
-
-    Raises:
-        ValueError: ``steps`` is negative, examples are given to policies, or a learner of examples that reads the
-            tasks' descriptors gets none.
-    """
-    if steps < 0:
-        raise ValueError(f"adapting needs 0 steps or more, not {steps} steps")
-    device = torch.device(device)
-    with torch.no_grad(), float32(device):
-        if not learner.spec.control:
-            return _fitted(learner, params, tasks, steps, seed, device)
-        if isinstance(tasks, Examples):
-            raise ValueError(f"policies adapt to tasks in which they act, not to examples: {learner.spec}")
-        environments = environments_of(tasks)
-        state = learner.begin(params, send(tasks.descriptors, device))
-        adapted: list[Adapted] = []
-        for step in range(steps + 1):
-            state = learned(learner, adapted[-1].state, adapted[-1].rollout) if adapted else state
-            generator = stream(seed, "evaluation", step, device=device)
-            adapted.append(Adapted(state, environments.rollout(policy_of(learner, state), generator)))
-            if progress is not None:
-                progress((step + 1) / (steps + 1))
-    return adapted
-
-
-def _fitted(
-    learner: Learner, params: Params, tasks: Tasks | Examples, steps: int, seed: int, device: torch.device
-) -> list[Adapted]:
-    if isinstance(tasks, Examples):
-        support = query = each_tensor(lambda values: send(values, device), tasks)
-        descriptors = torch.full((len(support.inputs), learner.spec.descriptor_size), torch.nan, device=device)
-    else:
-        labelled, descriptors = labelled_tasks(tasks), send(tasks.descriptors, device)
-        support, query = (
-            _checked(learner, labelled.draw(role, stream_of(seed, role, device))) for role in get_args(Role)
-        )
-    adapted = [Adapted(learner.begin(params, descriptors), query)]
-    for _ in range(steps):
-        adapted.append(Adapted(learner.adapt(adapted[-1].state, support), query))
-    # Descriptors of nan: if the outputs depend on them, they are nan, too.
-    if isinstance(tasks, Examples) and not learner.predict(adapted[-1].state, query.inputs)[0].isfinite().all():
-        raise ValueError("this learner reads its tasks' descriptors, or diverges: give it tasks instead of examples")
-    return adapted
 
 
 def _control(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> Steps:
@@ -355,9 +262,9 @@ def _without_noise(learner: Learner, tasks: Tasks, adapted: Sequence[Adapted], a
 
 def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> Steps:
     if isinstance(tasks, DrawsGroups):
-        groups, queries = _drawn_in_groups(learner, tasks, asked.seed, asked.device)
+        groups, queries = drawn_in_groups(learner, tasks, asked.seed, asked.device)
     else:
-        groups, queries = _drawn_at_once(learner, tasks, asked.seed, asked.device)
+        groups, queries = drawn_at_once(learner, tasks, asked.seed, asked.device)
     results, done = [], 0
     for descriptors, support, query in groups:
         results.append(_scores(learner, params, (descriptors, support, query), asked.steps))
@@ -372,70 +279,12 @@ def _examples(learner: Learner, params: Params, tasks: Tasks, asked: _Asked) -> 
     return scores, queries, torch.cat(instances, dim=1).cpu() if instances else None, None, ()
 
 
-def _drawn_at_once(
-    learner: Learner, tasks: Tasks, seed: int, device: torch.device
-) -> tuple[Iterator[Group], Sequence[Batch]]:
-    descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
-    support = _checked(learner, labelled.draw("support", stream_of(seed, "support", device)))
-    query = _checked(learner, labelled.draw("query", stream_of(seed, "query", device)))
-    size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
-    groups = [slice(first, first + size) for first in range(0, len(descriptors), size)]
-    parts = [[each_tensor(itemgetter(group), batch) for group in groups] for batch in (support, query)]
-    return zip(torch.split(descriptors, size), *parts, strict=True), (query,)
-
-
-def _drawn_in_groups(
-    learner: Learner, tasks: DrawsGroups, seed: int, device: torch.device
-) -> tuple[Iterator[Group], Sequence[Batch]]:
-    """Draw each group's examples when it is scored, from the same streams: images of many tasks fill the memory."""
-    size = _group_size(tasks.items * prod(learner.spec.input_shape), device)
-    parts = (tasks.draw_groups(role, stream_of(seed, role, device), size) for role in get_args(Role))
-    return zip(torch.split(send(tasks.descriptors, device), size), *parts, strict=True), Redrawn(tasks, seed, device)
-
-
-@dataclass(frozen=True)
-class Redrawn(Sequence[Batch]):
-    """The query examples of an evaluation. They are drawn again each time they are read, not kept in memory."""
-
-    tasks: DrawsGroups
-    seed: int
-    device: torch.device
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return tuple(self[one] for one in range(len(self))[index])
-        range(len(self))[index]  # raises IndexError
-        return self.tasks.draw("query", stream_of(self.seed, "query", self.device))
-
-
-def stream_of(seed: int, role: Role, device: torch.device) -> Generator:
-    """Return the generator from which an evaluation draws the examples of a role."""
-    return stream(seed, "evaluation", get_args(Role).index(role), device=device)
-
-
-def _checked(learner: Learner, batch: Batch) -> Examples:
-    if not isinstance(batch, Examples):
-        raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(batch).__name__}")
-    return batch
-
-
 def _check_finite(*batches: Examples) -> None:
     for role, batch in zip(get_args(Role), batches, strict=True):
         for name, values in vars(batch).items():
             # Not on a GPU: the check would wait for it. There, such numbers show in the scores.
             if values is not None and values.device.type == "cpu" and not values.isfinite().all():
                 raise ValueError(f"the {role} {name} that the family drew contain numbers that are not finite")
-
-
-def _group_size(numbers: int, device: torch.device) -> int:
-    """Return how many tasks to process at once, given the input numbers of one.
-
-    A network's activations take about a hundred times the memory of its inputs.
-    """
-    return max(1, NUMBERS_PER_GROUP["cpu" if device.type == "cpu" else "gpu"] // max(1, numbers))
 
 
 def _scores(
@@ -452,32 +301,3 @@ def _scores(
         if step < steps:
             state = learner.adapt(state, support)
     return scores, instances
-
-
-def summary(values: list[float]) -> dict[str, Any]:
-    """Return the mean of independent values, and its 95 % confidence interval (Student's t).
-
-    A single value has an interval of zero width.
-    """
-    from scipy import stats  # imported here: it takes half a second, and only evaluation needs it
-
-    with np.errstate(invalid="ignore", over="ignore"):  # after diverged adaptation, the mean is nan or infinite
-        mean = float(np.mean(values))
-        error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-    width = error * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
-    return {"mean": mean, "low": mean - width, "high": mean + width, "per_task": values}
-
-
-def table(metrics: Mapping[str, Mapping[str, Any]], batch_norm: str | None = None) -> str:
-    """Render metrics as text, one line each, then the batch norm mode, because accuracies depend on it.
-
-    Numbers of infos are left out: there may be many.
-    """
-    shown = {name: values for name, values in metrics.items() if not name.startswith(objectives.MEASURES)}
-    width = max(20, *map(len, shown))
-    lines = [f"{'metric':<{width}} {'mean':>10}   95 % interval"]
-    for name, values in shown.items():
-        lines.append(f"{name:<{width}} {values['mean']:>10.4g}   [{values['low']:.4g}, {values['high']:.4g}]")
-    if batch_norm is not None:
-        lines.append(f"batch norm: {batch_norm}")
-    return "\n".join(lines)

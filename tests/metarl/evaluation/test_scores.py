@@ -16,7 +16,7 @@ from metarl.algorithms.mann import MANN
 from metarl.algorithms.rl2 import RL2
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
-from metarl.evaluation.scores import Evaluation, adapt, evaluate, sample_tasks, summary
+from metarl.evaluation import Evaluation, adapt, evaluate, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
@@ -265,7 +265,7 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
     params = learner.init(rng)
     found = []
     for numbers in (72, 1, 10_000):
-        monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": numbers})
+        monkeypatch.setattr(evaluation.drawing, "NUMBERS_PER_GROUP", {"cpu": numbers})
         found.append(evaluate(learner, params, family, tasks=7, steps=2, split="train"))
     for name in ("loss", "accuracy"):
         assert found[0].scores[name].shape == (3, 7)
@@ -279,7 +279,7 @@ def test_examples_in_groups_of_tasks_are_scored_as_all_at_once(
 
 def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the examples of all tasks together, as of tasks that cannot be drawn in groups."""
-    monkeypatch.setattr(evaluation.scores, "_drawn_in_groups", evaluation.scores._drawn_at_once)
+    monkeypatch.setattr(evaluation.scores, "drawn_in_groups", evaluation.drawing.drawn_at_once)
 
 
 def pictures(**options: Any) -> NWayKShot:
@@ -297,7 +297,7 @@ def test_images_are_held_a_group_at_a_time(family: NWayKShot, monkeypatch: pytes
         return inputs[items]
 
     monkeypatch.setattr("metarl.fewshot.classification.gather", gather)
-    monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 3 * 12 * 36})
+    monkeypatch.setattr(evaluation.drawing, "NUMBERS_PER_GROUP", {"cpu": 3 * 12 * 36})
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     params = learner.init(torch.Generator().manual_seed(0))
     found = evaluate(learner, params, family, tasks=7, steps=2, split="train")
@@ -325,7 +325,7 @@ def test_rows_are_held_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     family = table()
     learner = MAML(network=Network(hidden=(4,))).build(family.spec)
     params = learner.init(torch.Generator().manual_seed(0))
-    monkeypatch.setattr(evaluation.scores, "NUMBERS_PER_GROUP", {"cpu": 50})
+    monkeypatch.setattr(evaluation.drawing, "NUMBERS_PER_GROUP", {"cpu": 50})
     found = evaluate(learner, params, family, tasks=7, split="train")
     all_at_once(monkeypatch)
     assert torch.equal(evaluate(learner, params, family, tasks=7, split="train").scores["loss"], found.scores["loss"])

@@ -12,7 +12,7 @@ from metarl.algorithms.maml import MAML
 from metarl.cli import main
 from metarl.control import rollouts
 from metarl.control.sampling import Sampling
-from metarl.evaluation import scores
+from metarl.evaluation import adaptation, scores
 from metarl.sb3 import policies
 from metarl.speed.devices import fastest_convolutions, float32, resolve_device, send, without_cudnn
 from metarl.training import loop
@@ -192,7 +192,7 @@ def test_whatever_works_on_a_device_works_in_float32(family: Any, monkeypatch: p
 
             return learner._replace(**{name: watch(name) for name in ("begin", "adapt", "predict", "meta_loss")})
 
-    for module in (loop, scores, rollouts, policies):
+    for module in (loop, scores, adaptation, rollouts, policies):
         monkeypatch.setattr(module, "float32", lambda device: float32(CUDA))
     result = train(Watched(), family, settings=Settings(iterations=2, meta_batch_size=2, device="cpu"))
     evaluation.evaluate(result.learner, result.params, family, tasks=2, steps=1)
