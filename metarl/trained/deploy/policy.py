@@ -20,6 +20,7 @@ from metarl.seeding import stream
 from metarl.speed import float32, usual_modes
 from metarl.trained.deploy import exporting, saved
 from metarl.trained.deploy.card import Card
+from metarl.trained.deploy.likely import warn_if_unlikely
 from metarl.trained.deploy.native import Native, native, of_family, read, scale_of
 from metarl.trained.deploy.playing import AnyEnv, OwnTask, rollout_of
 from metarl.trained.policies import TaskPolicy, before_any_task, check_policies
@@ -201,6 +202,7 @@ def adapt_to_episodes(source: Source, batches: Sequence[Sequence[Any] | Rollout]
                 rollouts.append(_own_rollout(episodes, learner, source.device))
             else:
                 rollouts.append(rollout_of(episodes, learner, state, own, source.device, horizon))
+            warn_if_unlikely(learner, state, rollouts[-1], own)
             state = learned(learner, state, rollouts[-1])
     returns = tuple(rollout.rewards.sum(-1)[0].cpu() for rollout in rollouts)
     scores = {f"return/step_{step}": float(found.mean()) for step, found in enumerate(returns)}

@@ -20,6 +20,7 @@ from metarl.algorithms import MAML
 from metarl.algorithms.rl2 import RL2
 from metarl.control import GymnasiumFamily, RolloutError
 from metarl.networks import Network
+from metarl.trained.deploy.likely import OffPolicyWarning
 from metarl.trained.deploy.native import Native, native, read
 from metarl_envs.navigation import PointNavigation
 
@@ -108,6 +109,14 @@ def _own_units(rollout: Rollout) -> list[Any]:
     """Return log-densities of the environment's own actions: its range is 4, the policy's 2."""
     lengths = rollout.mask[0].sum(1).int().tolist()
     return [row[:length].numpy() - np.log(2) for row, length in zip(rollout.log_probs[0], lengths, strict=True)]
+
+
+def test_a_log_in_other_units_is_told(trained: metarl.Trained) -> None:
+    env = Line()
+    trained.adapt_to(env, episodes=4, after=0)
+    percent = [Episode(seen, [25 * action for action in acts], *rest) for seen, acts, *rest in env.log]
+    with pytest.warns(OffPolicyWarning, match=r"hardly this policy's own.*has actions from 0 to 4"):
+        trained.adapt_to(percent)
 
 
 def test_the_state_is_that_of_the_learners_own_steps(trained: metarl.Trained) -> None:
