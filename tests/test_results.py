@@ -119,6 +119,13 @@ def test_a_training_is_collected_whole_and_small(trained: Path, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["tiny-0"]
 
 
+def test_a_row_that_ships_nothing_need_not_adapt(trained: Path, tmp_path: Path, modules: Any) -> None:
+    """An oracle is scored before adaptation only: there is no score to choose the best seed by."""
+    job = tiny(modules, evaluate="--tasks 3 --steps 0")
+    modules.store.collect(trained, job, tmp_path / "kept")
+    assert modules.store.ship(job, tmp_path / "kept") is None
+
+
 def test_another_run_is_refused(trained: Path, tmp_path: Path, modules: Any) -> None:
     other = tiny(modules, train=TRAIN.replace("--meta-batch-size 2", "--meta-batch-size 3"))
     with pytest.raises(

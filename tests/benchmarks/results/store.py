@@ -271,6 +271,8 @@ def ship(job: Job, home: Path = KEPT) -> Path | None:
     the folder, or None if another seed is shipped or there are no parameters.
     """
     name, candidates = job.row.ships, []
+    if name is None:
+        return None
     for seed in job.row.seeds:
         found = read(Job(job.row, seed), home)
         parameters = home / f"{job.row.name}-{seed}" / runs.checkpoint(Path(), job.row.checkpoint).name
@@ -278,7 +280,7 @@ def ship(job: Job, home: Path = KEPT) -> Path | None:
             score = next(iter(job.row.bar), None) or next(iter(found["evaluation"]["metrics"])).replace("_0", "_1")
             value = found["evaluation"]["metrics"][score]["mean"]
             candidates.append((-value if score.startswith("loss") else value, seed, parameters))
-    if name is None or not candidates:
+    if not candidates:
         return None
     _, seed, parameters = max(candidates)
     if seed != job.seed:
