@@ -119,6 +119,15 @@ def test_a_training_is_collected_whole_and_small(trained: Path, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["tiny-0"]
 
 
+def test_too_many_scores_are_refused_before_they_are_kept(
+    trained: Path, tmp_path: Path, modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules.store, "LARGEST", 1_000)
+    with pytest.raises(modules.store.StoreError, match="evaluate fewer --tasks"):
+        modules.store.collect(trained, tiny(modules), tmp_path / "kept")
+    assert not list((tmp_path / "kept").glob("tiny*"))
+
+
 def test_a_row_that_ships_nothing_need_not_adapt(trained: Path, tmp_path: Path, modules: Any) -> None:
     """An oracle is scored before adaptation only: there is no score to choose the best seed by."""
     job = tiny(modules, evaluate="--tasks 3 --steps 0")

@@ -180,6 +180,10 @@ def _tidy(copy: Path, job: Job) -> None:
             (copy / name).unlink(missing_ok=True)
     if size(copy) > LARGEST:
         scored.unlink()  # the scores stay
+    if (left := size(copy)) > LARGEST:
+        raise StoreError(
+            f"{job.name} takes {left} bytes without its parameters, {LARGEST} at most: evaluate fewer --tasks"
+        )
 
 
 def size(folder: Path) -> int:
