@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs check hooks audit lock bench gpu results metaworld versions clean
+.PHONY: demo test lint types docs check generated hooks audit lock bench gpu results metaworld versions clean
 
 demo: $(STAMP)
 	$(BIN)/metarl train maml point-navigation --outer trpo --iterations 60 --meta-batch-size 20 \
@@ -30,6 +30,14 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test
+
+# All files that are written by programs, from the code and from the store of results. Tests fail where one is stale.
+generated: $(STAMP)
+	$(BIN)/python docs/generate_commands.py
+	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/python tests/test_public_surface.py
+	$(BIN)/python tests/benchmarks/learners.py --page
+	$(BIN)/python tests/benchmarks/results page
 
 # Lint and types before each commit, by the same ruff and mypy: .pre-commit-config.yaml.
 hooks: $(STAMP)
