@@ -170,6 +170,33 @@ def test_a_page_tells_what_has_run_and_what_has_not(trained: Path, tmp_path: Pat
     assert "- MAML: A note." in text
 
 
+def drawn(modules: Any, scores: dict[str, float], trained: bool = True, **options: Any) -> Any:
+    row = modules.rows.Row(**{"name": "a", "part": "P", "title": "ours", "train": "maml x", "seeds": (0,), **options})
+    values = {name: {"mean": value, "low": value - 0.1, "high": value + 0.1} for name, value in scores.items()}
+    return modules.page.Line(row, {0: {"progress": []}} if trained else {}, values if trained else {})
+
+
+def test_classifiers_are_drawn_beside_their_papers_at_the_bars_step(modules: Any) -> None:
+    scores = {"accuracy/step_0": 0.2, "accuracy/step_1": 0.8, "accuracy/step_3": 0.9}
+    others = ({"title": "a paper", "scores": {"accuracy/step_3": 0.95}},)
+    ours = drawn(modules, scores, bar={"accuracy/step_3": 0.95}, others=others)
+    missing = drawn(modules, scores, trained=False, title="not trained yet", others=others)
+    (drawing,) = modules.pictures.of_part("P", [ours, missing]).values()
+    assert drawing["kind"] == "levels"
+    assert drawing["ours"] == [{"label": "ours", "score": [0.9, 0.8, 1.0], "others": [0.95]}]
+
+
+def test_a_memory_is_drawn_by_drawings_and_policies_by_steps(modules: Any) -> None:
+    scores = {"accuracy/step_0": 0.2, "accuracy/step_1": 0.8, "accuracy/instance_1": 0.3, "accuracy/instance_2": 0.7}
+    others = ({"title": "a paper", "scores": {"accuracy/instance_2": 0.75}},)
+    (drawing,) = modules.pictures.of_part("P", [drawn(modules, scores, others=others)]).values()
+    assert [[place, mean] for place, mean, _, _ in drawing["ours"][0]["points"]] == [[1, 0.3], [2, 0.7]]
+    assert drawing["others"] == [{"label": "a paper", "points": [[2, 0.75]]}]
+    policy = drawn(modules, {"return/step_0": -9.0, "return/step_1": 5.0})
+    (drawing,) = modules.pictures.of_part("P", [policy]).values()
+    assert [[place, mean] for place, mean, _, _ in drawing["ours"][0]["points"]] == [[0, -9.0], [1, 5.0]]
+
+
 def test_a_damaged_store_is_one_clear_line(trained: Path, tmp_path: Path, modules: Any) -> None:
     job = tiny(modules)
     kept = modules.store.collect(trained, job, tmp_path / "kept")

@@ -16,6 +16,8 @@ from metarl.pictures import plotting
 Drawing = dict[str, Any]
 """What a picture shows, as plain data: ``kind``, labels and numbers."""
 COLOURS = plotting.COLOURS
+STEPS, INSTANCES = "step", "instance"
+FIRST_INSTANCE = "accuracy/instance_1"
 
 
 def of_part(part: str, group: Sequence[Any]) -> dict[str, Drawing]:
@@ -23,15 +25,9 @@ def of_part(part: str, group: Sequence[Any]) -> dict[str, Drawing]:
     present = [line for line in group if line.found]
     if not present:
         return {}
-    adaptation = [{"label": line.row.title, "points": list(_points(line.scores))} for line in present]
-    others = [
-        {"label": other["title"], "points": [[_step(name), value] for name, value in other["scores"].items()]}
-        for line in group
-        for other in line.row.others
-        if all("/step_" in name for name in other["scores"])
-    ]
-    found = {"adaptation": {"kind": "adaptation", "title": part, "ours": adaptation, "others": others}}
-    found["adaptation"]["score"] = next((_score_of(line.scores) for line in present), "")
+    found = {"adaptation": _adaptation(part, present)}
+    if found["adaptation"]["score"] == "accuracy" and found["adaptation"]["axis"] == STEPS:
+        found["adaptation"] = _levels(part, present)
     curves = [
         {"label": line.row.title, "seeds": [list(_curve(one["progress"])) for one in line.found.values()]}
         for line in present
@@ -42,8 +38,32 @@ def of_part(part: str, group: Sequence[Any]) -> dict[str, Drawing]:
     return {
         kind: drawing
         for kind, drawing in found.items()
-        if kind != "adaptation" or any(one["points"] for one in adaptation)
+        if kind != "adaptation" or drawing["kind"] == "levels" or any(one["points"] for one in drawing["ours"])
     }
+
+
+def _adaptation(part: str, present: Sequence[Any]) -> Drawing:
+    """Return scores after each step or, with a memory, on each drawing of a class."""
+    axis = INSTANCES if any(FIRST_INSTANCE in line.scores for line in present) else STEPS
+    ours = [{"label": line.row.title, "points": list(_points(line.scores, axis))} for line in present]
+    others = [
+        {"label": other["title"], "points": [[_step(name), value] for name, value in other["scores"].items()]}
+        for line in present
+        for other in line.row.others
+        if all(f"/{axis}_" in name for name in other["scores"])
+    ]
+    score = next((_score_of(line.scores) for line in present), "")
+    return {"kind": "adaptation", "title": part, "ours": ours, "others": others, "score": score, "axis": axis}
+
+
+def _levels(part: str, present: Sequence[Any]) -> Drawing:
+    """Return classifiers' accuracies after the step that the bar is for, beside those of others: they adapt at once."""
+    ours = []
+    for line in present:
+        score = next(iter(line.row.bar), "accuracy/step_1")
+        others = [other["scores"][score] for other in line.row.others if score in other["scores"]]
+        ours.append({"label": line.row.title, "score": _rounded(line.scores[score]), "others": others})
+    return {"kind": "levels", "title": part, "ours": ours}
 
 
 def of_study(found: Sequence[Any]) -> Drawing | None:
@@ -56,11 +76,11 @@ def of_study(found: Sequence[Any]) -> Drawing | None:
     return {"kind": "study", "points": points} if points else None
 
 
-def _points(scores: Any) -> Iterator[list[float]]:
-    """Yield step, mean, low and high of the first score that has steps."""
+def _points(scores: Any, axis: str) -> Iterator[list[float]]:
+    """Yield step or instance, mean, low and high of the first score that has steps."""
     score = _score_of(scores)
     for name, values in scores.items():
-        if name.startswith(f"{score}/step_") and score:
+        if name.startswith(f"{score}/{axis}_") and score:
             yield [_step(name), *_rounded(values)]
 
 
@@ -94,6 +114,8 @@ def draw(drawing: Drawing, path: Path) -> Path:
     """Draw a picture as a PNG file, with the digest as its description; return the path."""
     if drawing["kind"] == "study":
         figure = _draw_study(drawing["points"])
+    elif drawing["kind"] == "levels":
+        figure = _draw_levels(drawing)
     else:
         figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
         axes = figure.subplots()
@@ -110,7 +132,7 @@ def _draw_adaptation(axes: Axes, drawing: Drawing) -> None:
         if line["points"]:
             steps, means, lows, highs = zip(*line["points"], strict=True)
             below, above = np.subtract(means, lows), np.subtract(highs, means)
-            style = {"color": COLOURS[index % len(COLOURS)], "marker": plotting.MARKERS[index % len(plotting.MARKERS)]}
+            style = {**_style(index), "marker": plotting.MARKERS[index % len(plotting.MARKERS)]}
             axes.errorbar(steps, means, (below, above), label=_short(line["label"]), capsize=3, **style)
     for index, line in enumerate(drawing["others"]):
         steps, values = zip(*line["points"], strict=True)
@@ -118,7 +140,25 @@ def _draw_adaptation(axes: Axes, drawing: Drawing) -> None:
             steps, values, linestyle=":", marker="x", color=str(0.2 + 0.25 * (index % 3)), label=_short(line["label"])
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="adaptation steps", ylabel=f"{drawing['score']} on held-out tasks")
+    told = {STEPS: "adaptation steps", INSTANCES: "which drawing of a character, before its name is shown"}
+    axes.set(xlabel=told[drawing["axis"]], ylabel=f"{drawing['score']} on held-out tasks")
+
+
+def _draw_levels(drawing: Drawing) -> Figure:
+    figure = Figure(figsize=(8, 0.45 * len(drawing["ours"]) + 1.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for place, line in enumerate(drawing["ours"]):
+        mean, low, high = line["score"]
+        style = {"fmt": "o", "color": COLOURS[0], "capsize": 3}
+        axes.errorbar(mean, -place, xerr=[[mean - low], [high - mean]], label="" if place else "metarl", **style)
+        others = line["others"]
+        axes.plot(others, [-place] * len(others), "x", color="0.3", label="" if place else "the paper")
+    axes.set_yticks([-place for place in range(len(drawing["ours"]))], [line["label"] for line in drawing["ours"]])
+    axes.set(xlabel="accuracy on held-out tasks", title=drawing["title"], ylim=(0.5 - len(drawing["ours"]), 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="0.9")
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    return figure
 
 
 def _draw_learning(axes: Axes, drawing: Drawing) -> None:
@@ -126,10 +166,13 @@ def _draw_learning(axes: Axes, drawing: Drawing) -> None:
         for number, points in enumerate(line["seeds"]):
             if points:
                 label = _short(line["label"]) if number == 0 else None
-                axes.plot(
-                    *zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], alpha=0.8, linewidth=1, label=label
-                )
+                axes.plot(*zip(*points, strict=True), **_style(index), alpha=0.8, linewidth=1, label=label)
     axes.set(xlabel="environment steps of training (millions)", ylabel="training return after the last step")
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Return the look of a line: its colour, and dashes where all colours are taken."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": "-" if index < len(COLOURS) else "--"}
 
 
 def _draw_study(points: Sequence[Any]) -> Figure:
