@@ -16,7 +16,7 @@ demo: $(STAMP)
 
 # A process for each core, of one thread each: tests are many and small.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not benchmark" --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not benchmark" --numprocesses auto --dist worksteal --durations 20
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
