@@ -97,10 +97,8 @@ def _fitted(
         support = query = each_tensor(lambda values: send(values, device), tasks)
         descriptors = torch.full((len(support.inputs), learner.spec.descriptor_size), torch.nan, device=device)
     else:
-        labelled, descriptors = labelled_tasks(tasks), send(tasks.descriptors, device)
-        support, query = (
-            examples_of(learner, labelled.draw(role, stream_of(seed, role, device))) for role in get_args(Role)
-        )
+        descriptors = send(tasks.descriptors, device)
+        support, query = support_and_query(learner, tasks, seed, device)
     adapted = [Adapted(learner.begin(params, descriptors), query)]
     for _ in range(steps):
         adapted.append(Adapted(learner.adapt(adapted[-1].state, support), query))
@@ -110,13 +108,19 @@ def _fitted(
     return adapted
 
 
+def support_and_query(learner: Learner, tasks: Tasks, seed: int, device: torch.device) -> tuple[Examples, Examples]:
+    """Draw the examples of an evaluation. Raises ValueError for tasks that draw none."""
+    labelled = labelled_tasks(tasks)
+    support, query = (_checked(learner, labelled.draw(role, stream_of(seed, role, device))) for role in get_args(Role))
+    return support, query
+
+
 def stream_of(seed: int, role: Role, device: torch.device) -> Generator:
     """Return the generator from which an evaluation draws the examples of a role."""
     return stream(seed, "evaluation", get_args(Role).index(role), device=device)
 
 
-def examples_of(learner: Learner, batch: Batch) -> Examples:
-    """Return what a family drew. Raises ValueError unless these are labelled examples."""
+def _checked(learner: Learner, batch: Batch) -> Examples:
     if not isinstance(batch, Examples):
         raise ValueError(f"a {learner.spec.kind} family must draw Examples, not {type(batch).__name__}")
     return batch

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from metarl.evaluation.adaptation import examples_of, stream_of
+from metarl.evaluation.adaptation import stream_of, support_and_query
 from metarl.speed import send
-from metarl.types import Batch, DrawsGroups, Examples, Learner, Role, Tasks, each_tensor, labelled_tasks
+from metarl.types import Batch, DrawsGroups, Examples, Learner, Role, Tasks, each_tensor
 
 NUMBERS_PER_GROUP = {"cpu": 2**20, "gpu": 2**22}
 """Input numbers of examples that are processed at once. Larger groups are not faster (measured on a CPU)."""
@@ -25,9 +25,8 @@ def drawn_at_once(
     learner: Learner, tasks: Tasks, seed: int, device: torch.device
 ) -> tuple[Iterator[Group], Sequence[Batch]]:
     """Draw all tasks' examples, to be scored in groups."""
-    descriptors, labelled = send(tasks.descriptors, device), labelled_tasks(tasks)
-    support = examples_of(learner, labelled.draw("support", stream_of(seed, "support", device)))
-    query = examples_of(learner, labelled.draw("query", stream_of(seed, "query", device)))
+    descriptors = send(tasks.descriptors, device)
+    support, query = support_and_query(learner, tasks, seed, device)
     size = _group_size((support.inputs.numel() + query.inputs.numel()) // len(descriptors), device)
     groups = [slice(first, first + size) for first in range(0, len(descriptors), size)]
     parts = [[each_tensor(itemgetter(group), batch) for group in groups] for batch in (support, query)]

@@ -2,9 +2,9 @@
 
 import warnings
 
-import torch
 from torch import Generator
 
+from metarl import objectives
 from metarl.trained.deploy.native import Native
 from metarl.types import Learner, Rollout, State
 
@@ -24,10 +24,9 @@ def warn_if_unlikely(learner: Learner, state: State, rollout: Rollout, own: Nati
     """
     law, mask = learner.spec.distribution, rollout.mask
     outputs, _ = learner.predict(state, rollout.observations)
-    noise = law.fill_noise(torch.empty(*mask.shape, law.numbers), Generator().manual_seed(0)).to(outputs)
+    drawn = law.sample(outputs, Generator(outputs.device).manual_seed(0))
     theirs, ours = (
-        float((law.log_prob(outputs, actions) * mask).sum() / mask.sum())
-        for actions in (rollout.actions, law.act(outputs, noise))
+        objectives.masked_mean(law.log_prob(outputs, actions), mask).item() for actions in (rollout.actions, drawn)
     )
     parts = law.numbers if law.actions == "continuous" else len(law.sizes)
     if ours - theirs > MARGIN * parts:
