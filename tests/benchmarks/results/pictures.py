@@ -25,9 +25,13 @@ def of_part(part: str, group: Sequence[Any]) -> dict[str, Drawing]:
     present = [line for line in group if line.found]
     if not present:
         return {}
-    found = {"adaptation": _adaptation(part, present)}
-    if found["adaptation"]["score"] == "accuracy" and found["adaptation"]["axis"] == STEPS:
+    found = {}
+    axis = INSTANCES if any(FIRST_INSTANCE in line.scores for line in present) else STEPS
+    score = next((_score_of(line.scores) for line in present), "")
+    if score == "accuracy" and axis == STEPS:
         found["adaptation"] = _levels(part, present)
+    elif any(_points(line.scores, axis) for line in present):
+        found["adaptation"] = _adaptation(part, present, score, axis)
     curves = [
         {"label": line.row.title, "seeds": [list(_curve(one["progress"])) for one in line.found.values()]}
         for line in present
@@ -35,24 +39,18 @@ def of_part(part: str, group: Sequence[Any]) -> dict[str, Drawing]:
     curves = [curve for curve in curves if any(len(points) > 1 for points in curve["seeds"])]
     if curves:
         found["learning"] = {"kind": "learning", "title": part, "ours": curves}
-    return {
-        kind: drawing
-        for kind, drawing in found.items()
-        if kind != "adaptation" or drawing["kind"] == "levels" or any(one["points"] for one in drawing["ours"])
-    }
+    return found
 
 
-def _adaptation(part: str, present: Sequence[Any]) -> Drawing:
+def _adaptation(part: str, present: Sequence[Any], score: str, axis: str) -> Drawing:
     """Return scores after each step or, with a memory, on each drawing of a class."""
-    axis = INSTANCES if any(FIRST_INSTANCE in line.scores for line in present) else STEPS
-    ours = [{"label": line.row.title, "points": list(_points(line.scores, axis))} for line in present]
+    ours = [{"label": line.row.title, "points": _points(line.scores, axis)} for line in present]
     others = [
         {"label": other["title"], "points": [[_step(name), value] for name, value in other["scores"].items()]}
         for line in present
         for other in line.row.others
         if all(f"/{axis}_" in name for name in other["scores"])
     ]
-    score = next((_score_of(line.scores) for line in present), "")
     return {"kind": "adaptation", "title": part, "ours": ours, "others": others, "score": score, "axis": axis}
 
 
@@ -76,12 +74,11 @@ def of_study(found: Sequence[Any]) -> Drawing | None:
     return {"kind": "study", "points": points} if points else None
 
 
-def _points(scores: Any, axis: str) -> Iterator[list[float]]:
-    """Yield step or instance, mean, low and high of the first score that has steps."""
+def _points(scores: Any, axis: str) -> list[list[float]]:
+    """Return step or instance, mean, low and high of the first score that has steps."""
     score = _score_of(scores)
-    for name, values in scores.items():
-        if name.startswith(f"{score}/{axis}_") and score:
-            yield [_step(name), *_rounded(values)]
+    named = {name: values for name, values in scores.items() if score and name.startswith(f"{score}/{axis}_")}
+    return [[_step(name), *_rounded(values)] for name, values in named.items()]
 
 
 def _score_of(scores: Any) -> str:
