@@ -111,12 +111,15 @@ def draw(drawing: Drawing, path: Path) -> Path:
     """Draw a picture as a PNG file, with the digest as its description; return the path."""
     if drawing["kind"] == "study":
         figure = _draw_study(drawing["points"])
-    elif drawing["kind"] == "levels":
-        figure = _draw_levels(drawing)
     else:
-        figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
+        part, height = {
+            "adaptation": (_draw_adaptation, 4.2),
+            "learning": (_draw_learning, 4.2),
+            "levels": (_draw_levels, 0.45 * len(drawing["ours"]) + 1.2),
+        }[drawing["kind"]]
+        figure = Figure(figsize=(8, height), dpi=110, layout="constrained")
         axes = figure.subplots()
-        (_draw_adaptation if drawing["kind"] == "adaptation" else _draw_learning)(axes, drawing)
+        part(axes, drawing)
         axes.set_title(drawing["title"], fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", fontsize="small", frameon=False)
@@ -141,9 +144,7 @@ def _draw_adaptation(axes: Axes, drawing: Drawing) -> None:
     axes.set(xlabel=told[drawing["axis"]], ylabel=f"{drawing['score']} on held-out tasks")
 
 
-def _draw_levels(drawing: Drawing) -> Figure:
-    figure = Figure(figsize=(8, 0.45 * len(drawing["ours"]) + 1.2), dpi=110, layout="constrained")
-    axes = figure.subplots()
+def _draw_levels(axes: Axes, drawing: Drawing) -> None:
     for place, line in enumerate(drawing["ours"]):
         mean, low, high = line["score"]
         style = {"fmt": "o", "color": COLOURS[0], "capsize": 3}
@@ -151,11 +152,8 @@ def _draw_levels(drawing: Drawing) -> Figure:
         others = line["others"]
         axes.plot(others, [-place] * len(others), "x", color="0.3", label="" if place else "the paper")
     axes.set_yticks([-place for place in range(len(drawing["ours"]))], [line["label"] for line in drawing["ours"]])
-    axes.set(xlabel="accuracy on held-out tasks", title=drawing["title"], ylim=(0.5 - len(drawing["ours"]), 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="accuracy on held-out tasks", ylim=(0.5 - len(drawing["ours"]), 0.5))
     axes.grid(axis="x", color="0.9")
-    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
-    return figure
 
 
 def _draw_learning(axes: Axes, drawing: Drawing) -> None:
