@@ -108,7 +108,8 @@ def measured(algorithm: str, tasks: str, seconds: float) -> dict[str, Any]:
     spent, peak = time.process_time() - began, peak_bytes()
     scoring = time.process_time()
     trained = run.learner.adaptations
-    steps = sorted({*STEPS, trained})
+    # A memory reads the items once; more often is another task than the one that it was trained for.
+    steps = sorted({*(STEPS if run.learner.memory is None else STEPS[:2]), trained})
     found = evaluate(run.learner, run.params, family, HELD_OUT[tasks], steps[-1])
     scored = time.process_time() - scoring
     return {
@@ -155,8 +156,9 @@ def markdown(tasks: str, rows: dict[str, Any]) -> str:
 
 def cells(tasks: str, row: dict[str, Any]) -> list[str]:
     scale, unit = (100, " %") if SCORE[tasks] == "accuracy" else (1, "")
-    told = [f"{number(scale * row['scores'][str(step)]['mean'])}{unit}" for step in (*STEPS, row["steps"])]
-    told[-1] = f"{told[-1]} ({row['steps']})"
+    scores = [row["scores"].get(str(step)) for step in (*STEPS, row["steps"])]
+    told = ["" if score is None else f"{number(scale * score['mean'])}{unit}" for score in scores]
+    told[-1] += f" ({row['steps']})"
     each = number(1000 * row["spent"] / row["tasks"])
     return [*told, f"{row['tasks']:,}", each, f"{row['parameters']:,}", f"{row['peak_mib']:.0f}"]
 

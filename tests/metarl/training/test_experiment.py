@@ -47,7 +47,7 @@ def test_a_recipe_is_what_its_file_says() -> None:
         normalise_observations=True,
     )
     assert made.outer == TRPO(max_kl=0.03)
-    assert made.settings == Settings(iterations=250, meta_batch_size=20).filled(made.tasks.spec)
+    assert made.settings == Settings(iterations=300, meta_batch_size=20).filled(made.tasks.spec)
     family: Any = made.tasks
     assert (family.sampling.horizon, family.robot.action_scale) == (100, 5.0)
     assert made.names == ("maml", "half-cheetah-direction", "trpo")
