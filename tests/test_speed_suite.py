@@ -23,7 +23,7 @@ from metarl.training.iteration import gather
 from metarl_envs.navigation import PointNavigation
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
-LONG = pytest.mark.benchmark  # more of what the other parts run
+LONG = pytest.mark.benchmark  # half a minute each, and minutes on a slow machine
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,8 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", ["ceilings", "iteration", "few-shot", *(pytest.param(each, marks=LONG) for each in ("sampling", "growth"))]
+    "part",
+    ["ceilings", *(pytest.param(each, marks=LONG) for each in ("iteration", "few-shot", "sampling", "growth"))],
 )
 def test_every_part_runs_at_a_small_size(part: str, tmp_path: Path) -> None:
     path = tmp_path / "suite.json"

@@ -107,9 +107,14 @@ def _understood(block: Block, page: str) -> None:
     if block.language == "python":
         compile("\n" * block.line + block.code, page, "exec")
         return
-    for arguments in calls(block.code):
-        if arguments[0] == "train" and LONG.search(block.skipped or ""):
+    if LONG.search(block.skipped or ""):
+        for arguments in {_of_any_seed(call): call for call in calls(block.code) if call[0] == "train"}.values():
             train.prepare([*arguments[1:], "--out", f"understood-{block.line}", "--overwrite"])
+
+
+def _of_any_seed(call: list[str]) -> str:
+    """Return a training's words without its seed and folder: those of a loop over seeds are understood once."""
+    return re.sub(r" --(seed|out) \S+", "", " ".join(call))
 
 
 @contextmanager
