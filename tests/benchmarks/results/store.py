@@ -281,8 +281,9 @@ def ship(job: Job, home: Path = KEPT) -> Path | None:
         found = read(Job(job.row, seed), home)
         parameters = home / f"{job.row.name}-{seed}" / runs.checkpoint(Path(), job.row.checkpoint).name
         if found is not None and parameters.exists():
-            score = next(iter(job.row.bar), None) or next(iter(found["evaluation"]["metrics"])).replace("_0", "_1")
-            value = found["evaluation"]["metrics"][score]["mean"]
+            metrics = found["evaluation"]["metrics"]
+            score = [*job.row.bar, *(name for name in metrics if name.endswith("/step_1"))][0]
+            value = metrics[score]["mean"]
             candidates.append((-value if score.startswith("loss") else value, seed, parameters))
     if not candidates:
         return None
