@@ -63,7 +63,9 @@ def test_the_pictures_are_those_of_the_store(modules: Any) -> None:
 
 
 def test_the_store_holds_small_folders_of_rows(modules: Any) -> None:
-    known = {job.name: job for job in modules.rows.jobs(modules.rows.rows())}
+    known = {
+        job.name: job for row in modules.rows.rows() for job in (modules.rows.Job(row, seed) for seed in row.seeds)
+    }
     for folder in modules.store.KEPT.iterdir():
         assert modules.store.size(folder) <= modules.store.LARGEST
         found = modules.store.read(known[folder.name])
@@ -168,6 +170,70 @@ def test_a_page_tells_what_has_run_and_what_has_not(trained: Path, tmp_path: Pat
     assert "| another | 0, 1 | not trained yet |" in text
     assert "  metarl train rl2 bandit --seed $seed --out runs/other-$seed" in text
     assert "- MAML: A note." in text
+
+
+TWICE = """
+[[row]]
+name = "one"
+part = "Bandits"
+title = "MAML"
+train = "{train}"
+seeds = [0]
+evaluate = "--tasks 3 --steps 1"
+
+[[row]]
+name = "two"
+of = "one"
+part = "Bandits"
+title = "MAML, two steps"
+evaluate = "--tasks 3 --steps 2"
+"""
+
+
+def test_one_training_fills_several_rows(
+    trained: Path, tmp_path: Path, modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules.working.os, "nice", lambda step: 0)
+    (tmp_path / "rows.toml").write_text(TWICE.format(train=TRAIN))
+    one, two = modules.rows._read_rows(tmp_path / "rows.toml")
+    assert (two.train, two.seeds, one.also) == (one.train, (0,), (two,))
+    (job,) = modules.rows.jobs([one, two])
+    work, kept = tmp_path / "work", tmp_path / "kept"
+    work.mkdir()
+    trained.rename(work / "one-0")
+    assert modules.working.run(job, work, kept) == 0
+    lines = modules.page.lines([one, two], kept)
+    steps = [{name for name in line.scores if "/step_" in name} for line in lines]
+    assert "return/step_2" not in steps[0] and "return/step_2" in steps[1]
+    assert not list((kept / "two-0").glob("*.pt"))
+    assert modules.working.state(job, work, kept) == (True, "done")
+    commands = list(modules.page._commands(lines))
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
+    assert commands[2] == "metarl evaluate runs/one-0 --tasks 3 --steps 2 --out two-0.json"
+    shutil.rmtree(kept / "two-0")
+    shutil.rmtree(work)
+    assert modules.working.state(job, work, kept) == (False, "scored, but not as other rows: to be trained anew")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('of = "one"', 'of = "three"'), "row 2 is of 'three', which is no row with a training"),
+        (('of = "one"', 'of = "two"'), "row 2 is of 'two', which is no row with a training"),
+        (('of = "one"', 'of = "one"\nseeds = [1]'), "row 2 has seeds, which a row of another one takes from there"),
+    ],
+)
+def test_a_row_of_another_one_must_be_of_a_training(
+    change: tuple[str, str], told: str, tmp_path: Path, modules: Any
+) -> None:
+    (tmp_path / "rows.toml").write_text(TWICE.format(train=TRAIN).replace(*change))
+    with pytest.raises(ValueError, match=told):
+        list(modules.rows._read_rows(tmp_path / "rows.toml"))
+
+
+def test_columns_reach_to_the_steps_of_the_bars(modules: Any) -> None:
+    line = drawn(modules, {"accuracy/step_0": 0.2}, bar={"accuracy/step_50": 0.9})
+    assert modules.page._columns([line]) == [f"accuracy/step_{step}" for step in (0, 1, 2, 3, 50)]
 
 
 def drawn(modules: Any, scores: dict[str, float], trained: bool = True, **options: Any) -> Any:

@@ -64,9 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _named(name: str | None) -> list[Row]:
-    found = [row for row in rows() if name in (None, row.name)]
+    known = rows()
+    found = [row for row in known if name in (None, row.name)]
+    if found and found[0].of is not None:
+        found = [row for row in known if row.name == found[0].of]  # one training, scored twice
     if not found:
-        near = difflib.get_close_matches(str(name), [row.name for row in rows()], n=2)
+        near = difflib.get_close_matches(str(name), [row.name for row in known], n=2)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
         raise ValueError(f"no row is called {name!r}{hint} `python tests/benchmarks/results list` shows all")
     return found

@@ -134,8 +134,9 @@ def _columns(group: Sequence[Line]) -> list[str]:
         return sorted(set(bars), key=_number)
     score = next((name.partition("/")[0] for name in bars), None)
     score = score or next((name.partition("/")[0] for line in group for name in line.scores), "return")
-    steps = (0, 1, 5, 10) if score == "loss" else (0, 1, 2, 3)
-    return [f"{score}/step_{step}" for step in steps]
+    steps = {0, 1, 5, 10} if score == "loss" else {0, 1, 2, 3}
+    steps |= {_number(name) for name in bars}
+    return [f"{score}/step_{step}" for step in sorted(steps)]
 
 
 def _number(name: str) -> int:
@@ -247,14 +248,16 @@ def _notes(group: Sequence[Line]) -> list[str]:
 
 
 def _commands(group: Sequence[Line]) -> Iterator[str]:
-    for line in group:
-        row, folder = line.row, f"runs/{line.row.name}"
+    for row in (line.row for line in group if line.row.of is None):
+        folder = f"runs/{row.name}"
         several = len(row.seeds) > 1
         seed, indent = ("$seed", "  ") if several else (str(row.seeds[0]), "")
         if several:
             yield f"for seed in {' '.join(map(str, row.seeds))}; do"
         yield f"{indent}metarl train {row.train} --seed {seed} --out {folder}-{seed}"
         yield f"{indent}metarl evaluate {folder}-{seed} {row.evaluate}".rstrip()
+        for again in row.also:
+            yield f"{indent}metarl evaluate {folder}-{seed} {again.evaluate} --out {again.name}-{seed}.json"
         if several:
             yield "done"
 

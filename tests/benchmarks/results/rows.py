@@ -3,7 +3,7 @@
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,10 @@ class Row:
     note: str = ""
     parameters: bool = True
     """Whether the store keeps the trained parameters."""
+    of: str | None = None
+    """The row whose training this one scores again, in another way. ``train`` and ``seeds`` are that row's."""
+    also: tuple["Row", ...] = ()
+    """The rows that score this one's training again."""
     choice: str = ""
     """Of a point of the study: what it changes; and ``value``, to what."""
     value: str = ""
@@ -59,6 +63,11 @@ class Job(NamedTuple):
         """The name of its folder."""
         return f"{self.row.name}-{self.seed}"
 
+    @property
+    def also(self) -> "list[Job]":
+        """The same training, as other rows score it."""
+        return [Job(row, self.seed) for row in self.row.also]
+
 
 def rows() -> list[Row]:
     """Return all rows in the queue's order, the study's last. Raises ValueError, which names the file and the fault."""
@@ -73,13 +82,29 @@ def rows() -> list[Row]:
 
 
 def jobs(found: list[Row]) -> list[Job]:
-    """Return the trainings of rows, in their order."""
-    return [Job(row, seed) for row in found for seed in row.seeds]
+    """Return the trainings of rows, in their order. A row that scores another one's training has none of its own."""
+    return [Job(row, seed) for row in found if row.of is None for seed in row.seeds]
 
 
 def _read_rows(path: Path) -> Iterator[Row]:
-    for number, options in enumerate(_table(path).get("row", []), start=1):
-        yield _row(path, f"row {number}", options)
+    """Yield the rows of a file. A row ``of`` another one takes that one's training, and is among its ``also``."""
+    tables = [(f"row {number}", dict(options)) for number, options in enumerate(_table(path).get("row", []), start=1)]
+    trained = {options["name"]: options for _, options in tables if "of" not in options and "name" in options}
+    again: dict[str, list[Row]] = {}
+    for where, options in tables:
+        if "of" not in options:
+            continue
+        if strange := sorted({"train", "seeds", "also", "ships"} & set(options)):
+            raise ValueError(f"{path}: {where} has {', '.join(strange)}, which a row of another one takes from there")
+        if options["of"] not in trained:
+            raise ValueError(f"{path}: {where} is of {options['of']!r}, which is no row with a training")
+        options |= {name: trained[options["of"]][name] for name in ("train", "seeds") if name in trained[options["of"]]}
+        again.setdefault(options["of"], []).append(_row(path, where, options | {"parameters": False}))
+    for where, options in tables:
+        if "of" in options:
+            yield next(row for row in again[options["of"]] if row.name == options["name"])
+        else:
+            yield replace(_row(path, where, options), also=tuple(again.get(options.get("name"), ())))
 
 
 def _read_study(path: Path) -> Iterator[Row]:
@@ -112,7 +137,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _row(path: Path, where: str, options: Mapping[str, Any]) -> Row:
-    known = {each.name for each in fields(Row)}
+    known = {each.name for each in fields(Row)} - {"also"}
     if strange := sorted(set(options) - known):
         raise ValueError(f"{path}: {where} has {', '.join(strange)}: expected some of {', '.join(sorted(known))}")
     try:

@@ -26,7 +26,7 @@ LARGEST = 300_000
 """Bytes that a folder may have."""
 SHOWN = 300
 """Rows of progress.csv that are kept."""
-STEPS = (0, 1, 2, 3, 5, 10)
+STEPS = (0, 1, 2, 3, 5, 10, 50)
 """Numbers of adaptation steps after which scores are kept."""
 SECTIONS = ("algorithm", "tasks", "outer", "settings")
 SCHEDULE = ("algorithm", "options", "schedule")
@@ -41,8 +41,8 @@ class StoreError(ValueError):
 def collect(source: Path, job: Job, home: Path = KEPT, differing: bool = False) -> Path:
     """Copy what is small of a run into the store, score it on the row's held-out tasks, and return its folder.
 
-    The source is read only. It may have stopped before its end. ``differing`` allows options that the row's command
-    would not give; the store then records them.
+    The rows that score this training again get folders of their own. The source is read only. It may have stopped
+    before its end. ``differing`` allows options that the row's command would not give; the store then records them.
 
     Raises:
         StoreError: the run is another one than the row's, or has no checkpoint.
@@ -55,6 +55,12 @@ def collect(source: Path, job: Job, home: Path = KEPT, differing: bool = False) 
             f"{source} was trained with other options than {job.name}: {'; '.join(differences)}; collect it with "
             "--differing, which records them, or change the row or its recipe"
         )
+    for again in job.also:
+        _collect(source, again, home, config, differences)
+    return _collect(source, job, home, config, differences)
+
+
+def _collect(source: Path, job: Job, home: Path, config: Mapping[str, Any], differences: list[str]) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".") as folder:
         copy = Path(folder) / job.name
@@ -233,6 +239,12 @@ def read(job: Job, home: Path = KEPT) -> dict[str, Any] | None:
     evaluation = runs.read_evaluation(folder)
     progress = logger.read_rows(folder / runs.PROGRESS, collected["iteration"])
     return {"collected": collected, "evaluation": evaluation, "progress": progress, "finished": finished}
+
+
+def finished(job: Job, home: Path = KEPT) -> bool:
+    """Return whether the store has a training to its end, as each of its rows scores it. Raises RunError."""
+    found = [read(each, home) for each in (job, *job.also)]
+    return all(one is not None and one["finished"] for one in found)
 
 
 def put_back(job: Job, folder: Path, home: Path = KEPT) -> bool:
