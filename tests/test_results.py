@@ -387,6 +387,13 @@ def test_the_command_tells_of_an_unknown_row() -> None:
     )
 
 
+def test_a_list_whose_reader_has_exited_ends_without_a_traceback() -> None:
+    command = f"'{sys.executable}' '{HERE}' list | head -n 1"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("half-cheetah-direction-0")
+    assert ended.stderr == ""
+
+
 @pytest.mark.slow
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", ["sinusoid", "point-navigation"])
