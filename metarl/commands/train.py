@@ -285,7 +285,10 @@ def finish(result: Trained, out: Path, quiet: bool) -> int:
         return INTERRUPTED if result.signal is None else STOPPED_BY + result.signal
     refused = int(result.rows[-1]["outer/refused"]) if result.rows else 0
     if refused:
-        print(f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size")
+        print(
+            f"the last {refused} updates were refused: the meta-gradient was not finite; try a smaller step size, or "
+            "see whether labels are from 0 to 1 and numbers of a size of about 1"
+        )
     if not quiet:
         print(f"done: {out}. Next: metarl evaluate {typed(out)}")
     return DONE

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -342,10 +343,13 @@ def check_episode(
 
 
 def check_counts(**counts: Count | None) -> None:
-    """Raise ValueError for a count below 1, or a range that ends before it begins. None is accepted."""
+    """Raise ValueError for no whole number, one below 1, or a range that ends before it begins. None is accepted."""
     for name, count in counts.items():
         if count is None:
             continue
+        ends = count if isinstance(count, tuple) and len(count) == 2 else (count,)
+        if not all(isinstance(end, Integral) and not isinstance(end, bool) for end in ends):
+            raise ValueError(f"{name}={count!r}: expected a whole number, or two of them: the ends of a range")
         low, high = bounds_of(count)
         if low < 1:
             raise ValueError(f"{name}={count}: expected at least 1")

@@ -252,6 +252,14 @@ class Run:
                 for name, values in vars(tasks.draw(role, next(streams))).items():
                     if values is not None and not values.isfinite().all():
                         return f"the family's data are to blame: {role} {name} hold numbers that are not finite"
+            first = self.first()
+            with float32(self.device):
+                again = self._plain(first.params, first.outer, 0.0, self._streams(number), first.buffers)
+            if not again.update.finite:
+                return (
+                    "it is not with the initial parameters either: see that labels are from 0 to 1, classes sum to 1, "
+                    "and numbers are of a size of about 1; then try a smaller inner step size"
+                )
         return "try a smaller step size"
 
     def _learn(self, progress: Progress, share: float, number: int) -> Outcome:

@@ -415,7 +415,10 @@ class TestNamesakes:
 def test_a_training_that_ends_with_refused_updates_says_so(tmp_path: Path, capsys: Captured) -> None:
     arguments = ["train", "maml", "sinusoid", "--algorithm.step-size", "1e30", "--iterations", "2", "--quiet"]
     told = printed(capsys, *arguments, "--device", "cpu", "--out", tmp_path / "run")
-    assert told == "the last 2 updates were refused: the meta-gradient was not finite; try a smaller step size\n"
+    assert told == (
+        "the last 2 updates were refused: the meta-gradient was not finite; try a smaller step size, or see whether "
+        "labels are from 0 to 1 and numbers of a size of about 1\n"
+    )
 
 
 class TestList:

@@ -115,6 +115,7 @@ def build(
     """Build a metric learner. Raises ValueError for a spec without classes, or if the network does not fit."""
     if spec.kind != "classification":
         nearest = "rl2 or maml" if spec.control else "snail, which also compares items, or maml"
+        nearest = "multitask, which takes each task's own loss" if spec.targets else nearest
         served = f"{title} tells classes apart: it serves classification, not {spec.kind}"
         raise ValueError(f"{served}; for that, use {nearest}")
     if embedding is None:

@@ -20,6 +20,7 @@ float64 = pytest.mark.usefixtures("float64")
 PARTS = (Targets("numbers", 2), Targets("classes", 3), Targets("labels", 2))
 SPEC = Spec((3,), 7, "regression", descriptor_size=3, targets=PARTS)
 PLACES = (slice(0, 2), slice(2, 5), slice(5, 7))
+METRIC = ["matching", "protonet", "siamese"]
 OTHERS = ["bmaml", "cavia", "imaml", "leap", "maml", "mann", "meta-lstm", "reptile", "rl2", "snail"]
 SMALL = Network(hidden=(5,), activation="tanh")
 
@@ -163,6 +164,12 @@ def test_specs_that_do_not_add_up_are_refused(options: dict[str, object], told: 
 @pytest.mark.parametrize("name", OTHERS)
 def test_learners_of_one_loss_refuse_them(name: str) -> None:
     with pytest.raises(ValueError, match="one loss for all; use multitask"):
+        plugins.load("algorithms", name)().build(SPEC)
+
+
+@pytest.mark.parametrize("name", METRIC)
+def test_learners_of_classes_name_the_one_that_serves_them(name: str) -> None:
+    with pytest.raises(ValueError, match="use multitask, which takes each task's own loss"):
         plugins.load("algorithms", name)().build(SPEC)
 
 

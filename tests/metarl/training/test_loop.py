@@ -24,6 +24,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from metarl import cli, outer, runs, training
 from metarl.algorithms.maml import MAML
+from metarl.algorithms.multitask import MultiTask
 from metarl.control.rollouts import RolloutError
 from metarl.control.sampling import Sampling
 from metarl.environments.mdp import MDPVectorEnv
@@ -897,9 +898,14 @@ def test_data_that_are_not_finite_are_blamed_for_it() -> None:
         TrainingError, match="the family's data are to blame: support targets hold numbers that are not f"
     ):
         training.train(algorithm, Pole(), settings=settings(20))
+    sgd = outer.SGD(learning_rate=1e30)
     with pytest.raises(TrainingError, match="are kept; try a smaller step size"):
-        sgd = outer.SGD(learning_rate=1e30)
+        training.train(algorithm, Pole(0.4), sgd, settings(20))
+    with pytest.raises(TrainingError, match=r"not with the initial parameters either: .* a smaller inner step size"):
         training.train(dataclasses.replace(algorithm, step_size=1e30), Pole(0.4), sgd, settings(20))
+    numbers = MultiTask(multi_label=True, network=Network(hidden=(4,)))  # which reads labels: from 0 to 1
+    with pytest.raises(TrainingError, match="not with the initial parameters either: see that labels are from 0 to 1"):
+        training.train(numbers, Pole(0.4), settings=settings(20))
 
 
 def few(validation: int, test: int) -> NWayKShot:
