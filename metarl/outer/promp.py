@@ -1,6 +1,7 @@
 """Proximal meta-policy search: PPO's clipped surrogate on adapted policies."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,7 +30,7 @@ class ProMP:
     """Gradient steps on one iteration's data."""
     inner_kl_coefficient: float = 5e-4
     """Initial weight of the KL penalty. The KL is from the policies that sampled each support rollout to the current
-    policies before that inner step."""
+    policies before that inner step. With 0, there is no penalty: PPO's clipping alone."""
     inner_kl_adaptive: bool = False
     """Adapt the weight of each inner step: halve it if its KL ends below inner_kl_target / 1.5, double it if above
     inner_kl_target * 1.5. The paper's code keeps it constant, except for random dynamics."""
@@ -42,7 +43,11 @@ class ProMP:
     """Number of groups of tasks, processed one after another. By default, groups fit a CPU's caches; 1 on a GPU."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_coefficient", "inner_kl_target")
+        require_positive(self, "learning_rate", "clip", "epochs", "inner_kl_target")
+        if not 0 <= self.inner_kl_coefficient < inf:
+            raise ValueError(f"inner_kl_coefficient={self.inner_kl_coefficient}: expected at least 0, and finite")
+        if self.inner_kl_adaptive and self.inner_kl_coefficient == 0:
+            raise ValueError("inner_kl_adaptive doubles or halves the weight, and 0 stays 0: give it another one")
         require_chunks(self.chunks)
         if self.inner_kl_over_steps not in get_args(OverSteps):
             raise ValueError(

@@ -17,6 +17,8 @@ NO_SIGNAL = 0.02
 """Cosine between the steps on two halves of the episodes below which they say next to nothing of the task."""
 LITTLE_SIGNAL = 0.1
 """Cosine from which on they say something, however much it varies."""
+WORSE = -0.1
+"""Share of the variance that the baseline explains below which it does more harm than a constant would."""
 PAGE = "docs/it_does_not_learn.md"
 
 Row = Mapping[str, float]
@@ -56,9 +58,11 @@ def hopeless(first: Row, rows: Sequence[Row]) -> str | None:
     - or the policies' standard deviation has grown beyond half the range of actions: clipping hides what it costs;
     - or the inner steps on two halves of the episodes have a cosine below 0.02 on average, or one that does not differ
       from 0 by two standard errors and is below 0.1, while no return rises: the mean of the later half of the rows is
-      not above that of the earlier half by a standard error.
+      not above that of the earlier half by a standard error;
+    - or the baseline predicts returns worse than a constant would, by a tenth of their variance, while no return rises.
     """
-    found = [told for told in (_clipped(rows), _wide(first, rows), _without_signal(rows)) if told is not None]
+    seen = (_clipped(rows), _wide(first, rows), _without_signal(rows), _misjudged(rows))
+    found = [told for told in seen if told is not None]
     if not found:
         return None
     where = f"iterations {int(rows[0]['iteration'])} to {int(rows[-1]['iteration'])}"
@@ -93,6 +97,16 @@ def _without_signal(rows: Sequence[Row]) -> str | None:
         f"the inner steps on two halves of a task's episodes have a cosine of {fmean(signal):.3f} and no return rises: "
         "use more episodes, gae_lambda=0.95, normalise_observations, output_scale=0.01, frame_skip, or an action_scale "
         "that leaves fewer actions clipped"
+    )
+
+
+def _misjudged(rows: Sequence[Row]) -> str | None:
+    explained = _column(rows, "signs/explained_variance")
+    if len(explained) < 2 or fmean(explained) >= WORSE or any(map(_rises, _returns(rows))):
+        return None
+    return (
+        f"the baseline predicts returns worse than a constant (explained variance {fmean(explained):.2f}) and no return "
+        "rises: it has too few rows for what it reads, so use more or longer episodes, or baseline=time"
     )
 
 

@@ -180,6 +180,34 @@ def test_promp_refuses_other_ways_to_put_penalties_together():
         ProMP(inner_kl_over_steps="max")
 
 
+def test_without_its_penalty_promp_is_ppo_through_adaptation(float64):
+    """Adam's first step is that of the clipped surrogate alone, whose gradient is PPO's."""
+    learner, params, experience = prepared(CONTINUOUS)
+    update = ProMP(inner_kl_coefficient=0.0, epochs=1)
+    found = update.update(learner, params, update.init(params), experience).state["first"]
+    assert found.any()
+    tiny = ProMP(inner_kl_coefficient=1e-12, epochs=1)
+    torch.testing.assert_close(found, tiny.update(learner, params, tiny.init(params), experience).state["first"])
+    several = replace(update, epochs=20, learning_rate=0.01)
+    held = replace(several, inner_kl_coefficient=100.0)
+    free, back = (one.update(learner, params, one.init(params), experience).metrics for one in (several, held))
+    assert back["outer/inner_kl"] < 0.3 * free["outer/inner_kl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"inner_kl_coefficient": -1.0}, "expected at least 0, and finite"),
+        ({"inner_kl_coefficient": float("nan")}, "expected at least 0, and finite"),
+        ({"inner_kl_coefficient": 0.0, "inner_kl_adaptive": True}, "0 stays 0"),
+    ],
+    ids=str,
+)
+def test_weights_of_promps_penalty_that_make_no_sense_are_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        ProMP(**options)
+
+
 def test_promp_penalty_holds_the_inner_policies_back():
     learner, params, experience = prepared(CONTINUOUS)
 

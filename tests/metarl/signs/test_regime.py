@@ -52,6 +52,16 @@ def test_what_was_seen_and_what_to_change_is_one_line() -> None:
     assert "clipped:" not in silent
 
 
+def test_a_baseline_that_misjudges_is_told() -> None:
+    line = told(rows(signs__explained_variance=-0.4, return__step_1=lambda number: -number))
+    assert line is not None
+    for part in ("worse than a constant", "explained variance -0.40", "no return rises", "baseline=time"):
+        assert part in line
+    assert told(rows(signs__explained_variance=-0.4, return__step_1=lambda number: number)) is None  # it learns
+    assert told(rows(signs__explained_variance=-0.05)) is None  # as good as a constant: nothing to predict
+    assert told(rows(signs__explained_variance=float("nan"))) is None
+
+
 def test_little_signal_counts_by_its_error() -> None:
     around = rows(signs__inner_signal=lambda number: 0.05 + 10 * NOISE[number % 5])
     assert told(around) is not None  # 0.05, give or take 0.1
