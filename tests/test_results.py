@@ -273,6 +273,18 @@ def test_a_damaged_store_is_one_clear_line(trained: Path, tmp_path: Path, module
             modules.store.read(job, tmp_path / "kept")
         assert "\n" not in str(caught.value)
         (kept / name).write_bytes(whole)
+    rows = (kept / "progress.csv").read_text()
+    for name, text in {
+        "progress.csv": ("{", "x", "", rows[: rows.rindex("\n2,")], rows.replace("\n1,", "\n2,")),
+        "checkpoint.pt": ("", "x"),
+    }.items():
+        for damage in text:
+            whole = (kept / name).read_bytes()
+            (kept / name).write_text(damage)
+            with pytest.raises(runs.RunError, match=name) as caught:
+                modules.store.read(job, tmp_path / "kept")
+            assert "\n" not in str(caught.value)
+            (kept / name).write_bytes(whole)
     assert modules.store.read(job, tmp_path / "kept") is not None
 
 

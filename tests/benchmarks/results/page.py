@@ -163,7 +163,15 @@ def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
     else:
         yield [row.title, ", ".join(map(str, row.seeds)), ABSENT, *[""] * len(columns), "", bar]
     for other in row.others:
-        yield [f"*{other['title']}*", "", "", *[_score(name, other["scores"].get(name)) for name in columns], "", ""]
+        place = " (another simulator)" if other.get("elsewhere") else ""
+        yield [
+            f"*{other['title']}{place}*",
+            "",
+            "",
+            *[_score(name, other["scores"].get(name)) for name in columns],
+            "",
+            "",
+        ]
 
 
 def _trained(line: Line) -> str:
@@ -210,25 +218,32 @@ def _score(name: str, value: float | None) -> str:
 
 
 def _gaps(line: Line, by_name: Mapping[str, Line]) -> Iterator[list[str]]:
-    """Yield the gap that a row closes. Its tasks' scores are means over seeds."""
+    """Yield the gap that a row closes."""
     if line.row.oracle is None or line.row.pretrained is None or not line.found:
         return
     oracle, pretrained = by_name[line.row.oracle], by_name[line.row.pretrained]
     if not (oracle.found and pretrained.found):
         return
-    shared = {name: line.scores[name] for name in line.scores if name in pretrained.scores}
+    own, knowing, given = (
+        comparison.of_seeds([one["evaluation"]["metrics"] for one in each.found.values()])
+        for each in (line, oracle, pretrained)
+    )
+    shared = {name: own[name] for name in own if name in given}
     among = next(iter(line.found.values()))["evaluation"].get("strata")
-    for name, share in comparison.gap_closed(shared, oracle.scores, pretrained.scores, among).items():
+    over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
+    for name, share in comparison.gap_closed(shared, knowing, given, among).items():
         if name not in (line.row.gap or _columns([line])):
             continue
-        bar = f"at least {line.row.gap[name]:.0%}".replace("%", " %") if name in line.row.gap else ""
+        bar = ""
+        if name in line.row.gap:
+            bar = f"at least {line.row.gap[name]:.0%}".replace("%", " %") + f" ({line.row.source})"
         if share["mean"] is None:
             yield [line.row.title, _place(name), "the oracle is not better than the pre-trained run", "", bar]
             continue
         if bar:
             bar += ": reached" if share["mean"] >= line.row.gap[name] else ": **missed**"
         ends = [share[key] for key in ("low", "high")]
-        between = "none" if None in ends else f"[{ends[0]:.1%}, {ends[1]:.1%}], over tasks"
+        between = "none" if None in ends else f"[{ends[0]:.1%}, {ends[1]:.1%}], over {over}"
         yield [line.row.title, _place(name), f"{share['mean']:.1%}", between, bar]
 
 

@@ -49,6 +49,7 @@ def _adaptation(part: str, present: Sequence[Any], score: str, axis: str) -> Dra
         {"label": other["title"], "points": [[_step(name), value] for name, value in other["scores"].items()]}
         for line in present
         for other in line.row.others
+        if not other.get("elsewhere")
         if all(f"/{axis}_" in name for name in other["scores"])
     ]
     return {"kind": "adaptation", "title": part, "ours": ours, "others": others, "score": score, "axis": axis}

@@ -27,6 +27,7 @@ class Row:
     oracle: str | None = None
     pretrained: str | None = None
     gap: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
     others: tuple[Mapping[str, Any], ...] = ()
     ships: str | None = None
     note: str = ""
@@ -146,6 +147,8 @@ def _row(path: Path, where: str, options: Mapping[str, Any]) -> Row:
         raise ValueError(f"{path}: {where}: {error}") from error
     if not row.seeds:
         raise ValueError(f"{path}: {row.name} has no seeds")
+    if row.gap and not row.source:
+        raise ValueError(f"{path}: {row.name} has a gap to close without its source")
     return row
 
 

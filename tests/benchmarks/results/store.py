@@ -238,7 +238,21 @@ def read(job: Job, home: Path = KEPT) -> dict[str, Any] | None:
         raise runs.RunError(f"{folder / COLLECTED} is damaged: {type(error).__name__}: {error}") from error
     evaluation = runs.read_evaluation(folder)
     progress = logger.read_rows(folder / runs.PROGRESS, collected["iteration"])
+    _check_progress(folder, progress, collected)
+    for path in sorted(folder.glob("*.pt")):
+        runs.load_progress(path)
     return {"collected": collected, "evaluation": evaluation, "progress": progress, "finished": finished}
+
+
+def _check_progress(folder: Path, progress: list[dict[str, float]], collected: Mapping[str, Any]) -> None:
+    """Raise RunError for rows that are not those which were collected."""
+    numbers = [row.get("iteration", 0) for row in progress]
+    last = progress[-1].get("environment_steps") if progress else None
+    if numbers != sorted(set(numbers)) or last != collected["environment_steps"] or min(numbers) < 1:
+        raise runs.RunError(
+            f"{folder / runs.PROGRESS} is damaged: expected rows up to {collected['environment_steps']} environment "
+            f"steps; collect the training again"
+        )
 
 
 def finished(job: Job, home: Path = KEPT) -> bool:
