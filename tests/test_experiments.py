@@ -135,12 +135,38 @@ def test_uncertainty_asks_for_points_and_draws(tmp_path: Path) -> None:
     )
     uncertainty.main(options)
     record = json.loads((options.out / "uncertainty.json").read_text())
-    assert {len(errors) for errors in record["active"].values()} == {3}  # before, and after each of two rounds
-    asking, at_random, _ = record["active"].values()
-    assert asking[0] == at_random[0] and asking[1:] != at_random[1:]  # both know the same two points at first
-    assert len(record["calibration"]["0.1"]["coverage"]) == len(uncertainty.LEVELS)
+    active = record["active"]
+    assert {len(errors) for errors in active.values()} == {3}  # before, and after each of two rounds
+    for label, differ in (("BMAML", "particles"), ("MAML ensemble", "members")):
+        asking, at_random = active[f"{label}, where {differ} differ most"], active[f"{label}, random points"]
+        assert asking[0] == at_random[0] and asking[1:] != at_random[1:]  # both know the same two points at first
+    less = active["BMAML less the ensemble, random points"][0]["mean"]
+    means = [active[f"{label}, random points"][0]["mean"] for label in ("BMAML", "MAML ensemble")]
+    assert less == pytest.approx(means[0] - means[1])
+    assert list(record["calibration"]) == ["BMAML, noise 0.1", "MAML ensemble"]
+    assert all(len(found["coverage"]) == len(uncertainty.LEVELS) for found in record["calibration"].values())
     assert (options.out / "uncertainty-active.png").stat().st_size > 10_000
     assert (options.out / "uncertainty-calibration.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_ensemble_averages_networks_of_different_seeds(tmp_path: Path) -> None:
+    uncertainty = loaded("uncertainty")
+    options = uncertainty.Options(runs=tmp_path, iterations=2, particles=3, tasks=4, steps=2)
+    together = uncertainty.ensemble(options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"uncertainty-maml-{seed}" for seed in range(3)]
+    tasks = uncertainty.sample_tasks(uncertainty.family(options), 4)
+    support = tasks.draw("support", torch.Generator().manual_seed(0))
+    inputs = support.inputs[:, :2]
+
+    def told(trained: Any) -> torch.Tensor:
+        states = uncertainty.adapted(trained, tasks.descriptors, support, options)
+        return uncertainty.outputs(trained, states, inputs)
+
+    each = [told(together._replace(members=(params,))) for params in together.members]
+    assert torch.equal(told(together), torch.cat(each, dim=1))
+    assert told(together).shape == (4, 3, 2, 1)
+    assert told(together).std(1).min() > 0
 
 
 def test_normal_errors_are_calibrated() -> None:

@@ -167,6 +167,8 @@ def test_a_page_tells_what_has_run_and_what_has_not(trained: Path, tmp_path: Pat
     mean = f"{lines[0].scores['return/step_1']['mean']:.3f} ["
     assert "| MAML | 0 | 2 iterations" in text and "seed 1: not trained yet" in text and mean in text
     assert "step 1 at least 2.00: **missed**" in text
+    random = lines[0].found[0]["evaluation"]["references"]["return/random_actions"]["mean"]
+    assert f"| random actions |  |  | {random:.3f} [" in text
     assert "| another | 0, 1 | not trained yet |" in text
     assert "  metarl train rl2 bandit --seed $seed --out runs/other-$seed" in text
     assert "- MAML: A note." in text

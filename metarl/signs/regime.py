@@ -105,8 +105,8 @@ def _misjudged(rows: Sequence[Row]) -> str | None:
     if len(explained) < 2 or fmean(explained) >= WORSE or any(map(_rises, _returns(rows))):
         return None
     return (
-        f"the baseline predicts returns worse than a constant (explained variance {fmean(explained):.2f}) and no return "
-        "rises: it has too few rows for what it reads, so use more or longer episodes, or baseline=time"
+        f"the baseline predicts returns worse than a constant (explained variance {fmean(explained):.2f}) and no "
+        "return rises: it has too few rows for what it reads, so use more or longer episodes, or baseline=time"
     )
 
 

@@ -116,7 +116,7 @@ def _results(found: list[Line]) -> str:
 def _section(part: str, group: list[Line], by_name: Mapping[str, Line]) -> str:
     columns = _columns(group)
     head = ["run", "seeds", "trained", *map(_column, columns), "interval", "bar"]
-    body = [cells for line in group for cells in _rows_of(line, columns)]
+    body = [cells for line in group for cells in _rows_of(line, columns)] + list(_references(group, columns))
     text = [f"## {part}\n", table(head, body)]
     if gaps := [cells for line in group for cells in _gaps(line, by_name)]:
         text += ["", table(["run", "score", "gap closed", "95 % interval", "bar"], gaps)]
@@ -172,6 +172,15 @@ def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
             "",
             "",
         ]
+
+
+def _references(group: Sequence[Line], columns: Sequence[str]) -> Iterator[list[str]]:
+    """Yield what zero actions and random actions earn on the same tasks; none of them adapts."""
+    evaluations = (one["evaluation"] for line in group for one in line.found.values())
+    found: Mapping[str, Any] = next((one["references"] for one in evaluations if one.get("references")), {})
+    for name, values in found.items():
+        told = name.partition("/")[2].replace("_", " ")
+        yield [told, "", "", _interval(name, values), *[""] * (len(columns) - 1), "tasks", ""]
 
 
 def _trained(line: Line) -> str:

@@ -16,7 +16,7 @@ from metarl.algorithms.mann import MANN
 from metarl.algorithms.rl2 import RL2
 from metarl.control.sampling import Sampling
 from metarl.control.tasks import ControlTasks
-from metarl.evaluation import Evaluation, adapt, evaluate, sample_tasks, summary
+from metarl.evaluation import Evaluation, adapt, evaluate, over_seeds, sample_tasks, summary
 from metarl.fewshot.classification import EpisodeTasks, NWayKShot
 from metarl.fewshot.regression import TableRegression, TableTasks
 from metarl.networks.options import Network
@@ -249,9 +249,12 @@ def test_adaptation_that_diverges_is_told() -> None:
 def test_the_table_has_a_line_for_each_metric() -> None:
     metrics = {"return/step_0": summary([1.0, 3.0]), "return/step_1": summary([2.0])}
     lines = evaluation.table(metrics).splitlines()
+    assert lines[0].endswith("95 % interval over 2 tasks")
     assert lines[1].split() == ["return/step_0", "2", "[-10.71,", "14.71]"]
-    assert lines[2].split() == ["return/step_1", "2", "[2,", "2]"]
+    assert lines[2].split() == ["return/step_1", "2", "none:", "one", "task"]
     assert len(lines) == 3
+    joined = over_seeds([{"loss/step_0": summary([1.0, 3.0])}, {"loss/step_0": summary([2.0, 4.0])}])
+    assert evaluation.table(joined).splitlines()[0].endswith("95 % interval over 2 seeds and 2 tasks")
 
 
 @pytest.mark.parametrize("algorithm", [MAML(network=Network(hidden=(4,))), MANN(slots=8, width=3, controller=5)])
