@@ -39,6 +39,18 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def five_alphabets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let five made-up alphabets of 20 characters stand for Omniglot: two for training, one for validation."""
+    alphabets = ("Anglo", "Armenian", "Babel", "Cipher", "Delta")
+    names = tuple(f"{alphabet}/character{number:02}" for alphabet in alphabets for number in range(1, 21))
+    images = torch.randint(256, (100 * 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    evaluation = tuple(name[0] in "CD" for name in names)
+    made_up = omniglot.Drawings(images, torch.arange(100).repeat_interleave(20), names, evaluation)
+    monkeypatch.setattr(omniglot, "located", lambda root: Path())
+    monkeypatch.setattr(omniglot, "load", lambda folder: made_up)
+
+
+@pytest.fixture
 def one_thread(two_threads: Any) -> Iterator[None]:
     """More would only wait for each other on networks of this size."""
     torch.set_num_threads(1)
@@ -90,6 +102,74 @@ def test_combined_gradients_share_no_drawing() -> None:
         assert (cell.family.queries, cell.family.train_shots) == (5, 5 * max(steps - 1, 1))
         assert cell.algorithm.combine == ("sum" if "+" in label or steps == 1 else "last")
         assert cell.outer.learning_rate == pytest.approx(0.5 / (steps if label.endswith(f"/ {steps}") else 1))
+
+
+@pytest.mark.usefixtures("five_alphabets", "one_thread")
+def test_leap_takes_the_better_outer_steps_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leap = loaded("leap")
+    monkeypatch.setattr(leap, "ALPHABETS", {"validation": 1, "test": 2})
+    options = leap.Options(
+        runs=tmp_path / "runs", out=tmp_path / "out", iterations=2, meta_batch_size=2, filters=2, steps=2
+    )
+    leap.main(options)
+    record = json.loads((options.out / "leap.json").read_text())
+    assert list(record["area"]) == ["Leap", "Reptile", "FOMAML", "joint pre-training", "random start"]
+    assert [len(tried) for tried in record["outer"].values()] == [2, 2, 2, 2]
+    for name, area in record["area"].items():
+        assert area["mean"] == pytest.approx(sum(record["curve"][name]) / 3)  # before, and after each of two steps
+        assert len(area["per_task"]) == 2
+    for name, more in record["more than Leap"].items():
+        assert more["mean"] == pytest.approx(record["area"][name]["mean"] - record["area"]["Leap"]["mean"])
+    assert (options.out / "leap.png").stat().st_size > 10_000
+
+    kept = {path: path.read_bytes() for path in options.runs.glob("*/checkpoint.pt")}
+    assert len(kept) == 8
+    leap.main(options)  # what is finished is taken as it is
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert json.loads((options.out / "leap.json").read_text()) == record
+    with pytest.raises(ValueError, match=r"leap-leap-0.1-0 holds a run with other options; give another folder"):
+        leap.main(replace(options, iterations=3))
+
+
+@pytest.mark.usefixtures("five_alphabets")
+def test_leaps_contenders_train_on_as_many_drawings_of_the_same_tasks() -> None:
+    leap = loaded("leap")
+    options = leap.Options()
+    assert {name: len(one.outers) for name, one in leap.contenders(options).items()} == dict.fromkeys(
+        ("Leap", "Reptile", "FOMAML", "joint pre-training"), 2
+    )
+    tasks = leap.family(options).sample(2, "train", torch.Generator().manual_seed(0))
+    assert (tasks.support.shape, tasks.query.shape) == ((2, 20, 15), (2, 20, 5))
+    assert not {*tasks.support.flatten().tolist()} & {*tasks.query.flatten().tolist()}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_imaml_tells_memory_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imaml = loaded("imaml")
+    options = imaml.Options(
+        out=tmp_path, steps=(1, 4), filters=2, size=8, inner_steps=(1, 300), solver_steps=(1, 40), long=(1000, 80),
+        tasks=2, hidden=(4,),
+    )  # fmt: skip
+    imaml.main(options)
+    record = json.loads((tmp_path / "imaml.json").read_text())
+    assert record["bytes"]["maml"][1] > 2 * record["bytes"]["maml"][0]
+    assert record["bytes"]["imaml"][1] == record["bytes"]["imaml"][0] > 0
+    (rough, few), (early, near) = record["errors"]["1"], record["errors"]["40"]
+    assert near < 1e-2 * min(rough, few, early)
+    assert record["long solve"]["inner/gradient"] < 1e-4
+    assert "| `imaml` | 0.0 MiB | 0.0 MiB |" in capsys.readouterr().out
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_kept_tensors_count_once_for_each_storage() -> None:
+    imaml = loaded("imaml")
+    values = torch.zeros(10)
+    one, other, apart = imaml.Kept(values), imaml.Kept(values[:5]), imaml.Kept(torch.zeros(3))
+    assert (imaml.Kept.now, imaml.Kept.most) == (52, 52)
+    del one
+    assert imaml.Kept.now == 52
+    del other, apart
+    assert (imaml.Kept.now, imaml.Kept.most) == (0, 52)
 
 
 @pytest.mark.slow

@@ -238,6 +238,21 @@ def test_columns_reach_to_the_steps_of_the_bars(modules: Any) -> None:
     assert modules.page._columns([line]) == [f"accuracy/step_{step}" for step in (0, 1, 2, 3, 50)]
 
 
+def test_learners_are_compared_after_equal_numbers_of_environment_steps(modules: Any) -> None:
+    """MAML learns from 40 steps at a time, RL^2 from 10: RL^2's score after three steps is the last within 40."""
+    ours = {"return/step_0": 0.0, "return/step_1": 5.0}
+    theirs = {"return/step_0": 0.0, "return/step_1": 1.0, "return/step_3": 3.0, "return/step_5": 9.0}
+    lines = [drawn(modules, ours, title="MAML"), drawn(modules, theirs, title="RL^2")]
+    for line, each in zip(lines, (40, 10), strict=True):
+        counts = [each * step for step in range(6)]
+        line.found[0]["evaluation"] = {"environment_steps": counts, "metrics": line.scores}
+    assert list(modules.page._at_equal_data(lines)) == [
+        ["MAML", "1", "40", "5.00 [4.90, 5.10]", "tasks"],
+        ["RL^2", "3", "30", "3.00 [2.90, 3.10]", "tasks"],
+    ]
+    assert not list(modules.page._at_equal_data(lines[:1]))
+
+
 def drawn(modules: Any, scores: dict[str, float], trained: bool = True, **options: Any) -> Any:
     row = modules.rows.Row(**{"name": "a", "part": "P", "title": "ours", "train": "maml x", "seeds": (0,), **options})
     values = {name: {"mean": value, "low": value - 0.1, "high": value + 0.1} for name, value in scores.items()}

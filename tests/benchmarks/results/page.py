@@ -120,6 +120,13 @@ def _section(part: str, group: list[Line], by_name: Mapping[str, Line]) -> str:
     text = [f"## {part}\n", table(head, body)]
     if gaps := [cells for line in group for cells in _gaps(line, by_name)]:
         text += ["", table(["run", "score", "gap closed", "95 % interval", "bar"], gaps)]
+    if equal := list(_at_equal_data(group)):
+        head = ["run", "adaptation steps", "environment steps that they learn from", "return", "interval"]
+        text += [
+            "",
+            "A step of adaptation takes more data for some learners than for others. With as much as the most:",
+        ]
+        text += ["", table(head, equal)]
     text += _notes(group)
     for kind in pictures.of_part(part, group):
         text.append(f"\n![{part}: {kind}](pictures/results/{slug(part)}-{kind}.png)")
@@ -172,6 +179,18 @@ def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
             "",
             "",
         ]
+
+
+def _at_equal_data(group: Sequence[Line]) -> Iterator[list[str]]:
+    """Yield returns with equal numbers of environment steps, where some learners' first steps take twice as many."""
+    records = [(line, next(iter(line.found.values()))["evaluation"]) for line in group if line.found]
+    counted = [(line, record) for line, record in records if len(record.get("environment_steps") or []) > 1]
+    first = {record["environment_steps"][1] for _, record in counted if record["environment_steps"][1]}
+    for line, record in counted if first and max(first) > 2 * min(first) else ():
+        step, used, _ = comparison.at_environment_steps(record, "return", max(first))
+        over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
+        name = f"return/step_{step}"
+        yield [line.row.title, str(step), f"{used:,.0f}", _interval(name, line.scores[name]), over]
 
 
 def _references(group: Sequence[Line], columns: Sequence[str]) -> Iterator[list[str]]:

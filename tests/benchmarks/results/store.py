@@ -26,7 +26,7 @@ LARGEST = 300_000
 """Bytes that a folder may have."""
 SHOWN = 300
 """Rows of progress.csv that are kept."""
-STEPS = (0, 1, 2, 3, 5, 10, 50)
+STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
 """Numbers of adaptation steps after which scores are kept."""
 SECTIONS = ("algorithm", "tasks", "outer", "settings")
 SCHEDULE = ("algorithm", "options", "schedule")
