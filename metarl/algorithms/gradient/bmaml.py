@@ -17,6 +17,7 @@ from metarl import objectives
 from metarl.advantages import Advantages
 from metarl.algorithms.gradient.stein import draw_particles, energy_slopes, svgd
 from metarl.algorithms.gradient.svpg import PolicyLoop
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import inner
 from metarl.algorithms.shared.feeding import fed
 from metarl.algorithms.shared.recurrent import checked
@@ -62,6 +63,9 @@ class BMAML:
     """The network of each particle."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         for name in ("particles", "steps", "leader_steps"):
@@ -83,7 +87,8 @@ class BMAML:
         functions = loop.init, loop.begin, loop.adapt, loop.predict, loop.meta_loss
         estimate = self.advantages.of_episodes
         learner = Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=model.batch_norm)
-        return fed(learner, honours_masks=True)
+        learner = fed(learner, honours_masks=True)
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 @dataclass(frozen=True)

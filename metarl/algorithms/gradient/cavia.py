@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl import objectives
 from metarl.advantages import Advantages
+from metarl.algorithms.normalising import normalise_observations
 from metarl.algorithms.shared import contexts, inner
 from metarl.algorithms.shared.contexts import ContextIn, Contexts
 from metarl.algorithms.shared.feeding import fed
@@ -57,6 +58,9 @@ class CAVIA:
     """The network that all tasks share."""
     advantages: Advantages = Advantages()
     """How advantages are estimated, for control."""
+    normalise_observations: bool = False
+    """For control: read observations minus their running mean, divided by their running standard deviation. Leave it
+    off for one-hot observations, such as those of Discrete spaces."""
 
     def __post_init__(self) -> None:
         for name, known in {"context_in": ContextIn, "surrogate": Surrogate}.items():
@@ -85,7 +89,8 @@ class CAVIA:
         batch_norm = network.model.batch_norm
         estimate = self.advantages.of_episodes
         learner = Learner(spec, self.steps, *functions, estimate=estimate, batch_norm=batch_norm)
-        return fed(learner, honours_masks=True)
+        learner = fed(learner, honours_masks=True)
+        return normalise_observations(learner) if self.normalise_observations else learner
 
 
 @dataclass(frozen=True)

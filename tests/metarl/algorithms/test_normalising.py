@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metarl import open_run, resume, runs, train
 from metarl.algorithms import MAML, RL2, SNAIL, MultiTask, Reptile, gradient_learner, normalise_observations
+from metarl.algorithms.gradient.bmaml import BMAML
+from metarl.algorithms.gradient.cavia import CAVIA
 from metarl.algorithms.normalising import COUNT, MEAN, SQUARES
 from metarl.networks import Network
 from metarl.outer import SGD, TRPO, Adam, ProMP
@@ -29,6 +31,8 @@ ALGORITHMS = [
     MultiTask(condition="concatenate", network=SMALL),
     MultiTask(optimiser="adam", network=SMALL),
     RL2(hidden=5),
+    CAVIA(context=3, steps=2, network=SMALL),
+    BMAML(particles=2, network=SMALL),
 ]
 SPEC = Spec((3,), 2, "continuous", 1)
 OFFSET, SPREAD = torch.tensor([5.0, -300.0, 0.0]), torch.tensor([0.01, 20.0, 3.0])
@@ -238,7 +242,7 @@ def test_a_learner_without_its_buffers_says_what_to_do() -> None:
         learner.begin(learner.init(torch.Generator()), torch.zeros(1, 1))
 
 
-@pytest.mark.parametrize("algorithm", [MAML(), Reptile(), MultiTask(), RL2()])
+@pytest.mark.parametrize("algorithm", [MAML(), Reptile(), MultiTask(), RL2(), CAVIA(), BMAML()])
 def test_labelled_examples_have_no_steps_to_count(algorithm: Any) -> None:
     with pytest.raises(ValueError, match=r"normalise_observations .*control"):
         normalising(algorithm).build(Spec((3,), 2, "classification"))
