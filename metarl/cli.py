@@ -193,7 +193,9 @@ def _list(arguments: list[str]) -> Execute:
 
 
 def _recipes() -> str:
-    lines = [f"  {recipe.name:<44}  {recipe.reached}" for recipe in plugins.recipes()]
+    found = plugins.recipes()
+    width = max((len(recipe.name) for recipe in found), default=0)
+    lines = [f"  {recipe.name:<{width}}  {recipe.reached}" for recipe in found]
     return "\n".join(["recipes:", *(lines or ["  none installed"])])
 
 

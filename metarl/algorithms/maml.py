@@ -69,10 +69,11 @@ class MAML:
     paper's; its second derivatives are wrong, which makes training less stable, see docs/results.md)."""
     exploration_term: float = 0.0
     """Weight of E-MAML's term, for control: actions before adaptation are credited with the returns after it (1: the
-    paper's). 0 leaves it out. With log_likelihood, both together are the gradient of the mean return after adaptation
-    to as many episodes as are drawn. The second derivatives of dice hold the same credit already, to first order in the
-    step size, and those of likelihood_ratio a part of it: with these, the term adds to it. The outer update is then
-    adam, unless one is chosen; trpo and promp know nothing of such terms and refuse them."""
+    paper's, as far as the units of normalised advantages agree). 0 leaves it out. With log_likelihood, both together
+    are the gradient of the mean return after adaptation to as many episodes as are drawn. The second derivatives of
+    dice hold the same credit already, to first order in the step size, and those of likelihood_ratio a part of it: with
+    these, the term adds to it. The outer update is then adam, unless one is chosen; trpo and promp know nothing of such
+    terms and refuse them."""
     network: NetworkOptions = Network()
     """The network that adapts."""
     advantages: Advantages = Advantages()

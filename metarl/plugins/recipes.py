@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.plugins.registry import PluginError, offering, shipped
+from metarl.plugins.registry import PluginError, installed, offering, shipped
 
 DEFAULT, NONE = "default", "none"
 """The variant that is used by default, and the name for "no recipe"."""
@@ -26,7 +26,8 @@ class Recipe(NamedTuple):
     file: Path
     """The file that it was read from."""
     reached: str
-    """The scores that it reached, or a note that it was not yet trained to the end."""
+    """The scores that it reached, or a note that it was not yet trained to the end. A note comes before them if its
+    algorithm is not installed."""
     options: Mapping[str, Mapping[str, Any]]
     """Options of each part by field. ``outer`` also has the outer update's ``name``."""
 
@@ -39,7 +40,8 @@ def recipes() -> list[Recipe]:
     """Return the recipes of all installed packages, sorted by name. Raises PluginError for an invalid file."""
     packages = offering("tasks") | offering("algorithms")
     unsorted = [recipe for package in packages for file in shipped(package, "recipes/*.toml") for recipe in _read(file)]
-    return sorted(unsorted, key=lambda recipe: recipe.name)
+    known = {plugin.name for plugin in installed("algorithms")}
+    return sorted((_noted(recipe, known) for recipe in unsorted), key=lambda recipe: recipe.name)
 
 
 def find_recipe(algorithm: str, tasks: str, variant: str | None = None) -> Recipe | None:
@@ -64,6 +66,14 @@ def recipe_hash(name: str) -> str:
     if found is None:
         raise PluginError(f"no recipe is called {name!r}; `metarl list recipes` shows all names")
     return hashlib.sha256(found.file.read_bytes()).hexdigest()
+
+
+def _noted(recipe: Recipe, known: set[str]) -> Recipe:
+    """Return the recipe, with a note if no installed algorithm has its name: another package may bring it."""
+    algorithm = recipe.name.partition("/")[0]
+    if algorithm in known or ":" in algorithm:
+        return recipe
+    return recipe._replace(reached=f"no algorithm {algorithm!r} is installed; {recipe.reached}")
 
 
 def _read(file: Path) -> Iterator[Recipe]:
@@ -92,4 +102,7 @@ def _problem(recipe: Any) -> str:
         return f"has {', '.join(strange)}: expected reached and some of {', '.join(PARTS)}"
     if flat := [part for part in PARTS if not isinstance(recipe.get(part, {}), dict)]:
         return f"has no table of options under {flat[0]}"
+    name = recipe.get("outer", {}).get("name", "")
+    if not isinstance(name, str):
+        return f"has outer.name = {name!r}: expected the name of an outer update, such as 'trpo'"
     return ""

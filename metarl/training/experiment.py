@@ -20,7 +20,7 @@ from metarl.speed import ranks, usual_modes
 from metarl.trained import Trained
 from metarl.training.loop import Run
 from metarl.training.progress import Callback
-from metarl.training.settings import Settings, default_settings
+from metarl.training.settings import SCHEDULED, Settings, default_settings, scheduled
 from metarl.types import Algorithm, ChecksSplits, Family, Outer, Params
 
 References = tuple[str | None, str | None, str | None]
@@ -157,11 +157,7 @@ class Experiment:
             **origins.recorded_data(self.tasks),
             **origins.recorded_units(self.tasks),
             **self.definitions(parts),
-            **(
-                {}
-                if self.recipe is None
-                else {"recipe": self.recipe, "recipe_sha256": plugins.recipe_hash(self.recipe)}
-            ),
+            **self._recipe(),
         }
 
     def _recipe(self) -> dict[str, str]:
@@ -243,6 +239,8 @@ def recipe(
     if chosen is not None:
         settings = with_options(settings, chosen.options["settings"], f"{chosen}: settings")
     update, name = _outer(chosen, outer, default_outer(method, family.spec))
+    if chosen is not None and outer is None:
+        _check_schedules(chosen, settings, (method, family, update))
     return Experiment(method, family, update, settings, chosen.name if chosen else None, (algorithm, tasks, name))
 
 
@@ -253,8 +251,19 @@ def _outer(chosen: Recipe | None, requested: str | None, default: Outer) -> tupl
     name = options.pop("name", own)
     if requested is not None and requested != name:
         return source("outers", requested).target, requested
-    update = default if name == own else source("outers", name).target
+    try:
+        update = default if name == own else source("outers", name).target
+    except PluginError as error:
+        raise PluginError(f"{chosen}: outer: {error}") from error
     return with_options(update, options, f"{chosen}: outer"), name
+
+
+def _check_schedules(chosen: Recipe, settings: Settings, parts: Sequence[Any]) -> None:
+    """Raise PluginError for a recipe's schedule of a field that its algorithm, tasks and outer update do not have."""
+    try:
+        scheduled(settings, dict(zip(SCHEDULED, parts, strict=True)), 0.0)
+    except ValueError as error:
+        raise PluginError(f"{chosen}: settings: {error}") from error
 
 
 def with_architecture(experiment: Experiment, architecture: str | None) -> Experiment:
@@ -277,7 +286,8 @@ def with_options(target: Any, options: Mapping[str, Any], where: str) -> Any:
     """
     if not options:
         return target
-    fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target) if field.init}
+    own = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    fields = {field.name: getattr(target, field.name) for field in own if field.init}
     hints, changes = get_type_hints(type(target)), {}
     for name, value in options.items():
         if name not in fields:
