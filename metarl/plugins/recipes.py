@@ -38,8 +38,7 @@ class Recipe(NamedTuple):
 
 def recipes() -> list[Recipe]:
     """Return the recipes of all installed packages, sorted by name. Raises PluginError for an invalid file."""
-    packages = offering("tasks") | offering("algorithms")
-    unsorted = [recipe for package in packages for file in shipped(package, "recipes/*.toml") for recipe in _read(file)]
+    unsorted = [recipe for file in _files() for recipe in _read(file)]
     known = {plugin.name for plugin in installed("algorithms")}
     return sorted((_noted(recipe, known) for recipe in unsorted), key=lambda recipe: recipe.name)
 
@@ -48,11 +47,12 @@ def find_recipe(algorithm: str, tasks: str, variant: str | None = None) -> Recip
     """Return the recipe for an algorithm and tasks; None for the variant ``none``, or if there is no default recipe.
 
     Raises:
-        PluginError: the variant does not exist (the message lists those that do), or a file is invalid.
+        PluginError: the variant does not exist (the message lists those that do), or a file for these tasks is invalid.
     """
     if variant == NONE:
         return None
-    known = {recipe.name: recipe for recipe in recipes() if recipe.name.startswith(f"{algorithm}/{tasks}/")}
+    own = [recipe for file in _files() if file.stem == tasks for recipe in _read(file)]  # no fault of others stops it
+    known = {recipe.name: recipe for recipe in own if recipe.name.startswith(f"{algorithm}/{tasks}/")}
     recipe = known.get(f"{algorithm}/{tasks}/{variant or DEFAULT}")
     if recipe is None and variant is not None:
         names = ", ".join([*(name.rpartition("/")[2] for name in known), NONE])
@@ -66,6 +66,11 @@ def recipe_hash(name: str) -> str:
     if found is None:
         raise PluginError(f"no recipe is called {name!r}; `metarl list recipes` shows all names")
     return hashlib.sha256(found.file.read_bytes()).hexdigest()
+
+
+def _files() -> Iterator[Path]:
+    for package in offering("tasks") | offering("algorithms"):
+        yield from shipped(package, "recipes/*.toml")
 
 
 def _noted(recipe: Recipe, known: set[str]) -> Recipe:

@@ -87,6 +87,7 @@ def test_a_file_that_is_none_is_named_with_its_fault(
     assert str(file) in str(caught.value)
     assert main(["list", "recipes"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert find_recipe("maml", "point-navigation") is not None  # that family's file has no fault
 
 
 def test_an_algorithm_that_is_not_installed_is_listed_as_such(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
