@@ -4,7 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,6 +172,28 @@ def test_kept_tensors_count_once_for_each_storage() -> None:
     assert (imaml.Kept.now, imaml.Kept.most) == (0, 52)
 
 
+def kept(name: str) -> Any:
+    """Return what an experiment wrote when its tables were put into the documentation."""
+    return json.loads((FOLDER / "found" / f"{name}.json").read_text("utf-8"))
+
+
+def test_the_page_on_learners_shows_what_was_found() -> None:
+    page = (FOLDER.parent / "learners.md").read_text("utf-8")
+    assert loaded("leap").table(kept("leap")) in page
+    for table in loaded("imaml").tables(kept("imaml")):
+        assert table in page
+    uncertainty, found = loaded("uncertainty"), kept("uncertainty")
+    assert uncertainty.active_table(found["active"]) in page
+    assert uncertainty.calibration_table(found["calibration"]) in page
+
+
+@pytest.mark.parametrize("name", ["leap", "imaml", "uncertainty"])
+def test_what_was_found_has_the_options_of_the_command(name: str) -> None:
+    usual = asdict(loaded(name).Options())
+    told = kept(name)["options"]
+    assert told == json.loads(json.dumps(usual, default=str))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_sb3_finetuning_goes_on_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +239,9 @@ def test_uncertainty_asks_for_points_and_draws(tmp_path: Path) -> None:
     record = json.loads((options.out / "uncertainty.json").read_text())
     active = record["active"]
     assert {len(errors) for errors in active.values()} == {3}  # before, and after each of two rounds
-    for label, differ in (("BMAML", "particles"), ("MAML ensemble", "members")):
-        asking, at_random = active[f"{label}, where {differ} differ most"], active[f"{label}, random points"]
-        assert asking[0] == at_random[0] and asking[1:] != at_random[1:]  # both know the same two points at first
+    asking, at_random = active["BMAML, where particles differ most"], active["BMAML, random points"]
+    assert asking[0] == at_random[0] and asking[1:] != at_random[1:]  # both know the same two points at first
+    assert len(record["ensemble, where members differ most"]["median"]) == 3
     less = active["BMAML less the ensemble, random points"][0]["mean"]
     means = [active[f"{label}, random points"][0]["mean"] for label in ("BMAML", "MAML ensemble")]
     assert less == pytest.approx(means[0] - means[1])

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -241,7 +240,7 @@ def row_size(ways: int, size: int) -> int:
 
 def bounds_of(count: Count) -> tuple[int, int]:
     """Return the lowest and the highest of a number, which may be a range."""
-    return (int(count), int(count)) if isinstance(count, Integral) else (count[0], count[1])
+    return (count[0], count[1]) if isinstance(count, tuple) else (int(count), int(count))
 
 
 def subsets(counts: Tensor, numbers: Tensor, sizes: Tensor | None = None) -> Tensor:

@@ -32,6 +32,7 @@ from metarl.fewshot import (
 from metarl.files import expanded
 from metarl.types import Batch, InputScale, Spec, Split
 from metarl_plugins import caching, decoding, one_shot, trees
+from metarl_plugins.alphabets import Alphabets
 from metarl_plugins.images import read_images
 
 CharacterSplit = Literal["random", "vinyals", "background"]
@@ -73,8 +74,8 @@ class Drawings(NamedTuple):
 class Omniglot:
     """Omniglot: tell N handwritten characters apart by K drawings of each (28 x 28, ink 1, paper 0).
 
-    Task parameters: ``classes`` ``[task, way]``, characters numbered by the order of their names, and with rotations
-    ``quarter_turns`` ``[task, way]``. Nothing describes a task.
+    Task parameters: ``classes`` ``[task, way]``, characters numbered by the order of their names, with rotations
+    ``quarter_turns`` ``[task, way]``, and with alphabets ``alphabet`` ``[task]``. Nothing describes a task.
     """
 
     root: Path | None = None
@@ -101,7 +102,11 @@ class Omniglot:
     1028, 172 and 423, by alphabets; background: Lake's own, images_evaluation (659) for test, and of images_background
     the published validation's alphabets (172) for validation and the others (792) for training."""
     split_seed: int = 0
-    """Decides the random split."""
+    """Decides the random split, and what is chosen of alphabets."""
+    alphabets: bool = False
+    """An alphabet is a task, in all splits, as in Leap's paper (20 ways, 15 shots, 5 queries): always the same of its
+    characters, numbered alike, with the drawings of the same people held out. Smaller alphabets are left out; with 20
+    ways, 21 remain for training, 5 for validation and 20 for test. Needs split background."""
     test_episodes: TestEpisodes = "sampled"
     """Episodes at test. sampled: any characters, drawn by anybody. lake: the 20 published one-shot runs of Lake et al.,
     20 characters of one alphabet, drawn once by one person and to be told apart in the drawings of another; from
@@ -116,8 +121,18 @@ class Omniglot:
             raise ValueError(
                 f"test_episodes={self.test_episodes!r}: expected one of {', '.join(get_args(TestEpisodes))}"
             )
+        if self.alphabets:
+            self._check_alphabets()
         if self.test_episodes != "sampled":
             self._check_one_shot()
+
+    def _check_alphabets(self) -> None:
+        if self.split != "background":
+            raise ValueError(
+                f"alphabets with split={self.split!r}: some of them would be in two splits; use background"
+            )
+        if is_ragged(**{name: getattr(self, name) for name in EPISODE}):
+            raise ValueError("alphabets with a range of ways, shots or queries: a task is always the same; use numbers")
 
     def _check_one_shot(self) -> None:
         asked = f"test_episodes={self.test_episodes!r}"
@@ -139,10 +154,13 @@ class Omniglot:
         """Sample tasks.
 
         Raises ValueError for fewer than one task, for a data set that is missing or incomplete, and for more ways or
-        drawings than it has; also for more than 20 of Lake's runs, and if those are missing.
+        drawings than it has; also for more than 20 of Lake's runs, and if those are missing, and for more alphabets
+        than validation and test have.
         """
         if split == "test" and self.test_episodes != "sampled":
             return self._one_shot(num_tasks, generator)
+        if self.alphabets:
+            return self._alphabets.sample(num_tasks, split, generator)
         return self._family.sample(num_tasks, split, generator)
 
     @property
@@ -161,6 +179,8 @@ class Omniglot:
         """Raise ValueError for a split that has classes, but cannot fill an episode."""
         if split == "test" and self.test_episodes != "sampled":
             self._one_shot(1, Generator())
+        elif self.alphabets:
+            self._alphabets.check_split(split)
         else:
             self._family.check_split(split)
 
@@ -180,6 +200,10 @@ class Omniglot:
     def picture(self, tasks: EpisodeTasks, queries: Sequence[Batch], path: Path) -> Path:
         """Draw support and query drawings of the first tasks of an evaluation; return the path."""
         return picture(tasks, queries, path)
+
+    @cached_property
+    def _alphabets(self) -> Alphabets:
+        return Alphabets(self._family, DRAWINGS, self.split_seed)
 
     @cached_property
     def _family(self) -> NWayKShot:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from metarl.fewshot import EpisodeTasks
 from metarl.seeding import uniform
-from metarl_plugins import decoding
+from metarl_plugins import alphabets, decoding
 
 RUNS, WAYS = 20, 20
 LABELS = "class_labels.txt"
@@ -40,10 +40,7 @@ def dealt(
         number: How many tasks.
         generator: Of random numbers.
     """
-    alphabets: dict[str, list[int]] = {}
-    for character in chosen:
-        alphabets.setdefault(characters[character].partition("/")[0], []).append(character)
-    large = [members for _, members in sorted(alphabets.items()) if len(members) >= WAYS]
+    large = list(alphabets.large(characters, chosen, WAYS).values())
     most = max(map(len, large), default=0)
     if most == 0:
         raise ValueError(f"no alphabet among the characters for evaluation has {WAYS} characters")

@@ -100,7 +100,7 @@ def test_training_may_have_sizes_of_its_own() -> None:
 
 
 def test_what_a_split_cannot_fill_is_told() -> None:
-    with pytest.raises(ValueError, match=r"the test split has 2 alphabets of 4 characters, .* ask for 2 tasks or fewer"):
+    with pytest.raises(ValueError, match=r"test split has 2 alphabets of 4 characters, .* ask for 2 tasks or fewer"):
         family().sample(3, "test", generator())
     with pytest.raises(ValueError, match="no alphabet of the validation split has 6 characters; ask for fewer ways"):
         family(ways=6).check_split("validation")
