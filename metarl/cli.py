@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from metarl import plugins, safety
@@ -193,17 +193,19 @@ def _list(arguments: list[str]) -> Execute:
 
 
 def _recipes() -> str:
-    found = plugins.recipes()
-    width = max((len(recipe.name) for recipe in found), default=0)
-    lines = [f"  {recipe.name:<{width}}  {recipe.reached}" for recipe in found]
-    return "\n".join(["recipes:", *(lines or ["  none installed"])])
+    return _named("recipes:", [(recipe.name, recipe.reached) for recipe in plugins.recipes()])
 
 
 def _pretrained() -> str:
-    found = plugins.pretrained()
-    width = max((len(run.name) for run in found), default=0)
-    lines = [f"  {run.name:<{width}}  {run.trained}: {run.reached}  [{run.package}]" for run in found]
-    return "\n".join(["pretrained (metarl evaluate pretrained:NAME):", *(lines or ["  none installed"])])
+    found = [(run.name, f"{run.trained}: {run.reached}  [{run.package}]") for run in plugins.pretrained()]
+    return _named("pretrained (metarl evaluate pretrained:NAME):", found)
+
+
+def _named(head: str, told: Sequence[tuple[str, str]]) -> str:
+    """Return a head, and a line for each name with what is told of it."""
+    width = max((len(name) for name, _ in told), default=0)
+    lines = [f"  {name:<{width}}  {text}" for name, text in told]
+    return "\n".join([head, *(lines or ["  none installed"])])
 
 
 def _tables(groups: list[plugins.Group]) -> str:

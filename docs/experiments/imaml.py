@@ -9,8 +9,7 @@ float64. The error is the norm of the difference from the meta-gradient after a 
 that. It prints both tables and writes imaml.json. Nothing is trained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +25,7 @@ from metarl.files import write_json
 from metarl.networks.options import Network
 from metarl.numerics import flatten
 from metarl.seeding import stream
+from metarl.testing.batches import default_dtype
 from metarl.types import Examples, Experience, Learner, Params, Role, Spec
 from metarl_plugins.sinusoid import Sinusoid
 
@@ -131,7 +131,7 @@ def gradient_errors(options: Options) -> dict[str, Any]:
     Beside them is what the long solve leaves of its two problems, in the worst task: the norm of the inner problem's
     gradient, and the residual of the conjugate gradients.
     """
-    with double_precision():
+    with default_dtype(torch.float64):
         exact, left = solved(*options.long, options)
         errors = {
             str(solver): [
@@ -170,17 +170,6 @@ def meta_gradient(learner: Learner, params: Params, found: Experience) -> tuple[
     leaves = {name: value.requires_grad_() for name, value in params.items()}
     losses, metrics = learner.meta_loss(leaves, found)
     return dict(zip(leaves, torch.autograd.grad(losses.mean(), list(leaves.values())), strict=True)), metrics
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Make new tensors float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def table(corner: str, columns: Sequence[int], rows: dict[str, list[str]]) -> str:

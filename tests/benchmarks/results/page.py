@@ -161,8 +161,7 @@ def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
     row, bar = line.row, "; ".join(_bars(line))
     if line.found:
         scores = [_interval(name, line.scores.get(name)) for name in columns]
-        over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
-        yield [row.title, ", ".join(map(str, line.found)), _trained(line), *scores, over, bar]
+        yield [row.title, ", ".join(map(str, line.found)), _trained(line), *scores, _over(line), bar]
         if len(line.found) > 1:
             for seed, one in line.found.items():
                 own = [_interval(name, one["evaluation"]["metrics"].get(name)) for name in columns]
@@ -181,6 +180,11 @@ def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
         ]
 
 
+def _over(line: Line) -> str:
+    """Return what the intervals of a row are over."""
+    return "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
+
+
 def _at_equal_data(group: Sequence[Line]) -> Iterator[list[str]]:
     """Yield returns with equal numbers of environment steps, where some learners' first steps take twice as many."""
     records = [(line, next(iter(line.found.values()))["evaluation"]) for line in group if line.found]
@@ -188,9 +192,8 @@ def _at_equal_data(group: Sequence[Line]) -> Iterator[list[str]]:
     first = {record["environment_steps"][1] for _, record in counted if record["environment_steps"][1]}
     for line, record in counted if first and max(first) > 2 * min(first) else ():
         step, used, _ = comparison.at_environment_steps(record, "return", max(first))
-        over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
         name = f"return/step_{step}"
-        yield [line.row.title, str(step), f"{used:,.0f}", _interval(name, line.scores[name]), over]
+        yield [line.row.title, str(step), f"{used:,.0f}", _interval(name, line.scores[name]), _over(line)]
 
 
 def _references(group: Sequence[Line], columns: Sequence[str]) -> Iterator[list[str]]:
@@ -258,7 +261,6 @@ def _gaps(line: Line, by_name: Mapping[str, Line]) -> Iterator[list[str]]:
     )
     shared = {name: own[name] for name in own if name in given}
     among = next(iter(line.found.values()))["evaluation"].get("strata")
-    over = "tasks" if len(line.found) == 1 else f"{len(line.found)} seeds, tasks"
     for name, share in comparison.gap_closed(shared, knowing, given, among).items():
         if name not in (line.row.gap or _columns([line])):
             continue
@@ -271,7 +273,7 @@ def _gaps(line: Line, by_name: Mapping[str, Line]) -> Iterator[list[str]]:
         if bar:
             bar += ": reached" if share["mean"] >= line.row.gap[name] else ": **missed**"
         ends = [share[key] for key in ("low", "high")]
-        between = "none" if None in ends else f"[{ends[0]:.1%}, {ends[1]:.1%}], over {over}"
+        between = "none" if None in ends else f"[{ends[0]:.1%}, {ends[1]:.1%}], over {_over(line)}"
         yield [line.row.title, _place(name), f"{share['mean']:.1%}", between, bar]
 
 

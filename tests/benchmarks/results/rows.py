@@ -89,23 +89,21 @@ def jobs(found: list[Row]) -> list[Job]:
 
 def _read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file. A row ``of`` another one takes that one's training, and is among its ``also``."""
-    tables = [(f"row {number}", dict(options)) for number, options in enumerate(_table(path).get("row", []), start=1)]
+    tables = [(f"row {number}", options) for number, options in enumerate(_table(path).get("row", []), start=1)]
     trained = {options["name"]: options for _, options in tables if "of" not in options and "name" in options}
-    again: dict[str, list[Row]] = {}
+    found = []
     for where, options in tables:
         if "of" not in options:
+            found.append(_row(path, where, options))
             continue
         if strange := sorted({"train", "seeds", "also", "ships"} & set(options)):
             raise ValueError(f"{path}: {where} has {', '.join(strange)}, which a row of another one takes from there")
         if options["of"] not in trained:
             raise ValueError(f"{path}: {where} is of {options['of']!r}, which is no row with a training")
-        options |= {name: trained[options["of"]][name] for name in ("train", "seeds") if name in trained[options["of"]]}
-        again.setdefault(options["of"], []).append(_row(path, where, options | {"parameters": False}))
-    for where, options in tables:
-        if "of" in options:
-            yield next(row for row in again[options["of"]] if row.name == options["name"])
-        else:
-            yield replace(_row(path, where, options), also=tuple(again.get(options.get("name"), ())))
+        taken = {name: trained[options["of"]][name] for name in ("train", "seeds") if name in trained[options["of"]]}
+        found.append(_row(path, where, options | taken | {"parameters": False}))
+    for row in found:
+        yield replace(row, also=tuple(each for each in found if each.of == row.name))
 
 
 def _read_study(path: Path) -> Iterator[Row]:

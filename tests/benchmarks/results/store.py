@@ -255,10 +255,9 @@ def _check_progress(folder: Path, progress: list[dict[str, float]], collected: M
         )
 
 
-def finished(job: Job, home: Path = KEPT) -> bool:
-    """Return whether the store has a training to its end, as each of its rows scores it. Raises RunError."""
-    found = [read(each, home) for each in (job, *job.also)]
-    return all(one is not None and one["finished"] for one in found)
+def all_finished(jobs: Iterable[Job], home: Path = KEPT) -> bool:
+    """Return whether the store has all of these, trained to their ends. Raises RunError for a damaged folder."""
+    return all(found is not None and found["finished"] for found in (read(job, home) for job in jobs))
 
 
 def put_back(job: Job, folder: Path, home: Path = KEPT) -> bool:

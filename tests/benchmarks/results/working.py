@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rows import HERE, Job
-from store import KEPT, collect, finished, put_back, read, ship
+from store import KEPT, all_finished, collect, put_back, read, ship
 
 from metarl import runs
 from metarl.cli import DONE, main
@@ -31,9 +31,9 @@ class State(NamedTuple):
 
 def state(job: Job, work: Path = WORK, home: Path = KEPT) -> State:
     """Return how far a training is, from the store and from the folder where it is trained."""
-    if finished(job, home):
-        return State(True, "done")
     kept = read(job, home)
+    if kept is not None and kept["finished"] and all_finished(job.also, home):
+        return State(True, "done")
     stands, of = _standing(work / job.name)
     if of is None and kept is not None and kept["finished"]:
         return State(False, "scored, but not as other rows: to be trained anew")
