@@ -86,16 +86,26 @@ def loss(kind: Kind, outputs: Tensor, examples: Examples) -> Tensor:
 def targeted_loss(spec: Spec, descriptors: Tensor, outputs: Tensor, examples: Examples) -> Tensor:
     """Return the mean loss of each task ``[task]`` by what its targets are, of ``Spec.targets``.
 
-    It is nan, and so is its gradient, for a task whose descriptor is not finite, whose classes or labels are not from 0
-    to 1, or whose classes do not sum to 1 in each item.
+    It is nan, and so is its gradient, for a task whose descriptor is not one-hot, whose classes or labels are not from
+    0 to 1, or whose classes do not sum to 1 in each item.
     """
     sizes = [one.size for one in spec.targets]
     parts = zip(spec.targets, torch.split(outputs, sizes, -1), torch.split(examples.targets, sizes, -1), strict=True)
     found = [_part_loss(kind, own, replace(examples, targets=wanted)) for (kind, _), own, wanted in parts]
-    which = descriptors.argmax(-1, keepdim=True)
+    which, told = told_apart(descriptors)
     # [task, part]: what a task's targets hold in the parts of others does not count.
-    losses, right = (torch.stack(values, dim=1).gather(1, which).squeeze(1) for values in zip(*found, strict=True))
-    return _where(right & descriptors.isfinite().all(-1), losses)
+    own = which.unsqueeze(1)
+    losses, right = (torch.stack(values, dim=1).gather(1, own).squeeze(1) for values in zip(*found, strict=True))
+    return _where(right & told, losses)
+
+
+def told_apart(descriptors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the 1 of each one-hot descriptor is, ``[task]``, and whether the descriptor is one-hot, ``[task]``.
+
+    Of others, such as the amplitude and the phase of a wave, no largest number says which kind of task is meant.
+    """
+    ones = descriptors == 1
+    return descriptors.argmax(-1), (ones | (descriptors == 0)).all(-1) & (ones.sum(-1) == 1)
 
 
 def label_loss(outputs: Tensor, examples: Examples) -> Tensor:

@@ -83,9 +83,9 @@ class Spec:
     """Whether tasks may differ in their number of examples: then batches have a mask, which the learner must honour."""
     targets: tuple[Targets, ...] = ()
     """Where tasks differ in what their targets are, and so in their loss, in a spec of regression: one for each number
-    of the descriptor, the place of whose largest number tells which a task has. Each has outputs of its own, one after
-    another, which sum to ``output_size``; targets ``[task, item, output_size]`` are 0 in those of others. Empty: they
-    are as ``kind`` says."""
+    of the descriptor, which is one-hot and tells which a task has. Each has outputs of its own, one after another,
+    which sum to ``output_size``; targets ``[task, item, output_size]`` are 0 in those of others. Empty: they are as
+    ``kind`` says."""
     policy: str | None = None
     """The name of the policies' distribution. Families leave it None, algorithms may choose another one."""
 

@@ -134,7 +134,11 @@ def prepared(case: Case) -> tuple[Learner, Params, Experience]:
     """Made in float64, whatever it is computed in."""
     with dtype(torch.float64):
         learner = case.algorithm.build(case.spec)
-        return learner, *data(learner, case.seed)
+        params, experience = data(learner, case.seed)
+        if getattr(case.algorithm, "weighting", "equal") != "equal":  # which reads one-hot descriptors
+            kinds = torch.arange(len(experience.descriptors)) % case.spec.descriptor_size
+            experience = replace(experience, descriptors=torch.eye(case.spec.descriptor_size)[kinds])
+        return learner, params, experience
 
 
 @cache

@@ -95,8 +95,8 @@ CASES = [
     Case(Reptile(network=MLP), Sinusoid(), SGD(), 1),
     Case(MultiTask(network=MLP, condition="add"), Sinusoid(), Adam(), 1),
     *(
-        Case(MultiTask(network=MLP, weighting=how), Sinusoid(), Adam(), 1)
-        for how in ("uncertainty", "pcgrad", "gradnorm")
+        Case(MultiTask(network=MLP, weighting=how), Sinusoid(amplitude=(1.0, 1.0), phase=(0.0, 0.0)), Adam(), 1)
+        for how in ("uncertainty", "pcgrad", "gradnorm")  # which read one-hot descriptors: (1, 0)
     ),
     Case(MAML(network=MLP), TABLE, Adam(), 1),
     Case(MAML(network=CONV), IMAGES, Adam(), 1),

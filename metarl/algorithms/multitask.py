@@ -57,7 +57,7 @@ class MultiTask:
     each task's gradient without what contradicts another's in the meta-batch, or in a group of --outer.chunks (Yu et
     al., arXiv 2001.06782). gradnorm: with weights that are learned so that the tasks' gradients have equal norms, or
     larger ones where a task learns slowly (Chen et al., arXiv 1711.02257). fixed, uncertainty and gradnorm tell tasks
-    apart by the place of the descriptor's largest number."""
+    apart by one-hot descriptors: losses of tasks that have others are nan, and training says so."""
     task_weights: tuple[float, ...] = ()
     """Weights of the tasks, for fixed: one for each number of the descriptor."""
     restoring_force: float = 1.5

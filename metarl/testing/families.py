@@ -125,6 +125,8 @@ def _descriptors(subject: Subject) -> Found:
     if not subject.spec.descriptor_size:
         return
     descriptors = [tuple(row) for row in tasks.descriptors.tolist()]
+    if subject.spec.targets and not all(sorted(row) == [0.0] * (len(row) - 1) + [1.0] for row in descriptors):
+        yield Fault("a descriptor tells by a 1 among zeros which of Spec.targets a task has; some are not so", blamed)
     by_parameters = dict(zip(rows(tasks), descriptors, strict=True))
     if any(by_parameters[row] != descriptor for row, descriptor in zip(rows(tasks), descriptors, strict=True)):
         yield Fault("tasks with the same parameters have different descriptors", blamed)

@@ -258,7 +258,8 @@ class Run:
             if not again.update.finite:
                 return (
                     "it is not with the initial parameters either: see that labels are from 0 to 1, classes sum to 1, "
-                    "and numbers are of a size of about 1; then try a smaller inner step size"
+                    "descriptors that tell kinds of tasks apart are one-hot, and numbers are of a size of about 1; "
+                    "then try a smaller inner step size"
                 )
         return "try a smaller step size"
 

@@ -1,6 +1,7 @@
 """How the losses of several tasks, learned by one network, are put together.
 
-Which of several tasks a row is, its descriptor tells: the place of its largest number, as of a one-hot vector.
+Which of several tasks a row is, its one-hot descriptor tells. The loss of a task with another descriptor is nan, and so
+is its gradient, which no update takes.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metarl.objectives import told_apart
 from metarl.speed import send
 from metarl.types import Params
 
@@ -16,8 +18,8 @@ Weighting = Literal["equal", "fixed", "uncertainty", "pcgrad", "gradnorm"]
 
 
 def fixed(losses: Tensor, descriptors: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Return losses ``[task]`` times the weight of each task."""
-    return losses * _each(weights, losses)[descriptors.argmax(-1)]
+    """Return losses ``[task]`` times the weight of each task; nan where the descriptor is not one-hot."""
+    return losses * _of_each(_each(weights, losses), descriptors)
 
 
 def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, squared: tuple[bool, ...]) -> Tensor:
@@ -29,12 +31,12 @@ def uncertain(losses: Tensor, descriptors: Tensor, log_variances: Tensor, square
 
     Args:
         losses: ``[task]``, means over items.
-        descriptors: ``[task, descriptor_size]``.
+        descriptors: ``[task, descriptor_size]``, one-hot; the loss of a task is nan where it is not.
         log_variances: ``[descriptor_size]``.
         squared: Whether the losses are squared errors, for each number of the descriptor.
     """
-    which = descriptors.argmax(-1)
-    own, shares = log_variances[which], _each([0.5 if one else 1.0 for one in squared], losses)[which]
+    own = _of_each(log_variances, descriptors)
+    shares = _of_each(_each([0.5 if one else 1.0 for one in squared], losses), descriptors)
     return losses * (-own).exp() * shares + 0.5 * own
 
 
@@ -47,7 +49,7 @@ def balanced(logits: Tensor, descriptors: Tensor, norms: Tensor, rates: Tensor, 
 
     Args:
         logits: ``[descriptor_size]``; weights are a softmax of them times their number.
-        descriptors: ``[task, descriptor_size]``.
+        descriptors: ``[task, descriptor_size]``, one-hot; the weight of a task is nan where it is not.
         norms: ``[task]``, of the gradients of the tasks' losses without weights.
         rates: ``[task]``, the losses as shares of the losses at the start (the paper's inverse training rates).
         force: How strongly slow tasks are favoured (the paper's alpha).
@@ -55,7 +57,7 @@ def balanced(logits: Tensor, descriptors: Tensor, norms: Tensor, rates: Tensor, 
     Returns:
         Weights ``[task]`` without a graph, and losses whose gradient is in ``logits`` only.
     """
-    weights = (logits.softmax(0) * len(logits))[descriptors.argmax(-1)]
+    weights = _of_each(logits.softmax(0) * len(logits), descriptors)
     found = weights * norms.detach()
     wanted = (found.mean() * (rates / rates.mean()) ** force).detach()
     return weights.detach(), (found - wanted).abs()
@@ -84,6 +86,12 @@ def following(losses: Tensor, params: Params, wanted: Tensor, found: Tensor) -> 
     """Return the same losses ``[task]`` with other gradients: ``wanted`` instead of ``found``, ``[task, number]``."""
     numbers = torch.cat([value.reshape(-1) for value in params.values()])
     return losses + (wanted - found) @ (numbers - numbers.detach())
+
+
+def _of_each(values: Tensor, descriptors: Tensor) -> Tensor:
+    """Return the value ``[task]`` at the 1 of each descriptor, of ``[descriptor_size]``; nan if that is not one-hot."""
+    which, told = told_apart(descriptors)
+    return values[which] * torch.where(told, 1.0, torch.nan)
 
 
 def _each(values: Sequence[float], like: Tensor) -> Tensor:

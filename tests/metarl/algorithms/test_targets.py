@@ -13,7 +13,7 @@ from metarl import objectives, plugins
 from metarl.algorithms.multitask import MultiTask
 from metarl.networks.options import Network
 from metarl.seeding import uniform
-from metarl.testing import check_algorithm, check_family
+from metarl.testing import ContractError, check_algorithm, check_family
 from metarl.types import Examples, Experience, Learner, Params, Spec, Targets, select
 
 float64 = pytest.mark.usefixtures("float64")
@@ -145,6 +145,15 @@ def test_targets_of_another_kind_stop_training(task: int, wrong: float) -> None:
     assert all(slope.isnan().any() for slope in slopes)
 
 
+@pytest.mark.parametrize("descriptor", [(0.0, 2.0, 0.0), (0.4, 0.6, 0.0), (0.0, 0.0, 0.0)], ids=str)
+def test_no_kind_is_guessed_for_a_task_whose_descriptor_is_not_one_hot(descriptor: tuple[float, ...]) -> None:
+    learner, params = made()
+    given = experience()
+    given.descriptors[1] = torch.tensor(descriptor)
+    losses, metrics = learner.meta_loss(params, given)
+    assert losses.isnan().tolist() == metrics["loss/step_0"].isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -211,6 +220,18 @@ class Mixed:
             raise ValueError(f"at least one task is needed, not {num_tasks}")
         which = (3 * uniform(generator, num_tasks, 1).squeeze(1)).long()
         return Drawn(functional.one_hot(which, 3).to(torch.get_default_dtype()))
+
+
+class Doubled(Mixed):
+    """Descriptors of 0 and 2."""
+
+    def sample(self, num_tasks: int, split: str, generator: torch.Generator) -> Drawn:
+        return Drawn(2 * super().sample(num_tasks, split, generator).descriptors)
+
+
+def test_a_check_finds_descriptors_that_are_not_one_hot() -> None:
+    with pytest.raises(ContractError, match="tells by a 1 among zeros which of"):
+        check_family(Doubled())
 
 
 def test_a_family_that_mixes_losses_is_learnt_and_scored_by_each() -> None:

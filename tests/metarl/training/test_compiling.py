@@ -34,6 +34,8 @@ from metarl_plugins.sinusoid import Sinusoid
 SMALL = Network(hidden=(8, 8))
 CONV4 = Network(architecture="conv4", filters=4)
 SINUSOID = Sinusoid(shots=3)
+ONE_KIND = Sinusoid(amplitude=(1.0, 1.0), phase=(0.0, 0.0), shots=3)
+"""Its descriptors are one-hot: (1, 0)."""
 MAML_PLUS = MAML(2, network=SMALL, learn_step_sizes=True, step_sizes="layer_step", multi_step_loss=0.9)
 
 
@@ -49,7 +51,7 @@ CASES = {
     "reptile": (Reptile(network=SMALL), SINUSOID, SGD()),
     "multi-task": (MultiTask(network=SMALL), SINUSOID, Adam()),
     "pcgrad": (MultiTask(network=SMALL, weighting="pcgrad"), SINUSOID, Adam()),
-    "gradnorm": (MultiTask(network=SMALL, weighting="gradnorm"), SINUSOID, Adam()),
+    "gradnorm": (MultiTask(network=SMALL, weighting="gradnorm"), ONE_KIND, Adam()),
     "pixels": (MAML(network=SMALL), classes(8, shots=2), Adam()),
     "conv4": (MAML(network=CONV4), classes(28, shots=2), Adam()),
     "protonet": (ProtoNet(), classes(8, shots=2), Adam()),

@@ -12,7 +12,9 @@ from metarl.algorithms.multitask import MultiTask
 from metarl.algorithms.shared import weighting
 from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
+from metarl.training import Settings, TrainingError, train
 from metarl.types import Examples, Experience, Spec, select
+from metarl_plugins.sinusoid import Sinusoid
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -115,6 +117,24 @@ def test_learned_variances_are_smallest_at_the_closed_form(spec, size):
     torch.testing.assert_close(same, metrics)
     at_one, _ = learner.meta_loss(params | {"weighting:log_variances": torch.zeros(3)}, given)
     torch.testing.assert_close(at_one, losses * size / 2)
+
+
+@pytest.mark.parametrize("descriptor", [(0.2, 0.7, 0.1), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.0)])
+@pytest.mark.parametrize("how", ["fixed", "uncertainty", "gradnorm"])
+def test_no_weight_is_guessed_for_a_task_whose_descriptor_is_not_one_hot(how, descriptor):
+    weights = (1.0, 2.0, 3.0) if how == "fixed" else ()
+    learner = MultiTask(network=SMALL, weighting=how, task_weights=weights).build(REGRESSION)
+    params, given = leaves(learner), experience(REGRESSION)
+    given.descriptors[1] = torch.tensor(descriptor)
+    losses, _ = learner.meta_loss(params, given)
+    assert losses.isnan()[1]
+    assert gradient(losses.sum(), params).isnan().any()
+
+
+def test_a_family_of_other_descriptors_is_told_why_nothing_is_learned():
+    weighed = MultiTask(network=SMALL, weighting="fixed", task_weights=(1.0, 2.0))
+    with pytest.raises(TrainingError, match="descriptors that tell kinds of tasks apart are one-hot"):
+        train(weighed, Sinusoid(), settings=Settings(iterations=20))
 
 
 @pytest.mark.parametrize("how", ["uncertainty", "pcgrad"])
