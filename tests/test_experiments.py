@@ -127,8 +127,10 @@ def test_leap_takes_the_better_outer_steps_and_draws(tmp_path: Path, monkeypatch
     leap.main(options)  # what is finished is taken as it is
     assert {path: path.read_bytes() for path in kept} == kept
     assert json.loads((options.out / "leap.json").read_text()) == record
-    with pytest.raises(ValueError, match=r"leap-leap-0.1-0 holds a run with other options; give another folder"):
-        leap.main(replace(options, iterations=3))
+    with pytest.raises(ValueError, match=r"leap-leap-0.1-0 was begun with algorithm.steps=2, and 3 is asked for now"):
+        leap.main(replace(options, steps=3))
+    with pytest.raises(SystemExit, match=r"leap-leap-0.1-0 stands at iteration 2: the same command goes on to more"):
+        leap.main(replace(options, iterations=1))
 
 
 @pytest.mark.usefixtures("five_alphabets")

@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from metarl import runs, training
+import metarl
+from metarl import runs
 from metarl.algorithms import Leap, MultiTask, Reptile
 from metarl.evaluation import evaluate, summary
 from metarl.files import write_json
@@ -157,20 +158,10 @@ def trained(name: str, algorithm: Any, outer: Any, options: Options) -> Params:
     tasks = family(options)
     if kind == "joint":  # a network is trained on the query drawings: 15 of each character, as those of the others
         tasks = replace(tasks, train_shots=HELD_OUT, queries=SHOTS)
-    if not (folder / runs.CONFIG).exists():
-        source = training.Source(algorithm, {Leap: "leap", Reptile: "reptile"}.get(type(algorithm), "multitask"))
-        run = training.start(source, training.Source(tasks, "omniglot"), outer, settings, folder)
-        run.train(run.first(), quiet=False)
-    run = training.load(folder)
-    if (run.algorithm, run.family, run.outer, run.settings) != (algorithm, tasks, outer, settings):
-        raise ValueError(f"{folder} holds a run with other options; give another folder with --runs")
-    path = folder / runs.CHECKPOINT
-    if not path.exists() or run.restore(path).iteration < options.iterations:
-        training.resume(folder, quiet=False)
-    reached = run.restore(path)
-    if reached.iteration < options.iterations:
-        raise SystemExit(f"stopped at iteration {reached.iteration} of {folder}: the same command goes on")
-    return reached.params
+    run = metarl.train(algorithm, tasks, outer, settings, folder, quiet=False, resume=True)
+    if run.iteration != options.iterations:
+        raise SystemExit(f"{folder} stands at iteration {run.iteration}: the same command goes on to more")
+    return run.params
 
 
 def errors(params: Params, split: Split, options: Options) -> Curves:

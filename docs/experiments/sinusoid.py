@@ -20,7 +20,8 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarl import runs, training
+import metarl
+from metarl import runs
 from metarl.algorithms.maml import MAML
 from metarl.algorithms.multitask import MultiTask
 from metarl.evaluation import comparison
@@ -30,7 +31,6 @@ from metarl.networks.options import Network
 from metarl.outer.gradient import Adam
 from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.seeding import stream
-from metarl.training import source
 from metarl.training.settings import Settings
 from metarl.types import Examples, Params, Split, Tasks
 from metarl_plugins.sinusoid import Sinusoid
@@ -41,7 +41,6 @@ ALGORITHMS = {
     "pretrained": MultiTask(network=NETWORK),
     "oracle": MultiTask(condition="concatenate", network=NETWORK),
 }
-NAMES = {"maml": "maml", "pretrained": "multitask", "oracle": "multitask"}
 LABELS = {"maml": "MAML", "pretrained": "pre-trained", "oracle": "oracle, not fine-tuned"}
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """Among which the pre-trained network's is chosen."""
@@ -103,18 +102,13 @@ def setting_name(shots: int, half: bool) -> str:
 
 
 def finished(name: str, seed: int, options: Options) -> Trained:
-    """Return a run, trained to its end if it was not."""
+    """Return a run, trained to its end if it was not. Raises ValueError for a folder with another one."""
     folder = options.runs / f"sinusoid-{name}-{seed}"
-    if not (folder / runs.CONFIG).exists():
-        settings = Settings(options.iterations, 25, seed, checkpoint_every=1000, log_every=100)
-        algorithm = training.Source(ALGORITHMS[name], NAMES[name])
-        run = training.start(algorithm, source("tasks", "sinusoid"), Adam(), settings, folder)
-        run.train(run.first(), quiet=False)
-    run = training.load(folder)
-    path = folder / runs.CHECKPOINT
-    if not path.exists() or run.restore(path).iteration < run.settings.iterations:
-        training.resume(folder, quiet=False)
-    return Trained(run.algorithm, run.restore(path).params)
+    settings = Settings(options.iterations, 25, seed, checkpoint_every=1000, log_every=100)
+    run = metarl.train(ALGORITHMS[name], "sinusoid", Adam(), settings, folder, quiet=False, resume=True)
+    if run.iteration != options.iterations:
+        raise SystemExit(f"{folder} stands at iteration {run.iteration}: the same command goes on to more")
+    return Trained(run.algorithm, run.params)
 
 
 def measured(trained: Mapping[tuple[str, int], Trained], family: Sinusoid, options: Options) -> dict[str, Any]:

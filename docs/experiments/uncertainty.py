@@ -22,7 +22,8 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metarl import runs, training
+import metarl
+from metarl import runs
 from metarl.algorithms import BMAML, MAML, particle_outputs
 from metarl.algorithms.gradient.bmaml import Particles
 from metarl.evaluation import sample_tasks, summary
@@ -133,21 +134,13 @@ def family(options: Options) -> Sinusoid:
 
 
 def finished(name: str, algorithm: Any, options: Options) -> Trained:
-    """Return a run, trained to its end if it was not."""
+    """Return a run, trained to its end if it was not. Raises ValueError for a folder with another one."""
     folder = options.runs / f"uncertainty-{name}-{options.seed}"
-    path = folder / runs.CHECKPOINT
-    if not (folder / runs.CONFIG).exists():
-        settings = Settings(options.iterations, 10, options.seed, checkpoint_every=500, log_every=50)
-        source = training.Source(algorithm, name.partition("-")[0])
-        run = training.start(source, training.Source(family(options), "sinusoid"), Adam(), settings, folder)
-        run.train(run.first(), quiet=False)
-    elif not path.exists() or training.load(folder).restore(path).iteration < options.iterations:
-        training.resume(folder, quiet=False)
-    run = training.load(folder)
-    reached = run.restore(path)
-    if reached.iteration < options.iterations:
-        raise SystemExit(f"stopped at iteration {reached.iteration} of {folder}: the same command goes on")
-    return Trained(run.learner, (reached.params,))
+    settings = Settings(options.iterations, 10, options.seed, checkpoint_every=500, log_every=50)
+    run = metarl.train(algorithm, family(options), Adam(), settings, folder, quiet=False, resume=True)
+    if run.iteration != options.iterations:
+        raise SystemExit(f"{folder} stands at iteration {run.iteration}: the same command goes on to more")
+    return Trained(run.learner, (run.params,))
 
 
 def summaries(errors: Errors) -> list[dict[str, float]]:

@@ -114,7 +114,7 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
         settings = dataclasses.replace(experiment.settings, seed=seed)
         of_seed = dataclasses.replace(experiment, settings=settings)
         if chosen.resume and (out / runs.CONFIG).exists():
-            _check_same(of_seed, out)
+            training.check_same(of_seed, out)
             return
         run = of_seed.start(out, start_from=_actor(chosen))
         if run.claim is not None:
@@ -126,20 +126,17 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
 
 def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     """Start a run, or with --resume go on with it where there is one, as where torchrun starts the ranks again."""
-    if chosen.resume and ((out / runs.CONFIG).exists() or runs.unfinished(out)):
-        if chosen.overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
-        if not runs.unfinished(out):
-            _check_same(experiment, out)
-        return _continued(experiment, out, chosen.quiet)
-    if ranks.restarts() and out.exists() and _is_of(experiment, out):
-        return _continued(experiment, out, chosen.quiet)
-    run = experiment.start(out, chosen.overwrite, _actor(chosen))
-    progress = run.first()
+    restarted = ranks.restarts() > 0 and out.exists() and _is_of(experiment, out)
+    resume, overwrite = chosen.resume or restarted, chosen.overwrite and not restarted
+    actor = None if resume and (out / runs.CONFIG).exists() else _actor(chosen)
+    try:
+        run, progress = training.begin(experiment, out, overwrite, actor, resume)
+    except runs.FinishedError:
+        return lambda: DONE if chosen.quiet else _say_done(out)
 
     def execute() -> int:
-        if not chosen.quiet and ranks.is_first() and (aside := runs.aside_note(out)):
-            print(f"{out} has no checkpoint yet{aside}, until there is one")
+        if not chosen.quiet and ranks.is_first():
+            _say_begun(out, progress.iteration)
         return finish(run.train(progress, chosen.quiet), out, chosen.quiet)
 
     return execute
@@ -153,35 +150,17 @@ def _actor(chosen: Any) -> Params | None:
     return sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
 
 
-def _continued(experiment: Experiment, out: Path, quiet: bool) -> Execute:
-    """Go on with a run, unless it is done."""
-    try:
-        run, progress = training.reopen(out, experiment.settings.iterations, experiment.settings.device)
-    except runs.FinishedError:
-        return lambda: DONE if quiet else _say_done(out)
-
-    def execute() -> int:
-        if not quiet and ranks.is_first() and ranks.restarts():
-            print(f"torchrun has started the ranks again: {out} goes on after iteration {progress.iteration}")
-        return finish(run.train(progress, quiet), out, quiet)
-
-    return execute
+def _say_begun(out: Path, iteration: int) -> None:
+    if ranks.restarts() and iteration > 0:
+        print(f"torchrun has started the ranks again: {out} goes on after iteration {iteration}")
+    elif iteration == 0 and (aside := runs.aside_note(out)):
+        print(f"{out} has no checkpoint yet{aside}, until there is one")
 
 
 def _say_done(out: Path) -> int:
     if ranks.is_first():
         print(f"{out} is done: nothing is left to do. Next: metarl evaluate {typed(out)}")
     return DONE
-
-
-def _check_same(experiment: Experiment, out: Path) -> None:
-    """Raise ValueError if a run was begun with other options."""
-    told = groups.difference(training.recorded(out).record(), experiment.record())
-    if told is not None:
-        raise ValueError(
-            f"{out} was begun with {told} is asked for now: give the command that began it, or choose another folder "
-            "with --out"
-        )
 
 
 def _is_of(asked: Experiment, out: Path) -> bool:

@@ -2,8 +2,8 @@
 
 This package stores plain data, tensors and frozen dataclasses, and does not know how they are made. Start reading in
 ``folder``. ``layout`` names the files, ``checkpoints`` and ``records`` write and read them, ``lock`` prevents a second
-writer, ``replacing`` sets aside a run that is being replaced, ``options`` converts frozen dataclasses to JSON and back,
-and ``logger`` writes the logs of training.
+writer, ``replacing`` sets aside a run that is being replaced, ``options`` converts frozen dataclasses to JSON and back
+and compares them, and ``logger`` writes the logs of training.
 """
 
 from metarl.runs.checkpoints import (
@@ -42,7 +42,7 @@ from metarl.runs.layout import (
     RunError,
 )
 from metarl.runs.lock import EVALUATION_LOCK, Claim, claim, holder
-from metarl.runs.options import describe, rebuild
+from metarl.runs.options import apart, describe, difference, rebuild
 from metarl.runs.records import read_record, write_record
 from metarl.runs.replacing import aside_note, put_back, settle, unfinished
 
@@ -63,6 +63,7 @@ __all__ = [
     "Claim",
     "FinishedError",
     "RunError",
+    "apart",
     "aside_note",
     "check_architecture",
     "check_state",
@@ -70,6 +71,7 @@ __all__ = [
     "claim",
     "create",
     "describe",
+    "difference",
     "holder",
     "load_checkpoint",
     "load_progress",

@@ -1,4 +1,4 @@
-"""Frozen dataclasses of options as JSON, and back: config.json's records of algorithms, families and outer updates."""
+"""Frozen dataclasses of options as JSON, and back: config.json's records, and what two of them differ in."""
 
 import dataclasses
 import json
@@ -8,10 +8,10 @@ import types
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from metarl import plugins
-from metarl.runs.layout import RunError
+from metarl.runs.layout import GROUPS, RunError
 
 _MAIN = "__main__:"
 _ALLOWED = "use numbers, text, paths, enums, and tuples and frozen dataclasses of them, with a type hint for each"
@@ -205,3 +205,56 @@ def _choice(hints: tuple[Any, ...], value: Any) -> Any:
 
 def _has_fields(kind: Any) -> bool:
     return isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"))
+
+
+OWN = ("seed", "iterations", "device")
+"""Settings that runs of a group may differ in: how far they are, and where they are trained."""
+
+
+class Difference(NamedTuple):
+    """An option in which two configurations differ, and its values."""
+
+    name: str
+    one: Any
+    other: Any
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+    """Return the first option in which two configurations differ, besides ``OWN``; None if there is none.
+
+    They are as in config.json. Nothing that they name is imported.
+    """
+    ours, theirs = (_flat(config) for config in (one, other))
+    for name in (*ours, *theirs):
+        if name not in OWN and ours.get(name) != theirs.get(name):
+            return Difference(name, ours.get(name), theirs.get(name))
+    return None
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options by the names of the command line."""
+    found: dict[str, Any] = {}
+    for part in GROUPS:
+        if record := config.get(part):
+            found |= {part: record["reference"], **_dotted(part, record["options"])}
+    return found | dict(config["settings"])
+
+
+def _dotted(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        dotted = f"{prefix}.{name}"
+        found |= _dotted(dotted, value) if isinstance(value, Mapping) else {dotted: value}
+    return found
+
+
+def difference(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """Tell what a run was begun with, and what is asked now; None if it can go on.
+
+    Both are configurations. The seed counts here; the number of iterations and the device may change.
+    """
+    found = apart(begun, asked)
+    seeds = begun["settings"].get("seed"), asked["settings"]["seed"]
+    if found is None and seeds[0] != seeds[1]:
+        found = Difference("seed", *seeds)
+    return None if found is None else f"{found.name}={found.one}, and {found.other}"

@@ -12,6 +12,8 @@ from metarl.training.progress import Callback, Iteration, Progress, TrainingErro
 from metarl.training.settings import Schedules, Settings, default_settings
 from metarl.training.start import (
     Saving,
+    begin,
+    check_same,
     load,
     open_run,
     opened,
@@ -34,7 +36,9 @@ __all__ = [
     "Settings",
     "Source",
     "TrainingError",
+    "begin",
     "callbacks",
+    "check_same",
     "default_settings",
     "gather",
     "load",

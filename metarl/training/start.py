@@ -24,7 +24,7 @@ from metarl.types import Algorithm, Family, Outer, Params, Split, holding, learn
 
 
 @usual_modes()
-def train(
+def train(  # noqa: PLR0913  # all but two have defaults, and are given by name
     algorithm: Algorithm | str,
     family: Family | str,
     outer: Outer | str | None = None,
@@ -34,6 +34,7 @@ def train(
     quiet: bool = True,
     start_from: Params | None = None,
     callbacks: Sequence[Callback] = (),
+    resume: bool = False,
 ) -> Trained:
     """Meta-train an algorithm on a family of tasks.
 
@@ -41,12 +42,64 @@ def train(
     by default the algorithm's own, else TRPO for control and Adam otherwise. With ``out``, everything goes into that
     run folder. Meta-parameters and buffers begin with those of ``start_from``, by name; the others as usual.
 
+    With ``resume``, the same call goes on with the run that it has started in ``out``, and opens one that is done. So a
+    script or a notebook can be run again. The number of iterations and the device may be others than at first. Rows are
+    those of the whole run.
+
     Raises:
-        ValueError: an option or a combination is wrong, or out holds a run already (RunError).
+        ValueError: an option or a combination is wrong, out holds a run already (RunError), or, with resume, a run that
+            was begun with other options.
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    return Experiment(algorithm, family, outer, settings).train(out, overwrite, quiet, start_from, callbacks)
+    experiment = Experiment(algorithm, family, outer, settings)
+    if not resume:
+        return experiment.train(out, overwrite, quiet, start_from, callbacks)
+    if out is None:
+        raise ValueError("resume=True goes on with the run of a folder: give out too")
+    try:
+        run, progress = begin(experiment, out, overwrite, start_from, resume)
+    except runs.FinishedError:
+        return open_run(out, device=experiment.settings.device)
+    before = logger.read_rows(expanded(out) / runs.PROGRESS, progress.iteration) if progress.iteration else []
+    found = run.train(progress, quiet, callbacks)
+    return replace(found, rows=[*before, *found.rows])
+
+
+def begin(
+    experiment: Experiment,
+    out: Path | str,
+    overwrite: bool = False,
+    start_from: Params | None = None,
+    resume: bool = False,
+) -> tuple[Run, Progress]:
+    """Start a run, or with ``resume`` reopen the one that the same experiment has started in the folder.
+
+    Raises:
+        ValueError: the folder holds a run already (RunError), or with ``resume`` a run that was begun with other
+            options; both ``overwrite`` and ``resume`` are asked for.
+        FinishedError: the run is done.
+    """
+    folder = expanded(out)
+    replaced = runs.unfinished(folder)
+    if resume and (replaced or (folder / runs.CONFIG).exists()):
+        if overwrite:
+            raise ValueError("resume goes on with a run and overwrite replaces it: give one of them")
+        if not replaced:
+            check_same(experiment, folder)
+        return reopen(folder, experiment.settings.iterations, experiment.settings.device)
+    run = experiment.start(out, overwrite, start_from)
+    return run, run.first()
+
+
+def check_same(experiment: Experiment, folder: Path) -> None:
+    """Raise ValueError if the run of a folder was begun with other options than those of an experiment."""
+    told = runs.difference(recorded(folder).record(), experiment.record())
+    if told is not None:
+        raise ValueError(
+            f"{folder} was begun with {told} is asked for now: give the options that it was begun with, or choose "
+            "another folder (--out)"
+        )
 
 
 class Saving:

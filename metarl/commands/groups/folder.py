@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import plugins, runs
-from metarl.commands.groups.same import apart
 from metarl.files import typed
 
 GROUP = "group.json"
@@ -75,7 +74,7 @@ def read_group(folder: Path) -> Group:
 def _check_alike(folder: Path, configs: Mapping[int, Mapping[str, Any]]) -> None:
     first, *others = configs
     for seed in others:
-        found = apart(configs[first], configs[seed])
+        found = runs.apart(configs[first], configs[seed])
         if found is not None:
             raise runs.RunError(
                 f"the runs in {folder} differ in more than their seed: {found.name} is {found.one} for seed {first}, "
@@ -131,3 +130,9 @@ def labelled(folders: Sequence[Path]) -> dict[str, Path]:
 def go_on(folder: Path) -> str:
     """Return the command that goes on with a group."""
     return f"metarl resume {typed(folder)}"
+
+
+def standing(folder: Path) -> int:
+    """Return the number of iterations in a run's checkpoint; 0 without one. Raises RunError for a damaged one."""
+    path = folder / runs.CHECKPOINT
+    return int(runs.load_progress(path)["iteration"]) if path.exists() else 0

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from metarl import runs
 from metarl.cli import DONE, FAILED, INTERRUPTED, STOPPED_BY, Execute
-from metarl.commands.groups.folder import claimed, go_on, member, read_group, write_group
+from metarl.commands.groups.folder import claimed, go_on, member, read_group, standing, write_group
 from metarl.commands.groups.processes import Ended, Work, train_all
-from metarl.commands.groups.same import standing
 from metarl.files import typed
 from metarl.speed import resolve_device, usable_cpus
 
