@@ -16,6 +16,7 @@ from metarl.runs.checkpoints import (
     save_checkpoint,
 )
 from metarl.runs.folder import (
+    check_name,
     create,
     read_config,
     read_curve,
@@ -66,6 +67,7 @@ __all__ = [
     "apart",
     "aside_note",
     "check_architecture",
+    "check_name",
     "check_state",
     "checkpoint",
     "claim",

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from metarl import safety
+from metarl import plugins, safety
 from metarl.files import typed, write_bytes
 from metarl.runs import replacing
 from metarl.runs.checkpoints import save_checkpoint
@@ -34,9 +34,11 @@ def create(
 
     Raises:
         RunError: the configuration is not plain data; the folder contains a run, and overwrite is off; it contains
-            other files but no run; it is not writable; or another process holds its lock. Then nothing is changed.
+            other files but no run; it is not writable; another process holds its lock; or it is called pretrained:NAME.
+            Then nothing is changed.
     """
     record = {"format": FORMAT, **_recordable(config), "versions": versions(), "git": _git_revision()}
+    check_name(folder)
     replacing.check_free(folder)
     check_text(folder.absolute())
     try:
@@ -56,6 +58,14 @@ def create(
         held.release()
         raise
     return held
+
+
+def check_name(folder: Path) -> None:
+    """Raise RunError for a folder that no command would find again: pretrained:NAME stands for a run of a package."""
+    if plugins.is_pretrained(folder.name):
+        raise RunError(
+            f"{folder.name} stands for a run that a package ships, not for a folder: choose another with --out"
+        )
 
 
 def _begin(folder: Path, record: Mapping[str, Any], overwrite: bool, first: Mapping[str, Any] | None) -> None:

@@ -94,8 +94,9 @@ def seeds(folder: Path) -> list[int]:
 def claimed(folder: Path, resume: bool) -> runs.Claim:
     """Make a group folder, and return its lock.
 
-    Raises RunError if it holds a run, other files, or a group that is not to be resumed.
+    Raises RunError if it holds a run, other files, or a group that is not to be resumed, or is called pretrained:NAME.
     """
+    runs.check_name(folder)
     if (folder / runs.CONFIG).exists():
         raise runs.RunError(f"{folder} contains a run: a group needs a folder of its own; choose another with --out")
     if is_group(folder) and not resume:

@@ -109,3 +109,14 @@ def test_a_script_with_other_options_is_refused(options: dict[str, Any], told: s
 def test_a_script_without_a_folder_has_nothing_to_go_on_with() -> None:
     with pytest.raises(ValueError, match="goes on with the run of a folder: give out too"):
         trained(None)
+
+
+@pytest.mark.parametrize("words", [[], ["--resume"], ["--seeds", "0", "1"]], ids=str)
+def test_no_folder_takes_the_name_of_a_shipped_run(
+    words: list[str], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command would find it again."""
+    monkeypatch.chdir(tmp_path)
+    assert call(*TRAIN, "--iterations", 1, "--out", "pretrained:own", *words) == 2
+    assert "pretrained:own stands for a run that a package ships, not for a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
