@@ -52,13 +52,22 @@ def train(  # noqa: PLR0913  # all but two have defaults, and are given by name
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    experiment = Experiment(algorithm, family, outer, settings)
-    if not resume:
-        return experiment.train(out, overwrite, quiet, start_from, callbacks)
+    return Experiment(algorithm, family, outer, settings).train(out, overwrite, quiet, start_from, callbacks, resume)
+
+
+def train_again(
+    experiment: Experiment,
+    out: Path | str | None,
+    overwrite: bool = False,
+    quiet: bool = True,
+    start_from: Params | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trained:
+    """Go on with the run of a folder, open it if it is done, or start it; see ``train`` with ``resume``."""
     if out is None:
         raise ValueError("resume=True goes on with the run of a folder: give out too")
     try:
-        run, progress = begin(experiment, out, overwrite, start_from, resume)
+        run, progress = begin(experiment, out, overwrite, start_from, resume=True)
     except runs.FinishedError:
         return open_run(out, device=experiment.settings.device)
     before = logger.read_rows(expanded(out) / runs.PROGRESS, progress.iteration) if progress.iteration else []
