@@ -296,7 +296,7 @@ def find_job(source: Path, known: list[Job]) -> Job:
 def ship(job: Job, home: Path = KEPT) -> Path | None:
     """Copy the scored parameters of a finished training to where its package ships them.
 
-    Of several seeds, the one with the best score in the row's first bar, or after the first step, is shipped. Return
+    Of several seeds, the one with the best score in the row's last bar, or after the first step, is shipped. Return
     the folder, or None if another seed is shipped or there are no parameters.
     """
     name, candidates = job.row.ships, []
@@ -307,7 +307,8 @@ def ship(job: Job, home: Path = KEPT) -> Path | None:
         parameters = home / f"{job.row.name}-{seed}" / runs.checkpoint(Path(), job.row.checkpoint).name
         if found is not None and parameters.exists():
             metrics = found["evaluation"]["metrics"]
-            score = [*job.row.bar, *(name for name in metrics if name.endswith("/step_1"))][0]
+            first = [name for name in metrics if name.endswith("/step_1")]
+            score = [*job.row.bar][-1] if job.row.bar else first[0]
             value = metrics[score]["mean"]
             candidates.append((-value if score.startswith("loss") else value, seed, parameters))
     if not candidates:
