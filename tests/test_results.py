@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,40 @@ def test_finished_rows_are_in_their_expected_intervals(modules: Any) -> None:
             for score, (low, high) in line.row.expected.items() if one["finished"] else ():
                 mean = one["evaluation"]["metrics"][score]["mean"]
                 assert low <= mean <= high, f"{line.row.name}, seed {seed}: {score} is {mean}"
+
+
+README = {
+    "2-D navigation": (("point-navigation",), "return/step_", (0, 1, 2, 3), 1),
+    "half-cheetah direction": (("half-cheetah-direction",), "return/step_", (0, 1), 0),
+    "half-cheetah velocity": (("half-cheetah-velocity",), "return/step_", (0, 1, 2, 3), 0),
+    "ant direction": (("ant-direction",), "return/step_", (0, 1, 3), 0),
+    "ant velocity": (("ant-velocity",), "return/step_", (0, 1, 3), 0),
+    "ant goal": (("ant-goal",), "return/step_", (0, 1, 3), 0),
+    "sinusoid, MAML": (("sinusoid",), "loss/step_", (1, 5, 10), 2),
+    "Omniglot, prototypical": (
+        tuple(f"omniglot-protonet-{cell}" for cell in ("5-1", "5-5", "20-1", "20-5")),
+        "accuracy/step_",
+        (1,),
+        1,
+    ),
+    "Omniglot 5-way, matching": (("omniglot-matching-5-1", "omniglot-matching-5-5"), "accuracy/step_", (1,), 1),
+    "Omniglot 5-way, MANN": (("omniglot-mann",), "accuracy/instance_", (2, 5, 10), 1),
+}
+"""Lines of the README's table: rows, scores, steps, and digits."""
+
+
+@pytest.mark.parametrize("begins", README)
+def test_the_readme_tells_the_means_over_seeds_of_the_store(begins: str, modules: Any) -> None:
+    names, score, steps, digits = README[begins]
+    (line,) = [one for one in (ROOT / "README.md").read_text().splitlines() if one.startswith(f"| {begins}")]
+    told = [float(word) for word in re.findall(r"-?[0-9.]+", line.split("|")[2])]
+    means = []
+    for name in names:
+        found = [json.loads(path.read_text()) for path in modules.store.KEPT.glob(f"{name}-[0-9]/evaluation.json")]
+        for step in steps:
+            mean = sum(one["metrics"][f"{score}{step}"]["mean"] for one in found) / len(found)
+            means.append(100 * mean if score.startswith("accuracy") else mean)
+    assert told == pytest.approx(means, abs=0.5001 * 10**-digits)
 
 
 def test_what_ships_is_what_was_scored(modules: Any) -> None:
