@@ -288,6 +288,26 @@ def test_learners_are_compared_after_equal_numbers_of_environment_steps(modules:
     assert not list(modules.page._at_equal_data(lines[:1]))
 
 
+def test_points_of_the_study_are_told_apart_from_the_base_on_the_same_tasks(modules: Any) -> None:
+    """Tasks differ by 100, points by 2: only the differences on each task tell."""
+    tasks, lines = [100.0 * task for task in range(10)], []
+    for number, more in enumerate((0.0, 2.0, -2.0, [3.0, -3.0] * 5, None)):
+        shifts = more if isinstance(more, list) else [more or 0.0] * 10
+        line = drawn(modules, {}, more is not None, name=f"study-{number}", choice="size", value=str(number))
+        for seed in (0, 1) if more is not None else ():
+            per_task = [task + shift for task, shift in zip(tasks, shifts, strict=True)]
+            line.found[seed] = {"evaluation": {"metrics": {"return/step_1": {"per_task": per_task}}}}
+        lines.append(line)
+    beside = {line.row.name: modules.page._beside_base(line, lines[0]) for line in lines[1:]}
+    assert beside["study-1"] == (2.0, 2.0, 2.0)
+    assert beside["study-4"] is None
+    assert list(modules.page._told_apart(lines, beside)) == [
+        "- Better than the base after one step: size 1 (+2).",
+        "- Worse: size 2 (-2).",
+        "- Not told apart: size 3.\n",
+    ]
+
+
 def drawn(modules: Any, scores: dict[str, float], trained: bool = True, **options: Any) -> Any:
     row = modules.rows.Row(**{"name": "a", "part": "P", "title": "ours", "train": "maml x", "seeds": (0,), **options})
     values = {name: {"mean": value, "low": value - 0.1, "high": value + 0.1} for name, value in scores.items()}

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pictures
 from rows import HERE, Job, Row, rows, study_base
 from store import KEPT, read
 
 from metarl.evaluation import comparison, over_seeds
+from metarl.evaluation.reliable import Estimate, paired_difference
 from metarl.files import write_bytes
 
 DOCS = HERE.parents[2] / "docs"
@@ -34,7 +36,8 @@ STUDY_HEAD = """# Which settings matter
 This page is written by `python tests/benchmarks/results page`, as [the results](results.md) are. Every point is a short
 training of MAML on a half-cheetah, at equal numbers of environment steps. It changes one setting of the base. Scores
 are returns of episodes of 100 steps on 40 held-out tasks, with 95 % intervals over seeds and tasks (over tasks only,
-for one seed). Short trainings tell which settings learn fast, not which end highest.
+for one seed). *Beside the base* is the difference after one step, on the same tasks; of so many points, one would
+stand apart by chance. Short trainings tell which settings learn fast, not which end highest.
 
 The base: `{base}`.
 """
@@ -310,14 +313,15 @@ def _commands(group: Sequence[Line]) -> Iterator[str]:
 def _study(found: list[Line]) -> str:
     text = [STUDY_HEAD.format(base=study_base())]
     for part, group in _parts(found).items():
-        head = ["setting", "value", "seeds", "trained", "before", "after 1 step", "after 3 steps"]
-        body = []
+        head = ["setting", "value", "seeds", "trained", "before", "after 1 step", "after 3 steps", "beside the base"]
+        body, beside = [], {line.row.name: _beside_base(line, group[0]) for line in group[1:]}
         for line in group:
             names = [f"return/step_{step}" for step in (0, 1, 3)]
             seeds = ", ".join(map(str, line.found or line.row.seeds))
             scores = [_interval(name, line.scores.get(name)) for name in names]
-            body.append([line.row.choice, line.row.value, seeds, _trained(line) if line.found else ABSENT, *scores])
-        text += [f"## {part.removeprefix('Study: ')}\n", table(head, body), ""]
+            told = _trained(line) if line.found else ABSENT
+            body.append([line.row.choice, line.row.value, seeds, told, *scores, _signed(beside.get(line.row.name))])
+        text += [f"## {part.removeprefix('Study: ')}\n", *_told_apart(group, beside), table(head, body), ""]
     if pictures.of_study(found) is not None:
         text += ["![every point, after one step](pictures/results/study.png)\n"]
     text += [
@@ -328,6 +332,40 @@ def _study(found: list[Line]) -> str:
         "```",
     ]
     return "\n".join(text).rstrip() + "\n"
+
+
+def _beside_base(line: Line, base: Line) -> Estimate | None:
+    """Return by how much the return after one step is above the base's, on the same tasks."""
+    if not (line.found and base.found):
+        return None
+    one, other = (
+        np.array([found["evaluation"]["metrics"]["return/step_1"]["per_task"] for found in each.found.values()])
+        for each in (base, line)
+    )
+    return paired_difference(one, other, next(iter(base.found.values()))["evaluation"].get("strata"))
+
+
+def _told_apart(group: Sequence[Line], beside: Mapping[str, Estimate | None]) -> Iterator[str]:
+    """Yield which points are better than the base, worse, or neither: a difference counts if its interval has no 0."""
+    known = [(line.row, found) for line in group if (found := beside.get(line.row.name)) is not None]
+    known.sort(key=lambda pair: -pair[1].value)
+    kinds = {
+        "Better than the base after one step": [pair for pair in known if (pair[1].low or 0) > 0],
+        "Worse": [pair for pair in reversed(known) if (pair[1].high or 0) < 0],
+    }
+    told = {row.name for pairs in kinds.values() for row, _ in pairs}
+    others = [f"{row.choice} {row.value}" for row, _ in known if row.name not in told]
+    for kind, pairs in kinds.items():
+        named = [f"{row.choice} {row.value} ({found.value:+.0f})" for row, found in pairs]
+        yield f"- {kind}: {', '.join(named) or 'none'}."
+    yield f"- Not told apart: {', '.join(others) or 'none'}.\n"
+
+
+def _signed(found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    ends = "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.value:+.1f}{ends}"
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
