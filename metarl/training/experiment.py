@@ -118,13 +118,8 @@ class Experiment:
         quiet: bool = True,
         start_from: Params | None = None,
         callbacks: Sequence[Callback] = (),
-        resume: bool = False,
     ) -> Trained:
         """Meta-train; see ``metarl.train``."""
-        if resume:
-            from metarl.training.start import train_again  # not at the top: it makes experiments of run folders
-
-            return train_again(self, out, overwrite, quiet, start_from, callbacks)
         run = self.start(out, overwrite, start_from)
         return run.train(run.first(), quiet, callbacks)
 

@@ -52,18 +52,9 @@ def train(  # noqa: PLR0913  # all but two have defaults, and are given by name
         TrainingError: several meta-gradients in a row were not finite.
         RolloutError: an environment broke.
     """
-    return Experiment(algorithm, family, outer, settings).train(out, overwrite, quiet, start_from, callbacks, resume)
-
-
-def train_again(
-    experiment: Experiment,
-    out: Path | str | None,
-    overwrite: bool = False,
-    quiet: bool = True,
-    start_from: Params | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> Trained:
-    """Go on with the run of a folder, open it if it is done, or start it; see ``train`` with ``resume``."""
+    experiment = Experiment(algorithm, family, outer, settings)
+    if not resume:
+        return experiment.train(out, overwrite, quiet, start_from, callbacks)
     if out is None:
         raise ValueError("resume=True goes on with the run of a folder: give out too")
     try:

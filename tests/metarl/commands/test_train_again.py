@@ -1,6 +1,5 @@
 """``metarl train ... --resume`` and ``metarl.train(..., resume=True)``: one line starts, goes on, or is done."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +104,6 @@ def test_a_script_with_other_options_is_refused(options: dict[str, Any], told: s
     trained(tmp_path)
     with pytest.raises(ValueError, match=told):
         trained(tmp_path, **options)
-
-
-def test_an_experiment_goes_on_too(tmp_path: Path) -> None:
-    recipe = metarl.recipe("maml", "sinusoid")
-    settings = metarl.Settings(iterations=2, meta_batch_size=2, device="cpu")
-    for iterations in (2, 3, 3):
-        longer = replace(recipe, settings=replace(settings, iterations=iterations))
-        assert longer.train(tmp_path, resume=True).iteration == iterations
-    assert metarl.open_run(tmp_path).experiment == longer
 
 
 def test_a_script_without_a_folder_has_nothing_to_go_on_with() -> None:
