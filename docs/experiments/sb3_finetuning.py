@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from metarl import open_run, runs, sb3, training
+from metarl import open_run, runs, sb3, train
 from metarl.algorithms.maml import MAML
 from metarl.control.tasks import ControlTasks
 from metarl.evaluation import summary
@@ -29,7 +29,6 @@ from metarl.networks.options import Network
 from metarl.outer.trpo import TRPO
 from metarl.pictures.plotting import COLOURS, MARKERS
 from metarl.trained import Trained
-from metarl.training import Source
 from metarl.training.settings import Settings
 from metarl_envs.navigation import PointNavigation
 
@@ -97,16 +96,10 @@ def main(options: Options) -> None:
 
 
 def meta_learnt(options: Options) -> Trained:
-    """Return the meta-learnt policy, trained to its end if it was not."""
+    """Return the meta-learnt policy, trained to its end if it was not. Raises ValueError for another run's folder."""
     folder = options.runs / f"sb3-maml-{options.meta_seed}"
-    if not (folder / runs.CONFIG).exists():
-        settings = Settings(options.iterations, options.meta_batch_size, options.meta_seed, device="cpu")
-        sources = Source(ALGORITHM, "maml"), Source(FAMILY, "point-navigation")
-        run = training.start(*sources, TRPO(max_kl=0.03), settings, folder)
-        run.train(run.first(), quiet=False)
-    path = folder / runs.CHECKPOINT
-    if not path.exists() or open_run(folder).iteration < options.iterations:
-        training.resume(folder, quiet=False)
+    settings = Settings(options.iterations, options.meta_batch_size, options.meta_seed, device="cpu")
+    train(ALGORITHM, FAMILY, TRPO(max_kl=0.03), settings, folder, quiet=False, resume=True)
     return open_run(folder, "best")
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from metarl import control
+from metarl import control, objectives
 from metarl.control import ControlTasks, Parametrised
 from metarl.seeding import stream
 from metarl.testing.batches import batch_faults, close, default_dtype, equal, global_states, shape_faults, tensors
@@ -125,7 +125,7 @@ def _descriptors(subject: Subject) -> Found:
     if not subject.spec.descriptor_size:
         return
     descriptors = [tuple(row) for row in tasks.descriptors.tolist()]
-    if subject.spec.targets and not all(sorted(row) == [0.0] * (len(row) - 1) + [1.0] for row in descriptors):
+    if subject.spec.targets and not objectives.told_apart(tasks.descriptors)[1].all():
         yield Fault("a descriptor tells by a 1 among zeros which of Spec.targets a task has; some are not so", blamed)
     by_parameters = dict(zip(rows(tasks), descriptors, strict=True))
     if any(by_parameters[row] != descriptor for row, descriptor in zip(rows(tasks), descriptors, strict=True)):

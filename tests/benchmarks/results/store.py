@@ -307,8 +307,7 @@ def ship(job: Job, home: Path = KEPT) -> Path | None:
         parameters = home / f"{job.row.name}-{seed}" / runs.checkpoint(Path(), job.row.checkpoint).name
         if found is not None and parameters.exists():
             metrics = found["evaluation"]["metrics"]
-            first = [name for name in metrics if name.endswith("/step_1")]
-            score = [*job.row.bar][-1] if job.row.bar else first[0]
+            score = next(reversed(job.row.bar), None) or next(name for name in metrics if name.endswith("/step_1"))
             value = metrics[score]["mean"]
             candidates.append((-value if score.startswith("loss") else value, seed, parameters))
     if not candidates:
