@@ -77,6 +77,18 @@ def test_the_store_holds_small_folders_of_rows(modules: Any) -> None:
         assert "/work" not in (folder / "config.json").read_text(encoding="utf-8")
 
 
+def test_stored_trainings_have_the_options_of_their_rows_today(modules: Any) -> None:
+    """A row or a recipe that was changed does not tell the numbers of what it was before."""
+    for job in modules.rows.jobs(modules.rows.rows()):
+        if not (modules.store.KEPT / job.name).exists():
+            continue
+        config = json.loads((modules.store.KEPT / job.name / "config.json").read_text(encoding="utf-8"))
+        if config["tasks"]["reference"] == "omniglot" and "METARL_DATA" not in os.environ:
+            continue
+        told = modules.store.read(job)["collected"]["differences"]
+        assert modules.store.differing_options(config, job) == told, f"{job.name}: train it again, or collect it again"
+
+
 def test_finished_rows_are_in_their_expected_intervals(modules: Any) -> None:
     for line in modules.page.lines([row for row in modules.rows.rows() if row.expected]):
         for seed, one in line.found.items():
