@@ -168,6 +168,18 @@ def test_a_training_is_collected_whole_and_small(trained: Path, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["tiny-0"]
 
 
+def test_the_scores_of_the_bars_are_kept_or_missed_aloud(trained: Path, tmp_path: Path, modules: Any) -> None:
+    """Of many steps the store keeps a few: always the last, and those that the row has a bar for."""
+    job = tiny(modules, evaluate="--tasks 3 --steps 8", bar={"return/step_6": 0.5})
+    kept = modules.store.collect(trained, job, tmp_path / "kept")
+    metrics = json.loads((kept / "evaluation.json").read_text())["metrics"]
+    assert {name for name in metrics if "/step_" in name} >= {f"return/step_{step}" for step in (0, 1, 2, 3, 5, 6, 8)}
+    assert not {"return/step_4", "return/step_7"} & set(metrics)
+    job = tiny(modules, evaluate="--tasks 3 --steps 1", bar={"return/step_6": 0.5})
+    with pytest.raises(modules.store.StoreError, match="return/step_6, which `metarl evaluate --tasks 3 --steps 1` does"):
+        modules.store.collect(trained, job, tmp_path / "kept")
+
+
 def test_too_many_scores_are_refused_before_they_are_kept(
     trained: Path, tmp_path: Path, modules: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ LARGEST = 300_000
 SHOWN = 300
 """Rows of progress.csv that are kept."""
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
-"""Numbers of adaptation steps after which scores are kept."""
+"""Numbers of adaptation steps after which scores are kept, besides the last one and those of the row's bars."""
 SECTIONS = ("algorithm", "tasks", "outer", "settings")
 SCHEDULE = ("algorithm", "options", "schedule")
 CIRCUMSTANCES = ("device", "checkpoint_every", "log_every", "wandb", "compile")
@@ -71,7 +71,7 @@ def _collect(source: Path, job: Job, home: Path, config: Mapping[str, Any], diff
         arguments = ["evaluate", str(copy), *job.row.evaluate.split()]
         if (code := main(arguments)) != 0:
             raise StoreError(f"scoring failed with exit code {code}: metarl {' '.join(arguments)}")
-        _shorten_evaluation(copy)
+        _shorten_evaluation(copy, job)
         _tidy(copy, job)
         write_json(copy / COLLECTED, _record(job, config, copy, source, differences))
         if not job.row.parameters:
@@ -163,15 +163,24 @@ def _keep_progress(source: Path, copy: Path) -> None:
         writer.writerows(kept)
 
 
-def _shorten_evaluation(copy: Path) -> None:
-    """Keep the scores after some steps only, and five digits of each task's."""
+def _shorten_evaluation(copy: Path, job: Job) -> None:
+    """Keep the scores after some steps only, and five digits of each task's. Raises StoreError if a bar has no score."""
     record = runs.read_evaluation(copy)
+    asked = {*job.row.bar, *job.row.expected, *job.row.gap}
+    if missing := sorted(asked - set(record["metrics"])):
+        told = f"metarl evaluate {' '.join(job.row.evaluate.split())}"
+        raise StoreError(f"{job.name} has bars for {', '.join(missing)}, which `{told}` does not score")
+    steps = {*STEPS, record["steps"], *(_step(name) for name in asked)}
     metrics = {
         name: {**values, "per_task": [float(f"{value:.5g}") for value in values["per_task"]]}
         for name, values in record["metrics"].items()
-        if "/step_" not in name or int(name.rpartition("_")[2]) in STEPS
+        if _step(name) is None or _step(name) in steps
     }
     runs.write_record(copy / runs.EVALUATION, {**record, "metrics": metrics})
+
+
+def _step(name: str) -> int | None:
+    return int(name.rpartition("_")[2]) if "/step_" in name else None
 
 
 def _tidy(copy: Path, job: Job) -> None:
