@@ -176,7 +176,7 @@ def test_the_scores_of_the_bars_are_kept_or_missed_aloud(trained: Path, tmp_path
     assert {name for name in metrics if "/step_" in name} >= {f"return/step_{step}" for step in (0, 1, 2, 3, 5, 6, 8)}
     assert not {"return/step_4", "return/step_7"} & set(metrics)
     job = tiny(modules, evaluate="--tasks 3 --steps 1", bar={"return/step_6": 0.5})
-    with pytest.raises(modules.store.StoreError, match="return/step_6, which `metarl evaluate --tasks 3 --steps 1` does"):
+    with pytest.raises(modules.store.StoreError, match="return/step_6, which `metarl evaluate --tasks 3 --st"):
         modules.store.collect(trained, job, tmp_path / "kept")
 
 

@@ -164,7 +164,11 @@ def _keep_progress(source: Path, copy: Path) -> None:
 
 
 def _shorten_evaluation(copy: Path, job: Job) -> None:
-    """Keep the scores after some steps only, and five digits of each task's. Raises StoreError if a bar has no score."""
+    """Keep the scores after some steps only, and five digits of each task's.
+
+    Raises:
+        StoreError: the row has a bar, an interval or a gap for a score that there is not.
+    """
     record = runs.read_evaluation(copy)
     asked = {*job.row.bar, *job.row.expected, *job.row.gap}
     if missing := sorted(asked - set(record["metrics"])):
