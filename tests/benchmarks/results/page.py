@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pictures
-from rows import HERE, Job, Row, rows, study_base
+from rows import HERE, Job, Row, position, rows, study_base
 from store import KEPT, read
 
 from metarl.evaluation import comparison, over_seeds
@@ -141,23 +141,19 @@ def _columns(group: Sequence[Line]) -> list[str]:
     """Return the scores that a section's table shows."""
     bars = [name for line in group for name in (*line.row.bar, *(n for o in line.row.others for n in o["scores"]))]
     if any("/instance_" in name for name in bars):
-        return sorted(set(bars), key=_number)
+        return sorted(set(bars), key=position)
     score = next((name.partition("/")[0] for name in bars), None)
     score = score or next((name.partition("/")[0] for line in group for name in line.scores), "return")
     steps = {0, 1, 5, 10} if score == "loss" else {0, 1, 2, 3}
-    steps |= {_number(name) for name in bars}
+    steps |= {position(name) for name in bars}
     return [f"{score}/step_{step}" for step in sorted(steps)]
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2])
 
 
 def _column(name: str) -> str:
     score, _, what = name.partition("/")
     if what.startswith("instance"):
-        return f"{score}, drawing {_number(name)}"
-    return f"{score} before" if what == "step_0" else f"after {_number(name)} step{'s' * (_number(name) > 1)}"
+        return f"{score}, drawing {position(name)}"
+    return f"{score} before" if what == "step_0" else f"after {position(name)} step{'s' * (position(name) > 1)}"
 
 
 def _rows_of(line: Line, columns: Sequence[str]) -> Iterator[list[str]]:
@@ -233,7 +229,7 @@ def _bars(line: Line) -> Iterator[str]:
 
 def _place(name: str) -> str:
     what = name.partition("/")[2]
-    return f"drawing {_number(name)}" if what.startswith("instance") else f"step {_number(name)}"
+    return f"drawing {position(name)}" if what.startswith("instance") else f"step {position(name)}"
 
 
 def _interval(name: str, values: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rows import position
 
 from metarl.pictures import plotting
 
@@ -46,7 +47,7 @@ def _adaptation(part: str, present: Sequence[Any], score: str, axis: str) -> Dra
     """Return scores after each step or, with a memory, on each drawing of a class."""
     ours = [{"label": line.row.title, "points": _points(line.scores, axis)} for line in present]
     others = [
-        {"label": other["title"], "points": [[_step(name), value] for name, value in other["scores"].items()]}
+        {"label": other["title"], "points": [[position(name), value] for name, value in other["scores"].items()]}
         for line in present
         for other in line.row.others
         if not other.get("elsewhere")
@@ -79,7 +80,7 @@ def _points(scores: Any, axis: str) -> list[list[float]]:
     """Return step or instance, mean, low and high of the first score that has steps."""
     score = _score_of(scores)
     named = {name: values for name, values in scores.items() if score and name.startswith(f"{score}/{axis}_")}
-    return [[_step(name), *_rounded(values)] for name, values in named.items()]
+    return [[position(name), *_rounded(values)] for name, values in named.items()]
 
 
 def _score_of(scores: Any) -> str:
@@ -91,13 +92,11 @@ def _rounded(values: Any) -> list[float]:
     return [float(f"{values[key]:.5g}") for key in ("mean", "low", "high")]
 
 
-def _step(name: str) -> int:
-    return int(name.rpartition("_")[2])
-
-
 def _curve(progress: Sequence[dict[str, float]]) -> Iterator[list[float]]:
     """Yield environment steps, in millions, and the return after the last training step."""
-    last = max((name for row in progress for name in row if name.startswith("return/step_")), key=_step, default=None)
+    last = max(
+        (name for row in progress for name in row if name.startswith("return/step_")), key=position, default=None
+    )
     for row in progress:
         if last is not None and last in row:
             yield [row["environment_steps"] / 1e6, row[last]]

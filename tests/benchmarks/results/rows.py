@@ -87,6 +87,11 @@ def jobs(found: list[Row]) -> list[Job]:
     return [Job(row, seed) for row in found if row.of is None for seed in row.seeds]
 
 
+def position(score: str) -> int:
+    """Return the number at the end of a score's name: of its adaptation step, or of its drawing."""
+    return int(score.rpartition("_")[2])
+
+
 def _read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file. A row ``of`` another one takes that one's training, and is among its ``also``."""
     tables = [(f"row {number}", options) for number, options in enumerate(_table(path).get("row", []), start=1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import HERE, Job
+from rows import HERE, Job, position
 
 from metarl import plugins, runs
 from metarl.cli import main
@@ -174,17 +174,13 @@ def _shorten_evaluation(copy: Path, job: Job) -> None:
     if missing := sorted(asked - set(record["metrics"])):
         told = f"metarl evaluate {' '.join(job.row.evaluate.split())}"
         raise StoreError(f"{job.name} has bars for {', '.join(missing)}, which `{told}` does not score")
-    steps = {*STEPS, record["steps"], *(_step(name) for name in asked)}
+    steps = {*STEPS, record["steps"], *map(position, asked)}
     metrics = {
         name: {**values, "per_task": [float(f"{value:.5g}") for value in values["per_task"]]}
         for name, values in record["metrics"].items()
-        if _step(name) is None or _step(name) in steps
+        if "/step_" not in name or position(name) in steps
     }
     runs.write_record(copy / runs.EVALUATION, {**record, "metrics": metrics})
-
-
-def _step(name: str) -> int | None:
-    return int(name.rpartition("_")[2]) if "/step_" in name else None
 
 
 def _tidy(copy: Path, job: Job) -> None:
