@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from metarl import plugins, runs, training
 from metarl.cli import DONE, INTERRUPTED, STOPPED_BY, Execute
-from metarl.commands import groups
+from metarl.commands import beginning, groups
 from metarl.commands.parsing import made_with, parse
 from metarl.files import typed
 from metarl.outer import default_outer
@@ -23,7 +23,15 @@ from metarl.types import Params, PrefersOuter, Spec
 Fields = list[tuple[str, Any, Any]]
 """Names, types and defaults of options."""
 
-START_FROM = "Stable-Baselines3 model (PPO or A2C). Its actor becomes the initial meta-parameters."
+START_FROM = (
+    "Where the initial meta-parameters come from: another run, pretrained:NAME, or a Stable-Baselines3 model (PPO or "
+    "A2C), whose actor is taken. Names and shapes must fit; what is not in there starts as always."
+)
+
+START_WITHOUT = (
+    "Parameters that start as always in spite of --start-from, by their names or parts of these: head leaves out the "
+    "last layer, and its step sizes where they are learned."
+)
 
 RECIPE = (
     "Named set of options that is known to work; other options override it. 'metarl list recipes' shows all recipes. "
@@ -116,7 +124,7 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
         if chosen.resume and (out / runs.CONFIG).exists():
             training.check_same(of_seed, out)
             return
-        run = of_seed.start(out, start_from=_actor(chosen))
+        run = of_seed.start(out, start_from=_start(chosen))
         if run.claim is not None:
             run.claim.release()  # the process that trains it takes it
 
@@ -128,9 +136,9 @@ def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     """Start a run, or with --resume go on with it where there is one, as where torchrun starts the ranks again."""
     restarted = ranks.restarts() > 0 and out.exists() and _is_of(experiment, out)
     resume, overwrite = chosen.resume or restarted, chosen.overwrite and not restarted
-    actor = None if resume and (out / runs.CONFIG).exists() else _actor(chosen)
+    start = None if resume and (out / runs.CONFIG).exists() else _start(chosen)
     try:
-        run, progress = training.begin(experiment, out, overwrite, actor, resume)
+        run, progress = training.begin(experiment, out, overwrite, start, resume)
     except runs.FinishedError:
         return lambda: DONE if chosen.quiet else _say_done(out)
 
@@ -142,12 +150,8 @@ def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     return execute
 
 
-def _actor(chosen: Any) -> Params | None:
-    if chosen.start_from is None:
-        return None
-    from metarl import sb3  # which may be missing
-
-    return sb3.import_actor(chosen.start_from, chosen.algorithm, chosen.tasks)
+def _start(chosen: Any) -> Params | None:
+    return beginning.given(chosen.start_from, chosen.start_without, chosen.algorithm, chosen.tasks)
 
 
 def _say_begun(out: Path, iteration: int) -> None:
@@ -247,6 +251,7 @@ def of_train() -> Fields:
         ("jobs", Annotated[int | None, arg(help=JOBS)], None),
         ("quiet", Annotated[bool, arg(help="Print no table and no progress bar.")], False),
         ("start_from", Annotated[Path | None, arg(help=START_FROM)], None),
+        ("start_without", Annotated[tuple[str, ...], arg(help=START_WITHOUT)], ()),
     ]
 
 

@@ -362,9 +362,12 @@ def _check_start(params: Params, given: Params) -> None:
     """Raise ValueError unless all given parameters are among those of the learner, with their shapes."""
     theirs, ours = ({name: tuple(value.shape) for name, value in values.items()} for values in (given, params))
     if wrong := [name for name, shape in theirs.items() if ours.get(name) != shape]:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        others = f" (and so have {', '.join(wrong[1:8])}{more})" if wrong[1:] else ""
         raise ValueError(
             f"cannot start from parameters of another network: {wrong[0]} has shape {theirs[wrong[0]]} where "
-            f"{ours.get(wrong[0], 'no such parameter')} was expected"
+            f"{ours.get(wrong[0], 'no such parameter')} was expected{others}; what is left out "
+            "(--start-without) starts as always"
         )
 
 

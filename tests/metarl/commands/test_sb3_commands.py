@@ -103,6 +103,12 @@ def test_training_starts_from_an_actor(run: Path, model: Path, tmp_path: Path, c
     assert "does not exist" in refused(capsys, *command, "--overwrite", "--start-from", tmp_path / "no.zip")
 
 
+def test_labelled_examples_do_not_start_from_an_actor(model: Path, tmp_path: Path, capsys: Captured) -> None:
+    command = ["train", "maml", "sinusoid", "--out", tmp_path / "run", "--start-from", model]
+    assert "acts, and these tasks are no environments" in refused(capsys, *command)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_killed_at_its_start_knows_what_it_started_from(model: Path, tmp_path: Path) -> None:
     actor, settings = sb3.import_actor(model, ALGORITHM, FAMILY), Settings(2, 3, device="cpu")
     given = {name: actor[name] for name in ("head.weight", "head.bias")}
