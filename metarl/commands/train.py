@@ -122,7 +122,7 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
         settings = dataclasses.replace(experiment.settings, seed=seed)
         of_seed = dataclasses.replace(experiment, settings=settings)
         if chosen.resume and (out / runs.CONFIG).exists():
-            training.check_same(of_seed, out)
+            training.check_same(of_seed, out, _start(chosen))
             return
         run = of_seed.start(out, start_from=_start(chosen))
         if run.claim is not None:
@@ -136,9 +136,8 @@ def _prepared(experiment: Experiment, chosen: Any, out: Path) -> Execute:
     """Start a run, or with --resume go on with it where there is one, as where torchrun starts the ranks again."""
     restarted = ranks.restarts() > 0 and out.exists() and _is_of(experiment, out)
     resume, overwrite = chosen.resume or restarted, chosen.overwrite and not restarted
-    start = None if resume and (out / runs.CONFIG).exists() else _start(chosen)
     try:
-        run, progress = training.begin(experiment, out, overwrite, start, resume)
+        run, progress = training.begin(experiment, out, overwrite, _start(chosen), resume)
     except runs.FinishedError:
         return lambda: DONE if chosen.quiet else _say_done(out)
 

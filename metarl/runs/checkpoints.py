@@ -176,6 +176,17 @@ def load_progress(path: Path, device: torch.device | str = "cpu") -> dict[str, A
     return saved
 
 
+def digests(params: Params) -> dict[str, str]:
+    """Return a digest of each parameter's numbers, type and shape, by its name, in the order of names."""
+    return {name: _digest(params[name].detach().cpu()) for name in sorted(params)}
+
+
+def _digest(value: Tensor) -> str:
+    told = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
+    told.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
+
+
 def _are_tensors(values: Any) -> bool:
     return _is_named(values) and all(isinstance(value, Tensor) for value in values.values())
 

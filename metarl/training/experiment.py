@@ -145,7 +145,7 @@ class Experiment:
         if not ranks.is_first():
             run.folder = None
         elif run.folder is not None:
-            record = self.record() | ({"start_from": sorted(run.start_from)} if run.start_from else {})
+            record = self.record() | ({"start_from": runs.digests(run.start_from)} if run.start_from else {})
             run.claim = runs.create(run.folder, record, overwrite, first)
 
     def record(self) -> dict[str, Any]:

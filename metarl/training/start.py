@@ -86,20 +86,33 @@ def begin(
         if overwrite:
             raise ValueError("resume goes on with a run and overwrite replaces it: give one of them")
         if not replaced:
-            check_same(experiment, folder)
+            check_same(experiment, folder, start_from)
         return reopen(folder, experiment.settings.iterations, experiment.settings.device)
     run = experiment.start(out, overwrite, start_from)
     return run, run.first()
 
 
-def check_same(experiment: Experiment, folder: Path) -> None:
-    """Raise ValueError if the run of a folder was begun with other options than those of an experiment."""
-    told = runs.difference(recorded(folder).record(), experiment.record())
+def check_same(experiment: Experiment, folder: Path, start_from: Params | None = None) -> None:
+    """Raise ValueError if the run of a folder was begun with other options, or from other parameters."""
+    told = runs.difference(recorded(folder).record(), experiment.record()) or _other_start(folder, start_from or {})
     if told is not None:
         raise ValueError(
             f"{folder} was begun with {told} is asked for now: give the options that it was begun with, or choose "
             "another folder (--out)"
         )
+
+
+def _other_start(folder: Path, start_from: Params) -> str | None:
+    """Tell what a run started from, and what it is asked to start from now; None if it is the same."""
+    begun, asked = runs.read_config(folder).get("start_from", {}), runs.digests(start_from)
+    if isinstance(begun, list):  # older runs record names only
+        begun = {name: asked.get(name, "") for name in begun}
+    if begun == asked:
+        return None
+    if not (begun and asked):
+        return "a start (--start-from), and none" if begun else "no start, and one (--start-from)"
+    differ = next(name for name in sorted(begun | asked) if begun.get(name) != asked.get(name))
+    return f"another start ({differ} differs), and this one"
 
 
 class Saving:

@@ -48,7 +48,7 @@ def test_training_starts_where_another_run_ended(run: Path, tmp_path: Path) -> N
     begun = first(tmp_path / "then")
     assert set(begun) == set(ended)
     assert all(torch.equal(begun[name], value) for name, value in ended.items())
-    assert runs.read_config(tmp_path / "then")["start_from"] == sorted(ended)
+    assert runs.read_config(tmp_path / "then")["start_from"] == runs.digests(ended)
 
 
 def test_parts_begin_as_always(run: Path, tmp_path: Path) -> None:
@@ -152,3 +152,42 @@ def test_a_network_of_lists_is_the_same_as_one_of_tuples(tmp_path: Path) -> None
     assert train(tmp_path / "first", *convnet, *BANDIT[-4:]) == 0
     assert runs.read_config(tmp_path / "first")["algorithm"]["options"]["network"]["joint"] == []
     assert train(tmp_path / "then", *convnet, *BANDIT[-4:], "--start-from", tmp_path / "first") == 0
+
+
+def test_the_same_command_goes_on_only_from_the_same_start(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    out, command = tmp_path / "out", [*BANDIT, "--tasks.arms", 5, "--algorithm.learn-step-sizes"]
+    assert train(out, *command, "--start-from", run) == 0
+    assert train(out, *command, "--start-from", run, "--resume", iterations=2) == 0
+    assert metarl.open_run(out).iteration == 2
+    assert train(tmp_path / "other", *command) == 0
+    capsys.readouterr()
+    for words, told in {
+        ("--start-from", tmp_path / "other"): "begun with another start (head.bias differs), and this one is asked for",
+        ("--start-from", run, "--start-without", "head"): "begun with another start (head.bias differs), and this one",
+        (): "begun with a start (--start-from), and none is asked for now",
+    }.items():
+        assert train(out, *command, *words, "--resume", iterations=3) == 2
+        assert told in capsys.readouterr().err
+    assert train(tmp_path / "other", *command, "--start-from", run, "--resume", iterations=3) == 2
+    assert "begun with no start, and one (--start-from) is asked for now" in capsys.readouterr().err
+    assert metarl.open_run(out).iteration == 2
+
+
+def test_older_runs_know_the_names_of_their_start(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    out, command = tmp_path / "out", [*BANDIT, "--tasks.arms", 5, "--algorithm.learn-step-sizes"]
+    assert train(out, *command, "--start-from", run) == 0
+    config = runs.read_config(out)
+    runs.rewrite_config(out, config | {"start_from": sorted(config["start_from"])})
+    assert train(out, *command, "--start-from", run, "--start-without", "head", "--resume", iterations=2) == 2
+    assert "another start (head.bias differs)" in capsys.readouterr().err
+    assert train(out, *command, "--resume", iterations=2) == 2
+    assert train(out, *command, "--start-from", run, "--resume", iterations=2) == 0
+
+
+def test_digests_tell_numbers_types_and_shapes_apart() -> None:
+    value = torch.arange(6.0)
+    others = [value + 1, value.double(), value.reshape(2, 3), value.reshape(3, 2), -value, value.bfloat16()]
+    found = {runs.digests({"a": one})["a"] for one in (value, *others, torch.tensor(0.0), torch.empty(0))}
+    assert len(found) == 9
+    assert runs.digests({"a": value}) == runs.digests({"a": value.repeat(2, 1).T[:, 1]})
+    assert list(runs.digests({"b": value, "a": value})) == ["a", "b"]

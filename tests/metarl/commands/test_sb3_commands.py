@@ -97,7 +97,7 @@ def test_training_starts_from_an_actor(run: Path, model: Path, tmp_path: Path, c
     assert cli.main([*command, "--start-from", str(model)]) == 0
     acted = runs.load_checkpoint(out / runs.BEST)["params"]  # the parameters that acted in iteration 1
     assert all(torch.equal(acted[name], value) for name, value in metarl.open_run(run).params.items())
-    assert runs.read_config(out)["start_from"] == sorted(acted)
+    assert runs.read_config(out)["start_from"] == runs.digests(acted)
     told = refused(capsys, *command, "--overwrite", "--start-from", model, "--algorithm.hidden", "9")
     assert "shapes [(8, 2), (8,), (2, 8), (2,), (2,)] where MAML has [(9, 2)" in told
     assert "does not exist" in refused(capsys, *command, "--overwrite", "--start-from", tmp_path / "no.zip")
