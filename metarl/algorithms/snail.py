@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import NamedTuple
+from math import prod, sqrt
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -16,6 +16,7 @@ from metarl.algorithms.shared.recurrent import checked, glorot, label_size, labe
 from metarl.networks import Model, Network, NetworkOptions
 from metarl.types import Batch, Examples, Experience, Learner, Params, Shared, Spec, pooled
 
+FirstWeights = Literal["similarity", "glorot"]
 EMBEDDER = "embedding."
 """Prefix of the embedding network's parameters."""
 
@@ -46,10 +47,16 @@ class SNAIL:
     """Value sizes of the attention blocks."""
     embedding: int = 64
     """Width of an item's embedding."""
+    first_weights: FirstWeights = "similarity"
+    """How attention begins. similarity: queries begin as keys, so that it looks for items that are alike, and in what
+    it reads, a label counts as much as an embedding. glorot: all weights are of one size, and labels, one number of
+    many, are drowned: training finds them late, of 20 ways after thousands of tasks."""
     network: NetworkOptions = Network()
     """The embedding network."""
 
     def __post_init__(self) -> None:
+        if self.first_weights not in get_args(FirstWeights):
+            raise ValueError(f"first_weights={self.first_weights!r}: expected {' or '.join(get_args(FirstWeights))}")
         if len(self.keys) != len(self.values) or not self.keys:
             raise ValueError(f"keys={self.keys} and values={self.values}: expected the same number of each, at least 1")
         sizes = (*self.keys, *self.values, self.channels, self.embedding)
@@ -85,6 +92,7 @@ class _Fold:
         options = self.options
         params = {EMBEDDER + name: value for name, value in self.embedder.init(generator).items()}
         channels = options.embedding + label_size(self.spec)
+        own_label = slice(options.embedding, channels)
         for index, (keys, values) in enumerate(zip(options.keys, options.values, strict=True)):
             if index > 0:
                 for block in range(len(self.dilations)):
@@ -95,6 +103,10 @@ class _Fold:
             for part, width in (("key", keys), ("query", keys), ("value", values)):
                 params[f"attention_{index}.{part}.weight"] = glorot(generator, width, channels)
                 params[f"attention_{index}.{part}.bias"] = torch.zeros(width)
+            if options.first_weights == "similarity":
+                params[f"attention_{index}.query.weight"] = params[f"attention_{index}.key.weight"].clone()
+                # An embedding is about as long as the square root of its width, a label of one 1 as long as 1.
+                params[f"attention_{index}.value.weight"][:, own_label] *= sqrt(options.embedding)
             channels += values
         params["output.weight"] = glorot(generator, self.spec.output_size, channels)
         params["output.bias"] = torch.zeros(self.spec.output_size)

@@ -17,7 +17,7 @@ class FinishedError(RunError):
     """A run that has reached its last iteration: nothing is left to do."""
 
 
-FORMAT = 4
+FORMAT = 5
 """Of config.json; ``migration`` reads earlier ones."""
 CHECKPOINT_FORMAT = 2
 """Of checkpoints; ``migration`` reads earlier ones, too."""

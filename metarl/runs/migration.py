@@ -53,15 +53,28 @@ FIRST_FORMS: dict[str, dict[str, Any]] = {
 def _forms_were_the_papers(config: dict[str, Any]) -> None:
     """Name the form of learners that had the paper's only."""
     algorithm = config["algorithm"]
-    name = str(algorithm.get("reference")).rpartition(":")[2].lower()  # mann, or metarl.algorithms.mann:MANN
+    name = _named(algorithm)
     if name in FIRST_FORMS and isinstance(algorithm.get("options"), dict):
         algorithm["options"] = FIRST_FORMS[name] | algorithm["options"]
+
+
+def _attention_began_at_random(config: dict[str, Any]) -> None:
+    """Say how SNAIL's attention began when there was no choice."""
+    algorithm = config["algorithm"]
+    if _named(algorithm) == "snail" and isinstance(algorithm.get("options"), dict):
+        algorithm["options"] = {"first_weights": "glorot"} | algorithm["options"]
+
+
+def _named(algorithm: dict[str, Any]) -> str:
+    """Return the name of an algorithm's class in small letters: of mann, and of metarl.algorithms.mann:MANN."""
+    return str(algorithm.get("reference")).rpartition(":")[2].lower()
 
 
 STEPS: list[Callable[[dict[str, Any]], None]] = [
     _advantages_belong_to_algorithms,
     _what_was_fixed_is_an_option,
     _forms_were_the_papers,
+    _attention_began_at_random,
 ]
 """Functions that convert a configuration of format 1, 2, ... to the next format."""
 

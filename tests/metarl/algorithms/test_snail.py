@@ -290,11 +290,42 @@ def test_rollouts_are_refused():
         ({"channels": 0}, "sizes of at least 1"),
         ({"embedding": 0}, "sizes of at least 1"),
         ({"length": 1}, "length=1.*: expected a length of at least 2"),
+        ({"first_weights": "zero"}, "first_weights='zero': expected similarity or glorot"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SNAIL(**options)
+
+
+@pytest.mark.parametrize("spec", [CLASSIFICATION, REGRESSION], ids=lambda spec: spec.kind)
+def test_attention_begins_by_similarity(spec):
+    """Queries begin as keys; labels are as heavy in values as a whole embedding; nothing else differs."""
+    options = replace(SMALL, embedding=9)
+    ways = (replace(options, first_weights=way).build(spec) for way in ("similarity", "glorot"))
+    found, drawn = (learner.init(generator()) for learner in ways)
+    width = 4 if spec.kind == "classification" else 3  # of a label: 4 classes, or 2 values and a 1
+    assert found.keys() == drawn.keys()
+    for name, value in found.items():
+        expected = drawn[name].clone()
+        if name.endswith("query.weight"):
+            expected = drawn[name.replace("query", "key")]
+        if name.endswith("value.weight"):
+            expected[:, 9 : 9 + width] *= 3
+        torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    keys, queries = (found[f"attention_0.{part}.weight"] for part in ("key", "query"))
+    assert keys.data_ptr() != queries.data_ptr(), "they part in training"
+
+
+def test_an_item_first_attends_to_those_like_it():
+    """Of four items with embeddings of their own and a query that is one of them again."""
+    learner = replace(SMALL, embedding=16, keys=(512, 3)).build(Spec((16,), 4, "classification"))
+    params = learner.init(generator())
+    own = torch.eye(4, 16) * 4
+    items = torch.cat([torch.cat([own, torch.eye(4)], 1), torch.cat([own, torch.zeros(4, 4)], 1)]).unsqueeze(0)
+    key, query = (functional.linear(items, params[f"attention_0.{part}.weight"]) for part in ("key", "query"))
+    nearest = (query @ key.mT)[0, 4:, :4].argmax(1)
+    assert nearest.tolist() == [0, 1, 2, 3]
 
 
 def test_it_learns_from_what_it_was_told():

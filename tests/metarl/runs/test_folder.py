@@ -281,7 +281,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         ("\udcff", "cannot be read"),
         ("[1]", "has format None; this version reads 1"),
         ("{}", "has format None"),
-        ('{"format": 5}', "has format 5; this version reads 1 to 4"),
+        ('{"format": 6}', "has format 6; this version reads 1 to 5"),
         ('{"format": 0}', "has format 0"),
         ('{"format": true}', "has format True"),
         ('{"format": "2"}', "has format 2"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from metarl.algorithms import MAML, MANN, RL2, Matching
+from metarl.algorithms import MAML, MANN, RL2, SNAIL, Matching
 from metarl.outer import ProMP
 from metarl.runs.layout import FORMAT
 from metarl.runs.migration import migrated, migrated_checkpoint
@@ -90,3 +90,12 @@ def test_memory_augmented_networks_keep_the_papers_form() -> None:
     given = config("MANN", {"slots": 16}, {})
     expected = MANN(slots=16, write="key", key_strength=1.0, learn_key_strength=False)
     assert rebuild(migrated(given)["algorithm"], "algorithms") == expected
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("reference", ["snail", "metarl.algorithms.snail:SNAIL"])
+def test_snails_attention_began_at_random(reference: str, number: int) -> None:
+    given = config("SNAIL", {"length": 9}, {}) | {"format": number}
+    given["algorithm"]["reference"] = reference
+    assert rebuild(migrated(given)["algorithm"], "algorithms") == SNAIL(length=9, first_weights="glorot")
+    assert rebuild(migrated(given | {"format": FORMAT})["algorithm"], "algorithms") == SNAIL(length=9)
