@@ -97,6 +97,8 @@ def test_finished_rows_are_in_their_expected_intervals(modules: Any) -> None:
                 assert low <= mean <= high, f"{line.row.name}, seed {seed}: {score} is {mean}"
 
 
+CELLS = ("5-1", "5-5", "20-1", "20-5")
+"""Numbers of ways and shots, in the order of the README's table."""
 README = {
     "2-D navigation": (("point-navigation",), "return/step_", (0, 1, 2, 3), 1),
     "half-cheetah direction": (("half-cheetah-direction",), "return/step_", (0, 1), 0),
@@ -105,12 +107,9 @@ README = {
     "ant velocity": (("ant-velocity",), "return/step_", (0, 1, 3), 0),
     "ant goal": (("ant-goal",), "return/step_", (0, 1, 3), 0),
     "sinusoid, MAML": (("sinusoid",), "loss/step_", (1, 5, 10), 2),
-    "Omniglot, prototypical": (
-        tuple(f"omniglot-protonet-{cell}" for cell in ("5-1", "5-5", "20-1", "20-5")),
-        "accuracy/step_",
-        (1,),
-        1,
-    ),
+    "Omniglot 5-way, MAML (Meta-SGD)": (("omniglot-maml-5-1", "omniglot-maml-5-5"), "accuracy/step_", (3,), 1),
+    "Omniglot, prototypical": (tuple(f"omniglot-protonet-{cell}" for cell in CELLS), "accuracy/step_", (1,), 1),
+    "Omniglot, SNAIL": (tuple(f"omniglot-snail-{cell}" for cell in CELLS), "accuracy/step_", (1,), 1),
     "Omniglot 5-way, matching": (("omniglot-matching-5-1", "omniglot-matching-5-5"), "accuracy/step_", (1,), 1),
     "Omniglot 5-way, MANN": (("omniglot-mann",), "accuracy/instance_", (2, 5, 10), 1),
 }
