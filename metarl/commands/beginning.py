@@ -68,7 +68,7 @@ def _check_network(path: Path, theirs: Any, network: Any) -> None:
         if name in theirs and hasattr(network, name) and there != here:
             raise ValueError(
                 f"--start-from {path}: the network's {name} is {there} there and {here} here, so its parameters would "
-                f"mean something else; choose the same with --algorithm.{name.replace('_', '-')}"
+                f"mean something else; choose the same with --algorithm.{name}"
             )
 
 

@@ -117,14 +117,15 @@ def _group(experiment: Experiment, chosen: Any, options: list[str]) -> Execute:
     if chosen.overwrite:
         raise ValueError("--overwrite replaces one run, not a group of seeds: choose another folder with --out")
     folder = chosen.out or Path("runs") / "-".join(experiment.names[:2]).replace(":", ".")
+    start = _start(chosen)
 
     def begin(seed: int, out: Path) -> None:
         settings = dataclasses.replace(experiment.settings, seed=seed)
         of_seed = dataclasses.replace(experiment, settings=settings)
         if chosen.resume and (out / runs.CONFIG).exists():
-            training.check_same(of_seed, out, _start(chosen))
+            training.check_same(of_seed, out, start)
             return
-        run = of_seed.start(out, start_from=_start(chosen))
+        run = of_seed.start(out, start_from=start)
         if run.claim is not None:
             run.claim.release()  # the process that trains it takes it
 

@@ -183,7 +183,7 @@ def digests(params: Params) -> dict[str, str]:
 
 def _digest(value: Tensor) -> str:
     told = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
-    told.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    told.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return told.hexdigest()
 
 

@@ -52,22 +52,20 @@ FIRST_FORMS: dict[str, dict[str, Any]] = {
 
 def _forms_were_the_papers(config: dict[str, Any]) -> None:
     """Name the form of learners that had the paper's only."""
-    algorithm = config["algorithm"]
-    name = _named(algorithm)
-    if name in FIRST_FORMS and isinstance(algorithm.get("options"), dict):
-        algorithm["options"] = FIRST_FORMS[name] | algorithm["options"]
+    _name_forms(config, FIRST_FORMS)
 
 
 def _attention_began_at_random(config: dict[str, Any]) -> None:
     """Say how SNAIL's attention began when there was no choice."""
+    _name_forms(config, {"snail": {"first_weights": "glorot"}})
+
+
+def _name_forms(config: dict[str, Any], forms: dict[str, dict[str, Any]]) -> None:
+    """Add options that the algorithm does not have yet: what they were, by the algorithm's name."""
     algorithm = config["algorithm"]
-    if _named(algorithm) == "snail" and isinstance(algorithm.get("options"), dict):
-        algorithm["options"] = {"first_weights": "glorot"} | algorithm["options"]
-
-
-def _named(algorithm: dict[str, Any]) -> str:
-    """Return the name of an algorithm's class in small letters: of mann, and of metarl.algorithms.mann:MANN."""
-    return str(algorithm.get("reference")).rpartition(":")[2].lower()
+    name = str(algorithm.get("reference")).rpartition(":")[2].lower()  # mann, or metarl.algorithms.mann:MANN
+    if name in forms and isinstance(algorithm.get("options"), dict):
+        algorithm["options"] = forms[name] | algorithm["options"]
 
 
 STEPS: list[Callable[[dict[str, Any]], None]] = [
