@@ -30,10 +30,14 @@ SPREAD = 0.01
 
 
 class Carried(NamedTuple):
-    """What the optimiser remembers of each coordinate of each task's parameters."""
+    """What the optimiser remembers of each coordinate of each task's parameters.
 
-    units: Tensor  # [task, coordinate, hidden] the first layer's output
-    cell: Tensor  # [task, coordinate, hidden] the first layer's cell
+    Coordinates come last: there are so many that a unit's values lie side by side, which makes sigmoids and products
+    faster than a few units of one coordinate after another.
+    """
+
+    units: Tensor  # [task, hidden, coordinate] the first layer's output
+    cell: Tensor  # [task, hidden, coordinate] the first layer's cell
     keep: Tensor  # [task, coordinate] the last forget gate
     enter: Tensor  # [task, coordinate] the last input gate
 
@@ -117,16 +121,16 @@ def update(
         gradients: Those of the loss, ``[task, coordinate]``.
         losses: ``[task]``.
     """
-    of_loss = preprocessed(losses).unsqueeze(1).expand(-1, gradients.shape[1], -1)
-    told = torch.cat([preprocessed(gradients), of_loss, carried.units], dim=-1)
-    gates = functional.linear(told, optimiser["layer.weight"], optimiser["layer.bias"])
-    units, cell = recurrent.lstm(gates, carried.cell)
+    told = torch.cat([preprocessed(gradients).movedim(-1, 1), carried.units], dim=1)  # [task, 2 + hidden, coordinate]
+    of_gradient, of_loss, of_units = optimiser["layer.weight"].split([2, 2, carried.units.shape[1]], dim=1)
+    weight = torch.cat([of_gradient, of_units], dim=1).expand(len(told), -1, -1)
+    # The loss is the same for all coordinates.
+    constant = functional.linear(preprocessed(losses), of_loss, optimiser["layer.bias"]).unsqueeze(-1)
+    units, cell = recurrent.lstm(torch.baddbmm(constant, weight, told), carried.cell, dim=1)
 
     def gate(name: str, last: Tensor) -> Tensor:
-        weight = optimiser[
-            f"{name}.weight"
-        ]  # of the first layer's units, of the parameter, and of the gate's last value
-        logits = units @ weight[:-2] + weight[-2] * coordinates + weight[-1] * last + optimiser[f"{name}.bias"]
+        weight = optimiser[f"{name}.weight"]  # of the units, of the parameter, and of the gate's last value
+        logits = weight[:-2] @ units + weight[-2] * coordinates + weight[-1] * last + optimiser[f"{name}.bias"]
         return logits.sigmoid()
 
     keep, enter = gate("keep", carried.keep), gate("enter", carried.enter)
@@ -166,7 +170,7 @@ class _Loop:
         network = {name: value for name, value in params.items() if not name.startswith(OPTIMISER)}
         tasks, size = len(descriptors), sum(value.numel() for value in network.values())
         none = optimiser["keep.bias"].new_zeros(tasks, size)
-        nothing = none.unsqueeze(-1).expand(-1, -1, self.options.units)
+        nothing = none.unsqueeze(1).expand(-1, self.options.units, -1)
         return Optimised(stack(network, tasks), optimiser, Carried(nothing, nothing, none, none), None)
 
     def adapt(self, state: Optimised, batch: Batch) -> Optimised:

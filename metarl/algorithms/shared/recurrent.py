@@ -71,12 +71,12 @@ def glorot(generator: Generator, outputs: int, inputs: int) -> Tensor:
     return nn.init.xavier_uniform_(torch.empty(outputs, inputs), generator=generator)
 
 
-def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return an LSTM's output and cell ``[..., unit]`` after one step.
+def lstm(gates: Tensor, cell: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Return an LSTM's output and cell after one step, from its cell before, whose units are on the axis ``dim``.
 
-    ``gates`` ``[..., 4 * unit]`` are the pre-activations of input gate, forget gate, candidate and output gate.
+    ``gates`` hold, on that axis, the pre-activations of input gate, forget gate, candidate and output gate.
     """
-    enter, keep, value, leave = gates.chunk(4, dim=-1)
+    enter, keep, value, leave = gates.chunk(4, dim=dim)
     cell = keep.sigmoid() * cell + enter.sigmoid() * value.tanh()
     return leave.sigmoid() * cell.tanh(), cell
 
