@@ -122,7 +122,8 @@ def update(
         losses: ``[task]``.
     """
     told = torch.cat([preprocessed(gradients).movedim(-1, 1), carried.units], dim=1)  # [task, 2 + hidden, coordinate]
-    of_gradient, of_loss, of_units = optimiser["layer.weight"].split([2, 2, carried.units.shape[1]], dim=1)
+    layer = optimiser["layer.weight"]
+    of_gradient, of_loss, of_units = layer[:, :2], layer[:, 2:4], layer[:, 4:]
     weight = torch.cat([of_gradient, of_units], dim=1).expand(len(told), -1, -1)
     # The loss is the same for all coordinates.
     constant = functional.linear(preprocessed(losses), of_loss, optimiser["layer.bias"]).unsqueeze(-1)
