@@ -342,9 +342,13 @@ def test_classifiers_are_drawn_beside_their_papers_at_the_bars_step(modules: Any
     others = ({"title": "a paper", "scores": {"accuracy/step_3": 0.95}},)
     ours = drawn(modules, scores, bar={"accuracy/step_3": 0.95}, others=others)
     missing = drawn(modules, scores, trained=False, title="not trained yet", others=others)
-    (drawing,) = modules.pictures.of_part("P", [ours, missing]).values()
+    unmeasured = drawn(modules, scores | {"accuracy/step_10": 0.7}, title="without a bar")
+    (drawing,) = modules.pictures.of_part("P", [ours, missing, unmeasured]).values()
     assert drawing["kind"] == "levels"
-    assert drawing["ours"] == [{"label": "ours", "score": [0.9, 0.8, 1.0], "others": [0.95]}]
+    assert drawing["ours"] == [
+        {"label": "ours", "score": [0.9, 0.8, 1.0], "others": [0.95]},
+        {"label": "without a bar", "score": [0.7, 0.6, 0.8], "others": []},
+    ]
 
 
 def test_a_memory_is_drawn_by_drawings_and_policies_by_steps(modules: Any) -> None:

@@ -57,10 +57,14 @@ def _adaptation(part: str, present: Sequence[Any], score: str, axis: str) -> Dra
 
 
 def _levels(part: str, present: Sequence[Any]) -> Drawing:
-    """Return classifiers' accuracies after the step that the bar is for, beside those of others: they adapt at once."""
+    """Return classifiers' accuracies, beside those of others: they adapt at once.
+
+    They are those after the step that the bar is for, or the last one of a row without a bar.
+    """
     ours = []
     for line in present:
-        score = next(iter(line.row.bar), "accuracy/step_1")
+        steps = (name for name in line.scores if name.startswith(f"accuracy/{STEPS}_"))
+        score = next(iter(line.row.bar), max(steps, key=position))
         others = [other["scores"][score] for other in line.row.others if score in other["scores"]]
         ours.append({"label": line.row.title, "score": _rounded(line.scores[score]), "others": others})
     return {"kind": "levels", "title": part, "ours": ours}
