@@ -123,10 +123,9 @@ def update(
     """
     told = torch.cat([preprocessed(gradients).movedim(-1, 1), carried.units], dim=1)  # [task, 2 + hidden, coordinate]
     layer = optimiser["layer.weight"]
-    of_gradient, of_loss, of_units = layer[:, :2], layer[:, 2:4], layer[:, 4:]
-    weight = torch.cat([of_gradient, of_units], dim=1).expand(len(told), -1, -1)
-    # The loss is the same for all coordinates.
-    constant = functional.linear(preprocessed(losses), of_loss, optimiser["layer.bias"]).unsqueeze(-1)
+    weight = torch.cat([layer[:, :2], layer[:, 4:]], dim=1).expand(len(told), -1, -1)
+    # The loss, whose weights lie between, is the same for all coordinates.
+    constant = functional.linear(preprocessed(losses), layer[:, 2:4], optimiser["layer.bias"]).unsqueeze(-1)
     units, cell = recurrent.lstm(torch.baddbmm(constant, weight, told), carried.cell, dim=1)
 
     def gate(name: str, last: Tensor) -> Tensor:
